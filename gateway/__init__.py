@@ -1,0 +1,1 @@
+"""A gateway that turns webhooks into Customer.io calls: each one arrives, once, in order."""

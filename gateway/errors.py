@@ -1,0 +1,99 @@
+"""What can go wrong, as one tree.
+
+GatewayError
+├── ConfigError          the environment is wrong; the text names the variable and the fix
+├── MappingError         a mapping file is wrong; holds every problem with its place
+├── RequestError         a webhook cannot be taken as it is; holds the HTTP status to answer
+│   └── VerificationError    its signature, token or password is not right (401)
+├── ExpressionError      an expression met a value it cannot work on (no place: its owner adds it)
+├── TranslationError     a mapping failed on a payload; holds file, line, column and field
+└── StoreError           the database cannot take or give what was asked, for now
+
+Messages are read by strangers and land in logs: they never hold a secret, nor a value out of a payload.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class GatewayError(Exception):
+    """Any error of the gateway's own."""
+
+
+class ConfigError(GatewayError):
+    """The environment is wrong."""
+
+
+@dataclass(frozen=True, kw_only=True, order=True)
+class Where:
+    """A place in a mapping file; lines and columns count from 1."""
+
+    file: str
+    line: int
+    column: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}"
+
+
+class Severity(Enum):
+    """How bad a problem in a mapping file is: an error closes the source, a warning does not."""
+
+    ERROR = "error"
+    WARNING = "warning"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """One thing that is wrong in a mapping file, and the fix."""
+
+    where: Where
+    code: str
+    text: str
+    severity: Severity = Severity.ERROR
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.severity.value} {self.code}: {self.text}"
+
+
+class MappingError(GatewayError):
+    """A mapping file is wrong."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        super().__init__("\n".join(str(problem) for problem in problems))
+        self.problems = problems
+
+
+class RequestError(GatewayError):
+    """A webhook cannot be taken as it is; *status* is the HTTP status to answer."""
+
+    def __init__(self, status: int, problem: str) -> None:
+        super().__init__(problem)
+        self.status = status
+
+
+class VerificationError(RequestError):
+    """The signature, token or password of a webhook is missing or wrong."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(401, problem)
+
+
+class ExpressionError(GatewayError):
+    """An expression met a value that it cannot work on."""
+
+
+class TranslationError(GatewayError):
+    """A mapping failed on a payload."""
+
+    def __init__(self, where: Where, field: str, problem: str) -> None:
+        super().__init__(f"{where}: {field}: {problem}")
+        self.where = where
+        self.field = field
+        self.problem = problem
+
+
+class StoreError(GatewayError):
+    """The database cannot take or give what was asked, for now; trying again later may work."""
