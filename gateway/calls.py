@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -123,3 +124,9 @@ def _as_path(named: str) -> Address:
     if _EMAIL.fullmatch(named):
         return Address(kind="email", value=named)
     return Address(kind="id", value=named)
+
+
+def lane(connection: str, whom: Address) -> int:
+    """Number the lane of calls to one person of one connection: 64 bits, signed, as databases hold them."""
+    digest = hashlib.sha256(f"{connection}\0{whom.lane_key}".encode(errors="surrogatepass")).digest()
+    return int.from_bytes(digest[:8], "big", signed=True)

@@ -1,0 +1,193 @@
+"""From a call to the exact HTTP request of Customer.io's Track API, and the limits that a request must keep.
+
+Paths, bodies and limits are those of Customer.io's OpenAPI document for the Track API, v1.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+from urllib.parse import quote
+
+from gateway.calls import Address, Call, Destroy, Identify, Page, Track, address
+from gateway.events import JSON
+
+Region: TypeAlias = Literal["us", "eu"]
+
+HOSTS: dict[Region, str] = {"us": "https://track.customer.io", "eu": "https://track-eu.customer.io"}
+REGION_PATH = "/api/v1/accounts/region"
+
+MAX_ID_BYTES = 150
+MAX_ATTRIBUTES = 300
+MAX_ATTRIBUTE_NAME_BYTES = 150
+MAX_ATTRIBUTE_VALUE_BYTES = 1_000
+MAX_EVENT_NAME_BYTES = 100
+MAX_EVENT_DATA_BYTES = 100_000
+# Customer.io documents no limit for the address of a page or for an email; an attribute's is the nearest.
+MAX_TEXT_BYTES = 1_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class HttpRequest:
+    """One request below a region's host, without credentials."""
+
+    method: str
+    path: str
+    body: bytes | None = None
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers that describe the body."""
+        return {} if self.body is None else {"Content-Type": "application/json"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Violation:
+    """What Customer.io would refuse, replace or drop in a call; *field* is named as in a mapping."""
+
+    field: str
+    problem: str
+
+
+def request(call: Call) -> HttpRequest:
+    """Write a call as its v1 request. The call has an address and keeps the limits (see `violations`)."""
+    whom = address(call)
+    assert whom is not None, "a call without an address never leaves translation"
+    match call:
+        case Identify():
+            return HttpRequest(method="PUT", path=_person(whom), body=_dump(_attributes(call, whom)))
+        case Track():
+            return _event(call, whom, kind="event", name=call.name)
+        case Page():
+            return _event(call, whom, kind="page", name=call.url)
+        case Destroy():
+            return HttpRequest(method="DELETE", path=_person(whom))
+
+
+def violations(call: Call) -> list[Violation]:
+    """Find everything in a call that Customer.io would refuse, silently replace or silently drop."""
+    if unwritable := list(_unwritable(call)):
+        return unwritable
+    found = list(_address_violations(call))
+    match call:
+        case Identify():
+            found += _attribute_violations(call.attributes)
+        case Track():
+            found += _name_violations(call.name)
+            found += _data_violations(call.attributes)
+        case Page():
+            found += _url_violations(call.url)
+            found += _data_violations(call.attributes)
+        case Destroy():
+            pass
+    return found
+
+
+def _person(whom: Address) -> str:
+    named = f"cio_{whom.value}" if whom.kind == "cio_id" else whom.value
+    return f"/api/v1/customers/{quote(named, safe='')}"
+
+
+def _attributes(call: Identify, whom: Address) -> dict[str, JSON]:
+    body: dict[str, JSON] = {}
+    if call.email and call.email != whom.value:
+        body["email"] = call.email
+    body.update(call.attributes)
+    if call.timestamp is not None:
+        body["_timestamp"] = call.timestamp
+    return body
+
+
+def _event(call: Track | Page, whom: Address, *, kind: str, name: str) -> HttpRequest:
+    body: dict[str, JSON] = {"name": name, "type": kind}
+    if call.event_id is not None:
+        body["id"] = call.event_id
+    if call.timestamp is not None:
+        body["timestamp"] = call.timestamp
+    body["data"] = dict(call.attributes)
+    if whom.kind == "anonymous_id":
+        body["anonymous_id"] = whom.value
+        return HttpRequest(method="POST", path="/api/v1/events", body=_dump(body))
+    return HttpRequest(method="POST", path=f"{_person(whom)}/events", body=_dump(body))
+
+
+def _dump(body: Mapping[str, JSON]) -> bytes:
+    return json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+
+
+def _unwritable(call: Call) -> Iterator[Violation]:
+    """Text that no JSON document can hold (half of a surrogate pair) would otherwise fail while sending."""
+    for field, value in vars(call).items():
+        try:
+            json.dumps(value, ensure_ascii=False, default=dict, allow_nan=False).encode()
+        except UnicodeEncodeError:
+            yield Violation(field=field, problem="holds text that is not valid Unicode")
+        except ValueError:
+            yield Violation(field=field, problem="holds NaN or Infinity, which JSON cannot write")
+
+
+def _address_violations(call: Call) -> Iterator[Violation]:
+    whom = address(call)
+    if whom is None:
+        return
+    field = next(name for name in ("cio_id", "id", "email", "anonymous_id") if getattr(call, name, None))
+    if whom.kind == "id" and whom.value in (".", ".."):
+        # Every HTTP library folds these into the path, encoded or not: the request would go elsewhere.
+        yield Violation(
+            field=field, problem='"." and ".." cannot be sent: they change where the request goes'
+        )
+    limit = MAX_ID_BYTES if whom.kind == "id" else MAX_TEXT_BYTES
+    if _size(whom.value) > limit:
+        yield Violation(field=field, problem=f"is {_size(whom.value)} bytes long; Customer.io takes {limit}")
+
+
+def _attribute_violations(attributes: Mapping[str, JSON]) -> Iterator[Violation]:
+    if len(attributes) > MAX_ATTRIBUTES:
+        yield Violation(
+            field="attributes",
+            problem=f"has {len(attributes)} attributes; Customer.io takes {MAX_ATTRIBUTES}: choose with pick(…)",
+        )
+    for number, (name, value) in enumerate(attributes.items(), start=1):
+        if not 0 < _size(name) <= MAX_ATTRIBUTE_NAME_BYTES:
+            yield Violation(
+                field="attributes",
+                problem=f"the name of attribute {number} is {_size(name)} bytes long;"
+                f" Customer.io takes 1 to {MAX_ATTRIBUTE_NAME_BYTES}",
+            )
+        elif isinstance(value, str) and _size(value) > MAX_ATTRIBUTE_VALUE_BYTES:
+            yield Violation(
+                field=f"attributes.{name}",
+                problem=f"is {_size(value)} bytes long; Customer.io takes {MAX_ATTRIBUTE_VALUE_BYTES}:"
+                " shorten it with substring(…)",
+            )
+
+
+def _name_violations(name: str) -> Iterator[Violation]:
+    if not name.strip():
+        yield Violation(field="name", problem="is blank; Customer.io needs a name")
+    elif _size(name) > MAX_EVENT_NAME_BYTES:
+        yield Violation(
+            field="name", problem=f"is {_size(name)} bytes long; Customer.io takes {MAX_EVENT_NAME_BYTES}"
+        )
+
+
+def _url_violations(url: str) -> Iterator[Violation]:
+    if url != "*" and not url.lower().startswith(("http://", "https://")):
+        yield Violation(field="url", problem='is neither a full address (https://…) nor "*" for any page')
+    elif _size(url) > MAX_TEXT_BYTES:
+        yield Violation(field="url", problem=f"is {_size(url)} bytes long; at most {MAX_TEXT_BYTES} are sent")
+
+
+def _data_violations(attributes: Mapping[str, JSON]) -> Iterator[Violation]:
+    size = len(_dump(attributes))
+    if size > MAX_EVENT_DATA_BYTES:
+        yield Violation(
+            field="attributes",
+            problem=f"is {size} bytes of JSON; Customer.io takes {MAX_EVENT_DATA_BYTES}: choose with pick(…)",
+        )
+
+
+def _size(text: str) -> int:
+    return len(text.encode(errors="surrogatepass"))

@@ -1,0 +1,332 @@
+"""The store on both databases: what is recorded, who may send what when, and in which order."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from gateway.database import Database, schema_versions
+from gateway.retry import Attempt, Decision, Delivered, Failed, Retry
+from gateway.store import Claimed, NewDelivery, NewEvent, Outcome, Recorded, Store
+from gateway.tables import attempts, deliveries, events
+
+OK = Attempt(status=200, at=1.0, seconds=0.1)
+DOWN = Attempt(status=503, reason="HTTP 503", at=1.0, seconds=0.1)
+LEASE = 60.0
+
+
+def call(name: str, *lanes: int, region: str | None = None) -> NewDelivery:
+    """A delivery whose call is just its name."""
+    return NewDelivery(
+        identity=hashlib.sha256(name.encode()).digest(),
+        connection="default",
+        region=region,
+        lanes=lanes,
+        call=name,
+    )
+
+
+def event(key: str, *made: NewDelivery, **changes: Any) -> NewEvent:
+    """An event with these deliveries."""
+    values: dict[str, Any] = {
+        "source": "shop",
+        "key": hashlib.sha256(key.encode()).digest(),
+        "received_at": 1_767_225_600.0,
+        "headers": b"{}",
+        "query": b"{}",
+        "body": b"{}",
+        "event_type": "x",
+        "status": "accepted",
+        "deliveries": made,
+    }
+    return NewEvent(**values | changes)
+
+
+class Hand:
+    """A worker's hand on the store: claims and settles with a lease of its own."""
+
+    def __init__(self, store: Store, lease: int = 1) -> None:
+        self._store = store
+        self._lease = lease
+
+    def claim(self, limit: int = 100, seconds: float = LEASE) -> list[Claimed]:
+        return self._store.settle_and_claim([], limit=limit, lease=self._lease, seconds=seconds)
+
+    def settle(
+        self, claimed: Claimed, decision: Decision, attempt: Attempt = OK, limit: int = 0
+    ) -> list[Claimed]:
+        outcome = Outcome(delivery=claimed, attempt=attempt, decision=decision)
+        return self._store.settle_and_claim([outcome], limit=limit, lease=self._lease, seconds=LEASE)
+
+
+def names(claimed: list[Claimed]) -> list[str]:
+    return [each.call for each in claimed]
+
+
+def statuses(database: Database) -> dict[str, str]:
+    with database.engine.connect() as connection:
+        rows = connection.execute(select(deliveries.c.call, deliveries.c.status).order_by(deliveries.c.id))
+        return {row.call: row.status for row in rows}
+
+
+def test_migrations_give_the_tables_that_the_code_uses(database: Database) -> None:
+    from alembic.autogenerate import compare_metadata
+    from alembic.runtime.migration import MigrationContext
+
+    from gateway.tables import metadata
+
+    has, needs = schema_versions(database)
+    assert has == needs
+    with database.engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+
+
+def test_partial_indexes_of_the_migrations_are_those_of_the_tables(database: Database) -> None:
+    from sqlalchemy import inspect
+
+    dialect = database.engine.dialect.name
+    found = {
+        index["name"]: (
+            index["column_names"],
+            bool(index["unique"]),
+            f"{dialect}_where" in index["dialect_options"],
+        )
+        for index in inspect(database.engine).get_indexes("deliveries")
+    }
+    declared = {
+        index.name: (
+            [column.name for column in index.columns],
+            bool(index.unique),
+            index.dialect_options[dialect]["where"] is not None,
+        )
+        for index in deliveries.indexes
+    }
+    assert found == declared
+
+
+def test_an_event_is_kept_as_it_came(store: Store, database: Database) -> None:
+    store.record(
+        [event("a", body=b"\x00\xff", headers=b'{"x": "y"}', status="failed", problem="shop.yaml:3:1: …")]
+    )
+    with database.engine.connect() as connection:
+        row = connection.execute(select(events)).one()
+    assert (row.source, row.body, row.headers) == ("shop", b"\x00\xff", b'{"x": "y"}')
+    assert (row.status, row.problem, row.event_type) == ("failed", "shop.yaml:3:1: …", "x")
+
+
+def test_a_repeat_of_an_event_key_names_the_first_and_records_nothing(store: Store) -> None:
+    (first,) = store.record([event("a", call("one", 1))])
+    (again,) = store.record([event("a", call("two", 1))])
+    assert (first.duplicate, again) == (False, Recorded(id=first.id, duplicate=True))
+    assert store.counts()["deliveries"] == {"pending": 1}
+
+
+def test_a_repeat_within_one_group_is_told_apart_too(store: Store) -> None:
+    first, again, other = store.record([event("a", call("one", 1)), event("a", call("two", 1)), event("b")])
+    assert (first.duplicate, again.duplicate, other.duplicate) == (False, True, False)
+    assert (first.id == again.id, first.id == other.id) == (True, False)
+    assert store.counts()["deliveries"] == {"pending": 1}
+
+
+def test_the_same_key_of_two_sources_is_two_events(store: Store) -> None:
+    first, second = store.record([event("a"), event("a", source="other")])
+    assert not first.duplicate
+    assert not second.duplicate
+
+
+def test_a_delivery_with_a_known_identity_is_not_recorded_again(store: Store, database: Database) -> None:
+    store.record([event("a", call("one", 1))])
+    store.record([event("b", call("one", 1), call("two", 1)), event("c", call("two", 1))])
+    assert statuses(database) == {"one": "pending", "two": "parked"}
+
+
+def test_only_the_head_of_a_lane_may_be_claimed(store: Store) -> None:
+    store.record([event("a", call("1a", 1), call("2a", 2), call("1b", 1)), event("b", call("1c", 1))])
+    assert names(Hand(store).claim()) == ["1a", "2a"]
+
+
+def test_calls_without_a_lane_wait_for_nothing(store: Store) -> None:
+    store.record([event("a", call("x"), call("y"))])
+    assert names(Hand(store).claim()) == ["x", "y"]
+
+
+@pytest.mark.parametrize("decision", [Delivered(), Failed(reason="no")])
+def test_settling_the_head_promotes_the_next_and_claims_it_at_once(store: Store, decision: Decision) -> None:
+    store.record([event("a", call("1a", 1), call("1b", 1), call("1c", 1))])
+    hand = Hand(store)
+    (head,) = hand.claim()
+    assert names(hand.settle(head, decision, limit=10)) == ["1b"]
+
+
+def test_a_retry_keeps_its_place_and_comes_when_it_is_due(store: Store) -> None:
+    store.record([event("a", call("1a", 1), call("1b", 1))])
+    hand = Hand(store)
+    (head,) = hand.claim()
+    assert hand.settle(head, Retry(after=30.0, reason="HTTP 503"), DOWN, limit=10) == []
+    due = store.due_in()
+    assert due is not None
+    assert 29 < due <= 30
+
+
+def test_a_due_retry_is_claimed_with_its_history(store: Store) -> None:
+    store.record([event("a", call("1a", 1))])
+    hand = Hand(store)
+    (head,) = hand.claim()
+    (again,) = hand.settle(head, Retry(after=0.0, reason="HTTP 503"), DOWN, limit=10)
+    assert (again.call, again.tries) == ("1a", 1)
+    assert 0 <= again.failing_for < 5
+
+
+def test_each_attempt_is_kept(store: Store, database: Database) -> None:
+    store.record([event("a", call("1a", 1))])
+    hand = Hand(store)
+    (head,) = hand.claim()
+    (again,) = hand.settle(head, Retry(after=0.0, reason="HTTP 503"), DOWN, limit=1)
+    hand.settle(again, Delivered())
+    with database.engine.connect() as connection:
+        rows = connection.execute(select(attempts.c.status, attempts.c.reason).order_by(attempts.c.id)).all()
+        row = connection.execute(select(deliveries)).one()
+    assert [tuple(row) for row in rows] == [(503, "HTTP 503"), (200, None)]
+    assert (row.status, row.tries, row.reason, row.lease) == ("delivered", 2, None, None)
+    assert row.settled_at is not None
+
+
+def test_a_lease_keeps_others_away_until_it_ends(store: Store) -> None:
+    store.record([event("a", call("1a", 1))])
+    Hand(store, lease=1).claim(seconds=0.05)
+    other = Hand(store, lease=2)
+    assert other.claim() == []
+    threading.Event().wait(0.1)
+    assert names(other.claim()) == ["1a"]
+
+
+def test_whoever_lost_the_lease_cannot_settle(store: Store, database: Database) -> None:
+    store.record([event("a", call("1a", 1), call("1b", 1))])
+    (lost,) = Hand(store, lease=1).claim(seconds=-1)
+    (held,) = Hand(store, lease=2).claim()
+    Hand(store, lease=1).settle(lost, Failed(reason="too late"))
+    assert statuses(database) == {"1a": "pending", "1b": "parked"}
+    Hand(store, lease=2).settle(held, Delivered())
+    Hand(store, lease=2).settle(held, Failed(reason="twice"))
+    assert statuses(database) == {"1a": "delivered", "1b": "pending"}
+
+
+def test_a_released_delivery_may_be_claimed_at_once(store: Store) -> None:
+    store.record([event("a", call("1a", 1))])
+    store.release(Hand(store, lease=1).claim())
+    assert names(Hand(store, lease=2).claim()) == ["1a"]
+
+
+def test_releasing_a_lost_lease_changes_nothing(store: Store) -> None:
+    store.record([event("a", call("1a", 1))])
+    lost = Hand(store, lease=1).claim(seconds=-1)
+    Hand(store, lease=2).claim()
+    store.release(lost)
+    assert Hand(store, lease=3).claim() == []
+
+
+def test_a_claim_takes_the_oldest_first_and_no_more_than_asked(store: Store) -> None:
+    store.record([event("a", *(call(f"c{number}", number) for number in range(5)))])
+    assert names(Hand(store).claim(limit=2)) == ["c0", "c1"]
+    assert names(Hand(store).claim(limit=2)) == ["c2", "c3"]
+
+
+def test_a_call_in_two_lanes_waits_until_it_is_first_in_both(store: Store, database: Database) -> None:
+    store.record(
+        [event("a", call("1a", 1), call("2a", 2), call("merge", 1, 2), call("1b", 1), call("2b", 2))]
+    )
+    hand = Hand(store)
+    one, two = hand.claim()
+    assert hand.settle(one, Delivered(), limit=10) == []
+    (merge,) = hand.settle(two, Delivered(), limit=10)
+    assert merge.call == "merge"
+    assert merge.lanes == (1, 2)
+    assert names(hand.settle(merge, Delivered(), limit=10)) == ["1b", "2b"]
+    assert "parked" not in statuses(database).values()
+
+
+def test_a_call_in_two_lanes_holds_back_both_even_where_it_is_alone(store: Store) -> None:
+    store.record([event("a", call("1a", 1), call("merge", 1, 2))])
+    store.record([event("b", call("2a", 2))])
+    hand = Hand(store)
+    (one,) = hand.claim()
+    assert one.call == "1a"
+    (merge,) = hand.settle(one, Delivered(), limit=10)
+    assert names([merge]) == ["merge"]
+    assert names(hand.settle(merge, Delivered(), limit=10)) == ["2a"]
+
+
+def test_nothing_is_due_in_an_empty_store(store: Store) -> None:
+    assert store.due_in() is None
+
+
+def test_a_database_that_is_gone_is_an_error_that_says_so(tmp_path: Any) -> None:
+    from gateway.database import connect
+    from gateway.errors import StoreError
+
+    gone = Store(connect("postgresql+psycopg://nobody@127.0.0.1:1/none"))
+    with pytest.raises(StoreError, match="the database cannot be used: "):
+        gone.counts()
+
+
+def test_many_writers_and_workers_keep_every_lane_whole(database_url: str, database: Database) -> None:
+    """Two recorders and three workers race on few lanes: one head a lane at most, and none is left behind."""
+    from gateway.database import connect
+
+    url = database_url.replace("postgresql://", "postgresql+psycopg://")
+    sent: dict[int, list[str]] = {lane: [] for lane in range(6)}
+    busy: set[int] = set()
+    broken: list[str] = []
+    guard = threading.Lock()
+    recorded = threading.Event()
+
+    def record(recorder: int) -> None:
+        own = connect(url)
+        for number in range(40):
+            made = (call(f"{recorder}-{number}-{lane}", lane) for lane in range(6))
+            Store(own).record([event(f"{recorder}-{number}", *made)])
+        own.engine.dispose()
+
+    def work(worker: int) -> None:
+        own = connect(url)
+        hand, held = Hand(Store(own), lease=worker), list[Claimed]()
+        while True:
+            held = held or hand.claim(limit=4)
+            if not held:
+                if recorded.is_set() and not Store(own).counts()["deliveries"].keys() - {"delivered"}:
+                    break
+                continue
+            for claimed in held:
+                with guard:
+                    if claimed.lanes[0] in busy:
+                        broken.append(claimed.call)
+                    busy.add(claimed.lanes[0])
+                    sent[claimed.lanes[0]].append(claimed.call)
+            for claimed in held:
+                with guard:
+                    busy.discard(claimed.lanes[0])
+                hand.settle(claimed, Delivered())
+            held = []
+        own.engine.dispose()
+
+    recorders = [threading.Thread(target=record, args=(number,)) for number in range(2)]
+    workers = [threading.Thread(target=work, args=(number,)) for number in range(1, 4)]
+    for thread in recorders + workers:
+        thread.start()
+    for thread in recorders:
+        thread.join(60)
+    recorded.set()
+    for thread in workers:
+        thread.join(60)
+    assert not any(thread.is_alive() for thread in recorders + workers)
+    assert broken == []
+    assert set(statuses(database).values()) == {"delivered"}
+    for lane in sent.values():
+        assert len(lane) == 80
+        for recorder in ("0", "1"):
+            own_order = [int(each.split("-")[1]) for each in lane if each.startswith(recorder)]
+            assert own_order == sorted(own_order)
