@@ -8,15 +8,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
 from urllib.parse import quote
 
 from gateway.calls import Address, Call, Destroy, Identify, Page, Track, address
 from gateway.events import JSON
 
-Region: TypeAlias = Literal["us", "eu"]
-
-HOSTS: dict[Region, str] = {"us": "https://track.customer.io", "eu": "https://track-eu.customer.io"}
+#: The regions, and the host of each.
+HOSTS = {"us": "https://track.customer.io", "eu": "https://track-eu.customer.io"}
 REGION_PATH = "/api/v1/accounts/region"
 
 MAX_ID_BYTES = 150

@@ -1,0 +1,91 @@
+"""The web side: a Flask application that receives webhooks and tells how it is."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from flask import Flask
+from sqlalchemy.exc import SQLAlchemyError
+from werkzeug.exceptions import HTTPException
+
+from gateway import config as configuration
+from gateway.database import Database, connect, schema_versions
+from gateway.receiver import receiver
+from gateway.store import NewEvent, Recorded, Store
+from gateway.writer import Writer
+
+log = logging.getLogger(__name__)
+
+_HTTP_ERRORS = {
+    404: "there is nothing at this address; webhooks are posted to /hooks/<source>",
+    405: "this address does not take that method; webhooks are sent with POST",
+}
+
+
+def create_app(environ: Mapping[str, str] | None = None) -> Flask:
+    """Make the application from the environment. Nothing is opened or started before the first request.
+
+    Raises:
+        ConfigError: The environment cannot be used.
+    """
+    environ = os.environ if environ is None else environ
+    configure_logging()
+    config = configuration.load(environ)
+    sources = configuration.load_sources(config.mappings, environ)
+    database = connect(config.database_url)
+    writer: Writer[NewEvent, Recorded] = Writer(Store(database).record)
+    app = Flask("gateway")
+    app.json.sort_keys = False  # type: ignore[attr-defined]  # Flask's own provider has it
+    app.register_blueprint(receiver(config, sources, writer))
+    _add_health(app, database)
+    app.register_error_handler(HTTPException, _http_error)
+    app.register_error_handler(Exception, _unexpected_error)
+    return app
+
+
+def configure_logging() -> None:
+    """Log to standard error, one line a record."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+
+
+def _add_health(app: Flask, database: Database) -> None:
+    @app.get("/healthz")
+    def healthz() -> dict[str, Any]:
+        return {"ok": True}
+
+    @app.get("/readyz")
+    def readyz() -> tuple[dict[str, Any], int]:
+        try:
+            has, needs = schema_versions(database)
+        except SQLAlchemyError:
+            return {"ok": False, "error": "the database does not answer"}, 503
+        if has != needs:
+            return {
+                "ok": False,
+                "error": "the database's schema is not this version's; run: gateway migrate",
+            }, 503
+        return {"ok": True}, 200
+
+
+def _http_error(error: HTTPException) -> tuple[dict[str, Any], int, list[tuple[str, str]]]:
+    headers = [(name, value) for name, value in error.get_headers() if name == "Allow"]
+    said = _HTTP_ERRORS.get(error.code or 500) or error.name
+    return {"error": said}, error.code or 500, headers
+
+
+def _unexpected_error(error: Exception) -> tuple[dict[str, Any], int, dict[str, str]]:
+    """A defect of ours: the sender keeps the webhook, and the log names the place but no value."""
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    place = f"{traceback.tb_frame.f_code.co_filename}:{traceback.tb_lineno}" if traceback else "?"
+    log.error("unexpected %s at %s", type(error).__name__, place)
+    return (
+        {"error": "an error of the gateway's own; send the webhook again later"},
+        503,
+        {"Retry-After": "60"},
+    )

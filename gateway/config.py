@@ -1,0 +1,236 @@
+"""The environment and the mapping files, read once into frozen values."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping as Map
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from gateway.connections import DEFAULT, Connection, variable_prefix
+from gateway.errors import ConfigError, MappingError, Problem
+from gateway.mapping import Mapping, parse
+from gateway.retry import Policy
+from gateway.signatures import secret_problem
+from gateway.wire import HOSTS
+
+DEFAULT_DATABASE = "sqlite:///gateway.db"
+DEFAULT_MAX_BODY = 1_048_576
+DEFAULT_PORT = 8000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What the environment says.
+
+    Attributes:
+        database_url: As SQLAlchemy reads it.
+        max_body: Bytes of a webhook's body, also after it is unpacked.
+        public_url: The address that senders post to, for schemes that sign it.
+        connections: By name; the one without a name of its own is ``default``.
+    """
+
+    database_url: str = field(repr=False)
+    mappings: Path
+    max_body: int
+    public_url: str | None
+    connections: Map[str, Connection]
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the database is a file of our own, which is migrated without being asked."""
+        return self.database_url.startswith("sqlite")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A mapping file as the receiver uses it: open, or closed for a reason.
+
+    Attributes:
+        closed: Why no webhook can be taken; None when all is well.
+        problems: Errors and warnings of the file.
+    """
+
+    name: str
+    file: str
+    mapping: Mapping | None = None
+    secrets: tuple[str, ...] = field(default=(), repr=False)
+    closed: str | None = None
+    problems: tuple[Problem, ...] = ()
+
+
+def load(environ: Map[str, str]) -> Config:
+    """Read the environment.
+
+    Raises:
+        ConfigError: A variable cannot be used; all such variables are named at once.
+    """
+    reader = _Reader(environ)
+    config = Config(
+        database_url=reader.database_url(),
+        mappings=Path(reader.text("GATEWAY_MAPPINGS") or "mappings"),
+        max_body=reader.number("GATEWAY_MAX_BODY", DEFAULT_MAX_BODY, least=1, most=100 * 1_048_576),
+        public_url=reader.url("GATEWAY_PUBLIC_URL"),
+        connections={each.name: each for each in reader.connections()},
+    )
+    if reader.problems:
+        raise ConfigError("\n".join(reader.problems))
+    return config
+
+
+def load_sources(directory: Path, environ: Map[str, str]) -> dict[str, Source]:
+    """Read all mapping files of a directory; what is wrong with a file closes its own source only.
+
+    Raises:
+        ConfigError: There is no such directory, or no mapping file in it.
+    """
+    sources: dict[str, Source] = {}
+    for path in mapping_files(directory):
+        source = load_source(path, environ)
+        if other := sources.get(source.name):
+            closed = f"{other.file} and {source.file} both say source: {source.name}; rename one"
+            source = Source(name=source.name, file=source.file, closed=closed)
+        sources[source.name] = source
+    return sources
+
+
+def load_source(path: Path, environ: Map[str, str]) -> Source:
+    """Read one mapping file and the secrets that it names."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        closed = f"{path} cannot be read as UTF-8 text ({type(error).__name__})"
+        return Source(name=path.stem, file=str(path), closed=closed)
+    try:
+        mapping, warnings = parse(text, str(path))
+    except MappingError as error:
+        # The file may be beyond reading, and still its source is closed, not unknown.
+        named = re.search(r"^source:\s*([a-z0-9-]+)\s*(#|$)", text, re.MULTILINE)
+        name = named[1] if named else path.stem
+        return Source(name=name, file=str(path), closed=f"{path} has errors", problems=tuple(error.problems))
+    secrets = tuple(environ.get(name, "") for name in mapping.verify.secret_env)
+    return Source(
+        name=mapping.source,
+        file=str(path),
+        mapping=mapping,
+        secrets=secrets,
+        closed=_closed(mapping, secrets),
+        problems=tuple(warnings),
+    )
+
+
+def mapping_files(directory: Path) -> list[Path]:
+    """List the mapping files of a directory.
+
+    Raises:
+        ConfigError: There is no such directory, or no mapping file in it.
+    """
+    if not directory.is_dir():
+        raise ConfigError(
+            f"there is no directory {directory}: set GATEWAY_MAPPINGS to where the mapping files are"
+        )
+    found = sorted(path for path in directory.iterdir() if path.suffix in (".yaml", ".yml"))
+    if not found:
+        raise ConfigError(f"there is no mapping file (*.yaml) in {directory}")
+    return found
+
+
+def _closed(mapping: Mapping, secrets: tuple[str, ...]) -> str | None:
+    for name, secret in zip(mapping.verify.secret_env, secrets, strict=True):
+        if not secret:
+            return f"{name} is not set: it holds the secret of source {mapping.source}"
+        if problem := secret_problem(mapping.verify.scheme, secret):
+            return f"{name}: {problem}"
+    return None
+
+
+class _Reader:
+    """Reads variables and collects what is wrong with them."""
+
+    def __init__(self, environ: Map[str, str]) -> None:
+        self._environ = environ
+        self.problems: list[str] = []
+
+    def text(self, name: str) -> str | None:
+        return self._environ.get(name, "").strip() or None
+
+    def number(self, name: str, default: int, *, least: int, most: int) -> int:
+        written = self.text(name)
+        if written is None:
+            return default
+        if not (written.isascii() and written.isdigit() and least <= int(written[:18]) <= most):
+            self.problems.append(f"{name} has to be a whole number from {least} to {most}")
+            return default
+        return int(written)
+
+    def url(self, name: str) -> str | None:
+        written = self.text(name)
+        if written is None:
+            return None
+        if not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", written):
+            self.problems.append(f"{name} has to be an address such as https://hooks.example.com")
+        return written.rstrip("/")
+
+    def database_url(self) -> str:
+        written = self.text("DATABASE_URL")
+        if written is None and self.text("DYNO"):
+            self.problems.append(
+                "DATABASE_URL is not set, and a dyno's disk does not last: events on it would be lost with the"
+                " next restart. Add PostgreSQL: heroku addons:create heroku-postgresql"
+            )
+        written = written or DEFAULT_DATABASE
+        scheme, _, rest = written.partition("://")
+        if scheme in ("postgres", "postgresql", "postgresql+psycopg"):
+            return f"postgresql+psycopg://{rest}"
+        if scheme == "sqlite" and rest.startswith("/") and rest not in ("/", "/:memory:"):
+            return written
+        self.problems.append(
+            "DATABASE_URL has to start with postgresql:// or be a file such as sqlite:///gateway.db"
+        )
+        return DEFAULT_DATABASE
+
+    def connections(self) -> list[Connection]:
+        further = (re.fullmatch(r"CUSTOMERIO_([A-Z0-9_]+)_(SITE_ID|API_KEY)", name) for name in self._environ)
+        names = {DEFAULT} | {match[1].lower().replace("_", "-") for match in further if match}
+        return [made for made in map(self._connection, sorted(names)) if made is not None]
+
+    def _connection(self, name: str) -> Connection | None:
+        prefix = variable_prefix(name)
+        site_id, api_key = self.text(f"{prefix}SITE_ID"), self.text(f"{prefix}API_KEY")
+        if site_id is None and api_key is None:
+            return None
+        if site_id is None or api_key is None:
+            self.problems.append(f"{prefix}SITE_ID and {prefix}API_KEY have to be set both")
+            return None
+        return Connection(
+            name=name,
+            site_id=site_id,
+            api_key=api_key,
+            region=self._region(f"{prefix}REGION"),
+            base_url=self._base_url(f"{prefix}BASE_URL"),
+            policy=Policy(
+                delay=self.number(f"{prefix}RETRY_DELAY_MS", 1_000, least=1, most=600_000) / 1_000,
+                max_age=self.number(f"{prefix}RETRY_MAX_AGE", 72 * 3_600, least=1, most=30 * 86_400),
+            ),
+        )
+
+    def _region(self, name: str) -> str:
+        region = (self.text(name) or "us").lower()
+        if region not in HOSTS:
+            self.problems.append(f"{name} has to be us or eu")
+            return "us"
+        return region
+
+    def _base_url(self, name: str) -> str | None:
+        written = self.url(name)
+        if written is None:
+            return None
+        parts = urlsplit(written)
+        if parts.path:
+            self.problems.append(f"{name} has to be a scheme and a host without a path")
+        if parts.scheme == "http" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
+            self.problems.append(
+                f"{name} has to start with https://: plain http would show the API key to the network"
+            )
+        return written

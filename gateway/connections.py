@@ -1,0 +1,36 @@
+"""One Customer.io workspace: where its requests go, with which credentials, and how they are retried."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from gateway.retry import Policy
+from gateway.wire import HOSTS
+
+DEFAULT = "default"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Connection:
+    """One Customer.io workspace.
+
+    Attributes:
+        region: ``us`` or ``eu``.
+        base_url: Replaces the region's host, as ``https://host``.
+    """
+
+    name: str
+    site_id: str
+    api_key: str = field(repr=False)
+    region: str = "us"
+    base_url: str | None = None
+    policy: Policy = Policy()
+
+    def host(self, region: str | None = None) -> str:
+        """The scheme and host to send to; *region* wins over the connection's own."""
+        return self.base_url or HOSTS[region or self.region]
+
+
+def variable_prefix(name: str) -> str:
+    """Say how the environment variables of a connection begin."""
+    return "CUSTOMERIO_" if name == DEFAULT else f"CUSTOMERIO_{name.upper().replace('-', '_')}_"

@@ -1,0 +1,837 @@
+"""JMESPath, compiled once when a mapping is loaded.
+
+The `jmespath` package parses; its tree becomes Python closures, so that evaluating is fast, and nulls,
+kinds and errors are the mapping language's own.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import operator
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from jmespath.exceptions import IncompleteExpressionError, JMESPathError, LexerError, ParseError
+from jmespath.lexer import Lexer
+from jmespath.parser import Parser
+
+from gateway.errors import ExpressionError, GatewayError
+from gateway.events import JSON
+from gateway.functions import FUNCTIONS, MAX_ITEMS, Evaluate, Function, Scope, equal, kind, limited, truthy
+
+__all__ = ["BadExpression", "Expression", "Names", "Scope", "compile_expression"]
+
+MAX_LENGTH = 4096
+MAX_DEPTH = 64
+
+_Tree: TypeAlias = dict[str, Any]  # a node of the parser's tree
+_Token: TypeAlias = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Source:
+    """An expression as written: the parser's tree keeps no positions, the tokens do."""
+
+    text: str
+    tokens: Sequence[_Token]
+
+    def kind(self, position: int) -> str:
+        """The type of a token; the last is "eof"."""
+        return str(self.tokens[position]["type"])
+
+    def offset(self, position: int) -> int:
+        return int(self.tokens[position]["start"])
+
+    def between(self, first: int, end: int) -> str:
+        """The text of some tokens, the one at *end* not included."""
+        return self.text[self.offset(first) : self.offset(end)].rstrip()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Names:
+    """What an expression may name at its place in a mapping."""
+
+    variables: frozenset[str] = frozenset()
+    tables: frozenset[str] = frozenset()
+    inside_each: bool = False
+
+
+class BadExpression(GatewayError):  # noqa: N818 - says what it is about; an Error is what evaluating raises
+    """An expression is wrong as it is written; *offset* counts characters of its text from 0."""
+
+    def __init__(self, code: str, problem: str, offset: int) -> None:
+        super().__init__(problem)
+        self.code = code
+        self.problem = problem
+        self.offset = offset
+
+
+class Expression:
+    """A compiled expression."""
+
+    __slots__ = ("_run", "text")
+
+    def __init__(self, text: str, run: Evaluate) -> None:
+        self.text = text
+        self._run = run
+
+    def __repr__(self) -> str:
+        return f"Expression({self.text!r})"
+
+    def evaluate(self, current: JSON, scope: Scope) -> JSON:
+        """Evaluate on a value. The result may share parts with what went in: neither may be changed.
+
+        Raises ExpressionError: a value is of the wrong kind, cannot be converted or is too large.
+        """
+        try:
+            result = self._run(current, scope)
+        except RecursionError:
+            raise ExpressionError("a value is nested too deep") from None
+        except (ArithmeticError, ValueError):
+            raise ExpressionError("a number is beyond what can be worked on") from None
+        if isinstance(result, float) and not math.isfinite(result):
+            raise ExpressionError("a number is beyond what can be worked on")
+        return result
+
+
+_ANYWHERE = Names()
+
+
+def compile_expression(text: str, names: Names = _ANYWHERE) -> Expression:
+    """Compile an expression, written without the leading "=".
+
+    Raises BadExpression: the first thing that is wrong with it.
+    """
+    if not text.strip():
+        raise BadExpression("expression", "an expression is missing after =", 0)
+    if len(text) > MAX_LENGTH:
+        problem = f"an expression has at most {MAX_LENGTH:,} characters, this one {len(text):,}"
+        raise BadExpression("too-long", problem, 0)
+    _check_literals(text)
+    source = _Source(text=text, tokens=_tokenize(text))
+    _check_nesting(source)
+    tree = _parse(source)
+    _check_slips(source)
+    _check_tree(tree, source, names)
+    return Expression(text, _compile(tree))
+
+
+# Reading: the text, its tokens, its tree
+
+
+_QUOTED = re.compile(
+    r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|`(?P<literal>(?:\\.|[^`\\])*)`|['"`]""", re.DOTALL
+)
+
+
+def _check_literals(text: str) -> None:
+    """Refuse literals that are not JSON: the parser would take `foo` for text, and warn."""
+    for found in _QUOTED.finditer(text):
+        if found.group() in "'\"`":
+            raise BadExpression("expression", f"bad expression: {_unclosed(found.group())}", found.start())
+        literal = found["literal"]
+        if literal is not None and not _is_json(literal.replace("\\`", "`")):
+            shown = _shortened(literal)
+            problem = f"`{shown}` is not JSON; text is written '{shown}'"
+            raise BadExpression("not-json", problem, found.start())
+
+
+def _unclosed(opening: str) -> str:
+    hint = '; write an expression that contains " #" as a block (key: >-)' if opening == "'" else ""
+    return f"{opening} is opened here and never closed{hint}"
+
+
+def _is_json(literal: str) -> bool:
+    try:
+        json.loads(literal, parse_constant=_refuse, parse_float=_finite)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _refuse(constant: str) -> float:
+    raise ValueError(constant)
+
+
+def _finite(number: str) -> float:
+    if math.isinf(float(number)):
+        raise ValueError(number)
+    return float(number)
+
+
+_SHOWN = 40  # characters of an expression that an error text repeats
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+
+
+def _tokenize(text: str) -> list[_Token]:
+    try:
+        return list(Lexer().tokenize(text))
+    except LexerError as error:
+        raise _unknown_character(text, error.lexer_position) from None
+    except JMESPathError as error:
+        raise BadExpression("expression", f"bad expression: {error}", 0) from None
+
+
+_OPERATORS = {"+": "add(a, b)", "-": "subtract(a, b)", "/": "divide(a, b)"}
+_CHARACTERS = {
+    "=": "two values are compared with ==",
+    "$": "names start at the body by themselves, without $",
+    "?": "a choice is written if(condition, then, otherwise)",
+    "#": 'text is written in single quotes, and " #" starts a comment in YAML',
+    "%": "there is no % in expressions",
+    "~": "there is no ~ in expressions",
+    ";": "an expression ends without ;",
+    "\\": "a backslash stands only inside quotes",
+}
+
+
+def _unknown_character(text: str, offset: int) -> BadExpression:
+    character = text[offset : offset + 1]
+    if character == "-" and (hyphenated := _hyphenated(text, offset)):
+        return hyphenated
+    if character in _OPERATORS:
+        problem = f'bad expression: there is no "{character}" in expressions; write {_OPERATORS[character]}'
+    elif character in _CHARACTERS:
+        problem = f"bad expression: {_CHARACTERS[character]}"
+    elif character == '"':
+        problem = 'bad expression: what stands in " " is not a name that JSON could write'
+    else:
+        problem = f"bad expression: {character!r} stands only inside quotes"
+    return BadExpression("expression", problem, offset)
+
+
+def _hyphenated(text: str, offset: int) -> BadExpression | None:
+    """Explain a "-" with letters or digits on both sides."""
+    for found in re.finditer(r"([A-Za-z_]\w*\.)*([A-Za-z_]\w*(?:-\w+)+)", text, re.ASCII):
+        if found.start() <= offset < found.end():
+            name = found.group(2)
+            quoted = found.group()[: -len(name)] + f'"{name}"'
+            problem = f"bad expression: a field name with '-' needs double quotes: {_shortened(quoted)}"
+            return BadExpression("hyphen", problem, offset)
+    return None
+
+
+_OPENING = {"lparen": "rparen", "lbracket": "rbracket", "filter": "rbracket", "lbrace": "rbrace"}
+_CLOSING = frozenset(_OPENING.values())
+
+
+def _check_nesting(source: _Source) -> None:
+    """Bound what the parser, which recurses, is given."""
+    depth = prefixes = 0
+    for position, token in enumerate(source.tokens):
+        depth += _bracket(source, position)
+        prefixes = prefixes + 1 if token["type"] in ("not", "expref") else 0
+        if depth + prefixes > MAX_DEPTH:
+            raise _too_deep(source.offset(position))
+
+
+def _bracket(source: _Source, position: int) -> int:
+    """Give 1 for an opening bracket, -1 for a closing one, else 0."""
+    kind = source.kind(position)
+    return (kind in _OPENING) - (kind in _CLOSING)
+
+
+def _too_deep(offset: int) -> BadExpression:
+    return BadExpression("too-deep", f"an expression is nested at most {MAX_DEPTH} deep", offset)
+
+
+def _parse(source: _Source) -> _Tree:
+    try:
+        tree: _Tree = Parser().parse(source.text).parsed
+    except RecursionError:
+        raise _too_deep(0) from None
+    except IncompleteExpressionError:
+        raise _incomplete(source) from None
+    except ParseError as error:
+        raise _unexpected(source, error) from None
+    if _depth(tree) > MAX_DEPTH:
+        raise _too_deep(0)
+    return tree
+
+
+def _depth(tree: _Tree) -> int:
+    """Count the levels of a tree; a chain like a || b || c is one level, as it is compiled."""
+    deepest = 0
+    waiting = [(tree, 1)]
+    while waiting:
+        node, depth = waiting.pop()
+        deepest = max(deepest, depth)
+        waiting.extend((child, depth + 1) for child in _operands(node))
+    return deepest
+
+
+_CHAINS = frozenset({"or_expression", "and_expression", "pipe", "index_expression", "subexpression"})
+
+
+def _operands(node: _Tree) -> list[_Tree]:
+    """List the children in the order of their text, those of a chain of one operator together."""
+    if node["type"] == "slice":
+        return []
+    if node["type"] == "filter_projection":
+        left, right, condition = node["children"]
+        return [left, condition, right]
+    operands: list[_Tree] = list(node["children"])
+    while node["type"] in _CHAINS and operands[0]["type"] == node["type"]:
+        operands[:1] = operands[0]["children"]
+    return operands
+
+
+def _incomplete(source: _Source) -> BadExpression:
+    opened: list[int] = []
+    for position in range(len(source.tokens)):
+        change = _bracket(source, position)
+        if change > 0:
+            opened.append(position)
+        elif change < 0 and opened:
+            opened.pop()
+    if not opened:
+        return BadExpression("expression", "bad expression: it ends too early", len(source.text))
+    bracket = source.tokens[opened[-1]]["value"]
+    problem = (
+        f"bad expression: {bracket} is opened here and never closed; "
+        "an expression with a comma inside { } or [ ] of the YAML file must be quoted"
+    )
+    return BadExpression("expression", problem, source.offset(opened[-1]))
+
+
+def _unexpected(source: _Source, error: ParseError) -> BadExpression:
+    position = next(at for at, token in enumerate(source.tokens) if token["start"] >= error.lex_position)
+    kind, offset, value = source.kind(position), source.offset(position), source.tokens[position]["value"]
+    if kind == "eof":
+        return _incomplete(source)
+    if kind == "number":
+        return _bare_number(source.text, offset)
+    if value in _WORDS:
+        return BadExpression(
+            "expression", f"bad expression: write {_WORDS[value]} instead of {value}", offset
+        )
+    if position and source.tokens[position - 1]["value"] == "not":
+        return BadExpression("expression", "bad expression: write !(…) instead of not", offset)
+    if "function name" in error.msg:
+        return BadExpression("expression", "bad expression: only a name without quotes can be called", offset)
+    shown = source.text[offset] if kind == "literal" else value
+    return BadExpression("expression", f"bad expression: {shown} does not fit here", offset)
+
+
+_WORDS = {"and": "&&", "or": "||", "is": "==", "eq": "==", "in": "contains(list, x)"}
+
+
+def _bare_number(text: str, offset: int) -> BadExpression:
+    if re.match(r"\w-", text[max(offset - 1, 0) :]) and (hyphenated := _hyphenated(text, offset)):
+        return hyphenated
+    number = re.match(r"-?[0-9]+(?:\.[0-9]+)?", text[offset:])
+    assert number is not None  # the token is one
+    problem = f"numbers in expressions are written in backticks: `{_shortened(number.group())}`"
+    return BadExpression("bare-number", problem, offset)
+
+
+# Slips: expressions that are valid JMESPath and cannot mean what their author meant
+
+
+def _check_slips(source: _Source) -> None:
+    for position in range(len(source.tokens)):
+        check = _SLIPS.get(source.kind(position))
+        problem = check(source, position) if check else None
+        if problem:
+            raise problem
+
+
+def _quoted_comparison(source: _Source, position: int) -> BadExpression | None:
+    if source.kind(position + 1) != "quoted_identifier" or source.kind(position + 2) in _FOLLOWS_FIELD:
+        return None
+    name = _shortened(source.tokens[position + 1]["value"])
+    sign, _ = _COMPARISONS[source.kind(position)]
+    problem = f"\"{name}\" after {sign} is a field name; text is written '{name}'"
+    return BadExpression("quoted-field", problem, source.offset(position + 1))
+
+
+def _bare_word(source: _Source, position: int) -> BadExpression | None:
+    word = source.tokens[position]["value"]
+    after_dot = position > 0 and source.kind(position - 1) == "dot"
+    if word not in ("true", "false", "null") or after_dot:
+        return None
+    if source.kind(position + 1) in ("colon", "lparen", *_FOLLOWS_FIELD):
+        return None
+    return BadExpression("bare-word", f"'{word}' is a field name; write `{word}`", source.offset(position))
+
+
+_FOLLOWS_FIELD = ("dot", "lbracket", "filter", "flatten")
+
+
+def _negated_path(source: _Source, position: int) -> BadExpression | None:
+    first = position + 1
+    end = _end_of_operand(source, first)
+    if source.kind(end) not in ("dot", "filter", "flatten"):
+        return None
+    operand, path = source.between(first, end), source.between(first, _end_of_path(source, end))
+    if len(path) > _SHOWN:
+        operand, path = "a", "a.b" if source.kind(end) == "dot" else "a[?x]"
+    rest = path[len(operand) :]
+    problem = f"!{path} means (!{operand}){rest} in JMESPath and is always null; write !({path})"
+    return BadExpression("negated-path", problem, source.offset(position))
+
+
+def _end_of_operand(source: _Source, position: int) -> int:
+    """Find the token after what "!" takes: a name, a call or a bracket, with its [indexes]."""
+    while source.kind(position) == "not":
+        position += 1
+    position = _after_bracket(source, position) if source.kind(position) in _OPENING else position + 1
+    while source.kind(position) in ("lparen", "lbracket"):
+        position = _after_bracket(source, position)
+    return position
+
+
+def _end_of_path(source: _Source, position: int) -> int:
+    while source.kind(position) in (*_FOLLOWS_FIELD, *_NAMES, "star", "lparen", "lbrace"):
+        opening = source.kind(position) in _OPENING
+        position = _after_bracket(source, position) if opening else position + 1
+    return position
+
+
+def _after_bracket(source: _Source, position: int) -> int:
+    """Find the token after the bracket that closes the one at a position."""
+    depth = _bracket(source, position)
+    while depth:
+        position += 1
+        depth += _bracket(source, position)
+    return position + 1
+
+
+def _index_after_filter(source: _Source, position: int) -> BadExpression | None:
+    end = _after_bracket(source, position)
+    if [token["type"] for token in source.tokens[end : end + 3]] != ["lbracket", "number", "rbracket"]:
+        return None
+    index = source.tokens[end + 1]["value"]
+    filtered = source.between(_start_of_path(source, position), end)
+    filtered = filtered if len(filtered) <= _SHOWN else "a[?x]"
+    instead = {0: f"first({filtered})", -1: f"last({filtered})"}.get(index, f"({filtered})[{index}]")
+    problem = f"[{index}] after a filter applies to each item; write {instead}"
+    return BadExpression("index-after-filter", problem, source.offset(end))
+
+
+def _start_of_path(source: _Source, position: int) -> int:
+    """Find the first token of the names and dots that end before a position."""
+    while position and source.kind(position - 1) in ("dot", "current", *_NAMES):
+        position -= 1
+    return position
+
+
+_NAMES = ("unquoted_identifier", "quoted_identifier")
+
+
+def _loose_pipe(source: _Source, position: int) -> BadExpression | None:
+    """Find `a || b[?x] | [0]`, which takes the first of the whole choice."""
+    if source.kind(position + 1) != "lbracket":
+        return None
+    depth = 0
+    for before in reversed(range(position)):
+        depth -= _bracket(source, before)
+        if depth < 0 or (depth == 0 and source.kind(before) in ("comma", "colon", "pipe", "expref")):
+            return None
+        if depth == 0 and source.kind(before) in ("or", "and", "not", *_COMPARISONS):
+            problem = "'|' applies to everything on its left; write first(a[?x]) or parentheses"
+            return BadExpression("loose-pipe", problem, source.offset(position))
+    return None
+
+
+def _zero_step(source: _Source, position: int) -> BadExpression | None:
+    inside = source.tokens[position + 1 : _after_bracket(source, position) - 1]
+    written = [":" if token["type"] == "colon" else token["value"] for token in inside]
+    if any(token["type"] not in ("colon", "number") for token in inside) or written.count(":") != 2:
+        return None
+    if written[-1] != 0:
+        return None
+    return BadExpression("slice-step", "the step of a slice cannot be 0", inside[-1]["start"])
+
+
+_COMPARISONS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
+    "eq": ("==", equal),
+    "ne": ("!=", lambda left, right: not equal(left, right)),
+    "lt": ("<", operator.lt),
+    "lte": ("<=", operator.le),
+    "gt": (">", operator.gt),
+    "gte": (">=", operator.ge),
+}
+
+_SLIPS: Mapping[str, Callable[[_Source, int], BadExpression | None]] = {
+    **dict.fromkeys(_COMPARISONS, _quoted_comparison),
+    "unquoted_identifier": _bare_word,
+    "not": _negated_path,
+    "filter": _index_after_filter,
+    "pipe": _loose_pipe,
+    "lbracket": _zero_step,
+}
+
+
+# Checks of the tree: functions exist and are called as they have to be
+
+
+def _check_tree(tree: _Tree, source: _Source, names: Names) -> None:
+    """Check all calls; the tree has no positions, but holds its calls in the order of the tokens."""
+    positions = range(len(source.tokens))
+    calls = iter([at for at in positions if _is_call(source, at)])
+    references = iter([source.offset(at) for at in positions if source.kind(at) == "expref"])
+    taken: set[int] = set()
+    for node in _walk(tree):
+        if node["type"] == "function_expression":
+            taken.update(_check_call(node, source, next(calls, None), names))
+        elif node["type"] == "expref":
+            offset = next(references)
+            if id(node) not in taken:
+                problem = "& stands only where a function takes it, as in sort_by(list, &field)"
+                raise BadExpression("argument", problem, offset)
+
+
+def _is_call(source: _Source, position: int) -> bool:
+    return source.kind(position) == "unquoted_identifier" and source.kind(position + 1) == "lparen"
+
+
+def _walk(tree: _Tree) -> Iterator[_Tree]:
+    waiting = [tree]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        waiting.extend(reversed(_operands(node)))
+
+
+def _check_call(node: _Tree, source: _Source, position: int | None, names: Names) -> list[int]:
+    """Check one call; gives which of its arguments may be references."""
+    name, arguments = node["value"], node["children"]
+    if position is None:
+        raise BadExpression(
+            "expression", f"bad expression: write {name}(…) without brackets around {name}", 0
+        )
+    function, offset = FUNCTIONS.get(name), source.offset(position)
+    if function is None:
+        problem = f"unknown function {_shortened(name)}(){_suggestion(name, FUNCTIONS, '{}()')}"
+        raise BadExpression("unknown-function", problem, offset)
+    if miscounted := function.arity_problem(len(arguments)):
+        raise BadExpression("arity", miscounted, offset)
+    _check_arguments(function, arguments, source, position)
+    _check_names(name, arguments, names, source.offset(position + 2))
+    return [id(argument) for index, argument in enumerate(arguments) if function.parameter(index).expression]
+
+
+def _check_arguments(function: Function, arguments: list[_Tree], source: _Source, position: int) -> None:
+    offsets = _argument_offsets(source, position)
+    if len(offsets) != len(arguments):
+        missing = f"bad expression: the arguments of {function.name}() are separated by one comma each"
+        raise BadExpression("expression", missing, source.offset(position))
+    for index, argument in enumerate(arguments):
+        if problem := _argument_problem(function, index, argument):
+            raise BadExpression("argument", problem, offsets[index])
+    known = [argument["value"] if argument["type"] == "literal" else ... for argument in arguments]
+    if function.check and (problem := function.check(known)):
+        raise BadExpression("argument", problem, source.offset(position))
+
+
+def _suggestion(name: str, known: Iterable[str], pattern: str = "'{}'") -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {pattern.format(close[0])}?" if close else ""
+
+
+def _argument_offsets(source: _Source, position: int) -> list[int]:
+    """Find where the arguments of the call at a position start."""
+    first, end = position + 2, _after_bracket(source, position + 1) - 1
+    starts = [] if first == end else [first]
+    depth = 0
+    for at in range(first, end):
+        depth += _bracket(source, at)
+        if depth == 0 and source.kind(at) == "comma":
+            starts.append(at + 1)
+    return [source.offset(start) for start in starts]
+
+
+def _argument_problem(function: Function, index: int, argument: _Tree) -> str | None:
+    parameter = function.parameter(index)
+    if parameter.expression and argument["type"] != "expref":
+        return f"{function.name}() needs & before its {parameter.name}, as in {function.example.expression}"
+    literal = argument["type"] == "literal"
+    if parameter.literal and not (literal and isinstance(argument["value"], str)):
+        return f"{function.name}() needs its {parameter.name} written here in single quotes"
+    if literal and argument["value"] is not None:
+        return function.kind_problem(index, argument["value"])
+    return None
+
+
+def _check_names(name: str, arguments: Sequence[_Tree], names: Names, offset: int) -> None:
+    if name == "index" and not names.inside_each:
+        raise BadExpression("index-outside-each", "index() is known only in a call that has each", offset)
+    if name == "var":
+        _check_name("variable", "let", arguments[0]["value"], names.variables, offset)
+    elif name == "lookup":
+        _check_name("table", "tables", arguments[0]["value"], names.tables, offset)
+
+
+def _check_name(what: str, section: str, name: str, known: Iterable[str], offset: int) -> None:
+    if name not in known:
+        problem = f"there is no {what} '{_shortened(name)}' under {section}{_suggestion(name, known)}"
+        raise BadExpression(f"unknown-{what}", problem, offset)
+
+
+# Compiling
+
+
+def _compile(node: _Tree) -> Evaluate:
+    return _COMPILERS[node["type"]](node)
+
+
+def _current(_node: _Tree) -> Evaluate:
+    return lambda current, _scope: current
+
+
+def _literal(node: _Tree) -> Evaluate:
+    value: JSON = node["value"]
+    return lambda _current, _scope: value
+
+
+def _field(node: _Tree) -> Evaluate:
+    name: str = node["value"]
+    return lambda current, _scope: current.get(name) if isinstance(current, dict) else None
+
+
+def _subexpression(node: _Tree) -> Evaluate:
+    operands = _operands(node)
+    if all(operand["type"] == "field" for operand in operands):
+        return _path([operand["value"] for operand in operands])
+    return _steps(operands)
+
+
+def _path(names: Sequence[str]) -> Evaluate:
+    """Compile a.b.c, by far the most frequent expression, into one loop."""
+
+    def evaluate(current: JSON, _scope: Scope) -> JSON:
+        for name in names:
+            if not isinstance(current, dict):
+                return None
+            current = current.get(name)
+        return current
+
+    return evaluate
+
+
+def _chain(node: _Tree) -> Evaluate:
+    return _steps(_operands(node))
+
+
+def _steps(operands: Sequence[_Tree]) -> Evaluate:
+    steps = [_compile(operand) for operand in operands if operand["type"] not in ("identity", "current")]
+
+    def evaluate(current: JSON, scope: Scope) -> JSON:
+        for step in steps:
+            current = step(current, scope)
+        return current
+
+    return evaluate
+
+
+def _index(node: _Tree) -> Evaluate:
+    index: int = node["value"]
+
+    def evaluate(current: JSON, _scope: Scope) -> JSON:
+        if isinstance(current, list) and -len(current) <= index < len(current):
+            return current[index]
+        return None
+
+    return evaluate
+
+
+def _slice(node: _Tree) -> Evaluate:
+    bounds = slice(*node["children"])
+    return lambda current, _scope: current[bounds] if isinstance(current, list) else None
+
+
+def _projection(node: _Tree) -> Evaluate:
+    base, each = map(_compile, node["children"])
+
+    def evaluate(current: JSON, scope: Scope) -> JSON:
+        items = base(current, scope)
+        return _project(items, each, scope) if isinstance(items, list) else None
+
+    return evaluate
+
+
+def _value_projection(node: _Tree) -> Evaluate:
+    base, each = map(_compile, node["children"])
+
+    def evaluate(current: JSON, scope: Scope) -> JSON:
+        items = base(current, scope)
+        return _project(items.values(), each, scope) if isinstance(items, dict) else None
+
+    return evaluate
+
+
+def _filter_projection(node: _Tree) -> Evaluate:
+    base, each, condition = map(_compile, node["children"])
+
+    def evaluate(current: JSON, scope: Scope) -> JSON:
+        items = base(current, scope)
+        if not isinstance(items, list):
+            return None
+        return _project([item for item in items if truthy(condition(item, scope))], each, scope)
+
+    return evaluate
+
+
+def _project(items: Iterable[JSON], each: Evaluate, scope: Scope) -> JSON:
+    return [value for item in items if (value := each(item, scope)) is not None]
+
+
+def _flatten(node: _Tree) -> Evaluate:
+    base = _compile(node["children"][0])
+
+    def evaluate(current: JSON, scope: Scope) -> JSON:
+        items = base(current, scope)
+        return _flattened(items) if isinstance(items, list) else None
+
+    return evaluate
+
+
+def _flattened(items: list[JSON]) -> JSON:
+    flat: list[JSON] = []
+    for item in items:
+        if isinstance(item, list):
+            flat.extend(item)
+        else:
+            flat.append(item)
+        if len(flat) > MAX_ITEMS:
+            raise ExpressionError(f"[] would give more than {MAX_ITEMS:,} items")
+    return flat
+
+
+def _multi_select_list(node: _Tree) -> Evaluate:
+    items = [_compile(child) for child in node["children"]]
+
+    def evaluate(current: JSON, scope: Scope) -> JSON:
+        return None if current is None else [item(current, scope) for item in items]
+
+    return evaluate
+
+
+def _multi_select_dict(node: _Tree) -> Evaluate:
+    entries = [(child["value"], _compile(child["children"][0])) for child in node["children"]]
+
+    def evaluate(current: JSON, scope: Scope) -> JSON:
+        return None if current is None else {name: value(current, scope) for name, value in entries}
+
+    return evaluate
+
+
+def _or(node: _Tree) -> Evaluate:
+    *firsts, last = map(_compile, _operands(node))
+
+    def evaluate(current: JSON, scope: Scope) -> JSON:
+        for operand in firsts:
+            value = operand(current, scope)
+            if truthy(value):
+                return value
+        return last(current, scope)
+
+    return evaluate
+
+
+def _and(node: _Tree) -> Evaluate:
+    *firsts, last = map(_compile, _operands(node))
+
+    def evaluate(current: JSON, scope: Scope) -> JSON:
+        for operand in firsts:
+            value = operand(current, scope)
+            if not truthy(value):
+                return value
+        return last(current, scope)
+
+    return evaluate
+
+
+def _not(node: _Tree) -> Evaluate:
+    operand = _compile(node["children"][0])
+    return lambda current, scope: not truthy(operand(current, scope))
+
+
+def _comparator(node: _Tree) -> Evaluate:
+    left, right = map(_compile, node["children"])
+    sign, compare = _COMPARISONS[node["value"]]
+    if node["value"] in ("eq", "ne"):
+        return lambda current, scope: compare(left(current, scope), right(current, scope))
+
+    def evaluate(current: JSON, scope: Scope) -> JSON:
+        return _ordering(sign, compare, left(current, scope), right(current, scope))
+
+    return evaluate
+
+
+def _ordering(sign: str, compare: Callable[[Any, Any], bool], left: JSON, right: JSON) -> JSON:
+    text = isinstance(left, str), isinstance(right, str)
+    number = type(left) in (int, float), type(right) in (int, float)
+    if all(text) or all(number):
+        return compare(left, right)
+    if any(text) and any(number):
+        problem = (
+            f"cannot compare {kind(left)} with {kind(right)} by {sign}; to_number(…) reads a text as a number"
+        )
+        raise ExpressionError(problem)
+    return None
+
+
+def _function_expression(node: _Tree) -> Evaluate:
+    function = FUNCTIONS[node["value"]]
+    if function.lazy:
+        lazily = [_compile(child) for child in node["children"]]
+        return lambda current, scope: function.call(lazily, current, scope)
+    arguments = [
+        (_reference(child) if child["type"] == "expref" else _compile(child)) for child in node["children"]
+    ]
+    return _call(function, arguments)
+
+
+def _reference(node: _Tree) -> Callable[[JSON, Scope], Any]:
+    """Compile &field into what gives a function of one value, bound to the scope."""
+    expression = _compile(node["children"][0])
+    return lambda _current, scope: lambda value: expression(value, scope)
+
+
+def _call(function: Function, arguments: Sequence[Callable[[JSON, Scope], Any]]) -> Evaluate:
+    call, takes_null, needs_scope = function.call, function.takes_null, function.needs_scope
+    kinds = [function.parameter(index).kinds for index in range(len(arguments))]
+
+    def evaluate(current: JSON, scope: Scope) -> JSON:
+        values = [argument(current, scope) for argument in arguments]
+        if not takes_null and None in values:
+            return None
+        for index, allowed in enumerate(kinds):
+            if allowed and type(values[index]) not in allowed:
+                raise ExpressionError(function.kind_problem(index, values[index]))
+        return limited(function.name, call(scope, *values) if needs_scope else call(*values))
+
+    return evaluate
+
+
+_COMPILERS: Mapping[str, Callable[[_Tree], Evaluate]] = {
+    "and_expression": _and,
+    "comparator": _comparator,
+    "current": _current,
+    "field": _field,
+    "filter_projection": _filter_projection,
+    "flatten": _flatten,
+    "function_expression": _function_expression,
+    "identity": _current,
+    "index": _index,
+    "index_expression": _chain,
+    "literal": _literal,
+    "multi_select_dict": _multi_select_dict,
+    "multi_select_list": _multi_select_list,
+    "not_expression": _not,
+    "or_expression": _or,
+    "pipe": _chain,
+    "projection": _projection,
+    "slice": _slice,
+    "subexpression": _subexpression,
+    "value_projection": _value_projection,
+}

@@ -1,0 +1,78 @@
+"""gunicorn's settings, in one place: `gunicorn -c python:gateway.serving 'gateway.app:create_app()'`."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+# By name: whatever stands in this module under the name of a setting is that setting, and `config` is one.
+from gateway.config import DEFAULT_MAX_BODY, DEFAULT_PORT, load, load_sources
+from gateway.errors import ConfigError
+
+#: A platform that gives a port wants it served to the outside; a person's own machine does not.
+bind = f"0.0.0.0:{os.environ['PORT']}" if os.environ.get("PORT") else f"127.0.0.1:{DEFAULT_PORT}"  # noqa: S104
+workers = int(os.environ.get("WEB_CONCURRENCY") or 2)
+worker_class = "gevent"
+worker_connections = 1000
+# Seconds: less than the 30 that Heroku gives a request and a process that has to end.
+timeout = 25
+graceful_timeout = 20
+keepalive = 15
+# The heartbeat file of each process; on a disk it could block.
+worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108  # a directory, not a file of ours
+# A second way in that nothing here uses.
+control_socket_disable = True
+# Without the query, which may hold a secret. Nothing is logged unless --access-logfile asks for it.
+access_log_format = '%(h)s "%(m)s %(U)s" %(s)s %(b)s %(M)sms'
+
+# A larger limit (GATEWAY_MAX_BODY) only means that the connections of larger bodies are not kept.
+_LINGER_SECONDS = 2.0
+_LINGER_BYTES = 8 * DEFAULT_MAX_BODY
+
+
+def when_ready(server: Any) -> None:
+    """Say once, in the process that minds the others, which sources take webhooks and which do not."""
+    try:
+        settings = load(os.environ)
+        sources = load_sources(settings.mappings, os.environ)
+    except ConfigError as error:
+        server.log.error("%s", error)
+        return
+    for source in sources.values():
+        for problem in source.problems:
+            server.log.warning("%s", problem)
+        if source.closed is not None:
+            server.log.warning("source %s is closed: %s", source.name, source.closed)
+        else:
+            server.log.info("source %s is open: POST /hooks/%s", source.name, source.name)
+
+
+def pre_request(worker: Any, req: Any) -> None:
+    """Close the connection after a body that we may not read to its end, instead of reading on for ever."""
+    del worker
+    length = next((value for name, value in req.headers if name == "CONTENT-LENGTH"), "0")
+    chunked = any(name == "TRANSFER-ENCODING" for name, _ in req.headers)
+    if chunked or not length.isdigit() or int(length) > DEFAULT_MAX_BODY:
+        req.force_close()
+
+
+def post_request(worker: Any, req: Any, environ: dict[str, Any], resp: Any) -> None:
+    """Let a sender whose body was refused read the answer: closing at once would reset its connection."""
+    del worker, resp
+    connection = environ.get("gunicorn.socket")
+    if not req.must_close or connection is None:
+        return
+    ends, left = time.monotonic() + _LINGER_SECONDS, _LINGER_BYTES
+    try:
+        connection.shutdown(socket.SHUT_WR)
+        connection.settimeout(_LINGER_SECONDS)
+        while left > 0 and time.monotonic() < ends:
+            received = len(connection.recv(65_536))
+            if not received:
+                return
+            left -= received
+    except OSError:
+        return  # the sender has gone: there is nobody to answer

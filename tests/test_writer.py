@@ -1,0 +1,94 @@
+"""Group commit: who waits for what, and what a bad item does to its neighbours."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from gateway.errors import StoreError
+from gateway.writer import Writer
+
+
+class Table:
+    """Commits groups of texts: a real gate in front, and items that it refuses."""
+
+    def __init__(self) -> None:
+        self.groups: list[list[str]] = []
+        self.open = threading.Event()
+        self.open.set()
+        self.entered = threading.Event()
+
+    def commit(self, group: Sequence[str]) -> list[str]:
+        self.entered.set()
+        self.open.wait(10)
+        if "unreachable" in group:
+            raise StoreError("the database cannot be used: gone")
+        if any(item.startswith("poison") for item in group):
+            raise ValueError("canary")
+        self.groups.append(list(group))
+        return [item.upper() for item in group]
+
+
+def test_an_item_gets_its_own_result() -> None:
+    writer = Writer(Table().commit)
+    assert writer.write("a") == "A"
+    assert writer.write("b") == "B"
+
+
+def test_what_waits_is_committed_together() -> None:
+    table = Table()
+    table.open.clear()
+    writer = Writer(table.commit)
+    with ThreadPoolExecutor(8) as pool:
+        first = pool.submit(writer.write, "first")
+        table.entered.wait(5)
+        others = [pool.submit(writer.write, f"other{number}") for number in range(7)]
+        while writer._waiting.qsize() < 7:  # the point in time when all are waiting
+            pass
+        table.open.set()
+        assert first.result() == "FIRST"
+        assert {other.result() for other in others} == {f"OTHER{number}" for number in range(7)}
+    assert [len(group) for group in table.groups] == [1, 7]
+
+
+def test_a_poisonous_item_does_not_take_its_neighbours_along(caplog: pytest.LogCaptureFixture) -> None:
+    table = Table()
+    table.open.clear()
+    writer = Writer(table.commit)
+    with ThreadPoolExecutor(4) as pool:
+        pool.submit(writer.write, "first")
+        table.entered.wait(5)
+        poison, good = pool.submit(writer.write, "poison"), pool.submit(writer.write, "good")
+        while writer._waiting.qsize() < 2:  # the point in time when both are waiting
+            pass
+        with caplog.at_level(logging.ERROR):
+            table.open.set()
+            assert good.result() == "GOOD"
+            with pytest.raises(StoreError, match="the database refused the write"):
+                poison.result()
+    assert "canary" not in caplog.text
+    assert "ValueError" in caplog.text
+
+
+def test_a_database_that_is_gone_fails_the_whole_group_and_the_next_one_goes_on() -> None:
+    writer = Writer(Table().commit)
+    with pytest.raises(StoreError, match="gone"):
+        writer.write("unreachable")
+    assert writer.write("a") == "A"
+
+
+def test_nobody_waits_longer_than_the_patience_and_what_was_given_up_is_not_committed() -> None:
+    table = Table()
+    table.open.clear()
+    writer = Writer(table.commit, patience=0.1)
+    with pytest.raises(StoreError, match=r"did not take the write within 0\.1 s"):
+        writer.write("stuck")
+    with pytest.raises(StoreError):
+        writer.write("given up")
+    table.open.set()
+    assert writer.write("later") == "LATER"
+    assert table.groups == [["stuck"], ["later"]]
