@@ -25,8 +25,11 @@ _HTTP_ERRORS = {
 }
 
 
-def create_app(environ: Mapping[str, str] | None = None) -> Flask:
+def create_app(environ: Mapping[str, str] | None = None, *, database: Database | None = None) -> Flask:
     """Make the application from the environment. Nothing is opened or started before the first request.
+
+    Args:
+        database: Used instead of the one that the environment names.
 
     Raises:
         ConfigError: The environment cannot be used.
@@ -35,7 +38,7 @@ def create_app(environ: Mapping[str, str] | None = None) -> Flask:
     configure_logging()
     config = configuration.load(environ)
     sources = configuration.load_sources(config.mappings, environ)
-    database = connect(config.database_url)
+    database = database or connect(config.database_url)
     writer: Writer[NewEvent, Recorded] = Writer(Store(database).record)
     app = Flask("gateway")
     app.json.sort_keys = False  # type: ignore[attr-defined]  # Flask's own provider has it

@@ -122,7 +122,7 @@ class _Builder:
         self._events: Iterator[yaml.Event] = iter(yaml.parse(text, Loader=_Loader))
         self._file = file
         self._anchors: dict[str, Node | None] = {}  # None: still being built
-        self._sizes: dict[int, tuple[int, int]] = {}
+        self._sizes: dict[int, tuple[int, int, Node]] = {}  # the node too, so that its id stays its own
         self._expanded = 0
 
     def document(self) -> Node:
@@ -186,9 +186,12 @@ class _Builder:
         self._refuse_tag(event)
         if not event.value and not event.style:
             self._stop(event, "yaml", 'a key is missing before ":"')
-        return Scalar(
+        key = Scalar(
             where=self._content_start(event), value=event.value, quoted=bool(event.style), empty=False
         )
+        if not key.quoted and _is_cut(key.value):  # as in  - =items[].{sku: sku}
+            self.problems.append(Problem(where=key.where, code="yaml", text=_COLON))
+        return key
 
     def _scalar(self, event: yaml.ScalarEvent) -> Scalar:
         quoted = bool(event.style)
@@ -255,7 +258,7 @@ class _Builder:
         node = self._anchors[event.anchor]
         if node is None:
             self._stop(event, "recursive-alias", f"*{event.anchor} stands inside what it stands for")
-        size, height = self._measured(node)
+        size, height, _ = self._measured(node)
         self._expanded += size
         if self._expanded > MAX_EXPANDED:
             self._stop(
@@ -265,12 +268,12 @@ class _Builder:
             self._stop(event, "too-deep", f"values are nested more than {MAX_DEPTH} deep")
         return node
 
-    def _measured(self, node: Node) -> tuple[int, int]:
-        """Count the values below a node and its levels, each node once however often it is shared."""
+    def _measured(self, node: Node) -> tuple[int, int, Node]:
+        """Count the values that a node stands for and its levels, however often parts of it are shared."""
         if id(node) not in self._sizes:
             below = [self._measured(child) for child in _children(node)]
-            size = 1 + sum(size for size, _ in below)
-            self._sizes[id(node)] = (size, 1 + max((height for _, height in below), default=0))
+            size = 1 + sum(size for size, _, _ in below)
+            self._sizes[id(node)] = (size, 1 + max((height for _, height, _ in below), default=0), node)
         return self._sizes[id(node)]
 
     def _refuse_tag(self, event: yaml.Event) -> None:
@@ -294,6 +297,7 @@ class _Builder:
 
 
 _TAG = '"!" starts a YAML tag; write =!(…)'
+_COLON = 'an expression that contains ": " must be quoted, or written {sku:sku}'
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _WORDS: dict[str, bool | None] = {"true": True, "false": False, "null": None}
 
@@ -329,17 +333,15 @@ def _is_unbalanced(text: str) -> bool:
 
 def _syntax_problem(error: yaml.YAMLError, text: str, file: str) -> Problem:
     where = _place(getattr(error, "problem_mark", None), file)
-    before, after = _split_line(text, where)
     said = ": ".join(filter(None, (getattr(error, "context", None), getattr(error, "problem", None))))
-    code, explanation, at_opening = _explain(f"{said}: at {after[:1]!r} after {before}") or (
-        "yaml",
-        f"this is not YAML: {said}",
-        False,
-    )
+    before, at = _split_line(text, where)
+    found = next((each for each in _EXPLANATIONS if each.fits(said, before, at)), None)
+    if found is None:
+        return Problem(where=where, code="yaml", text=f"this is not YAML: {said}")
     opening = getattr(error, "context_mark", None)
-    if at_opening and opening is not None:
+    if found.opening and opening is not None:
         where = _place(opening, file)
-    return Problem(where=where, code=code, text=explanation)
+    return Problem(where=where, code=found.code, text=found.text)
 
 
 def _place(mark: _Mark | None, file: str) -> Where:
@@ -350,88 +352,93 @@ def _place(mark: _Mark | None, file: str) -> Where:
 def _split_line(text: str, where: Where) -> tuple[str, str]:
     lines = _LINE_BREAK.split(text)
     line = lines[where.line - 1] if where.line <= len(lines) else ""
-    return line[: where.column - 1], line[where.column - 1 :]
+    return line[: where.column - 1], line[where.column - 1 : where.column]
 
 
-def _explain(seen: str) -> tuple[str, str, bool] | None:
-    for pattern, code, explanation, at_opening in _EXPLANATIONS:
-        if pattern.match(seen):
-            return code, explanation, at_opening
-    return None
+@dataclass(frozen=True, kw_only=True)
+class _Explanation:
+    """What a syntax error means in plain words.
+
+    Attributes:
+        said: A pattern of what the parser says; the one in C and the one in Python word it differently.
+        before: A pattern of the line up to where the parser stopped.
+        at: A pattern of the character that it stopped at; "^$" is the end of the line.
+        opening: The place to show is where the thing began rather than where the parser stopped.
+    """
+
+    said: str
+    before: str = ""
+    at: str = ""
+    opening: bool = False
+    code: str = "yaml"
+    text: str
+
+    def fits(self, said: str, before: str, at: str) -> bool:
+        return all(
+            re.search(pattern, seen)
+            for pattern, seen in ((self.said, said), (self.before, before), (self.at, at))
+        )
 
 
-# What the parser says, the character it stopped at and the line up to there -> code, text, and whether
-# the place to show is where the thing began rather than where the parser gave up.
-_EXPLANATIONS = [
-    (re.compile(pattern), code, text, at_opening)
-    for pattern, code, text, at_opening in (
-        (r".*(?:scanning|parsing) a tag|.*undefined tag handle", "yaml-tag", _TAG, True),
-        (
-            r".*scanning an alias",
-            "yaml",
-            '"*" starts a YAML alias; if text is meant, quote it, as in  "*.created":',
-            True,
-        ),
-        (r".*scanning an anchor", "yaml", '"&" starts a YAML anchor; if text is meant, quote it', True),
-        (
-            r".*mapping values are not allowed.* after .*(?:^|[:-] +|after +)=",
-            "yaml",
-            'an expression that contains ": " must be quoted, or written {sku:sku}',
-            False,
-        ),
-        (
-            r".*mapping values are not allowed",
-            "yaml",
-            'this ":" cannot stand here: check the indentation; a text that contains ": " must be quoted',
-            False,
-        ),
-        (
-            r".*entries are not allowed",
-            "yaml",
-            'a list starts on a line of its own; a text that starts with "- " must be quoted',
-            False,
-        ),
-        (r".*: at '\\t'|.*tab character", "yaml", "a tab is used for indentation; use spaces", False),
-        (
-            r".*cannot start any token.*: at '@'",
-            "yaml",
-            'a text cannot start with "@"; an expression is written =@',
-            False,
-        ),
-        (
-            r".*cannot start any token",
-            "yaml",
-            "a text cannot start with this character; quote it",
-            False,
-        ),
-        (
-            r".*quoted scalar: found (?:unknown escape|invalid)",
-            "yaml",
-            "in double quotes a backslash starts an escape; use single quotes or a block (key: >-)",
-            False,
-        ),
-        (r".*quoted scalar", "yaml", "a quote is opened here and never closed", True),
-        (
-            r".*flow (?:mapping|sequence).*: at '[^']+' after .*=",
-            "yaml",
-            "an expression with , [ ] { or } inside { } or [ ] must be quoted",
-            False,
-        ),
-        (r".*flow (?:mapping|sequence).*: at '' ", "yaml", "a bracket is opened here and never closed", True),
-        (
-            r".*flow mapping",
-            "yaml",
-            "inside { } entries are written  key: value  with commas between them",
-            False,
-        ),
-        (r".*flow sequence", "yaml", "inside [ ] items are written with commas between them", False),
-        (r".*could not find expected ':'", "yaml", 'this line has no "key: "; check its indentation', True),
-        (r".*block scalar", "yaml", "after | or > the text starts on the next line", True),
-        (
-            r".*block (?:mapping|collection)",
-            "yaml",
-            "this does not continue the lines above; check the indentation and the quotes",
-            False,
-        ),
-    )
-]
+_EXPLANATIONS = (
+    _Explanation(said="(?:scanning|parsing) a tag|undefined tag", opening=True, code="yaml-tag", text=_TAG),
+    _Explanation(
+        said="scanning an alias",
+        opening=True,
+        text='"*" starts a YAML alias; if text is meant, quote it, as in  "*.created":',
+    ),
+    _Explanation(
+        said="scanning an anchor", opening=True, text='"&" starts a YAML anchor; if text is meant, quote it'
+    ),
+    _Explanation(said="mapping values are not allowed", before="(?:^|[:-]) *=", text=_COLON),
+    _Explanation(
+        said="mapping values are not allowed",
+        text='this ":" cannot stand here: check the indentation; a text that contains ": " must be quoted',
+    ),
+    _Explanation(
+        said="entries are not allowed",
+        text='a list starts on a line of its own; a text that starts with "- " must be quoted',
+    ),
+    _Explanation(
+        said="cannot start any token|tab character",
+        at="\t",
+        text="a tab is used for indentation; use spaces",
+    ),
+    _Explanation(
+        said="cannot start any token",
+        at="@",
+        text='a text cannot start with "@"; an expression is written =@',
+    ),
+    _Explanation(said="cannot start any token", text="a text cannot start with this character; quote it"),
+    _Explanation(
+        said="quoted scalar: found (?:unknown escape|invalid)",
+        text="in double quotes a backslash starts an escape; use single quotes or a block (key: >-)",
+    ),
+    _Explanation(said="quoted scalar", opening=True, text="a quote is opened here and never closed"),
+    _Explanation(
+        said="flow (?:mapping|sequence)",
+        before="=",
+        at=".",
+        text="an expression with , [ ] { or } inside { } or [ ] must be quoted",
+    ),
+    _Explanation(
+        said="flow (?:mapping|sequence)",
+        at="^$",
+        opening=True,
+        text="a bracket is opened here and never closed",
+    ),
+    _Explanation(
+        said="flow mapping", text="inside { } entries are written  key: value  with commas between them"
+    ),
+    _Explanation(said="flow sequence", text="inside [ ] items are written with commas between them"),
+    _Explanation(
+        said="could not find expected ':'",
+        opening=True,
+        text='this line has no "key: "; check its indentation',
+    ),
+    _Explanation(said="block scalar", opening=True, text="after | or > the text starts on the next line"),
+    _Explanation(
+        said="block (?:mapping|collection)",
+        text="this does not continue the lines above; check the indentation and the quotes",
+    ),
+)

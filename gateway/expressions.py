@@ -7,7 +7,6 @@ kinds and errors are the mapping language's own.
 from __future__ import annotations
 
 import difflib
-import json
 import math
 import operator
 import re
@@ -21,7 +20,18 @@ from jmespath.parser import Parser
 
 from gateway.errors import ExpressionError, GatewayError
 from gateway.events import JSON
-from gateway.functions import FUNCTIONS, MAX_ITEMS, Evaluate, Function, Scope, equal, kind, limited, truthy
+from gateway.functions import (
+    FUNCTIONS,
+    MAX_ITEMS,
+    Evaluate,
+    Function,
+    Scope,
+    equal,
+    kind,
+    limited,
+    read_json,
+    truthy,
+)
 
 __all__ = ["BadExpression", "Expression", "Names", "Scope", "compile_expression"]
 
@@ -91,7 +101,7 @@ class Expression:
             result = self._run(current, scope)
         except RecursionError:
             raise ExpressionError("a value is nested too deep") from None
-        except (ArithmeticError, ValueError):
+        except (ArithmeticError, ValueError):  # NaN and infinity: no payload has them, but a caller may
             raise ExpressionError("a number is beyond what can be worked on") from None
         if isinstance(result, float) and not math.isfinite(result):
             raise ExpressionError("a number is beyond what can be worked on")
@@ -141,26 +151,16 @@ def _check_literals(text: str) -> None:
 
 
 def _unclosed(opening: str) -> str:
-    hint = '; write an expression that contains " #" as a block (key: >-)' if opening == "'" else ""
+    hint = '; if the text contains " #", write the expression as a block (key: >-)' if opening == "'" else ""
     return f"{opening} is opened here and never closed{hint}"
 
 
 def _is_json(literal: str) -> bool:
     try:
-        json.loads(literal, parse_constant=_refuse, parse_float=_finite)
-    except (ValueError, RecursionError):
+        read_json(literal)
+    except ExpressionError:
         return False
     return True
-
-
-def _refuse(constant: str) -> float:
-    raise ValueError(constant)
-
-
-def _finite(number: str) -> float:
-    if math.isinf(float(number)):
-        raise ValueError(number)
-    return float(number)
 
 
 _SHOWN = 40  # characters of an expression that an error text repeats
@@ -188,33 +188,33 @@ _CHARACTERS = {
     "%": "there is no % in expressions",
     "~": "there is no ~ in expressions",
     ";": "an expression ends without ;",
-    "\\": "a backslash stands only inside quotes",
+    '"': 'what stands in " " is not a name that JSON could write',
 }
 
 
 def _unknown_character(text: str, offset: int) -> BadExpression:
     character = text[offset : offset + 1]
-    if character == "-" and (hyphenated := _hyphenated(text, offset)):
-        return hyphenated
+    if in_name := _odd_name(text, offset):
+        return in_name
     if character in _OPERATORS:
         problem = f'bad expression: there is no "{character}" in expressions; write {_OPERATORS[character]}'
     elif character in _CHARACTERS:
         problem = f"bad expression: {_CHARACTERS[character]}"
-    elif character == '"':
-        problem = 'bad expression: what stands in " " is not a name that JSON could write'
     else:
         problem = f"bad expression: {character!r} stands only inside quotes"
     return BadExpression("expression", problem, offset)
 
 
-def _hyphenated(text: str, offset: int) -> BadExpression | None:
-    """Explain a "-" with letters or digits on both sides."""
-    for found in re.finditer(r"([A-Za-z_]\w*\.)*([A-Za-z_]\w*(?:-\w+)+)", text, re.ASCII):
-        if found.start() <= offset < found.end():
-            name = found.group(2)
-            quoted = found.group()[: -len(name)] + f'"{name}"'
-            problem = f"bad expression: a field name with '-' needs double quotes: {_shortened(quoted)}"
-            return BadExpression("hyphen", problem, offset)
+_NAME_WITH_PATH = re.compile(r"(?P<path>(?:[A-Za-z_]\w*\.)*)(?P<name>[\w$][\w$-]*)")
+
+
+def _odd_name(text: str, offset: int) -> BadExpression | None:
+    """Explain a character in a field name that names without quotes cannot have."""
+    for found in _NAME_WITH_PATH.finditer(text):
+        if found.start("name") <= offset < found.end() and found["name"] != "$":
+            quoted = _shortened(f'{found["path"]}"{found["name"]}"')
+            problem = f"bad expression: a field name with {text[offset]!r} needs double quotes: {quoted}"
+            return BadExpression("unquoted-name", problem, offset)
     return None
 
 
@@ -296,40 +296,55 @@ def _incomplete(source: _Source) -> BadExpression:
     bracket = source.tokens[opened[-1]]["value"]
     problem = (
         f"bad expression: {bracket} is opened here and never closed; "
-        "an expression with a comma inside { } or [ ] of the YAML file must be quoted"
+        "inside { } or [ ] of YAML an expression with a comma must be quoted"
     )
     return BadExpression("expression", problem, source.offset(opened[-1]))
 
 
 def _unexpected(source: _Source, error: ParseError) -> BadExpression:
     position = next(at for at, token in enumerate(source.tokens) if token["start"] >= error.lex_position)
-    kind, offset, value = source.kind(position), source.offset(position), source.tokens[position]["value"]
+    kind, offset = source.kind(position), source.offset(position)
     if kind == "eof":
         return _incomplete(source)
-    if kind == "number":
-        return _bare_number(source.text, offset)
-    if value in _WORDS:
-        return BadExpression(
-            "expression", f"bad expression: write {_WORDS[value]} instead of {value}", offset
-        )
-    if position and source.tokens[position - 1]["value"] == "not":
-        return BadExpression("expression", "bad expression: write !(…) instead of not", offset)
+    if numeric := _bare_number(source, position):
+        return numeric
+    before = source.tokens[position - 1]["value"] if position else None
+    if problem := _foreign(source.tokens[position]["value"], before):
+        return BadExpression("expression", f"bad expression: {problem}", offset)
     if "function name" in error.msg:
         return BadExpression("expression", "bad expression: only a name without quotes can be called", offset)
-    shown = source.text[offset] if kind == "literal" else value
+    shown = source.text[offset] if kind == "literal" else source.tokens[position]["value"]
     return BadExpression("expression", f"bad expression: {shown} does not fit here", offset)
 
 
-_WORDS = {"and": "&&", "or": "||", "is": "==", "eq": "==", "in": "contains(list, x)"}
-
-
-def _bare_number(text: str, offset: int) -> BadExpression:
-    if re.match(r"\w-", text[max(offset - 1, 0) :]) and (hyphenated := _hyphenated(text, offset)):
-        return hyphenated
+def _bare_number(source: _Source, position: int) -> BadExpression | None:
+    kinds = [source.kind(at) if at >= 0 else "" for at in range(position - 2, position + 1)]
+    if kinds[1:] == ["number", "comma"]:
+        position -= 1  # the parser took [1, 2] for an index
+    elif kinds[2] != "number":
+        return None
+    text, offset = source.text, source.offset(position)
+    if kinds == ["dot", "lbracket", "number"]:
+        return BadExpression("expression", "bad expression: an index has no dot before it: a[0]", offset)
+    if re.match(r"\w-", text[max(offset - 1, 0) :]) and (in_name := _odd_name(text, offset)):
+        return in_name
     number = re.match(r"-?[0-9]+(?:\.[0-9]+)?", text[offset:])
     assert number is not None  # the token is one
     problem = f"numbers in expressions are written in backticks: `{_shortened(number.group())}`"
     return BadExpression("bare-number", problem, offset)
+
+
+def _foreign(value: object, before: object) -> str | None:
+    """Recognise what other languages write."""
+    if value in ("and", "or"):
+        return f"write {'&&' if value == 'and' else '||'} instead of {value}"
+    if before == "not":
+        return "write !(…) instead of not"
+    if value == "{" and before == "{":
+        return "a value is written =a.b, without {{ }}"
+    if value == "in":
+        return "write contains(list, x) instead of x in list"
+    return "two values are compared with ==" if value == "is" else None
 
 
 # Slips: expressions that are valid JMESPath and cannot mean what their author meant
@@ -428,7 +443,7 @@ _NAMES = ("unquoted_identifier", "quoted_identifier")
 
 def _loose_pipe(source: _Source, position: int) -> BadExpression | None:
     """Find `a || b[?x] | [0]`, which takes the first of the whole choice."""
-    if source.kind(position + 1) != "lbracket":
+    if source.kind(position + 1) != "lbracket" or source.kind(position + 2) != "number":
         return None
     depth = 0
     for before in reversed(range(position)):
@@ -515,6 +530,8 @@ def _check_call(node: _Tree, source: _Source, position: int | None, names: Names
     if miscounted := function.arity_problem(len(arguments)):
         raise BadExpression("arity", miscounted, offset)
     _check_arguments(function, arguments, source, position)
+    if name == "index" and not names.inside_each:
+        raise BadExpression("index-outside-each", "index() is known only in a call that has each", offset)
     _check_names(name, arguments, names, source.offset(position + 2))
     return [id(argument) for index, argument in enumerate(arguments) if function.parameter(index).expression]
 
@@ -562,8 +579,6 @@ def _argument_problem(function: Function, index: int, argument: _Tree) -> str | 
 
 
 def _check_names(name: str, arguments: Sequence[_Tree], names: Names, offset: int) -> None:
-    if name == "index" and not names.inside_each:
-        raise BadExpression("index-outside-each", "index() is known only in a call that has each", offset)
     if name == "var":
         _check_name("variable", "let", arguments[0]["value"], names.variables, offset)
     elif name == "lookup":

@@ -27,7 +27,7 @@ from gateway.events import JSON
 
 MAX_TEXT = 1024 * 1024  # characters that one function may give
 MAX_ITEMS = 100_000  # list items that one function may give
-MAX_DEPTH = 64  # how deep parse_json() may read
+MAX_DEPTH = 64  # how deep JSON in a text may be nested
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -474,8 +474,9 @@ def _whole(name: str, parameter: str, number: int | float) -> int:
 @_function(_text("s"), example=("slug(title)", {"title": "Crème brûlée, twice!"}, "creme-brulee-twice"))
 def _slug(s: str) -> JSON:
     """The text as it would stand in an address: lower case, no accents, words joined by "-"."""
-    _limit_text("slug", len(s))
-    bare = "".join(filterfalse(unicodedata.combining, unicodedata.normalize("NFKD", s)))
+    plain = unicodedata.normalize("NFKD", s)
+    _limit_text("slug", len(plain))
+    bare = "".join(filterfalse(unicodedata.combining, plain))
     return "-".join(re.findall(r"[^\W_]+", bare.casefold()))
 
 
@@ -543,14 +544,25 @@ def _to_array(x: JSON) -> JSON:
 def _parse_json(s: str) -> JSON:
     """The value that a text holds as JSON."""
     try:
-        value: JSON = json.loads(s, parse_constant=_refuse_constant, parse_float=_finite)
+        return read_json(s)
+    except ExpressionError as error:
+        raise ExpressionError(f"parse_json() cannot read this text: {error}") from None
+
+
+def read_json(text: str) -> JSON:
+    """Read JSON strictly: no NaN, no number out of range, lists and objects at most 64 deep.
+
+    Raises ExpressionError: it is not that.
+    """
+    try:
+        value: JSON = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
         deep = _is_deeper(value, MAX_DEPTH)
     except RecursionError:
         deep = True
     except ValueError:
-        raise ExpressionError("parse_json() cannot read this text as JSON") from None
+        raise ExpressionError("it is not JSON") from None
     if deep:
-        raise ExpressionError(f"parse_json() cannot read this text: it is nested more than {MAX_DEPTH} deep")
+        raise ExpressionError(f"it is nested more than {MAX_DEPTH} deep")
     return value
 
 
@@ -567,16 +579,14 @@ def _finite(text: str) -> float:
 
 def _is_deeper(value: JSON, depth: int) -> bool:
     """Tell whether lists and objects are nested more than so deep, whatever the depth, without recursion."""
-    level: list[JSON] = [value]
-    for _ in range(depth + 1):
-        level = [child for each in level for child in _children(each)]
+    level: list[list[JSON] | dict[str, JSON]] = [value] if isinstance(value, (list, dict)) else []
+    for _ in range(depth):
+        level = [child for each in level for child in _children(each) if isinstance(child, (list, dict))]
     return bool(level)
 
 
-def _children(value: JSON) -> Iterable[JSON]:
-    if isinstance(value, dict):
-        return value.values()
-    return value if isinstance(value, list) else ()
+def _children(value: list[JSON] | dict[str, JSON]) -> Iterable[JSON]:
+    return value.values() if isinstance(value, dict) else value
 
 
 @_function(_any("x"), example=("to_json(address)", {"address": {"city": "Paris"}}, '{"city":"Paris"}'))
@@ -650,8 +660,8 @@ _RFC = re.compile(
     re.ASCII | re.IGNORECASE,
 )
 _AMERICAN_HOURS = {"est": -5, "edt": -4, "cst": -6, "cdt": -5, "mst": -7, "mdt": -6, "pst": -8, "pdt": -7}
-# Eight digits are left out: they may be a date (20260102) as well as seconds.
-_DIGITS = re.compile(r"-?(?![0-9]{8}(?![0-9]))[0-9]{1,13}(?:\.[0-9]{1,9})?")
+# Four, six and eight digits are left out: they are more likely a date (20260102) than seconds of 1970.
+_DIGITS = re.compile(r"-?(?!(?:[0-9]{4}|[0-9]{6}|[0-9]{8})(?![0-9]))[0-9]{1,13}(?:\.[0-9]{1,9})?")
 _FIRST_MILLISECONDS, _PAST_MILLISECONDS = (
     10**11,
     10**13,

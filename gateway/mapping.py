@@ -283,10 +283,8 @@ def find_rule(mapping: Mapping, event_type: str | None) -> Rule | None:
         found = routes.any_type
     else:
         literal = routes.literals.get(event_type)
-        earlier = (
-            n for glob, n in routes.globs if (literal is None or n < literal) and glob.matches(event_type)
-        )
-        found = next(earlier, literal)
+        globs = (entry for entry in routes.globs if literal is None or entry[1] < literal)
+        found = next((number for glob, number in globs if glob.matches(event_type)), literal)
     return None if found is None else mapping.rules[found]
 
 
@@ -313,7 +311,7 @@ def _mapping(top: ObjectNode, file: str, notes: _Notes) -> Mapping | None:
     verify = _verify(top, notes)
     event_key, deduplicate = _event_key(top, verify, notes)
     defaults = _defaults(top, notes)
-    rules = _rules(top, frozenset(defaults), notes)
+    rules = _rules(top, _named_defaults(top), notes)
     source, description = _source(top, notes), _optional_note(top, "description", notes)
     when = _optional_expression(top, "when", Names(), notes)
     event_type = _optional_expression(top, "event_type", Names(), notes)
@@ -343,14 +341,15 @@ def _check_frame(top: ObjectNode, notes: _Notes) -> None:
     extensions = [str(key.value) for key, _ in top.entries if str(key.value).startswith("x-")]
     _refuse_unknown_keys(top, (*_TOP, *extensions), "at the top of the file", notes)
     for key, value in top.entries:
-        if (
-            key.value != "events"
-        ):  # calls look for empty values themselves, after a better guess at what was meant
+        # Each call looks for its own empty values, after a better guess at what was meant.
+        if key.value != "events":
             _refuse_empty(value, f"'{key.value}'", notes)
     version = top.get("version")
     if version is None:
         notes.error(top.where, "version", "'version' is missing; this language is  version: 1")
-    elif not (isinstance(version, Scalar) and type(version.value) is int and version.value == 1):
+    elif not _is_empty(version) and not (
+        isinstance(version, Scalar) and type(version.value) is int and version.value == 1
+    ):
         notes.error(version.where, "version", "'version' must be 1")
 
 
@@ -360,17 +359,19 @@ _SOURCE = re.compile(r"[a-z0-9-]+")
 def _source(top: ObjectNode, notes: _Notes) -> str:
     node = top.get("source")
     if node is None:
-        notes.error(
-            top.where,
-            "source",
-            "'source' is missing; webhooks arrive at /hooks/<source>, e.g.  source: stripe",
-        )
+        text = "'source' is missing; webhooks arrive at /hooks/<source>, e.g.  source: stripe"
+        notes.error(top.where, "source", text)
         return ""
     name = _name(node)
-    if not _SOURCE.fullmatch(name):
+    if not _is_empty(node) and not _SOURCE.fullmatch(name):
         text = "'source' must be lower-case letters, digits and hyphens, for it is part of an address"
         notes.error(node.where, "source", text)
     return name
+
+
+def _is_empty(node: Node) -> bool:
+    """Tell whether nothing was written, which `_refuse_empty` answers wherever it occurs."""
+    return isinstance(node, Scalar) and node.empty
 
 
 def _name(node: Node) -> str:
@@ -444,7 +445,7 @@ def _scheme(node: ObjectNode, notes: _Notes) -> signatures.Scheme | None:
     try:
         return signatures.scheme_from(document.plain(written))
     except signatures.SchemeError as error:
-        if not (isinstance(written, Scalar) and written.empty):
+        if not _is_empty(written):
             notes.error(_below(written, error.key or ""), "scheme", error.problem)
         return None
 
@@ -465,7 +466,7 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 def _secret_env(node: ObjectNode, notes: _Notes) -> tuple[str, ...]:
     written = node.get("secret_env")
-    if written is None or (isinstance(written, Scalar) and written.empty):
+    if written is None or _is_empty(written):
         return ()
     names = written.items if isinstance(written, ListNode) else (written,)
     for name in names:
@@ -505,6 +506,14 @@ def _defaults(top: ObjectNode, notes: _Notes) -> dict[str, Value]:
     return {name: value for name, value in compiled.items() if value is not None}
 
 
+def _named_defaults(top: ObjectNode) -> frozenset[str]:
+    """Name the defaults that were meant, also those whose expressions are wrong."""
+    node = top.get("defaults")
+    return (
+        frozenset(str(key.value) for key, _ in node.entries) if isinstance(node, ObjectNode) else frozenset()
+    )
+
+
 def _rules(top: ObjectNode, defaults: frozenset[str], notes: _Notes) -> tuple[Rule, ...]:
     node = top.get("events")
     if not isinstance(node, ObjectNode):
@@ -540,7 +549,7 @@ def _calls(node: Node, event: str, defaults: frozenset[str], notes: _Notes) -> t
     if isinstance(node, ListNode):
         calls = [_call(item, defaults, notes) for item in node.items]
         return tuple(call for call in calls if call is not None)
-    if isinstance(node, Scalar) and node.empty:
+    if _is_empty(node):
         text = f"'{event}' has no calls; write [] to ignore it, or '- call: …' below it"
         notes.error(node.where, "empty-value", text)
     else:
@@ -575,7 +584,7 @@ def _not_flat(node: Node) -> str | None:
 
 def _spec(node: ObjectNode, notes: _Notes) -> CallSpec | None:
     written = node.get("call")
-    if written is None:
+    if written is None or _is_empty(written):
         notes.error(node.where, "missing-key", f"'call' is missing; it is one of {', '.join(SPECS)}")
         return None
     name = _name(written)
@@ -587,11 +596,9 @@ def _spec(node: ObjectNode, notes: _Notes) -> CallSpec | None:
 
 
 def _call_of(spec: CallSpec, node: ObjectNode, defaults: frozenset[str], notes: _Notes) -> CallRule:
-    hint = (
-        "; an attribute stands under 'attributes'"
-        if "attributes" in spec.keys
-        else f"; it takes {_listed(spec.keys)}"
-    )
+    hint = f"; it takes {_listed(spec.keys)}"
+    if "attributes" in spec.keys:
+        hint = "; an attribute stands under 'attributes'"
     _refuse_unknown_keys(node, (*_EVERY_CALL, *spec.keys), f"in call '{spec.name}'", notes, hint)
     for key, value in node.entries:
         _refuse_empty(value, f"'{key.value}'", notes)
@@ -643,10 +650,9 @@ def _expression(node: Node, name: str, names: Names, notes: _Notes) -> Computed 
     """Compile what has to be an expression."""
     if isinstance(node, Scalar) and _is_expression(node):
         return _computed(node, names, notes)
-    if not (isinstance(node, Scalar) and node.empty):
-        notes.error(
-            node.where, "not-an-expression", f"'{name}' must be an expression{_suggestion(node, name)}"
-        )
+    if not _is_empty(node):
+        text = f"'{name}' must be an expression{_suggestion(node, name)}"
+        notes.error(node.where, "not-an-expression", text)
     return None
 
 
@@ -730,7 +736,7 @@ def _text(node: Node, name: str, names: Names, notes: _Notes) -> Value | None:
         literal = node.get("literal") or node
     if isinstance(literal, Scalar) and (written := _written(literal.value)):
         return Constant(where=node.where, value=written)
-    if not (isinstance(literal, Scalar) and literal.empty):
+    if not _is_empty(literal):
         notes.error(node.where, "not-text", f"'{name}' must be text that is not empty, or an expression")
     return None
 
@@ -752,7 +758,7 @@ def _note(node: Node, name: str, names: Names, notes: _Notes) -> Value | None:
             f"'{name}' must be literal text: it is fixed when the file is read, so it cannot be an expression"
         )
         notes.error(node.where, "not-literal", text)
-    elif not (isinstance(node, Scalar) and node.empty):
+    elif not _is_empty(node):
         notes.error(node.where, "not-literal", f"'{name}' must be text; quote what is meant as text")
     return None
 
@@ -776,7 +782,7 @@ def _attributes(node: Node, name: str, names: Names, notes: _Notes) -> Value | N
         text = f"'{name}' lists attributes one by one; a whole object is taken by  {name}_from: {node.value}"
     else:
         text = f"'{name}' must be an object: the name of each attribute, and its value"
-    if not (isinstance(node, Scalar) and node.empty):
+    if not _is_empty(node):
         notes.error(node.where, "attributes", text)
     return None
 
@@ -969,7 +975,7 @@ def _test_text(node: Node, name: str, notes: _Notes) -> str:
     """Read text out of a test, where everything is data: a number or a word is text as it was written."""
     if isinstance(node, Scalar) and node.value is not None:
         return node.value if isinstance(node.value, str) else json.dumps(node.value)
-    if not (isinstance(node, Scalar) and node.empty):
+    if not _is_empty(node):
         notes.error(node.where, "test", f"'{name}' must be text")
     return ""
 
@@ -1022,7 +1028,7 @@ def _expected_call(node: Node, notes: _Notes) -> dict[str, JSON]:
 
 def _refuse_unless_absent(node: Node | None, text: str, notes: _Notes) -> None:
     """Refuse what is not of the kind it has to be; an empty value has been refused as such."""
-    if node is not None and not (isinstance(node, Scalar) and node.empty):
+    if node is not None and not _is_empty(node):
         notes.error(node.where, "wrong-kind", text)
 
 

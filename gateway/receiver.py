@@ -30,8 +30,6 @@ RETRY_AFTER_DATABASE = "5"
 RETRY_AFTER_CLOSED = "60"
 MAX_EVENT_TYPE = 200
 REDACTED = "[redacted]"
-# These hold credentials whatever the scheme says.
-_ALWAYS_SECRET = frozenset({"authorization", "proxy-authorization", "cookie"})
 
 
 def receiver(
@@ -170,7 +168,7 @@ def _translated(source: Source, webhook: Webhook, now: float) -> tuple[NewEvent,
         if problem
         else translate(mapping, event)
     )
-    secret = signatures.secret_headers(mapping.verify.scheme) | _ALWAYS_SECRET
+    secret = signatures.secret_headers(mapping.verify.scheme)
     return _new_event(event, webhook, translation, secret, now), translation
 
 

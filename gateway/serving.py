@@ -20,7 +20,8 @@ worker_connections = 1000
 # Seconds: less than the 30 that Heroku gives a request and a process that has to end.
 timeout = 25
 graceful_timeout = 20
-keepalive = 15
+# A connection that its sender keeps open without a request holds up the end of a process for as long.
+keepalive = 5
 # The heartbeat file of each process; on a disk it could block.
 worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108  # a directory, not a file of ours
 # A second way in that nothing here uses.

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from collections.abc import Mapping as ReadOnly
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -87,7 +87,15 @@ def event_key(
         return None
     scope = _scope(payload, headers, query, received_at)
     scope = replace(scope, event_type=_event_type(mapping, scope))
-    return _text(mapping.event_key, payload, scope, "event_key") or None
+    return _text(mapping.event_key, "event_key", _View(current=payload, scope=scope)) or None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _View:
+    """What an expression is evaluated on: the part, or one item of its `each`."""
+
+    current: JSON
+    scope: Scope
 
 
 def _scope(payload: JSON, headers: ReadOnly[str, str], query: ReadOnly[str, str], received_at: int) -> Scope:
@@ -97,16 +105,17 @@ def _scope(payload: JSON, headers: ReadOnly[str, str], query: ReadOnly[str, str]
 def _event_type(mapping: Mapping, scope: Scope) -> str | None:
     if mapping.event_type is None:
         return None
-    return _text(mapping.event_type, scope.root, scope, "event_type")
+    return _text(mapping.event_type, "event_type", _View(current=scope.root, scope=scope))
 
 
 def _translated(mapping: Mapping, event: Event, scope: Scope) -> Translation:
-    if mapping.when is not None and not _holds(mapping.when, scope.root, scope):
+    part = _View(current=event.payload, scope=scope)
+    if mapping.when is not None and not _holds(mapping.when, part):
         return _ignored(scope, "the mapping's own 'when' is not true")
     rule = find_rule(mapping, scope.event_type)
     if rule is None:
         return _ignored(scope, "no entry of 'events' matches the event type")
-    drafts, reasons = _drafts(mapping, rule, scope)
+    drafts, reasons = _drafts(mapping, rule, part)
     if not drafts:
         return _ignored(scope, reasons[0] if reasons else _why_no_calls(rule))
     _refuse_equal_event_ids(drafts)
@@ -140,19 +149,19 @@ class _Draft:
     undated: bool
 
 
-def _drafts(mapping: Mapping, rule: Rule, scope: Scope) -> tuple[list[_Draft], list[str]]:
+def _drafts(mapping: Mapping, rule: Rule, part: _View) -> tuple[list[_Draft], list[str]]:
     """Build all calls of a rule, and collect the reasons of its `ignore` entries that apply."""
     drafts: list[_Draft] = []
     reasons: list[str] = []
     for entry in rule.calls:
-        for current, inner in _occasions(entry, scope):
+        for view in _occasions(entry, part):
             if entry.spec.name not in CALLS:
                 reasons.append(_reason(entry))
                 continue
             if len(drafts) == MAX_CALLS:
                 problem = f"the event makes more than {MAX_CALLS:,} calls; take fewer items in 'each'"
                 raise TranslationError(entry.where, "each" if entry.each else "call", problem)
-            drafts.append(_draft(entry, mapping.defaults, current, inner, scope))
+            drafts.append(_draft(entry, mapping.defaults, view, part))
     return drafts, reasons
 
 
@@ -161,74 +170,68 @@ def _reason(entry: CallRule) -> str:
     return str(reason.value) if isinstance(reason, Constant) else "the mapping says 'ignore'"
 
 
-def _occasions(entry: CallRule, scope: Scope) -> Iterator[tuple[JSON, Scope]]:
-    """Go through what a call is to be made for: each item whose `when` is true, with what it sees."""
-    for current, inner in _items(entry, scope):
-        if entry.when is None or _holds(entry.when, current, inner):
-            yield current, inner
+def _occasions(entry: CallRule, part: _View) -> Iterator[_View]:
+    """Go through what a call is to be made for: the part, or each item, if its `when` is true."""
+    for view in _items(entry, part):
+        if entry.when is None or _holds(entry.when, view):
+            yield view
 
 
-def _items(entry: CallRule, scope: Scope) -> Iterator[tuple[JSON, Scope]]:
+def _items(entry: CallRule, part: _View) -> Iterator[_View]:
     if entry.each is None:
-        yield scope.root, scope
+        yield part
         return
-    items = _evaluate(entry.each, scope.root, scope, "each")
+    items = _evaluate(entry.each, "each", part)
     if items is None:
         return
     if not isinstance(items, list):
         problem = f"needs a list, got {kind(items)}; write =to_array(…) for one or many"
         raise TranslationError(entry.each.where, "each", problem)
     for number, item in enumerate(items):
-        yield item, replace(scope, index=number)
+        yield _View(current=item, scope=replace(part.scope, index=number))
 
 
-def _draft(
-    entry: CallRule, defaults: ReadOnly[str, Value], current: JSON, inner: Scope, scope: Scope
-) -> _Draft:
-    values: dict[str, Any] = _identifiers(entry, defaults, current, inner, scope)
-    for name, key in entry.spec.keys.items():
-        if key.kind is Kind.TEXT:
-            values[name] = _required_text(entry.fields[name], current, inner, name)
-        elif key.kind is Kind.EVENT_ID and name in entry.fields:
-            values[name] = _text(entry.fields[name], current, inner, name) or None
-        elif key.kind is Kind.ATTRIBUTES:
-            values[name] = _attributes(entry, current, inner)
-        elif key.kind is Kind.TIMESTAMP:
-            values[name] = _timestamp(entry, defaults, current, inner, scope)
+def _draft(entry: CallRule, defaults: ReadOnly[str, Value], view: _View, part: _View) -> _Draft:
+    keys = entry.spec.keys
+    values: dict[str, Any] = _identifiers(entry, defaults, view, part)
+    for name, value in entry.fields.items():
+        if (read := _READERS.get(keys[name].kind)) is not None:
+            values[name] = read(value, name, view)
+    if "attributes" in keys:
+        values["attributes"] = _attributes(entry, view)
+    if "timestamp" in keys:
+        values["timestamp"] = _timestamp(entry, defaults, view, part)
     undated = entry.spec.dated and values["timestamp"] is None
     if undated:
-        values["timestamp"] = scope.received_at
+        values["timestamp"] = part.scope.received_at
     call = CALLS[entry.spec.name](**values)
     _refuse_violations(call, entry, defaults)
     return _Draft(rule=entry, call=call, undated=undated)
 
 
 def _identifiers(
-    entry: CallRule, defaults: ReadOnly[str, Value], current: JSON, inner: Scope, scope: Scope
-) -> dict[str, Any]:
-    own = {name: entry.fields[name] for name in entry.spec.identifiers if name in entry.fields}
-    if own:
-        texts = {name: _text(value, current, inner, name) for name, value in own.items()}
-    else:
-        own = {name: defaults[name] for name in entry.spec.identifiers if name in defaults}
-        texts = {name: _text(value, scope.root, scope, name) for name, value in own.items()}
-    found = {name: text for name, text in texts.items() if text}
-    if own and not found:
-        first = next(iter(own.values()))
+    entry: CallRule, defaults: ReadOnly[str, Value], view: _View, part: _View
+) -> dict[str, str | None]:
+    """Resolve whom a call is about: a call that names anybody itself takes nobody from the defaults."""
+    source, seen = entry.fields, view
+    if not any(name in entry.fields for name in entry.spec.identifiers):
+        source, seen = defaults, part
+    named = {name: source[name] for name in entry.spec.identifiers if name in source}
+    texts = {name: _text(value, name, seen) for name, value in named.items()}
+    if named and not any(texts.values()):
+        first = next(iter(named.values()))
         problem = (
-            f"null or empty, so '{entry.spec.name}' names nobody; if that can be, give the call a 'when'"
+            f"null or empty, so '{entry.spec.name}' names nobody; if that may be, give the call a 'when'"
         )
-        raise TranslationError(first.where, ", ".join(own), problem)
-    return found
+        raise TranslationError(first.where, ", ".join(named), problem)
+    return {name: text or None for name, text in texts.items()}
 
 
-def _timestamp(
-    entry: CallRule, defaults: ReadOnly[str, Value], current: JSON, inner: Scope, scope: Scope
-) -> int | None:
+def _timestamp(entry: CallRule, defaults: ReadOnly[str, Value], view: _View, part: _View) -> int | None:
     if (own := entry.fields.get("timestamp")) is not None:
-        return _unix_seconds(_resolve(own, current, inner, "timestamp"), own.where)
+        return _unix_seconds(_resolve(own, "timestamp", view), own.where)
     if (default := defaults.get("timestamp")) is not None:
-        return _unix_seconds(_resolve(default, scope.root, scope, "timestamp"), default.where)
+        return _unix_seconds(_resolve(default, "timestamp", part), default.where)
     return None
 
 
@@ -252,21 +255,21 @@ def _unix_seconds(value: JSON | _LeftOut, where: Where) -> int | None:
     raise TranslationError(where, "timestamp", problem)
 
 
-def _attributes(entry: CallRule, current: JSON, inner: Scope) -> dict[str, JSON]:
-    found = _taken_whole(entry, current, inner)
+def _attributes(entry: CallRule, view: _View) -> dict[str, JSON]:
+    found = _taken_whole(entry, view)
     own = entry.fields.get("attributes")
     for name, value in own.entries if isinstance(own, ObjectValue) else ():
         # What the author names, the author decides: an expression that gives null leaves the name out.
         found.pop(name, None)
-        resolved = _resolve(value, current, inner, f"attributes.{name}")
+        resolved = _resolve(value, f"attributes.{name}", view)
         if not isinstance(resolved, _LeftOut):
             found[name] = resolved
     return found
 
 
-def _taken_whole(entry: CallRule, current: JSON, inner: Scope) -> dict[str, JSON]:
+def _taken_whole(entry: CallRule, view: _View) -> dict[str, JSON]:
     value = entry.fields.get("attributes_from")
-    whole = None if value is None else _resolve(value, current, inner, "attributes_from")
+    whole = None if value is None else _resolve(value, "attributes_from", view)
     if value is None or whole is None or isinstance(whole, _LeftOut):
         return {}
     if not isinstance(whole, dict):
@@ -274,19 +277,29 @@ def _taken_whole(entry: CallRule, current: JSON, inner: Scope) -> dict[str, JSON
     return {name: item for name, item in whole.items() if item is not None and not is_steering(name)}
 
 
-def _required_text(value: Value, current: JSON, scope: Scope, name: str) -> str:
-    text = _text(value, current, scope, name)
+def _required_text(value: Value, name: str, view: _View) -> str:
+    text = _text(value, name, view)
     if not text:
         problem = (
-            "is null or empty; if that can be, write =not_null(…, 'another text'), or give the call a 'when'"
+            "null or empty; if that may be, write =not_null(…, 'another text'), or give the call a 'when'"
         )
         raise TranslationError(value.where, name, problem)
     return text
 
 
-def _text(value: Value, current: JSON, scope: Scope, name: str) -> str | None:
+def _optional_text(value: Value, name: str, view: _View) -> str | None:
+    return _text(value, name, view) or None
+
+
+_READERS: dict[Kind, Callable[[Value, str, _View], str | None]] = {
+    Kind.TEXT: _required_text,
+    Kind.EVENT_ID: _optional_text,
+}
+
+
+def _text(value: Value, name: str, view: _View) -> str | None:
     """Resolve what has to be text; a number is written out."""
-    resolved = _resolve(value, current, scope, name)
+    resolved = _resolve(value, name, view)
     if resolved is None or isinstance(resolved, _LeftOut):
         return None
     if isinstance(resolved, str):
@@ -308,49 +321,53 @@ class _LeftOut(Enum):
 _LEFT_OUT = _LeftOut.NOTHING
 
 
-def _resolve(value: Value, current: JSON, scope: Scope, name: str) -> JSON | _LeftOut:
+def _resolve(value: Value, name: str, view: _View) -> JSON | _LeftOut:
     match value:
         case Constant():
             return value.value
         case Computed():
-            found = _evaluate(value, current, scope, name)
+            found = _evaluate(value, name, view)
             return _LEFT_OUT if found is None else found
         case OrNull():
-            return _evaluate(value.computed, current, scope, name)
+            return _evaluate(value.computed, name, view)
         case ObjectValue():
-            pairs = ((key, _resolve(item, current, scope, f"{name}.{key}")) for key, item in value.entries)
+            pairs = ((key, _resolve(item, f"{name}.{key}", view)) for key, item in value.entries)
             return {key: item for key, item in pairs if not isinstance(item, _LeftOut)}
         case ListValue():
-            items = (_resolve(item, current, scope, name) for item in value.items)
+            items = (_resolve(item, name, view) for item in value.items)
             return [item for item in items if not isinstance(item, _LeftOut)]
 
 
-def _evaluate(computed: Computed, current: JSON, scope: Scope, name: str) -> JSON:
+def _evaluate(computed: Computed, name: str, view: _View) -> JSON:
     try:
-        return computed.expression.evaluate(current, scope)
+        return computed.expression.evaluate(view.current, view.scope)
     except ExpressionError as error:
         raise TranslationError(computed.where, name, str(error)) from error
 
 
-def _holds(condition: Computed, current: JSON, scope: Scope) -> bool:
+def _holds(condition: Computed, view: _View) -> bool:
     """Tell whether a `when` is true: null, false, "", [] and {} are not, any number is."""
-    return truthy(_evaluate(condition, current, scope, "when"))
+    return truthy(_evaluate(condition, "when", view))
 
 
 def _refuse_violations(call: Call, entry: CallRule, defaults: ReadOnly[str, Value]) -> None:
     for violation in violations(call):
-        name, _, attribute = violation.field.partition(".")
-        own = dict(_entries(entry.fields.get("attributes")))
-        if attribute and attribute not in own:
-            # The name of such an attribute comes out of the payload, so it is not shown.
-            name, attribute = "attributes_from", ""
-        place = own.get(attribute) or entry.fields.get(name) or defaults.get(name)
-        where = entry.where if place is None else place.where
-        raise TranslationError(where, f"{name}.{attribute}" if attribute else name, violation.problem)
+        field, place = _place(violation.field, entry, defaults)
+        raise TranslationError(place, field, violation.problem)
 
 
-def _entries(value: Value | None) -> tuple[tuple[str, Value], ...]:
-    return value.entries if isinstance(value, ObjectValue) else ()
+def _place(field: str, entry: CallRule, defaults: ReadOnly[str, Value]) -> tuple[str, Where]:
+    """Find where a field of a call was written, and what to call it there."""
+    name, _, attribute = field.partition(".")
+    written = entry.fields.get("attributes")
+    own = dict(written.entries) if isinstance(written, ObjectValue) else {}
+    if attribute in own:
+        return field, own[attribute].where
+    if attribute or name not in entry.fields:
+        # An attribute that nobody wrote comes out of the payload, and so does its name: it is not shown.
+        name = "attributes_from" if name == "attributes" else name
+    place = entry.fields.get(name) or defaults.get(name)
+    return name, entry.where if place is None else place.where
 
 
 def _refuse_equal_event_ids(drafts: list[_Draft]) -> None:

@@ -35,7 +35,8 @@ class GatewayProcess:
         # Nothing of the developer's own environment may reach the gateway under test.
         own = {"PATH": os.environ.get("PATH", os.defpath), "PYTHONUNBUFFERED": "1", "PORT": str(self.port)}
         self._environment = own | dict(environment)
-        self.web = _Process("web", WEB, self._environment, logs)
+        # The settings' own address is for a platform's router; a test listens to this machine alone.
+        self.web = _Process("web", (*WEB, "--bind", f"127.0.0.1:{self.port}"), self._environment, logs)
         self.worker = _Process("worker", (*GATEWAY, "worker", *worker_options), self._environment, logs)
 
     def __enter__(self) -> GatewayProcess:

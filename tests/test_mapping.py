@@ -533,6 +533,11 @@ def test_a_default_that_the_call_can_take_is_identifier_enough() -> None:
     ]
 
 
+def test_a_default_that_is_wrong_is_not_reported_again_by_each_call_that_would_use_it() -> None:
+    text = f"{HEAD}defaults: {{id: =lowr(x)}}\nevents: {{a: [{{call: identify}}]}}\n"
+    assert problems(text) == ["5:17 unknown-function: unknown function lowr(); did you mean lower()?"]
+
+
 def test_index_is_known_inside_each_only() -> None:
     call = "- call: track\n  each: =items\n  id: =root().id\n  name: x\n  event_id: =to_string(index())"
     good(with_call(call))
@@ -732,3 +737,64 @@ def test_everything_in_a_test_is_data() -> None:
     assert (compiled.name, compiled.body) == ("=x", {"a": "=1", "b": "data.plan"})
     assert compiled.headers == {"n": "5", "t": "true"}
     assert compiled.expect == ({"call": "track", "name": "=y"},)
+
+
+@pytest.mark.parametrize(
+    ("expression", "steering"),
+    [
+        ("{plan: plan, recipient: mail}", ["recipient"]),
+        ('{"id":id, unsubscribed:gone}', ["id", "unsubscribed"]),
+        ("pick(user, ['plan', 'cio_id'])", ["cio_id"]),
+        ("{user: {id: id}}", []),
+        ("{plan: 'id: x', items: items[?id == `1`]}", []),
+        ("omit(user, ['id', 'recipient'])", []),
+        ("pick(user, keys(names))", []),
+        ("user", []),
+    ],
+)
+def test_an_attribute_that_is_never_taken_from_an_object_is_a_warning(
+    expression: str, steering: list[str]
+) -> None:
+    text = with_call(f"- call: identify\n  id: =who\n  attributes_from: >-\n    ={expression}")
+    assert problems(text) == [
+        f"9:24 warning: steering-attribute: '{name}' is never taken out of 'attributes_from', for it steers"
+        " Customer.io; write it under 'attributes'"
+        for name in steering
+    ]
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ("id: user.id", "8:11 'id' must be an expression; did you mean  id: =user.id"),
+        ("id: =lowr(id)", "8:12 unknown function lowr(); did you mean lower()?"),
+        ("id: =split(id)", "8:12 split() takes 2 arguments, got 1"),
+        ("id: =a.my-key", "8:16 bad expression: a field name with '-' needs double quotes: a.\"my-key\""),
+        (
+            'id: =id\n  when: =status == "paid"',
+            "9:24 \"paid\" after == is a field name; text is written 'paid'",
+        ),
+        ("id: =id\n  when: =total > 5", "9:22 numbers in expressions are written in backticks: `5`"),
+        (
+            "id: =id\n  when: =!a.b",
+            "9:14 !a.b means (!a).b in JMESPath and is always null; write !(a.b)",
+        ),
+        (
+            "id: =id\n  attributes:\n    a: =map(&{sku: sku}, items)",
+            '10:22 an expression that contains ": " must be quoted, or written {sku:sku}',
+        ),
+        (
+            "id: =id\n  attributes: {a: =join(a, b)}",
+            "9:32 'b)' is not a key: an expression with a comma inside { } must be quoted",
+        ),
+        ("id: =id\n  when: =paid == true", "9:22 'true' is a field name; write `true`"),
+        ("id: =id\n  when: !(paid)", '9:13 "!" starts a YAML tag; write =!(…)'),
+        ("id: =id\n  when: =code == `010`", "9:22 `010` is not JSON; text is written '010'"),
+        ("id: =id\n  email: =e\n  id: =b", "10:7 duplicate key 'id' (first on line 8)"),
+    ],
+)
+def test_the_slips_that_authors_make_are_answered_with_place_and_fix(lines: str, expected: str) -> None:
+    (found,) = problems(with_call(f"- call: identify\n  {lines}"))
+    place, said = expected.split(" ", 1)
+    assert found.startswith(f"{place} "), found
+    assert found.endswith(f": {said}"), found
