@@ -87,7 +87,9 @@ def main() -> None:
         servers.append((f"bare Flask, {kind}", kind, "bench.ingest:bare_app()", ""))
         servers.append((f"gateway on SQLite, {kind}", kind, "gateway.app:create_app()", "sqlite"))
         if options.postgresql:
-            servers.append((f"gateway on PostgreSQL, {kind}", kind, "gateway.app:create_app()", options.postgresql))
+            servers.append(
+                (f"gateway on PostgreSQL, {kind}", kind, "gateway.app:create_app()", options.postgresql)
+            )
     figures = []
     yardstick = 0.0
     print(f"{'':34}{'/s':>8}{'ratio':>8}{'p50 ms':>8}{'p99 ms':>8}{'not 2xx':>8}")
@@ -96,7 +98,9 @@ def main() -> None:
         yardstick = yardstick if database else found.per_second
         figures.append(asdict(found) | {"ratio": round(found.per_second / yardstick, 2)})
         ratio = found.per_second / yardstick
-        print(f"{name:34}{found.per_second:8.0f}{ratio:8.2f}{found.p50:8.1f}{found.p99:8.1f}{found.refused:8}")
+        print(
+            f"{name:34}{found.per_second:8.0f}{ratio:8.2f}{found.p50:8.1f}{found.p99:8.1f}{found.refused:8}"
+        )
     Path(__file__).with_suffix(".json").write_text(json.dumps(figures, indent=2) + "\n")
 
 
@@ -111,14 +115,14 @@ def _options() -> argparse.Namespace:
     return options
 
 
-def _measure(
-    name: str, kind: str, application: str, database: str, options: argparse.Namespace
-) -> Figures:
+def _measure(name: str, kind: str, application: str, database: str, options: argparse.Namespace) -> Figures:
     with tempfile.TemporaryDirectory() as directory, _database(database, directory) as url:
         Path(directory, "bench.yaml").write_text(MAPPING)
         environ = {**os.environ, "DATABASE_URL": url, "GATEWAY_MAPPINGS": directory, "BENCH_SECRET": SECRET}
         if url:
-            subprocess.run([sys.executable, "-m", "gateway", "migrate"], env=environ, check=True, capture_output=True)
+            subprocess.run(
+                [sys.executable, "-m", "gateway", "migrate"], env=environ, check=True, capture_output=True
+            )
         with _serving(kind, application, environ) as port:
             _load(port, options.connections, 1.0)
             return _load(port, options.connections, options.seconds).figures(name)
@@ -221,7 +225,10 @@ def _status(connection: socket.socket) -> bytes:
     return answer[9:12]
 
 
-_LINES = [{"id": f"il_{n}", "plan": "pro", "amount": 4900, "description": "Pro plan, monthly " * 3} for n in range(8)]
+_LINES = [
+    {"id": f"il_{n}", "plan": "pro", "amount": 4900, "description": "Pro plan, monthly " * 3}
+    for n in range(8)
+]
 
 
 def _request(key: str) -> bytes:
@@ -234,7 +241,9 @@ def _request(key: str) -> bytes:
         "number": "A-1",
         "lines": _LINES,
     }
-    body = json.dumps({"id": key, "type": "invoice.paid", "created": 1767225600, "data": {"object": invoice}}).encode()
+    body = json.dumps(
+        {"id": key, "type": "invoice.paid", "created": 1767225600, "data": {"object": invoice}}
+    ).encode()
     signature = hmac.new(SECRET.encode(), body, hashlib.sha256).hexdigest()
     head = (
         "POST /hooks/bench HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"

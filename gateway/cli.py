@@ -20,7 +20,7 @@ from typing import Any, ParamSpec, TypeVar
 import click
 from sqlalchemy.exc import SQLAlchemyError
 
-from gateway import calls, checks, payloads, wire
+from gateway import __version__, calls, checks, payloads, wire
 from gateway import config as configuration
 from gateway.app import configure_logging
 from gateway.config import Config
@@ -54,7 +54,7 @@ def _plain_errors(command: Callable[Parameters, Result]) -> Callable[Parameters,
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="customerio-gateway")
+@click.version_option(__version__)
 def main() -> None:
     """Turn webhooks into Customer.io calls: each one arrives, once, in order."""
     configure_logging()
@@ -89,7 +89,9 @@ def serve(
         if scratch is not None:
             environ["DATABASE_URL"] = f"sqlite:///{scratch}/gateway.db"
         config = configuration.load(environ)
-        configuration.load_sources(config.mappings, environ)  # no directory of mappings: say so before any start
+        configuration.load_sources(
+            config.mappings, environ
+        )  # no directory of mappings: say so before any start
         if not dry_run:
             _require_credentials(config)
         address = _free_address(host, port, environ)

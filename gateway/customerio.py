@@ -19,6 +19,7 @@ import urllib3
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
+from gateway import __version__
 from gateway.connections import Connection, variable_prefix
 from gateway.events import JSON
 from gateway.retry import Attempt
@@ -28,7 +29,7 @@ CONNECT_TIMEOUT = 5.0
 DEADLINE = 20.0
 MAX_ANSWER = 65_536
 MAX_REASON = 300
-USER_AGENT = "customerio-gateway/0.1"
+USER_AGENT = f"customerio-gateway/{__version__}"
 
 
 class Sender(Protocol):

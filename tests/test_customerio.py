@@ -127,7 +127,10 @@ def test_the_region_is_asked_for() -> None:
     [
         (b'{"meta":{"error":"id attribute must be present"}}', "HTTP 400: id attribute must be present"),
         (b'{"meta":{"errors":["a","b"]}}', "HTTP 400: a; b"),
-        (b'{"errors":[{"reason":"invalid","field":"name","message":"is blank"}]}', "HTTP 400: name: invalid: is blank"),
+        (
+            b'{"errors":[{"reason":"invalid","field":"name","message":"is blank"}]}',
+            "HTTP 400: name: invalid: is blank",
+        ),
         (b"", "HTTP 400"),
         (b"<html>", "HTTP 400: the answer is not Customer.io's JSON: something else answers at this address"),
     ],
@@ -156,9 +159,12 @@ def test_a_success_that_is_not_json_is_not_understood() -> None:
 
 
 @pytest.mark.parametrize(
-    ("header", "least", "most"), [("7", 7, 7), (formatdate(time.time() + 90, usegmt=True), 60, 90), ("soon", None, None)]
+    ("header", "least", "most"),
+    [("7", 7, 7), (formatdate(time.time() + 90, usegmt=True), 60, 90), ("soon", None, None)],
 )
-def test_retry_after_is_read_as_seconds_and_as_a_date(header: str, least: float | None, most: float | None) -> None:
+def test_retry_after_is_read_as_seconds_and_as_a_date(
+    header: str, least: float | None, most: float | None
+) -> None:
     with TrackAPI(answer=lambda _: Reply(status=429, headers={"Retry-After": header}, body=b"{}")) as api:
         attempt = send(client_of(api.url))
     if least is None or most is None:
@@ -237,7 +243,9 @@ def test_an_answer_without_end_is_not_read_without_end() -> None:
 
 def test_a_connection_without_credentials_says_which_variables_are_missing() -> None:
     attempt = Client({}).send(CALL, "eu-prod")
-    expected = "connection 'eu-prod' is not known: set CUSTOMERIO_EU_PROD_SITE_ID and CUSTOMERIO_EU_PROD_API_KEY"
+    expected = (
+        "connection 'eu-prod' is not known: set CUSTOMERIO_EU_PROD_SITE_ID and CUSTOMERIO_EU_PROD_API_KEY"
+    )
     assert attempt.reason == expected
 
 

@@ -110,7 +110,15 @@ def rows(database: Database, table: Any) -> list[Row[Any]]:
 
 
 def paid(**changes: Any) -> dict[str, Any]:
-    return {"type": "order.paid", "key": "k1", "id": "o1", "customer": 42, "total": 49.5, "orders": 1, **changes}
+    return {
+        "type": "order.paid",
+        "key": "k1",
+        "id": "o1",
+        "customer": 42,
+        "total": 49.5,
+        "orders": 1,
+        **changes,
+    }
 
 
 def test_a_signed_webhook_is_recorded_with_its_calls_before_it_is_answered(
@@ -119,7 +127,12 @@ def test_a_signed_webhook_is_recorded_with_its_calls_before_it_is_answered(
     answer = post(web, paid())
     (event,) = rows(database, events)
     assert (answer.status_code, answer.json) == (202, {"event": event.id, "calls": 2})
-    assert (event.source, event.status, event.event_type, event.problem) == ("shop", "accepted", "order.paid", None)
+    assert (event.source, event.status, event.event_type, event.problem) == (
+        "shop",
+        "accepted",
+        "order.paid",
+        None,
+    )
     assert json.loads(event.body) == paid()
     track, identify = rows(database, deliveries)
     assert [track.status, identify.status] == ["pending", "parked"]
@@ -209,7 +222,9 @@ def test_a_gzip_body_is_unpacked_whichever_of_its_forms_was_signed(
     assert rows(database, events)[0].body == plain
 
 
-def test_secrets_in_headers_are_redacted_before_anything_is_recorded(web: FlaskClient, database: Database) -> None:
+def test_secrets_in_headers_are_redacted_before_anything_is_recorded(
+    web: FlaskClient, database: Database
+) -> None:
     sent = {"Authorization": f"Bearer {SECRET}", "Proxy-Authorization": f"Basic {SECRET}", "X-Own": "kept"}
     assert post(web, {"type": "x", "id": 1}, "token", **sent).status_code == 202
     headers = json.loads(rows(database, events)[0].headers)
@@ -266,7 +281,12 @@ def test_bad_input_is_answered_in_one_line_and_stores_nothing(
 
 @pytest.mark.parametrize(
     ("path", "method", "status"),
-    [("/hooks/nobody", "POST", 404), ("/hooks/", "POST", 404), ("/", "GET", 404), ("/hooks/shop", "GET", 405)],
+    [
+        ("/hooks/nobody", "POST", 404),
+        ("/hooks/", "POST", 404),
+        ("/", "GET", 404),
+        ("/hooks/shop", "GET", 405),
+    ],
 )
 def test_a_wrong_address_is_told_as_json(web: FlaskClient, path: str, method: str, status: int) -> None:
     answer = web.open(path, method=method)

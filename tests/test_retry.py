@@ -33,14 +33,18 @@ def test_what_customerio_will_never_take_fails(status: int) -> None:
 def test_a_delivery_is_given_up_when_its_time_is_over() -> None:
     attempt = Attempt(status=503, reason="HTTP 503")
     assert isinstance(after(attempt, failing_for=72 * HOUR - 1), Retry)
-    assert after(attempt, failing_for=72 * HOUR) == Failed(reason="HTTP 503 (given up after 72 hours of trying)")
+    assert after(attempt, failing_for=72 * HOUR) == Failed(
+        reason="HTTP 503 (given up after 72 hours of trying)"
+    )
 
 
 @pytest.mark.parametrize(
     ("tries", "jitter", "delay"),
     [(1, 0.0, 0.5), (1, 0.999, 0.9995), (2, 0.0, 1.0), (5, 0.0, 8.0), (11, 0.0, 300.0), (1000, 0.5, 450.0)],
 )
-def test_the_delay_doubles_within_its_spread_up_to_ten_minutes(tries: int, jitter: float, delay: float) -> None:
+def test_the_delay_doubles_within_its_spread_up_to_ten_minutes(
+    tries: int, jitter: float, delay: float
+) -> None:
     assert after(Attempt(status=503, reason="x"), tries=tries, jitter=jitter) == Retry(
         after=pytest.approx(delay),  # type: ignore[arg-type]  # approx stands for a float
         reason="x",

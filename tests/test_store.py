@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import threading
 from typing import Any
 
 import pytest
 from sqlalchemy import select
 
-from gateway.database import Database, schema_versions
+from gateway.database import Database, connect, schema_versions
 from gateway.retry import Attempt, Decision, Delivered, Failed, Retry
 from gateway.store import Claimed, NewDelivery, NewEvent, Outcome, Recorded, Store
 from gateway.tables import attempts, deliveries, events
@@ -265,7 +266,6 @@ def test_nothing_is_due_in_an_empty_store(store: Store) -> None:
 
 
 def test_a_database_that_is_gone_is_an_error_that_says_so(tmp_path: Any) -> None:
-    from gateway.database import connect
     from gateway.errors import StoreError
 
     gone = Store(connect("postgresql+psycopg://nobody@127.0.0.1:1/none"))
@@ -273,60 +273,68 @@ def test_a_database_that_is_gone_is_an_error_that_says_so(tmp_path: Any) -> None
         gone.counts()
 
 
-def test_many_writers_and_workers_keep_every_lane_whole(database_url: str, database: Database) -> None:
+def test_many_writers_and_workers_keep_every_lane_whole(database: Database) -> None:
     """Two recorders and three workers race on few lanes: one head a lane at most, and none is left behind."""
-    from gateway.database import connect
-
-    url = database_url.replace("postgresql://", "postgresql+psycopg://")
-    sent: dict[int, list[str]] = {lane: [] for lane in range(6)}
-    busy: set[int] = set()
-    broken: list[str] = []
-    guard = threading.Lock()
-    recorded = threading.Event()
-
-    def record(recorder: int) -> None:
-        own = connect(url)
-        for number in range(40):
-            made = (call(f"{recorder}-{number}-{lane}", lane) for lane in range(6))
-            Store(own).record([event(f"{recorder}-{number}", *made)])
-        own.engine.dispose()
-
-    def work(worker: int) -> None:
-        own = connect(url)
-        hand, held = Hand(Store(own), lease=worker), list[Claimed]()
-        while True:
-            held = held or hand.claim(limit=4)
-            if not held:
-                if recorded.is_set() and not Store(own).counts()["deliveries"].keys() - {"delivered"}:
-                    break
-                continue
-            for claimed in held:
-                with guard:
-                    if claimed.lanes[0] in busy:
-                        broken.append(claimed.call)
-                    busy.add(claimed.lanes[0])
-                    sent[claimed.lanes[0]].append(claimed.call)
-            for claimed in held:
-                with guard:
-                    busy.discard(claimed.lanes[0])
-                hand.settle(claimed, Delivered())
-            held = []
-        own.engine.dispose()
-
-    recorders = [threading.Thread(target=record, args=(number,)) for number in range(2)]
-    workers = [threading.Thread(target=work, args=(number,)) for number in range(1, 4)]
+    race = Race(database.engine.url.render_as_string(hide_password=False))
+    recorders = [threading.Thread(target=race.record, args=(number,)) for number in range(2)]
+    workers = [threading.Thread(target=race.work, args=(number,)) for number in range(1, 4)]
     for thread in recorders + workers:
         thread.start()
     for thread in recorders:
         thread.join(60)
-    recorded.set()
+    race.recorded.set()
     for thread in workers:
         thread.join(60)
     assert not any(thread.is_alive() for thread in recorders + workers)
-    assert broken == []
+    assert race.broken == []
     assert set(statuses(database).values()) == {"delivered"}
-    for lane in sent.values():
-        assert len(lane) == 80
-        for recorder in ("0", "1"):
-            own_order = [int(each.split("-")[1]) for each in lane if each.startswith(recorder)]
-            assert own_order == sorted(own_order)
+    for lane, recorder in itertools.product(range(race.LANES), "01"):
+        numbers = [int(each.split("-")[1]) for each in race.sent[lane] if each.startswith(recorder)]
+        assert numbers == list(range(race.EVENTS))
+
+
+class Race:
+    """Recorders and workers on one database, each with connections of its own, and what they saw."""
+
+    LANES = 6
+    EVENTS = 40
+
+    def __init__(self, url: str) -> None:
+        self.sent: dict[int, list[str]] = {lane: [] for lane in range(self.LANES)}
+        self.broken: list[str] = []
+        self.recorded = threading.Event()
+        self._url = url
+        self._busy: set[int] = set()
+        self._guard = threading.Lock()
+
+    def record(self, recorder: int) -> None:
+        own = connect(self._url)
+        for number in range(self.EVENTS):
+            made = (call(f"{recorder}-{number}-{lane}", lane) for lane in range(self.LANES))
+            Store(own).record([event(f"{recorder}-{number}", *made)])
+        own.engine.dispose()
+
+    def work(self, lease: int) -> None:
+        own = connect(self._url)
+        hand = Hand(Store(own), lease=lease)
+        while not self._is_done(own):
+            held = hand.claim(limit=4)
+            for claimed in held:
+                self._begin(claimed)
+            for claimed in held:
+                with self._guard:
+                    self._busy.discard(claimed.lanes[0])
+                hand.settle(claimed, Delivered())
+        own.engine.dispose()
+
+    def _begin(self, claimed: Claimed) -> None:
+        """Note a call as sent; two at a time in one lane is what must not happen."""
+        (lane,) = claimed.lanes
+        with self._guard:
+            if lane in self._busy:
+                self.broken.append(claimed.call)
+            self._busy.add(lane)
+            self.sent[lane].append(claimed.call)
+
+    def _is_done(self, own: Database) -> bool:
+        return self.recorded.is_set() and Store(own).counts()["deliveries"].keys() == {"delivered"}

@@ -15,7 +15,9 @@ ULID = "01JGQ3XK00ABCDEFGHJKMNPQRS"
     [
         (Identify(id="42"), "PUT", "/api/v1/customers/42", b"{}"),
         (
-            Identify(id="42", email="ann@example.com", attributes={"plan": "pro", "a.b": 1}, timestamp=1767225600),
+            Identify(
+                id="42", email="ann@example.com", attributes={"plan": "pro", "a.b": 1}, timestamp=1767225600
+            ),
             "PUT",
             "/api/v1/customers/42",
             b'{"email":"ann@example.com","plan":"pro","a.b":1,"_timestamp":1767225600}',
@@ -29,7 +31,9 @@ ULID = "01JGQ3XK00ABCDEFGHJKMNPQRS"
         (Identify(email="Ann@Example.com"), "PUT", "/api/v1/customers/Ann%40Example.com", b"{}"),
         (Identify(cio_id="a3000001", id="42"), "PUT", "/api/v1/customers/cio_a3000001", b"{}"),
         (
-            Track(id="42", name="Order Päid", attributes={"total": 49.5}, timestamp=1767225600, event_id=ULID),
+            Track(
+                id="42", name="Order Päid", attributes={"total": 49.5}, timestamp=1767225600, event_id=ULID
+            ),
             "POST",
             "/api/v1/customers/42/events",
             '{"name":"Order Päid","type":"event","id":"01JGQ3XK00ABCDEFGHJKMNPQRS","timestamp":1767225600,'

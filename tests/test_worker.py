@@ -33,7 +33,9 @@ class Recorder:
 
     def send(self, request: HttpRequest, connection: str, region: str | None = None) -> Attempt:
         with self._lock:
-            self.sent.append(f"{connection}{region or ''} {request.path.rsplit('/', 1)[1]} {_number(request)}")
+            self.sent.append(
+                f"{connection}{region or ''} {request.path.rsplit('/', 1)[1]} {_number(request)}"
+            )
         return self.answer(request)
 
     def wait_for(self, count: int, timeout: float = 10.0) -> list[str]:
@@ -132,7 +134,11 @@ def test_what_was_recorded_before_and_what_comes_later_is_delivered_in_order(
         record(store, ("ann", 3), region="eu")
         sender.wait_for(4)
         wait_until(lambda: statuses(database) == ["delivered"] * 4)
-    assert [each for each in sender.sent if "ann" in each] == ["default ann 1", "default ann 2", "defaulteu ann 3"]
+    assert [each for each in sender.sent if "ann" in each] == [
+        "default ann 1",
+        "default ann 2",
+        "defaulteu ann 3",
+    ]
 
 
 def test_new_work_is_taken_up_at_once(database: Database, store: Store) -> None:
@@ -146,7 +152,9 @@ def test_new_work_is_taken_up_at_once(database: Database, store: Store) -> None:
 
 
 def test_a_customer_who_cannot_be_served_holds_up_nobody_else(database: Database, store: Store) -> None:
-    sender = Recorder(lambda request: Attempt(status=503 if "ann" in request.path else 200, reason="HTTP 503"))
+    sender = Recorder(
+        lambda request: Attempt(status=503 if "ann" in request.path else 200, reason="HTTP 503")
+    )
     record(store, ("ann", 1), ("ann", 2), *((f"p{number}", 1) for number in range(40)))
     with running(database, sender, delay=0.2):
         wait_until(lambda: statuses(database).count("delivered") == 40)
@@ -159,7 +167,9 @@ def test_a_customer_who_cannot_be_served_holds_up_nobody_else(database: Database
 
 
 def test_a_refused_call_is_kept_as_failed_and_the_next_goes_out(database: Database, store: Store) -> None:
-    sender = Recorder(lambda request: Attempt(status=400 if _number(request) == 1 else 200, reason="HTTP 400: no"))
+    sender = Recorder(
+        lambda request: Attempt(status=400 if _number(request) == 1 else 200, reason="HTTP 400: no")
+    )
     record(store, ("ann", 1), ("ann", 2))
     with running(database, sender):
         wait_until(lambda: statuses(database) == ["failed", "delivered"])
