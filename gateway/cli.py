@@ -158,7 +158,7 @@ def check(paths: tuple[Path, ...]) -> None:
             if result.difference is not None:
                 failures += 1
                 click.echo(f"{result.where}: error test-failed: {result.name}\n{result.difference}")
-    click.echo(f"{len(files)} files, {tests} tests: {failures or 'no'} errors")
+    click.echo(f"{_count(len(files), 'file')}, {_count(tests, 'test')}: {_count(failures, 'error')}")
     sys.exit(1 if failures else 0)
 
 
@@ -228,8 +228,8 @@ def _scratch_directory() -> Iterator[str]:
 def _require_credentials(config: Config) -> None:
     if not config.connections:
         raise ConfigError(
-            "CUSTOMERIO_SITE_ID and CUSTOMERIO_API_KEY are not set: they are under Settings > Account settings >"
-            " API credentials > Tracking API keys in Customer.io. To try things out without them: gateway serve --dry-run"
+            "CUSTOMERIO_SITE_ID and CUSTOMERIO_API_KEY are not set: in Customer.io they are under Settings >"
+            " Account settings > API credentials. To try things out without them: gateway serve --dry-run"
         )
 
 
@@ -268,6 +268,10 @@ def _worker(config: Config, sender: Sender, *, lease: float, deadline: float) ->
 
 
 # check and translate
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number or 'no'} {noun}{'' if number == 1 else 's'}"
 
 
 def _files(paths: tuple[Path, ...]) -> list[Path]:
@@ -379,11 +383,8 @@ def _examine_connections(config: Config) -> Iterator[tuple[bool, str]]:
         if problem is not None:
             yield False, f"Customer.io connection {name}: {problem}"
         elif region != connection.region:
-            prefix = "CUSTOMERIO_" if name == "default" else f"CUSTOMERIO_{name.upper().replace('-', '_')}_"
-            yield (
-                False,
-                f"Customer.io connection {name}: the workspace is in {region}; set {prefix}REGION={region}",
-            )
+            fix = f"set {variable_prefix(name)}REGION={region}"
+            yield False, f"Customer.io connection {name}: the workspace is in {region}; {fix}"
         else:
             yield True, f"Customer.io connection {name}: {region}"
     client.close()

@@ -24,7 +24,7 @@ class Connection:
     api_key: str = field(repr=False)
     region: str = "us"
     base_url: str | None = None
-    policy: Policy = Policy()
+    policy: Policy = field(default_factory=Policy)
 
     def host(self, region: str | None = None) -> str:
         """The scheme and host to send to; *region* wins over the connection's own."""

@@ -161,7 +161,7 @@ class DryRun:
         lines += [f"{name}: {value}" for name, value in request.headers.items()]
         lines += ["", request.body.decode()] if request.body is not None else []
         with self._turn:
-            print("\n".join(lines), end="\n\n", file=self._out, flush=True)  # noqa: T201  # printing is its job
+            print("\n".join(lines), end="\n\n", file=self._out, flush=True)  # printing is its job
         return Attempt(status=200, at=time.time())
 
 

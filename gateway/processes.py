@@ -74,7 +74,7 @@ def _start(child: _Child, environ: Mapping[str, str]) -> None:
         child.command,
         env=dict(environ),
         start_new_session=True,
-        preexec_fn=_end_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509
+        preexec_fn=_end_with_parent if sys.platform == "linux" else None,
     )
     child.started = time.monotonic()
 

@@ -8,10 +8,11 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 from flask import Blueprint, Request, request
-from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
+from werkzeug.exceptions import ClientDisconnected
 
 from gateway import calls, payloads, signatures
 from gateway.config import Config, Source
@@ -44,8 +45,13 @@ def receiver(
 
     @blueprint.post("/hooks/<name>")
     def receive(name: str) -> Answer:
+        # A name that is not one of ours is a stranger's text, and has no place in the log.
+        source = sources.get(name)
+        if source is None:
+            log.info("a webhook came for a source that is not known")
+            return {"error": "there is no such source; its name is the last part of the address"}, 404, {}
         try:
-            return _receive(name)
+            return _receive(source)
         except VerificationError as error:
             log.warning("source %s: a webhook was refused: %s", name, error)
             return {"error": str(error)}, error.status, {}
@@ -57,16 +63,13 @@ def receiver(
             answer = {"error": "the webhook could not be recorded; send it again later"}
             return answer, 503, {"Retry-After": RETRY_AFTER_DATABASE}
 
-    def _receive(name: str) -> Answer:
-        source = sources.get(name)
-        if source is None:
-            raise RequestError(404, "there is no such source; its name is the last part of the address")
+    def _receive(source: Source) -> Answer:
         if source.mapping is None or source.closed is not None:
-            log.error("source %s is closed: %s", name, source.closed)
+            log.error("source %s is closed: %s", source.name, source.closed)
             answer = {"error": "this source is closed for now: its operator finds the reason in the log"}
             return answer, 503, {"Retry-After": RETRY_AFTER_CLOSED}
         now = clock()
-        webhook = _verified(source, _webhook(request, config), now)
+        webhook = _verified(source, _webhook(request, config), config.max_body, now)
         new, translation = _translated(source, webhook, now)
         recorded = writer.write(new)
         return _answer(recorded, translation)
@@ -102,26 +105,32 @@ def _webhook(received: Request, config: Config) -> Webhook:
 
 def _body(received: Request, limit: int) -> bytes:
     """Read the body and no more than the limit of it, whether its length was announced or not."""
-    received.max_content_length = limit
+    length = received.content_length
+    # Of a body without a length werkzeug reads as much as its maximum and says nothing of the rest: one byte
+    # more than we take tells the two apart.
+    received.max_content_length = limit + 1
     try:
-        return received.get_data(cache=False)
-    except RequestEntityTooLarge:
-        raise RequestError(413, f"the body is larger than {limit} bytes (GATEWAY_MAX_BODY)") from None
+        body = received.get_data(cache=False) if length is None or length <= limit else None
     except (ClientDisconnected, OSError):
         raise RequestError(400, "the body ended too early") from None
+    if body is None or len(body) > limit:
+        raise RequestError(413, f"the body is larger than {limit} bytes (GATEWAY_MAX_BODY)")
+    if length is not None and len(body) < length:
+        raise RequestError(400, "the body ended too early")
+    return body
 
 
 # Verify
 
 
-def _verified(source: Source, webhook: Webhook, now: float) -> Webhook:
+def _verified(source: Source, webhook: Webhook, limit: int, now: float) -> Webhook:
     """Check the signature and unpack the body.
 
     Some senders sign the bytes on the wire and some the bytes before packing; each is proof of the secret.
     """
     mapping = source.mapping
     assert mapping is not None
-    unpacked = _unpacked(webhook)
+    unpacked = _unpacked(webhook, limit)
     if unpacked is not webhook:
         try:
             signatures.verify(mapping.verify.scheme, source.secrets, unpacked, now)
@@ -132,19 +141,13 @@ def _verified(source: Source, webhook: Webhook, now: float) -> Webhook:
     return webhook
 
 
-def _unpacked(webhook: Webhook) -> Webhook:
+def _unpacked(webhook: Webhook, limit: int) -> Webhook:
     encoding = webhook.headers.get("content-encoding", "identity").strip().lower()
     if encoding in ("", "identity"):
         return webhook
     if encoding not in ("gzip", "x-gzip"):
         raise RequestError(415, "the body's Content-Encoding is not known here; send it plain or as gzip")
-    return Webhook(
-        method=webhook.method,
-        url=webhook.url,
-        headers=webhook.headers,
-        query=webhook.query,
-        body=payloads.inflate(webhook.body, request.max_content_length or 0),
-    )
+    return replace(webhook, body=payloads.inflate(webhook.body, limit))
 
 
 # Translate

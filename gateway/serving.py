@@ -13,7 +13,7 @@ from gateway.config import DEFAULT_MAX_BODY, DEFAULT_PORT, load, load_sources
 from gateway.errors import ConfigError
 
 #: A platform that gives a port wants it served to the outside; a person's own machine does not.
-bind = f"0.0.0.0:{os.environ['PORT']}" if os.environ.get("PORT") else f"127.0.0.1:{DEFAULT_PORT}"  # noqa: S104
+bind = f"0.0.0.0:{os.environ['PORT']}" if os.environ.get("PORT") else f"127.0.0.1:{DEFAULT_PORT}"
 workers = int(os.environ.get("WEB_CONCURRENCY") or 2)
 worker_class = "gevent"
 worker_connections = 1000

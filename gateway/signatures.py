@@ -233,10 +233,8 @@ def _without_prefix(prefix: str, name: str, value: str) -> str:
 
 
 def _candidates(scheme: Scheme, name: str, header: str) -> list[bytes]:
-    if scheme.key is None:
-        texts = [_without_prefix(scheme.prefix, name, header)]
-    else:
-        texts = _items(scheme, header, scheme.key)
+    key = scheme.key
+    texts = [_without_prefix(scheme.prefix, name, header)] if key is None else _items(scheme, header, key)
     if len(texts) > MAX_CANDIDATES:
         raise VerificationError(f"the header {name} holds more than {MAX_CANDIDATES} signatures")
     candidates = [candidate for text in texts if (candidate := _decoded(scheme.encoding, text))]

@@ -171,9 +171,9 @@ class Store:
         with self._reading() as connection:
             return {
                 table.name: {
-                    status: count
-                    for status, count in connection.execute(
-                        select(table.c.status, func.count()).group_by(table.c.status)
+                    row.status: row.number
+                    for row in connection.execute(
+                        select(table.c.status, func.count().label("number")).group_by(table.c.status)
                     )
                 }
                 for table in (events, deliveries)

@@ -23,6 +23,8 @@ MAX_ATTRIBUTE_NAME_BYTES = 150
 MAX_ATTRIBUTE_VALUE_BYTES = 1_000
 MAX_EVENT_NAME_BYTES = 100
 MAX_EVENT_DATA_BYTES = 100_000
+# Unix seconds: Customer.io takes anything else, milliseconds above all, for "now" and says nothing.
+EARLIEST, LATEST = 1_000_000_000, 99_999_999_999
 # Customer.io documents no limit for the address of a page or for an email; an attribute's is the nearest.
 MAX_TEXT_BYTES = 1_000
 
@@ -123,7 +125,7 @@ def _unwritable(call: Call) -> Iterator[Violation]:
         except UnicodeEncodeError:
             yield Violation(field=field, problem="holds text that is not valid Unicode")
         except ValueError:
-            yield Violation(field=field, problem="holds NaN or Infinity, which JSON cannot write")
+            yield Violation(field=field, problem="holds a number that JSON cannot write")
 
 
 def _address_violations(call: Call) -> Iterator[Violation]:
@@ -131,6 +133,8 @@ def _address_violations(call: Call) -> Iterator[Violation]:
     if whom is None:
         return
     field = next(name for name in ("cio_id", "id", "email", "anonymous_id") if getattr(call, name, None))
+    if not whom.value.strip():
+        yield Violation(field=field, problem="is blank; Customer.io needs to know whom the call is about")
     if whom.kind == "id" and whom.value in (".", ".."):
         # Every HTTP library folds these into the path, encoded or not: the request would go elsewhere.
         yield Violation(
@@ -142,13 +146,18 @@ def _address_violations(call: Call) -> Iterator[Violation]:
 
 
 def _attribute_violations(attributes: Mapping[str, JSON]) -> Iterator[Violation]:
+    timestamp = attributes.get("_timestamp", LATEST)
+    if type(timestamp) is not int or not EARLIEST <= timestamp <= LATEST:
+        yield Violation(field="attributes._timestamp", problem="is not whole unix seconds; write unix(…)")
+    if not isinstance(attributes.get("_update", True), bool):
+        yield Violation(field="attributes._update", problem="is neither true nor false")
     if len(attributes) > MAX_ATTRIBUTES:
         yield Violation(
             field="attributes",
             problem=f"has {len(attributes)} attributes; Customer.io takes {MAX_ATTRIBUTES}: choose with pick(…)",
         )
     for number, (name, value) in enumerate(attributes.items(), start=1):
-        if not 0 < _size(name) <= MAX_ATTRIBUTE_NAME_BYTES:
+        if not name.strip() or _size(name) > MAX_ATTRIBUTE_NAME_BYTES:
             yield Violation(
                 field="attributes",
                 problem=f"the name of attribute {number} is {_size(name)} bytes long;"

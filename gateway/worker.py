@@ -181,7 +181,7 @@ class Worker:
         try:
             request = wire.request(calls.from_json(json.loads(claimed.call)))
             return self._sender.send(request, claimed.connection, claimed.region)
-        except Exception as error:  # one poisonous delivery must not stop the others
+        except Exception as error:  # noqa: BLE001  # one poisonous delivery must not stop the others
             log.error("delivery %d: cannot be sent (%s)", claimed.id, type(error).__name__)
             return Attempt(status=None, reason=f"the gateway could not send it ({type(error).__name__})")
 

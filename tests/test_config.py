@@ -1,0 +1,155 @@
+"""The environment and the mapping files: what is read, and what is said when it cannot be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gateway.config import load, load_sources
+from gateway.errors import ConfigError
+
+CREDENTIALS = {"CUSTOMERIO_SITE_ID": "site", "CUSTOMERIO_API_KEY": "key-4711"}
+MAPPING = """\
+version: 1
+source: {source}
+verify: {{scheme: bearer, secret_env: TOKEN}}
+event_type: =type
+events:
+  x: []
+"""
+
+
+def test_an_empty_environment_is_enough_to_receive() -> None:
+    config = load({})
+    assert (config.database_url, config.mappings, config.max_body) == (
+        "sqlite:///gateway.db",
+        Path("mappings"),
+        1_048_576,
+    )
+    assert config.embedded
+    assert config.connections == {}
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])
+def test_every_spelling_of_postgresql_is_accepted(scheme: str) -> None:
+    config = load({"DATABASE_URL": f"{scheme}://u:p@db/x?sslmode=require"})
+    assert config.database_url == "postgresql+psycopg://u:p@db/x?sslmode=require"
+    assert not config.embedded
+
+
+def test_connections_are_read_with_their_own_settings() -> None:
+    further = {
+        "CUSTOMERIO_EU_PROD_SITE_ID": "other",
+        "CUSTOMERIO_EU_PROD_API_KEY": "other-key",
+        "CUSTOMERIO_EU_PROD_REGION": "EU",
+        "CUSTOMERIO_EU_PROD_RETRY_DELAY_MS": "250",
+        "CUSTOMERIO_RETRY_MAX_AGE": "60",
+    }
+    connections = load({**CREDENTIALS, **further}).connections
+    assert sorted(connections) == ["default", "eu-prod"]
+    default, eu = connections["default"], connections["eu-prod"]
+    assert (default.site_id, default.region, default.policy.max_age) == ("site", "us", 60)
+    assert (eu.site_id, eu.region, eu.policy.delay) == ("other", "eu", 0.25)
+    assert eu.host() == "https://track-eu.customer.io"
+
+
+@pytest.mark.parametrize(
+    ("environ", "said"),
+    [
+        ({"DATABASE_URL": "mysql://x"}, "DATABASE_URL has to start with postgresql://"),
+        ({"DATABASE_URL": "sqlite://"}, "DATABASE_URL has to start with postgresql://"),
+        ({"DATABASE_URL": "sqlite:///:memory:"}, "DATABASE_URL has to start with postgresql://"),
+        ({"DYNO": "web.1"}, "DATABASE_URL is not set, and a dyno's disk does not last"),
+        ({"GATEWAY_MAX_BODY": "1MB"}, "GATEWAY_MAX_BODY has to be a whole number from 1 to"),
+        ({"GATEWAY_PUBLIC_URL": "hooks.example.com"}, "GATEWAY_PUBLIC_URL has to be an address"),
+        ({"CUSTOMERIO_SITE_ID": "x"}, "CUSTOMERIO_SITE_ID and CUSTOMERIO_API_KEY have to be set both"),
+        (
+            {"CUSTOMERIO_EU_API_KEY": "x"},
+            "CUSTOMERIO_EU_SITE_ID and CUSTOMERIO_EU_API_KEY have to be set both",
+        ),
+        ({**CREDENTIALS, "CUSTOMERIO_REGION": "de"}, "CUSTOMERIO_REGION has to be us or eu"),
+        (
+            {**CREDENTIALS, "CUSTOMERIO_RETRY_DELAY_MS": "-1"},
+            "CUSTOMERIO_RETRY_DELAY_MS has to be a whole number",
+        ),
+        (
+            {**CREDENTIALS, "CUSTOMERIO_BASE_URL": "http://proxy.example"},
+            "CUSTOMERIO_BASE_URL has to start with https",
+        ),
+        (
+            {**CREDENTIALS, "CUSTOMERIO_BASE_URL": "https://h/api"},
+            "CUSTOMERIO_BASE_URL has to be a scheme and a host",
+        ),
+        ({**CREDENTIALS, "CUSTOMERIO_BASE_URL": "https://u:p@h"}, "CUSTOMERIO_BASE_URL has to be an address"),
+    ],
+)
+def test_a_variable_that_cannot_be_used_is_named_with_the_fix(environ: dict[str, str], said: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load(environ)
+    assert str(error.value).startswith(said)
+
+
+def test_all_wrong_variables_are_named_at_once() -> None:
+    with pytest.raises(ConfigError) as error:
+        load({"DATABASE_URL": "x", "GATEWAY_MAX_BODY": "x", "CUSTOMERIO_SITE_ID": "x"})
+    assert len(str(error.value).splitlines()) == 3
+
+
+def test_plain_http_is_taken_for_a_loopback_address() -> None:
+    environ = {**CREDENTIALS, "CUSTOMERIO_BASE_URL": "http://127.0.0.1:8080/"}
+    assert load(environ).connections["default"].host("eu") == "http://127.0.0.1:8080"
+
+
+def test_no_secret_is_in_the_repr() -> None:
+    environ = {**CREDENTIALS, "DATABASE_URL": "postgresql://u:p4711@db/x"}
+    assert "4711" not in repr(load(environ))
+
+
+def write(directory: Path, **files: str) -> Path:
+    for name, text in files.items():
+        (directory / f"{name}.yaml").write_text(text)
+    return directory
+
+
+def test_a_source_is_open_with_its_secret_and_closed_without(tmp_path: Path) -> None:
+    write(tmp_path, shop=MAPPING.format(source="shop"))
+    assert load_sources(tmp_path, {"TOKEN": "t-4711"})["shop"].closed is None
+    closed = load_sources(tmp_path, {})["shop"].closed
+    assert closed == "TOKEN is not set: it holds the secret of source shop"
+
+
+def test_a_secret_that_cannot_be_one_closes_the_source_without_showing_it(tmp_path: Path) -> None:
+    write(tmp_path, shop=MAPPING.format(source="shop").replace("bearer", "standard"))
+    closed = load_sources(tmp_path, {"TOKEN": "whsec_4711!!"})["shop"].closed
+    assert closed is not None
+    assert closed.startswith("TOKEN: ")
+    assert "4711" not in closed
+
+
+def test_a_broken_file_closes_its_own_source_only(tmp_path: Path) -> None:
+    write(tmp_path, shop=MAPPING.format(source="shop"), payments="version: 1\nsource: stripe\nevents: [\n")
+    sources = load_sources(tmp_path, {"TOKEN": "t"})
+    assert sources["shop"].closed is None
+    assert sources["stripe"].closed == f"{tmp_path}/payments.yaml has errors"
+    assert [problem.where.line for problem in sources["stripe"].problems] == [4]
+
+
+def test_two_files_of_one_source_close_it(tmp_path: Path) -> None:
+    write(tmp_path, a=MAPPING.format(source="shop"), b=MAPPING.format(source="shop"))
+    closed = load_sources(tmp_path, {"TOKEN": "t"})["shop"].closed
+    assert closed == f"{tmp_path}/a.yaml and {tmp_path}/b.yaml both say source: shop; rename one"
+
+
+def test_a_file_that_is_not_text_closes_its_source(tmp_path: Path) -> None:
+    (tmp_path / "shop.yaml").write_bytes(b"\xff\xfe")
+    closed = load_sources(tmp_path, {})["shop"].closed
+    assert closed is not None
+    assert "UTF-8" in closed
+
+
+def test_a_missing_or_empty_directory_says_which_variable_names_it(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="set GATEWAY_MAPPINGS"):
+        load_sources(tmp_path / "none", {})
+    with pytest.raises(ConfigError, match="no mapping file"):
+        load_sources(tmp_path, {})
