@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from gateway.compiler import parse
 from gateway.connections import DEFAULT, Connection, variable_prefix
 from gateway.errors import ConfigError, MappingError, Problem
-from gateway.mapping import Mapping, parse
+from gateway.mapping import Mapping
 from gateway.retry import Policy
 from gateway.signatures import secret_problem
 from gateway.wire import HOSTS

@@ -32,7 +32,8 @@ class Event:
     """One webhook that has been verified: what a mapping translates.
 
     Attributes:
-        key: What makes a repeated webhook the same (the sender's delivery id, or a hash of the body).
+        key: SHA-256, in hexadecimal, of what makes a repeated webhook the same: strangers make keys of any
+            size, and this much of one is kept with the event, so that it can be translated again.
         payload: The decoded body.
         received_at: Unix seconds.
     """

@@ -158,7 +158,7 @@ def _translated(source: Source, webhook: Webhook, now: float) -> tuple[NewEvent,
     key, problem = _key(source, webhook, payload, now)
     event = Event(
         source=source.name,
-        key=key,
+        key=hashlib.sha256(key.encode(errors="surrogatepass")).hexdigest(),
         payload=payload,
         headers=webhook.headers,
         query=webhook.query,
@@ -196,7 +196,7 @@ def _new_event(
     headers = {name: REDACTED if name in secret else value for name, value in webhook.headers.items()}
     return NewEvent(
         source=event.source,
-        key=hashlib.sha256(event.key.encode(errors="surrogatepass")).digest(),
+        key=bytes.fromhex(event.key),
         received_at=now,
         headers=json.dumps(headers).encode(),
         query=json.dumps(dict(webhook.query)).encode(),

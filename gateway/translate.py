@@ -30,7 +30,7 @@ from gateway.mapping import (
     find_rule,
     is_steering,
 )
-from gateway.wire import violations
+from gateway.wire import EARLIEST, LATEST, violations
 
 MAX_CALLS = 1_000
 
@@ -235,18 +235,15 @@ def _timestamp(entry: CallRule, defaults: ReadOnly[str, Value], view: _View, par
     return None
 
 
-_EARLIEST, _LATEST = 10**9, 10**11  # from 2001; milliseconds of any day since 1973 are beyond
-
-
 def _unix_seconds(value: JSON | _LeftOut, where: Where) -> int | None:
     """Check a timestamp: Customer.io would silently replace one it cannot read with the present."""
     if value is None or value is _LEFT_OUT:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float):
         problem = f"must be unix seconds, got {kind(value)}; write =unix(…)"
-    elif value >= _LATEST:
+    elif value > LATEST:
         problem = "is too large for unix seconds; if it is in milliseconds, write =unix(…)"
-    elif value < _EARLIEST:
+    elif value < EARLIEST:
         problem = "is too small for unix seconds of today: it lies before September 2001"
     elif value != int(value):
         problem = "must be whole unix seconds; write =unix(…)"

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.checks import run_tests
+from gateway.compiler import parse
 from gateway.errors import Problem, RequestError, TranslationError
 from gateway.events import JSON, Event
-from gateway.mapping import Mapping, parse
+from gateway.mapping import Mapping
 from gateway.payloads import decode
 from gateway.translate import event_key, translate
 from gateway.wire import violations

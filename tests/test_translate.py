@@ -14,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.calls import Destroy, Identify, Page, Track, as_json
+from gateway.compiler import parse
 from gateway.errors import TranslationError
 from gateway.events import JSON, Event
-from gateway.mapping import Mapping, parse
+from gateway.mapping import Mapping
 from gateway.translate import Planned, Translation, event_key, translate
 
 NOW = 1767225600

@@ -7,8 +7,9 @@ from textwrap import dedent, indent
 
 import pytest
 
+from gateway.compiler import parse
 from gateway.errors import MappingError, Severity
-from gateway.mapping import Constant, Glob, Mapping, find_rule, parse
+from gateway.mapping import Constant, Glob, Mapping, find_rule
 
 HEAD = """\
 version: 1
