@@ -117,24 +117,21 @@ class Client:
             prefix = variable_prefix(name)
             raise _NoAnswerError(f"connection '{name}' is not known: set {prefix}SITE_ID and {prefix}API_KEY")
         host = connection.host(region)
+        with self._guard.attempt(self._deadline) as current:
+            try:
+                return self._read(self._send(request, connection, host))
+            except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+                late = f"no whole answer within {self._deadline:g} s" if current.ended else None
+                raise _NoAnswerError(late or _network_reason(error)) from error
+
+    def _send(self, request: HttpRequest, connection: Connection, host: str) -> requests.Response:
         prepared = self._session.prepare_request(
             requests.Request(request.method, host, headers=_headers(request, connection), data=request.body)
         )
         # Set past requests' own quoting: the path goes out byte for byte as it was written.
         prepared.url = host + request.path
-        with self._guard.attempt(self._deadline) as current:
-            try:
-                return self._read(
-                    self._session.send(
-                        prepared,
-                        timeout=(min(CONNECT_TIMEOUT, self._deadline), self._deadline),
-                        allow_redirects=False,
-                        **self._environment[host],
-                    )
-                )
-            except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-                late = f"no whole answer within {self._deadline:g} s" if current.ended else None
-                raise _NoAnswerError(late or _network_reason(error)) from error
+        timeout = (min(CONNECT_TIMEOUT, self._deadline), self._deadline)
+        return self._session.send(prepared, timeout=timeout, allow_redirects=False, **self._environment[host])
 
     def _read(self, response: requests.Response) -> _Answer:
         body = response.raw.read(MAX_ANSWER + 1, decode_content=True)

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any, Protocol
@@ -208,7 +209,12 @@ def schema_versions(database: Database) -> tuple[str | None, str | None]:
     """Tell the version of the schema that the database has, and the one that this code needs."""
     with database.engine.connect() as connection:
         has = MigrationContext.configure(connection).get_current_revision()
-    return has, ScriptDirectory.from_config(_alembic()).get_current_head()
+    return has, _newest_version()
+
+
+@cache
+def _newest_version() -> str | None:
+    return ScriptDirectory.from_config(_alembic()).get_current_head()
 
 
 def _alembic() -> alembic.config.Config:
