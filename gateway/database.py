@@ -160,7 +160,8 @@ class PostgreSQL:
 
     @property
     def now(self) -> ColumnElement[float]:
-        return cast(func.extract("epoch", func.clock_timestamp()), Double)
+        # Unlike clock_timestamp() it stands still within a statement, so an index can be searched for it.
+        return cast(func.extract("epoch", func.statement_timestamp()), Double)
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:

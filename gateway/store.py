@@ -6,7 +6,7 @@ and a delivery is pending exactly when it is first in every lane that it stands 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -19,13 +19,10 @@ from sqlalchemy import (
     ScalarSelect,
     bindparam,
     case,
-    exists,
     func,
     insert,
     null,
-    or_,
     select,
-    tuple_,
     union,
     update,
 )
@@ -36,7 +33,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from gateway.database import Database
 from gateway.errors import StoreError
 from gateway.retry import Attempt, Decision, Delivered, Failed, Retry
-from gateway.tables import attempts, deliveries, events
+from gateway.tables import IS_PARKED, IS_PENDING, IS_UNSETTLED, attempts, deliveries, events
 
 EventStatus: TypeAlias = Literal["accepted", "ignored", "failed"]
 
@@ -152,16 +149,17 @@ class Store:
         with self._writing() as connection:
             connection.execute(
                 update(deliveries)
-                .where(self._held(claimed), deliveries.c.status == "pending")
+                .where(
+                    deliveries.c.id.in_([each.id for each in claimed]),
+                    deliveries.c.lease.in_({each.lease for each in claimed}),
+                )
                 .values(lease=null(), due_at=self._database.now)
             )
         self._notify()
 
     def due_in(self) -> float | None:
         """Tell in how many seconds the next delivery may be claimed; None when none is pending."""
-        first = (
-            select(func.min(deliveries.c.due_at)).where(deliveries.c.status == "pending").scalar_subquery()
-        )
+        first = select(func.min(deliveries.c.due_at)).where(IS_PENDING).scalar_subquery()
         with self._reading() as connection:
             due: float | None = connection.scalar(select(first - self._database.now))
         return due
@@ -199,7 +197,9 @@ class Store:
         ids = dict(fresh)
         if known := set(keys) - fresh.keys():
             found = select(events.c.source, events.c.key, events.c.id)
-            found = found.where(tuple_(events.c.source, events.c.key).in_(sorted(known)))
+            # Column by column, and so maybe a few more than asked: of pairs SQLite's index finds the source only.
+            sources, hashes = {source for source, _ in known}, {hash_ for _, hash_ in known}
+            found = found.where(events.c.source.in_(sources), events.c.key.in_(hashes))
             ids.update({(row.source, row.key): row.id for row in connection.execute(found)})
         unseen = set(fresh)
         recorded = []
@@ -244,10 +244,8 @@ class Store:
         """Find the lanes in which something is unsettled: a head, or a call of two lanes that waits in the other."""
         if not lanes:
             return set()
-        heads = select(deliveries.c.lane).where(
-            deliveries.c.status == "pending", deliveries.c.lane.in_(lanes)
-        )
-        of_two = _unsettled_in_two_lanes()
+        heads = select(deliveries.c.lane).where(IS_PENDING, deliveries.c.lane.in_(lanes))
+        of_two = deliveries.c.other_lane.is_not(None) & IS_UNSETTLED
         first = select(deliveries.c.lane).where(of_two, deliveries.c.lane.in_(lanes))
         second = select(deliveries.c.other_lane).where(of_two, deliveries.c.other_lane.in_(lanes))
         return set(connection.scalars(union(heads, first, second)))
@@ -270,7 +268,7 @@ class Store:
     def _still_held(self, connection: Connection, outcomes: Sequence[Outcome]) -> list[Outcome]:
         """Leave out what another worker has leased since: its outcome counts, not ours."""
         held = select(deliveries.c.id, deliveries.c.lease).where(
-            deliveries.c.id.in_([each.delivery.id for each in outcomes]), deliveries.c.status == "pending"
+            deliveries.c.id.in_([each.delivery.id for each in outcomes])
         )
         if self._postgresql:
             held = held.with_for_update()
@@ -308,29 +306,61 @@ class Store:
         )
 
     def _promote(self, connection: Connection, settled: Sequence[Outcome]) -> None:
-        """Make the next of each lane pending, if it is first in its other lane too."""
-        lanes = sorted({lane for each in settled for lane in each.delivery.lanes})
+        """Make the next of each lane pending; one that stands in two lanes has to be first in both."""
+        nexts = set(
+            self._first_parked(
+                connection, {lane for each in settled for lane in each.delivery.lanes}
+            ).values()
+        )
+        promoted = self._make_pending(connection, nexts, deliveries.c.other_lane.is_(None))
+        if in_two_lanes := nexts - promoted:
+            self._make_pending(connection, self._first_in_both(connection, in_two_lanes))
+
+    def _first_parked(self, connection: Connection, lanes: set[int]) -> dict[int, int]:
+        """Find the first parked delivery of each lane that has one."""
         if not lanes:
-            return
-        wanted = self._database.each(lanes)
-        nexts = select(
-            _next_in(wanted, deliveries.c.lane), _next_in(wanted, deliveries.c.other_lane)
-        ).select_from(wanted)
-        waiting = ([each for each in row if each is not None] for row in connection.execute(nexts))
-        candidates = {min(ids) for ids in waiting if ids}
-        if candidates:
-            connection.execute(
-                update(deliveries)
-                .where(
-                    deliveries.c.id.in_(candidates), deliveries.c.status == "parked", _first_in_both_lanes()
-                )
-                .values(status="pending", due_at=self._database.now)
-            )
+            return {}
+        wanted = self._database.each(sorted(lanes))
+        columns = (
+            wanted.c.value,
+            _next_in(wanted, deliveries.c.lane),
+            _next_in(wanted, deliveries.c.other_lane),
+        )
+        rows = connection.execute(select(*columns).select_from(wanted))
+        found = {lane: [each for each in ids if each is not None] for lane, *ids in rows}
+        return {lane: min(ids) for lane, ids in found.items() if ids}
+
+    def _first_in_both(self, connection: Connection, ids: set[int]) -> set[int]:
+        columns = select(deliveries.c.id, deliveries.c.lane, deliveries.c.other_lane)
+        lanes_of = {
+            row[0]: {row[1], row[2]} for row in connection.execute(columns.where(deliveries.c.id.in_(ids)))
+        }
+        lanes = set().union(*lanes_of.values())
+        first = self._first_parked(connection, lanes)
+        heads = select(deliveries.c.lane).where(IS_PENDING, deliveries.c.lane.in_(lanes))
+        others = select(deliveries.c.other_lane).where(IS_PENDING, deliveries.c.other_lane.in_(lanes))
+        taken = set(connection.scalars(union(heads, others)))
+        return {
+            each
+            for each, own in lanes_of.items()
+            if all(first[lane] == each and lane not in taken for lane in own)
+        }
+
+    def _make_pending(
+        self, connection: Connection, ids: set[int], *conditions: ColumnElement[bool]
+    ) -> set[int]:
+        if not ids:
+            return set()
+        promote = update(deliveries).where(
+            deliveries.c.id.in_(ids), deliveries.c.status == "parked", *conditions
+        )
+        promote = promote.values(status="pending", due_at=self._database.now)
+        return set(connection.scalars(promote.returning(deliveries.c.id)))
 
     def _claim(self, connection: Connection, *, limit: int, lease: int, seconds: float) -> list[Claimed]:
         due = (
             select(deliveries.c.id)
-            .where(deliveries.c.status == "pending", deliveries.c.due_at <= self._database.now)
+            .where(IS_PENDING, deliveries.c.due_at <= self._database.now)
             .order_by(deliveries.c.due_at, deliveries.c.id)
             .limit(limit)
         )
@@ -343,9 +373,6 @@ class Store:
             .returning(*_CLAIMED, (self._database.now - deliveries.c.first_failed_at).label("failing_for"))
         )
         return sorted((_claimed(row) for row in connection.execute(claim)), key=lambda claimed: claimed.id)
-
-    def _held(self, claimed: Iterable[Claimed]) -> ColumnElement[bool]:
-        return tuple_(deliveries.c.id, deliveries.c.lease).in_([(each.id, each.lease) for each in claimed])
 
     # The connection to the database
 
@@ -438,25 +465,10 @@ def _claimed(row: Row[Any]) -> Claimed:
     )
 
 
-def _unsettled_in_two_lanes() -> ColumnElement[bool]:
-    return deliveries.c.other_lane.is_not(None) & deliveries.c.status.in_(("parked", "pending"))
-
-
 def _next_in(wanted: FromClause, column: ColumnElement[int | None]) -> ScalarSelect[int]:
     """Select the first delivery that is parked in each wanted lane."""
-    parked = select(deliveries.c.id).where(deliveries.c.status == "parked", column == wanted.c.value)
+    parked = select(deliveries.c.id).where(IS_PARKED, IS_UNSETTLED, column == wanted.c.value)
     return parked.order_by(deliveries.c.id).limit(1).correlate(wanted).scalar_subquery()
-
-
-def _first_in_both_lanes() -> ColumnElement[bool]:
-    earlier = deliveries.alias("earlier")
-    lanes = (deliveries.c.lane, deliveries.c.other_lane)
-    before = exists().where(
-        earlier.c.id < deliveries.c.id,
-        earlier.c.status.in_(("parked", "pending")),
-        or_(earlier.c.lane.in_(lanes), earlier.c.other_lane.in_(lanes)),
-    )
-    return or_(deliveries.c.other_lane.is_(None), ~before)
 
 
 @contextmanager

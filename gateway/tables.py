@@ -11,6 +11,7 @@ from __future__ import annotations
 from sqlalchemy import (
     BigInteger,
     Column,
+    ColumnElement,
     Double,
     Index,
     Integer,
@@ -19,6 +20,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    literal_column,
     text,
 )
 
@@ -76,11 +78,15 @@ deliveries = Table(
     sqlite_autoincrement=True,
 )
 
-_PENDING = text("status = 'pending'")
-_UNSETTLED_IN_TWO_LANES = text("other_lane IS NOT NULL AND status IN ('parked', 'pending')")
+# The conditions of the partial indexes, for the queries too: with a bound value in the place of a literal one
+# SQLite cannot tell that the index applies, and reads the whole table.
+IS_PENDING = deliveries.c.status == literal_column("'pending'")
+IS_PARKED = deliveries.c.status == literal_column("'parked'")
+IS_UNSETTLED = deliveries.c.status.in_((literal_column("'parked'"), literal_column("'pending'")))
+_IN_TWO_LANES = deliveries.c.other_lane.is_not(None) & IS_UNSETTLED
 
 
-def _partial(name: str, *columns: str, where: object, unique: bool = False) -> Index:
+def _partial(name: str, *columns: str, where: ColumnElement[bool], unique: bool = False) -> Index:
     return Index(
         name,
         *(deliveries.c[column] for column in columns),
@@ -93,12 +99,12 @@ def _partial(name: str, *columns: str, where: object, unique: bool = False) -> I
 Index("deliveries_identity", deliveries.c.identity, unique=True)
 Index("deliveries_event", deliveries.c.event_id)
 # A lane has one head at most.
-_partial("deliveries_head", "lane", where=_PENDING, unique=True)
-_partial("deliveries_other_head", "other_lane", where=_PENDING, unique=True)
-_partial("deliveries_due", "due_at", "id", where=_PENDING)
-_partial("deliveries_parked", "lane", "id", where=text("status = 'parked'"))
-_partial("deliveries_merge", "lane", "id", where=_UNSETTLED_IN_TWO_LANES)
-_partial("deliveries_other_merge", "other_lane", "id", where=_UNSETTLED_IN_TWO_LANES)
+_partial("deliveries_head", "lane", where=IS_PENDING, unique=True)
+_partial("deliveries_other_head", "other_lane", where=IS_PENDING, unique=True)
+_partial("deliveries_due", "due_at", "id", where=IS_PENDING)
+_partial("deliveries_parked", "lane", "id", where=IS_PARKED)
+_partial("deliveries_merge", "lane", "id", where=_IN_TWO_LANES)
+_partial("deliveries_other_merge", "other_lane", "id", where=_IN_TWO_LANES)
 
 #: One row an HTTP try of a delivery.
 attempts = Table(
