@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import itertools
 import threading
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import insert, select, update
 
 from gateway.database import Database, connect, schema_versions
 from gateway.retry import Attempt, Decision, Delivered, Failed, Retry
@@ -271,6 +272,42 @@ def test_a_database_that_is_gone_is_an_error_that_says_so(tmp_path: Any) -> None
     gone = Store(connect("postgresql+psycopg://nobody@127.0.0.1:1/none"))
     with pytest.raises(StoreError, match="the database cannot be used: "):
         gone.counts()
+
+
+def test_a_delivery_waits_for_another_that_is_being_recorded_in_its_lane(database: Database) -> None:
+    """Of two that are recorded at the same time one is the head, and the other waits behind it."""
+    first = {"event_id": 1, "identity": b"1", "connection": "default", "lane": 1, "call": "first"}
+    with ThreadPoolExecutor() as pool:
+        with database.transaction() as connection:
+            database.lock_lanes(connection, [1])
+            connection.execute(insert(deliveries), first | {"status": "pending", "due_at": 0.0})
+            recording = record_elsewhere(pool, database)
+        recording.result(10)
+    assert statuses(database) == {"first": "pending", "second": "parked"}
+
+
+def test_a_delivery_is_not_parked_behind_one_that_is_being_settled(store: Store, database: Database) -> None:
+    store.record([event("a", call("first", 1))])
+    with ThreadPoolExecutor() as pool:
+        with database.transaction() as connection:
+            database.lock_lanes(connection, [1])
+            connection.execute(update(deliveries).values(status="delivered"))
+            recording = record_elsewhere(pool, database)
+        recording.result(10)
+    assert statuses(database) == {"first": "delivered", "second": "pending"}
+
+
+def record_elsewhere(pool: ThreadPoolExecutor, database: Database) -> Future[None]:
+    """Begin to record a delivery of lane 1 as another process would; comes back once it has to wait, or is done."""
+
+    def record() -> None:
+        own = connect(database.engine.url.render_as_string(hide_password=False))
+        Store(own).record([event("b", call("second", 1))])
+        own.engine.dispose()
+
+    recording = pool.submit(record)
+    wait([recording], timeout=0.5)
+    return recording
 
 
 def test_many_writers_and_workers_keep_every_lane_whole(database: Database) -> None:
