@@ -120,6 +120,7 @@ def worker(lease: float) -> None:
     deadline = min(DEADLINE, lease / 2)
     client = Client(config.connections, pool=THREADS, deadline=deadline)
     running = _worker(config, client, lease=lease, deadline=deadline)
+    _require_schema(config)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: running.stop())
     logging.getLogger(__name__).info("worker started")
@@ -231,6 +232,14 @@ def _require_credentials(config: Config) -> None:
             "CUSTOMERIO_SITE_ID and CUSTOMERIO_API_KEY are not set: in Customer.io they are under Settings >"
             " Account settings > API credentials. To try things out without them: gateway serve --dry-run"
         )
+
+
+def _require_schema(config: Config) -> None:
+    database = connect(config.database_url)
+    has, needs = schema_versions(database)
+    database.engine.dispose()
+    if has != needs:
+        raise ConfigError("the database's schema is not this version's; run: gateway migrate")
 
 
 def _free_address(host: str | None, port: int | None, environ: Mapping[str, str]) -> str:

@@ -27,7 +27,7 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from gateway.database import Database
@@ -476,8 +476,18 @@ def _translated_errors() -> Iterator[None]:
     """Name what is wrong with the database, without the statement's values."""
     try:
         yield
-    except (OperationalError, InterfaceError) as error:
+    except (OperationalError, InterfaceError, ProgrammingError) as error:
         first_line = str(error.orig).strip().partition("\n")[0]
+        if _is_of_another_schema(error, first_line):
+            raise StoreError("the database's schema is not this version's; run: gateway migrate") from error
+        if isinstance(error, ProgrammingError):
+            raise
         raise StoreError(f"the database cannot be used: {first_line}") from error
     except PoolTimeout as error:
         raise StoreError("the database cannot be used: all connections to it are busy") from error
+
+
+def _is_of_another_schema(error: DBAPIError, first_line: str) -> bool:
+    """Tell that a table or a column is not there, which PostgreSQL says by a code and SQLite in words."""
+    undefined = getattr(error.orig, "sqlstate", None) in ("42P01", "42703")
+    return undefined or first_line.startswith(("no such table", "no such column"))

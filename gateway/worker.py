@@ -68,7 +68,6 @@ class Worker:
         self._lease = lease
         self._deadline = deadline
         self._jitter = jitter
-        self._token = secrets.randbits(63)
         self._finished: _Finished = queue.SimpleQueue()
         self._unsettled: list[Outcome] = []
         self._unsent: list[Claimed] = []
@@ -145,7 +144,9 @@ class Worker:
         return claimed
 
     def _claim(self, outcomes: Sequence[Outcome], limit: int) -> list[Claimed]:
-        return self._store.settle_and_claim(outcomes, limit=limit, lease=self._token, seconds=self._lease)
+        # A token of its own for each claim: an outcome of an earlier one can never pass for one of this.
+        token = secrets.randbits(63)
+        return self._store.settle_and_claim(outcomes, limit=limit, lease=token, seconds=self._lease)
 
     def _settle_singly(self, outcomes: Sequence[Outcome]) -> None:
         for each in outcomes:

@@ -223,6 +223,15 @@ def test_serving_in_earnest_needs_credentials(files: Path) -> None:
         assert "CUSTOMERIO_SITE_ID and CUSTOMERIO_API_KEY are not set" in result.output
 
 
+def test_a_worker_does_not_start_on_a_database_without_its_schema(files: Path, database_url: str) -> None:
+    credentials = {"CUSTOMERIO_SITE_ID": "site", "CUSTOMERIO_API_KEY": "key", "DATABASE_URL": database_url}
+    result = run("worker", **credentials)
+    assert (result.exit_code, result.output) == (
+        1,
+        "Error: the database's schema is not this version's; run: gateway migrate\n",
+    )
+
+
 def test_serving_on_a_taken_port_says_so(files: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         result = run("serve", "--dry-run", "--port", str(taken.getsockname()[1]))

@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import insert, select, update
 
 from gateway.database import Database, connect, schema_versions
+from gateway.errors import StoreError
 from gateway.retry import Attempt, Decision, Delivered, Failed, Retry
 from gateway.store import Claimed, NewDelivery, NewEvent, Outcome, Recorded, Store
 from gateway.tables import attempts, deliveries, events
@@ -267,8 +268,6 @@ def test_nothing_is_due_in_an_empty_store(store: Store) -> None:
 
 
 def test_a_database_that_is_gone_is_an_error_that_says_so(tmp_path: Any) -> None:
-    from gateway.errors import StoreError
-
     gone = Store(connect("postgresql+psycopg://nobody@127.0.0.1:1/none"))
     with pytest.raises(StoreError, match="the database cannot be used: "):
         gone.counts()
@@ -308,6 +307,13 @@ def record_elsewhere(pool: ThreadPoolExecutor, database: Database) -> Future[Non
     recording = pool.submit(record)
     wait([recording], timeout=0.5)
     return recording
+
+
+def test_a_database_without_the_tables_says_what_to_run(database_url: str) -> None:
+    empty = connect(database_url.replace("postgresql://", "postgresql+psycopg://"))
+    with pytest.raises(StoreError, match="gateway migrate"):
+        Store(empty).record([event("a")])
+    empty.engine.dispose()
 
 
 def test_many_writers_and_workers_keep_every_lane_whole(database: Database) -> None:
