@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from sqlalchemy import (
     ColumnElement,
@@ -229,10 +229,10 @@ class Store:
     def _without_known(
         self, connection: Connection, made: list[tuple[int, NewDelivery]]
     ) -> list[tuple[int, NewDelivery]]:
-        identities = {new.identity for _, new in made}
-        known = set(
-            connection.scalars(select(deliveries.c.identity).where(deliveries.c.identity.in_(identities)))
-        )
+        known: set[bytes] = set()
+        for identities in _portions([new.identity for _, new in made]):
+            found = select(deliveries.c.identity).where(deliveries.c.identity.in_(identities))
+            known.update(connection.scalars(found))
         kept = []
         for event_id, new in made:
             if new.identity not in known:
@@ -242,13 +242,14 @@ class Store:
 
     def _occupied(self, connection: Connection, lanes: set[int]) -> set[int]:
         """Find the lanes in which something is unsettled: a head, or a call of two lanes that waits in the other."""
-        if not lanes:
-            return set()
-        heads = select(deliveries.c.lane).where(IS_PENDING, deliveries.c.lane.in_(lanes))
+        occupied: set[int] = set()
         of_two = deliveries.c.other_lane.is_not(None) & IS_UNSETTLED
-        first = select(deliveries.c.lane).where(of_two, deliveries.c.lane.in_(lanes))
-        second = select(deliveries.c.other_lane).where(of_two, deliveries.c.other_lane.in_(lanes))
-        return set(connection.scalars(union(heads, first, second)))
+        for some in _portions(list(lanes)):
+            heads = select(deliveries.c.lane).where(IS_PENDING, deliveries.c.lane.in_(some))
+            first = select(deliveries.c.lane).where(of_two, deliveries.c.lane.in_(some))
+            second = select(deliveries.c.other_lane).where(of_two, deliveries.c.other_lane.in_(some))
+            occupied.update(connection.scalars(union(heads, first, second)))
+        return occupied
 
     # Settling and claiming
 
@@ -401,6 +402,17 @@ _CLAIMED = (
     deliveries.c.call,
     deliveries.c.tries,
 )
+
+
+# How many values one statement names: SQLite takes 32,766 in all, and one group may make many more deliveries.
+_PORTION = 5_000
+
+Named = TypeVar("Named")
+
+
+def _portions(values: Sequence[Named]) -> Iterator[Sequence[Named]]:
+    for start in range(0, len(values), _PORTION):
+        yield values[start : start + _PORTION]
 
 
 def _event_row(new: NewEvent) -> dict[str, Any]:

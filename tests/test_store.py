@@ -135,6 +135,15 @@ def test_a_repeat_within_one_group_is_told_apart_too(store: Store) -> None:
     assert store.counts()["deliveries"] == {"pending": 1}
 
 
+def test_one_group_may_hold_more_deliveries_than_a_statement_holds_values(store: Store) -> None:
+    """PostgreSQL takes 65,535 values in a statement, and each lane is asked for three times."""
+    group = [
+        event(f"{n}", *(call(f"{n}-{each}", n * 1000 + each) for each in range(1000))) for n in range(24)
+    ]
+    store.record(group)
+    assert store.counts()["deliveries"] == {"pending": 24_000}
+
+
 def test_the_same_key_of_two_sources_is_two_events(store: Store) -> None:
     first, second = store.record([event("a"), event("a", source="other")])
     assert not first.duplicate
