@@ -226,17 +226,21 @@ class _Current:
 _local = threading.local()
 
 
+def _note(connection: HTTPConnection) -> None:
+    """Tell the thread's attempt which connection it was given."""
+    if current := getattr(_local, "current", None):
+        current.connection = connection
+
+
 class _Watched(HTTPConnection):
     def request(self, *args: Any, **kwargs: Any) -> None:
-        if current := getattr(_local, "current", None):
-            current.connection = self
+        _note(self)
         super().request(*args, **kwargs)
 
 
 class _WatchedTLS(HTTPSConnection):
     def request(self, *args: Any, **kwargs: Any) -> None:
-        if current := getattr(_local, "current", None):
-            current.connection = self
+        _note(self)
         super().request(*args, **kwargs)
 
 
