@@ -22,12 +22,12 @@ from types import MappingProxyType, NoneType
 from typing import TypeAlias
 from urllib.parse import quote, unquote
 
-from gateway.errors import ExpressionError
+from gateway.errors import ExpressionError, RequestError
 from gateway.events import JSON
+from gateway.payloads import MAX_NESTING, STRICT_JSON, is_too_deep
 
 MAX_TEXT = 1024 * 1024  # characters that one function may give
 MAX_ITEMS = 100_000  # list items that one function may give
-MAX_DEPTH = 64  # how deep JSON in a text may be nested
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -550,43 +550,17 @@ def _parse_json(s: str) -> JSON:
 
 
 def read_json(text: str) -> JSON:
-    """Read JSON strictly: no NaN, no number out of range, lists and objects at most 64 deep.
+    """Read JSON as strictly as a body: no NaN, no number out of range, lists and objects at most 64 deep.
 
     Raises ExpressionError: it is not that.
     """
+    if is_too_deep(text.encode(errors="surrogatepass")):
+        raise ExpressionError(f"it is nested more than {MAX_NESTING} deep")
     try:
-        value: JSON = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
-        deep = _is_deeper(value, MAX_DEPTH)
-    except RecursionError:
-        deep = True
-    except ValueError:
+        value: JSON = STRICT_JSON.decode(text)
+    except (ValueError, RequestError):
         raise ExpressionError("it is not JSON") from None
-    if deep:
-        raise ExpressionError(f"it is nested more than {MAX_DEPTH} deep")
     return value
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(name)
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if math.isinf(value):
-        raise ValueError("out of range")
-    return value
-
-
-def _is_deeper(value: JSON, depth: int) -> bool:
-    """Tell whether lists and objects are nested more than so deep, whatever the depth, without recursion."""
-    level: list[list[JSON] | dict[str, JSON]] = [value] if isinstance(value, (list, dict)) else []
-    for _ in range(depth):
-        level = [child for each in level for child in _children(each) if isinstance(child, (list, dict))]
-    return bool(level)
-
-
-def _children(value: list[JSON] | dict[str, JSON]) -> Iterable[JSON]:
-    return value.values() if isinstance(value, dict) else value
 
 
 @_function(_any("x"), example=("to_json(address)", {"address": {"city": "Paris"}}, '{"city":"Paris"}'))

@@ -95,10 +95,12 @@ def _check_charset(parameters: str) -> None:
 
 
 def _json(body: bytes) -> JSON:
-    _check_nesting(body)
+    # The parser recurses, so this comes first; for an ordinary body it is no more than a count.
+    if is_too_deep(body):
+        raise RequestError(400, f"the body is nested more than {MAX_NESTING} levels deep")
     text = _text(body, "the body").removeprefix("\N{ZERO WIDTH NO-BREAK SPACE}")
     try:
-        value: JSON = _DECODER.decode(text)
+        value: JSON = STRICT_JSON.decode(text)
     except json.JSONDecodeError as error:
         end = "; it looks cut off" if error.pos >= len(text.rstrip()) else ""
         raise RequestError(
@@ -121,19 +123,19 @@ def _refuse_constant(_: str) -> NoReturn:
     raise RequestError(400, "the body holds NaN or Infinity, which JSON does not know; send null or text")
 
 
-_DECODER = json.JSONDecoder(parse_float=_finite, parse_constant=_refuse_constant)
+#: Reads JSON without NaN, Infinity and numbers out of range; raises ValueError, or RequestError for those.
+STRICT_JSON = json.JSONDecoder(parse_float=_finite, parse_constant=_refuse_constant)
 
 _STEPS = [{"{": 1, "[": 1, "}": -1, "]": -1}.get(chr(byte), 0) for byte in range(256)]
 _NOT_STRUCTURE = bytes(byte for byte in range(256) if chr(byte) not in '{}[]"')
 
 
-def _check_nesting(body: bytes) -> None:
-    # The parser recurses, so this comes first; for an ordinary body it is no more than a count.
+def is_too_deep(body: bytes) -> bool:
+    """Tell whether lists and objects of JSON are nested more than 64 deep, before any parser goes in."""
     if body.count(b"{") + body.count(b"[") <= MAX_NESTING:
-        return
+        return False
     brackets = _brackets_outside_texts(body)
-    if max(accumulate(map(_STEPS.__getitem__, brackets)), default=0) > MAX_NESTING:
-        raise RequestError(400, f"the body is nested more than {MAX_NESTING} levels deep")
+    return max(accumulate(map(_STEPS.__getitem__, brackets)), default=0) > MAX_NESTING
 
 
 def _brackets_outside_texts(body: bytes) -> bytes:
