@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from flask import Flask
-from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.exceptions import HTTPException
 
 from gateway import config as configuration
-from gateway.database import Database, connect, schema_versions
+from gateway.database import OTHER_SCHEMA, Database, connect, require_schema
+from gateway.errors import StoreError
 from gateway.receiver import receiver
 from gateway.store import NewEvent, Recorded, Store
 from gateway.writer import Writer
@@ -63,14 +63,11 @@ def _add_health(app: Flask, database: Database) -> None:
     @app.get("/readyz")
     def readyz() -> tuple[dict[str, Any], int]:
         try:
-            has, needs = schema_versions(database)
-        except SQLAlchemyError:
-            return {"ok": False, "error": "the database does not answer"}, 503
-        if has != needs:
-            return {
-                "ok": False,
-                "error": "the database's schema is not this version's; run: gateway migrate",
-            }, 503
+            require_schema(database)
+        except StoreError as error:
+            # Anybody may ask, and how the database is reached is not for anybody.
+            said = OTHER_SCHEMA if str(error) == OTHER_SCHEMA else "the database does not answer"
+            return {"ok": False, "error": said}, 503
         return {"ok": True}, 200
 
 

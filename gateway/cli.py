@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import click
-from sqlalchemy.exc import SQLAlchemyError
 
 from gateway import __version__, calls, checks, payloads, wire
 from gateway import config as configuration
@@ -26,12 +25,14 @@ from gateway.app import configure_logging
 from gateway.config import Config
 from gateway.connections import Connection, variable_prefix
 from gateway.customerio import DEADLINE, Client, DryRun, Sender
-from gateway.database import connect, migrate, schema_versions
-from gateway.errors import ConfigError, GatewayError, RequestError, Severity
+from gateway.database import Database, connect, migrate, require_schema
+from gateway.errors import ConfigError, GatewayError, RequestError, Severity, StoreError
 from gateway.events import JSON, Event
 from gateway.processes import run_together
 from gateway.translate import Planned, translate
 from gateway.worker import LEASE, THREADS, Worker
+
+log = logging.getLogger(__name__)
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -46,9 +47,6 @@ def _plain_errors(command: Callable[Parameters, Result]) -> Callable[Parameters,
             return command(*args, **kwargs)
         except GatewayError as error:
             raise click.ClickException(str(error)) from error
-        except SQLAlchemyError as error:
-            first_line = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
-            raise click.ClickException(f"the database cannot be used: {first_line}") from error
 
     return shown
 
@@ -84,29 +82,28 @@ def serve(
     port: int | None, host: str | None, mappings: Path | None, workers: int | None, dry_run: bool
 ) -> None:
     """Receive webhooks and deliver calls: web and worker together."""
-    with _scratch_directory() if dry_run else nullcontext(None) as scratch:
+    scratched = tempfile.TemporaryDirectory(prefix="gateway-dry-run-") if dry_run else nullcontext(None)
+    with scratched as scratch:
         environ = _environment(mappings, workers)
         if scratch is not None:
             environ["DATABASE_URL"] = f"sqlite:///{scratch}/gateway.db"
         config = configuration.load(environ)
-        configuration.load_sources(
-            config.mappings, environ
-        )  # no directory of mappings: say so before any start
+        configuration.mapping_files(config.mappings)  # says at once that there are none
         if not dry_run:
             _require_credentials(config)
         address = _free_address(host, port, environ)
         if config.embedded:
-            migrate(connect(config.database_url))
-        if dry_run:
-            click.echo("dry run: requests are printed here and not sent; stop with Ctrl-C", err=True)
+            with _opened(config) as database:
+                migrate(database)
         web = [sys.executable, "-m", "gunicorn", "-c", "python:gateway.serving", "--bind", address]
         commands = {"web": [*web, "gateway.app:create_app()"]}
-        if not dry_run:
-            commands["worker"] = [sys.executable, "-m", "gateway", "worker"]
-            status = run_together(commands, environ)
-        else:
+        if dry_run:
+            click.echo("dry run: requests are printed here and not sent; stop with Ctrl-C", err=True)
             with _printing_worker(config):
                 status = run_together(commands, environ)
+        else:
+            commands["worker"] = [sys.executable, "-m", "gateway", "worker"]
+            status = run_together(commands, environ)
     sys.exit(status)
 
 
@@ -118,15 +115,16 @@ def worker(lease: float) -> None:
     config = configuration.load(os.environ)
     _require_credentials(config)
     deadline = min(DEADLINE, lease / 2)
-    client = Client(config.connections, pool=THREADS, deadline=deadline)
-    running = _worker(config, client, lease=lease, deadline=deadline)
-    _require_schema(config)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: running.stop())
-    logging.getLogger(__name__).info("worker started")
-    running.run()
-    client.close()
-    logging.getLogger(__name__).info("worker stopped")
+    with _opened(config) as database:
+        require_schema(database)
+        client = Client(config.connections, pool=THREADS, deadline=deadline)
+        running = _worker(config, database, client, lease=lease, deadline=deadline)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: running.stop())
+        log.info("worker started")
+        running.run()
+        client.close()
+    log.info("worker stopped")
 
 
 @main.command(name="migrate")
@@ -134,9 +132,9 @@ def worker(lease: float) -> None:
 def migrate_command() -> None:
     """Bring the database's schema to this version's."""
     config = configuration.load(os.environ)
-    database = connect(config.database_url)
-    migrate(database)
-    click.echo(f"the database's schema is at version {schema_versions(database)[0]}")
+    with _opened(config) as database:
+        migrate(database)
+        click.echo(f"the database's schema is at version {require_schema(database)}")
 
 
 @main.command()
@@ -221,9 +219,12 @@ def _environment(mappings: Path | None, workers: int | None) -> dict[str, str]:
 
 
 @contextmanager
-def _scratch_directory() -> Iterator[str]:
-    with tempfile.TemporaryDirectory(prefix="gateway-dry-run-") as directory:
-        yield directory
+def _opened(config: Config) -> Iterator[Database]:
+    database = connect(config.database_url)
+    try:
+        yield database
+    finally:
+        database.engine.dispose()
 
 
 def _require_credentials(config: Config) -> None:
@@ -232,14 +233,6 @@ def _require_credentials(config: Config) -> None:
             "CUSTOMERIO_SITE_ID and CUSTOMERIO_API_KEY are not set: in Customer.io they are under Settings >"
             " Account settings > API credentials. To try things out without them: gateway serve --dry-run"
         )
-
-
-def _require_schema(config: Config) -> None:
-    database = connect(config.database_url)
-    has, needs = schema_versions(database)
-    database.engine.dispose()
-    if has != needs:
-        raise ConfigError("the database's schema is not this version's; run: gateway migrate")
 
 
 def _free_address(host: str | None, port: int | None, environ: Mapping[str, str]) -> str:
@@ -261,19 +254,20 @@ def _free_address(host: str | None, port: int | None, environ: Mapping[str, str]
 
 @contextmanager
 def _printing_worker(config: Config) -> Iterator[None]:
-    running = _worker(config, DryRun(config.connections), lease=LEASE, deadline=DEADLINE)
-    thread = threading.Thread(target=running.run, name="worker")
-    thread.start()
-    try:
-        yield
-    finally:
-        running.stop()
-        thread.join()
+    with _opened(config) as database:
+        running = _worker(config, database, DryRun(config.connections), lease=LEASE, deadline=DEADLINE)
+        thread = threading.Thread(target=running.run, name="worker")
+        thread.start()
+        try:
+            yield
+        finally:
+            running.stop()
+            thread.join()
 
 
-def _worker(config: Config, sender: Sender, *, lease: float, deadline: float) -> Worker:
+def _worker(config: Config, database: Database, sender: Sender, *, lease: float, deadline: float) -> Worker:
     policies = {name: connection.policy for name, connection in config.connections.items()}
-    return Worker(connect(config.database_url), sender, policies=policies, lease=lease, deadline=deadline)
+    return Worker(database, sender, policies=policies, lease=lease, deadline=deadline)
 
 
 # check and translate
@@ -359,13 +353,10 @@ def _examine_database(config: Config) -> tuple[bool, str]:
     if config.embedded and not Path(config.database_url.removeprefix("sqlite:///")).exists():
         return True, "database: SQLite; gateway serve will make it"
     try:
-        database = connect(config.database_url)
-        has, needs = schema_versions(database)
-    except SQLAlchemyError as error:
-        return False, f"database: it does not answer ({type(error).__name__}); is DATABASE_URL right?"
-    if has != needs:
-        return False, "database: its schema is not this version's; run: gateway migrate"
-    return True, f"database: {database.engine.dialect.name}, schema {has}"
+        with _opened(config) as database:
+            return True, f"database: {database.engine.dialect.name}, schema {require_schema(database)}"
+    except StoreError as error:
+        return False, f"database: {error}"
 
 
 def _examine_sources(config: Config, environ: Mapping[str, str]) -> Iterator[tuple[bool, str]]:

@@ -33,6 +33,10 @@ from sqlalchemy import (
     make_url,
     text,
 )
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, ProgrammingError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from gateway.errors import StoreError
 
 #: Lanes share this many locks on PostgreSQL: one lock a lane would run out of its lock table.
 LOCKS = 1024
@@ -196,9 +200,41 @@ class PostgreSQL:
 _TAKE_LOCKS = text("SELECT pg_advisory_xact_lock(:space, lock) FROM unnest(CAST(:locks AS int[])) AS lock")
 
 
+OTHER_SCHEMA = "the database's schema is not this version's; run: gateway migrate"
+
+
+@contextmanager
+def readable_errors() -> Iterator[None]:
+    """Raise StoreError for a database that cannot be used for now, without the statement's values.
+
+    What one statement alone is to blame for passes through.
+    """
+    try:
+        yield
+    except (OperationalError, InterfaceError, ProgrammingError) as error:
+        first_line = str(error.orig).strip().partition("\n")[0]
+        if _is_of_another_schema(error, first_line):
+            raise StoreError(OTHER_SCHEMA) from error
+        if isinstance(error, ProgrammingError):
+            raise
+        raise StoreError(f"the database cannot be used: {first_line}") from error
+    except PoolTimeout as error:
+        raise StoreError("the database cannot be used: all connections to it are busy") from error
+
+
+def _is_of_another_schema(error: DBAPIError, first_line: str) -> bool:
+    """Tell that a table or a column is not there, which PostgreSQL says by a code and SQLite in words."""
+    undefined = getattr(error.orig, "sqlstate", None) in ("42P01", "42703")
+    return undefined or first_line.startswith(("no such table", "no such column"))
+
+
 def migrate(database: Database) -> None:
-    """Bring the database's schema to the newest version. Several processes may try at once."""
-    with database.transaction() as connection:
+    """Bring the database's schema to the newest version. Several processes may try at once.
+
+    Raises:
+        StoreError: The database cannot be used.
+    """
+    with readable_errors(), database.transaction() as connection:
         if connection.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _MIGRATION_LOCK})
         settings = _alembic()
@@ -206,11 +242,17 @@ def migrate(database: Database) -> None:
         alembic.command.upgrade(settings, "head")
 
 
-def schema_versions(database: Database) -> tuple[str | None, str | None]:
-    """Tell the version of the schema that the database has, and the one that this code needs."""
-    with database.engine.connect() as connection:
-        has = MigrationContext.configure(connection).get_current_revision()
-    return has, _newest_version()
+def require_schema(database: Database) -> str:
+    """Give the version of the database's schema, which is the one that this code needs.
+
+    Raises:
+        StoreError: It is another, or the database cannot be used.
+    """
+    with readable_errors(), database.engine.connect() as connection:
+        version = MigrationContext.configure(connection).get_current_revision()
+    if version is None or version != _newest_version():
+        raise StoreError(OTHER_SCHEMA)
+    return version
 
 
 @cache

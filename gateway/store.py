@@ -27,11 +27,8 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, ProgrammingError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from gateway.database import Database
-from gateway.errors import StoreError
+from gateway.database import Database, readable_errors
 from gateway.retry import Attempt, Decision, Delivered, Failed, Retry
 from gateway.tables import IS_PARKED, IS_PENDING, IS_UNSETTLED, attempts, deliveries, events
 
@@ -379,16 +376,16 @@ class Store:
 
     @contextmanager
     def _writing(self) -> Iterator[Connection]:
-        with _translated_errors(), self._database.transaction() as connection:
+        with readable_errors(), self._database.transaction() as connection:
             yield connection
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:
-        with _translated_errors(), self._database.engine.connect() as connection:
+        with readable_errors(), self._database.engine.connect() as connection:
             yield connection
 
     def _notify(self) -> None:
-        with _translated_errors():
+        with readable_errors():
             self._database.notify()
 
 
@@ -481,25 +478,3 @@ def _next_in(wanted: FromClause, column: ColumnElement[int | None]) -> ScalarSel
     """Select the first delivery that is parked in each wanted lane."""
     parked = select(deliveries.c.id).where(IS_PARKED, IS_UNSETTLED, column == wanted.c.value)
     return parked.order_by(deliveries.c.id).limit(1).correlate(wanted).scalar_subquery()
-
-
-@contextmanager
-def _translated_errors() -> Iterator[None]:
-    """Name what is wrong with the database, without the statement's values."""
-    try:
-        yield
-    except (OperationalError, InterfaceError, ProgrammingError) as error:
-        first_line = str(error.orig).strip().partition("\n")[0]
-        if _is_of_another_schema(error, first_line):
-            raise StoreError("the database's schema is not this version's; run: gateway migrate") from error
-        if isinstance(error, ProgrammingError):
-            raise
-        raise StoreError(f"the database cannot be used: {first_line}") from error
-    except PoolTimeout as error:
-        raise StoreError("the database cannot be used: all connections to it are busy") from error
-
-
-def _is_of_another_schema(error: DBAPIError, first_line: str) -> bool:
-    """Tell that a table or a column is not there, which PostgreSQL says by a code and SQLite in words."""
-    undefined = getattr(error.orig, "sqlstate", None) in ("42P01", "42703")
-    return undefined or first_line.startswith(("no such table", "no such column"))

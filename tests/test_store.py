@@ -9,13 +9,15 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 import pytest
-from sqlalchemy import insert, select, update
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import insert, inspect, select, update
 
-from gateway.database import Database, connect, schema_versions
+from gateway.database import Database, connect, require_schema
 from gateway.errors import StoreError
 from gateway.retry import Attempt, Decision, Delivered, Failed, Retry
 from gateway.store import Claimed, NewDelivery, NewEvent, Outcome, Recorded, Store
-from gateway.tables import attempts, deliveries, events
+from gateway.tables import attempts, deliveries, events, metadata
 
 OK = Attempt(status=200, at=1.0, seconds=0.1)
 DOWN = Attempt(status=503, reason="HTTP 503", at=1.0, seconds=0.1)
@@ -77,20 +79,12 @@ def statuses(database: Database) -> dict[str, str]:
 
 
 def test_migrations_give_the_tables_that_the_code_uses(database: Database) -> None:
-    from alembic.autogenerate import compare_metadata
-    from alembic.runtime.migration import MigrationContext
-
-    from gateway.tables import metadata
-
-    has, needs = schema_versions(database)
-    assert has == needs
+    assert require_schema(database)
     with database.engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
 
 
 def test_partial_indexes_of_the_migrations_are_those_of_the_tables(database: Database) -> None:
-    from sqlalchemy import inspect
-
     dialect = database.engine.dialect.name
     found = {
         index["name"]: (
