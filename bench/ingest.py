@@ -124,8 +124,8 @@ def _measure(name: str, kind: str, application: str, database: str, options: arg
                 [sys.executable, "-m", "gateway", "migrate"], env=environ, check=True, capture_output=True
             )
         with _serving(kind, application, environ) as port:
-            _load(port, options.connections, 1.0)
-            return _load(port, options.connections, options.seconds).figures(name)
+            _Load(port, options.connections, 1.0)
+            return _Load(port, options.connections, options.seconds).figures(name)
 
 
 @contextmanager
@@ -175,7 +175,7 @@ def _wait_for(port: int) -> None:
     raise TimeoutError("the server does not answer")
 
 
-class _load:  # noqa: N801  # reads as the verb it is
+class _Load:
     """Post signed webhooks over kept-alive connections, each as soon as the last is answered."""
 
     def __init__(self, port: int, connections: int, seconds: float) -> None:

@@ -5,6 +5,8 @@ GatewayError
 ├── MappingError         a mapping file is wrong; holds every problem with its place
 ├── RequestError         a webhook cannot be taken as it is; holds the HTTP status to answer
 │   └── VerificationError    its signature, token or password is not right (401)
+├── SchemeError          a signature scheme written in a mapping is wrong (in signatures)
+├── BadExpression        an expression written in a mapping is wrong (in expressions)
 ├── ExpressionError      an expression met a value it cannot work on (no place: its owner adds it)
 ├── TranslationError     a mapping failed on a payload; holds file, line, column and field
 └── StoreError           the database cannot take or give what was asked, for now

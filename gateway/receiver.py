@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
+from collections.abc import Mapping as Map
 from dataclasses import replace
+from secrets import token_hex
 from typing import Any, TypeAlias
 
 from flask import Blueprint, Request, request
@@ -18,6 +19,8 @@ from gateway import calls, payloads, signatures
 from gateway.config import Config, Source
 from gateway.errors import RequestError, StoreError, TranslationError, VerificationError
 from gateway.events import JSON, Event, Webhook
+from gateway.mapping import Mapping
+from gateway.signatures import Scheme
 from gateway.store import NewDelivery, NewEvent, Recorded
 from gateway.translate import Planned, Translation, event_key, translate
 from gateway.writer import Writer
@@ -35,7 +38,7 @@ REDACTED = "[redacted]"
 
 def receiver(
     config: Config,
-    sources: Mapping[str, Source],
+    sources: Map[str, Source],
     writer: Writer[NewEvent, Recorded],
     *,
     clock: Callable[[], float] = time.time,
@@ -64,15 +67,16 @@ def receiver(
             return answer, 503, {"Retry-After": RETRY_AFTER_DATABASE}
 
     def _receive(source: Source) -> Answer:
-        if source.mapping is None or source.closed is not None:
+        mapping = source.mapping
+        if mapping is None or source.closed is not None:
             log.error("source %s is closed: %s", source.name, source.closed)
             answer = {"error": "this source is closed for now: its operator finds the reason in the log"}
             return answer, 503, {"Retry-After": RETRY_AFTER_CLOSED}
         now = clock()
-        webhook = _verified(source, _webhook(request, config), config.max_body, now)
-        new, translation = _translated(source, webhook, now)
-        recorded = writer.write(new)
-        return _answer(recorded, translation)
+        webhook = _webhook(request, config)
+        verified = _verified(mapping.verify.scheme, source.secrets, webhook, config.max_body, now)
+        new, translation = _translated(mapping, verified, now)
+        return _answer(writer.write(new), translation)
 
     return blueprint
 
@@ -123,22 +127,19 @@ def _body(received: Request, limit: int) -> bytes:
 # Verify
 
 
-def _verified(source: Source, webhook: Webhook, limit: int, now: float) -> Webhook:
+def _verified(scheme: Scheme, secrets: Sequence[str], webhook: Webhook, limit: int, now: float) -> Webhook:
     """Check the signature and unpack the body.
 
     Some senders sign the bytes on the wire and some the bytes before packing; each is proof of the secret.
     """
-    mapping = source.mapping
-    assert mapping is not None
     unpacked = _unpacked(webhook, limit)
-    if unpacked is not webhook:
-        try:
-            signatures.verify(mapping.verify.scheme, source.secrets, unpacked, now)
-        except VerificationError:
-            signatures.verify(mapping.verify.scheme, source.secrets, webhook, now)
-        return unpacked
-    signatures.verify(mapping.verify.scheme, source.secrets, webhook, now)
-    return webhook
+    try:
+        signatures.verify(scheme, secrets, unpacked, now)
+    except VerificationError:
+        if unpacked is webhook:
+            raise
+        signatures.verify(scheme, secrets, webhook, now)
+    return unpacked
 
 
 def _unpacked(webhook: Webhook, limit: int) -> Webhook:
@@ -153,34 +154,31 @@ def _unpacked(webhook: Webhook, limit: int) -> Webhook:
 # Translate
 
 
-def _translated(source: Source, webhook: Webhook, now: float) -> tuple[NewEvent, Translation]:
+def _translated(mapping: Mapping, webhook: Webhook, now: float) -> tuple[NewEvent, Translation]:
     payload = payloads.decode(webhook.body, webhook.headers.get("content-type", ""))
-    key, problem = _key(source, webhook, payload, now)
+    key, problem = _key(mapping, webhook, payload, now)
     event = Event(
-        source=source.name,
+        source=mapping.source,
         key=hashlib.sha256(key.encode(errors="surrogatepass")).hexdigest(),
         payload=payload,
         headers=webhook.headers,
         query=webhook.query,
         received_at=int(now),
     )
-    mapping = source.mapping
-    assert mapping is not None
-    translation = (
-        Translation(status="failed", event_type=None, problem=problem)
-        if problem
-        else translate(mapping, event)
-    )
+    if problem is None:
+        translation = translate(mapping, event)
+    else:
+        translation = Translation(status="failed", event_type=None, problem=problem)
     secret = signatures.secret_headers(mapping.verify.scheme)
     return _new_event(event, webhook, translation, secret, now), translation
 
 
-def _key(source: Source, webhook: Webhook, payload: JSON, now: float) -> tuple[str, TranslationError | None]:
+def _key(
+    mapping: Mapping, webhook: Webhook, payload: JSON, now: float
+) -> tuple[str, TranslationError | None]:
     """Find what makes a repeat of this webhook the same; a mapping that fails to say it fails the event."""
-    mapping = source.mapping
-    assert mapping is not None
     if not mapping.deduplicate:
-        return secrets.token_hex(16), None
+        return token_hex(16), None
     own, problem = None, None
     try:
         own = event_key(mapping, payload, webhook.headers, webhook.query, int(now))

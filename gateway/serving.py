@@ -29,7 +29,6 @@ control_socket_disable = True
 # Without the query, which may hold a secret. Nothing is logged unless --access-logfile asks for it.
 access_log_format = '%(h)s "%(m)s %(U)s" %(s)s %(b)s %(M)sms'
 
-# A larger limit (GATEWAY_MAX_BODY) only means that the connections of larger bodies are not kept.
 _LINGER_SECONDS = 2.0
 _LINGER_BYTES = 8 * DEFAULT_MAX_BODY
 
@@ -51,18 +50,17 @@ def when_ready(server: Any) -> None:
             server.log.info("source %s is open: POST /hooks/%s", source.name, source.name)
 
 
-def pre_request(worker: Any, req: Any) -> None:
+def pre_request(_worker: Any, req: Any) -> None:
     """Close the connection after a body that we may not read to its end, instead of reading on for ever."""
-    del worker
+    # Where GATEWAY_MAX_BODY is larger, this only means that the connections of larger bodies are not kept.
     length = next((value for name, value in req.headers if name == "CONTENT-LENGTH"), "0")
     chunked = any(name == "TRANSFER-ENCODING" for name, _ in req.headers)
     if chunked or not length.isdigit() or int(length) > DEFAULT_MAX_BODY:
         req.force_close()
 
 
-def post_request(worker: Any, req: Any, environ: dict[str, Any], resp: Any) -> None:
+def post_request(_worker: Any, req: Any, environ: dict[str, Any], _resp: Any) -> None:
     """Let a sender whose body was refused read the answer: closing at once would reset its connection."""
-    del worker, resp
     connection = environ.get("gunicorn.socket")
     if not req.must_close or connection is None:
         return

@@ -119,13 +119,21 @@ def _dump(body: Mapping[str, JSON]) -> bytes:
 
 def _unwritable(call: Call) -> Iterator[Violation]:
     """Text that no JSON document can hold (half of a surrogate pair) would otherwise fail while sending."""
+    if _why_unwritable(vars(call)) is None:
+        return  # as nearly always: one look at the whole is enough
     for field, value in vars(call).items():
-        try:
-            json.dumps(value, ensure_ascii=False, default=dict, allow_nan=False).encode()
-        except UnicodeEncodeError:
-            yield Violation(field=field, problem="holds text that is not valid Unicode")
-        except ValueError:
-            yield Violation(field=field, problem="holds a number that JSON cannot write")
+        if problem := _why_unwritable(value):
+            yield Violation(field=field, problem=problem)
+
+
+def _why_unwritable(value: object) -> str | None:
+    try:
+        json.dumps(value, ensure_ascii=False, default=dict, allow_nan=False).encode()
+    except UnicodeEncodeError:
+        return "holds text that is not valid Unicode"
+    except ValueError:
+        return "holds a number that JSON cannot write"
+    return None
 
 
 def _address_violations(call: Call) -> Iterator[Violation]:

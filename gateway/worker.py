@@ -99,7 +99,10 @@ class Worker:
             for each in claimed:
                 self._in_flight += 1
                 pool.submit(self._deliver, each, began)
-            self._patience = self._until_next() if len(claimed) < limit else 0.0 if limit else IDLE
+            if not limit:
+                self._patience = IDLE  # the next outcome ends the waiting
+            else:
+                self._patience = self._until_next() if len(claimed) < limit else 0.0
         except StoreError as error:
             log.warning("%s; trying again", error)
             self._stopping.wait(DATABASE_PAUSE)

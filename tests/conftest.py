@@ -10,6 +10,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from gateway.config import load
 from gateway.database import Database, connect, migrate
 from gateway.store import Store
 
@@ -40,7 +41,7 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
 @pytest.fixture
 def database(database_url: str) -> Iterator[Database]:
     """An empty, migrated database."""
-    made = connect(database_url.replace("postgresql://", "postgresql+psycopg://"))
+    made = connect(load({"DATABASE_URL": database_url}).database_url)
     migrate(made)
     yield made
     made.engine.dispose()

@@ -13,6 +13,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import insert, inspect, select, update
 
+from gateway.config import load
 from gateway.database import Database, connect, require_schema
 from gateway.errors import StoreError
 from gateway.retry import Attempt, Decision, Delivered, Failed, Retry
@@ -313,7 +314,7 @@ def record_elsewhere(pool: ThreadPoolExecutor, database: Database) -> Future[Non
 
 
 def test_a_database_without_the_tables_says_what_to_run(database_url: str) -> None:
-    empty = connect(database_url.replace("postgresql://", "postgresql+psycopg://"))
+    empty = connect(load({"DATABASE_URL": database_url}).database_url)
     with pytest.raises(StoreError, match="gateway migrate"):
         Store(empty).record([event("a")])
     empty.engine.dispose()
