@@ -6,12 +6,11 @@ import json
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from difflib import get_close_matches
 
 from gateway import document, signatures
 from gateway.calls import CALLS
 from gateway.document import ListNode, Node, ObjectNode, Scalar
-from gateway.errors import MappingError, Problem, Severity, Where
+from gateway.errors import MappingError, Problem, Severity, Where, did_you_mean
 from gateway.events import JSON
 from gateway.expressions import BadExpression, Names, compile_expression
 from gateway.functions import number_text
@@ -367,7 +366,7 @@ def _spec(node: ObjectNode, notes: _Notes) -> CallSpec | None:
         return None
     name = _name(written)
     if name not in SPECS:
-        guess = _did_you_mean(name, SPECS, f"; it is one of {', '.join(SPECS)}")
+        guess = did_you_mean(name, SPECS) or f"; it is one of {', '.join(SPECS)}"
         notes.error(written.where, "unknown-call", f"unknown call {name!r}{guess}")
         return None
     return SPECS[name]
@@ -830,11 +829,5 @@ def _refuse_unknown_keys(
     for key, _ in node.entries:
         name = str(key.value)
         if name not in known:
-            text = f"unknown key {name!r} {place}{_did_you_mean(name, known, hint)}"
+            text = f"unknown key {name!r} {place}{did_you_mean(name, known) or hint}"
             notes.error(key.where, "unknown-key", text)
-
-
-def _did_you_mean(name: str, known: Iterable[str], hint: str) -> str:
-    """Name the nearest of what is known, or else give the hint."""
-    near = get_close_matches(name.lower(), list(known), n=1)
-    return f"; did you mean {near[0]!r}?" if near else hint

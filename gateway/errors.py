@@ -16,7 +16,9 @@ Messages are read by strangers and land in logs: they never hold a secret, nor a
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from difflib import get_close_matches
 from enum import Enum
 
 
@@ -99,3 +101,9 @@ class TranslationError(GatewayError):
 
 class StoreError(GatewayError):
     """The database cannot take or give what was asked, for now; trying again later may work."""
+
+
+def did_you_mean(name: str, known: Iterable[str], pattern: str = "'{}'") -> str:
+    """Make the end of a sentence that names the nearest of what is known; empty when nothing is near."""
+    near = get_close_matches(name.lower(), list(known), n=1)
+    return f"; did you mean {pattern.format(near[0])}?" if near else ""

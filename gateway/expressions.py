@@ -6,7 +6,6 @@ kinds and errors are the mapping language's own.
 
 from __future__ import annotations
 
-import difflib
 import math
 import operator
 import re
@@ -18,7 +17,7 @@ from jmespath.exceptions import IncompleteExpressionError, JMESPathError, LexerE
 from jmespath.lexer import Lexer
 from jmespath.parser import Parser
 
-from gateway.errors import ExpressionError, GatewayError
+from gateway.errors import ExpressionError, GatewayError, did_you_mean
 from gateway.events import JSON
 from gateway.functions import (
     FUNCTIONS,
@@ -525,7 +524,7 @@ def _check_call(node: _Tree, source: _Source, position: int | None, names: Names
         )
     function, offset = FUNCTIONS.get(name), source.offset(position)
     if function is None:
-        problem = f"unknown function {_shortened(name)}(){_suggestion(name, FUNCTIONS, '{}()')}"
+        problem = f"unknown function {_shortened(name)}(){did_you_mean(name, FUNCTIONS, '{}()')}"
         raise BadExpression("unknown-function", problem, offset)
     if miscounted := function.arity_problem(len(arguments)):
         raise BadExpression("arity", miscounted, offset)
@@ -547,11 +546,6 @@ def _check_arguments(function: Function, arguments: list[_Tree], source: _Source
     known = [argument["value"] if argument["type"] == "literal" else ... for argument in arguments]
     if function.check and (problem := function.check(known)):
         raise BadExpression("argument", problem, source.offset(position))
-
-
-def _suggestion(name: str, known: Iterable[str], pattern: str = "'{}'") -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {pattern.format(close[0])}?" if close else ""
 
 
 def _argument_offsets(source: _Source, position: int) -> list[int]:
@@ -587,7 +581,7 @@ def _check_names(name: str, arguments: Sequence[_Tree], names: Names, offset: in
 
 def _check_name(what: str, section: str, name: str, known: Iterable[str], offset: int) -> None:
     if name not in known:
-        problem = f"there is no {what} '{_shortened(name)}' under {section}{_suggestion(name, known)}"
+        problem = f"there is no {what} '{_shortened(name)}' under {section}{did_you_mean(name, known)}"
         raise BadExpression(f"unknown-{what}", problem, offset)
 
 

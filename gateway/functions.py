@@ -24,7 +24,7 @@ from urllib.parse import quote, unquote
 
 from gateway.errors import ExpressionError, RequestError
 from gateway.events import JSON
-from gateway.payloads import MAX_NESTING, STRICT_JSON, is_too_deep
+from gateway.payloads import MAX_NESTING, STRICT_JSON, is_too_deep, whole_characters
 
 MAX_TEXT = 1024 * 1024  # characters that one function may give
 MAX_ITEMS = 100_000  # list items that one function may give
@@ -727,12 +727,8 @@ def _url_decode(s: str) -> JSON:
         raise ExpressionError("url_decode() found bytes that are not text in UTF-8") from None
 
 
-_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-
-
 def _utf8(text: str) -> bytes:
-    """Encode a text; half an emoji, as a sender may cut it, becomes U+FFFD rather than a failed event."""
-    return _LONE_SURROGATE.sub("\ufffd", text).encode("utf-8")
+    return whole_characters(text).encode()
 
 
 # Objects and lists

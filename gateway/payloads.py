@@ -151,17 +151,19 @@ _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
+def whole_characters(text: str) -> str:
+    """Replace halves of characters, as a sender may cut an emoji, by U+FFFD: no encoding can write them."""
+    return _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
 def _without_surrogates(value: JSON) -> JSON:
-    """Replace halves of characters, which no encoding can write; whole pairs have become one character."""
+    """Replace halves of characters everywhere; whole pairs have become one character."""
     if isinstance(value, str):
-        return _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", value)
+        return whole_characters(value)
     if isinstance(value, list):
         return [_without_surrogates(item) for item in value]
     if isinstance(value, dict):
-        return {
-            _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", key): _without_surrogates(item)
-            for key, item in value.items()
-        }
+        return {whole_characters(key): _without_surrogates(item) for key, item in value.items()}
     return value
 
 

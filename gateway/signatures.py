@@ -12,7 +12,6 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from difflib import get_close_matches
 from functools import cache, lru_cache
 from importlib import resources
 from types import MappingProxyType
@@ -20,7 +19,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import yaml
 
-from gateway.errors import GatewayError, VerificationError
+from gateway.errors import GatewayError, VerificationError, did_you_mean
 from gateway.events import JSON, Webhook
 
 Kind: TypeAlias = Literal["hmac", "token", "basic", "none"]
@@ -547,8 +546,7 @@ def _shown(value: JSON) -> str:
 
 
 def _suggestion(given: JSON, known: Iterable[str]) -> str:
-    close = get_close_matches(given.lower(), known, n=1) if isinstance(given, str) else []
-    return f"; did you mean '{close[0]}'?" if close else ""
+    return did_you_mean(given, known) if isinstance(given, str) else ""
 
 
 _KIND = _one_of(Kind)
