@@ -188,9 +188,11 @@ class PostgreSQL:
             connection.exec_driver_sql(f"NOTIFY {CHANNEL}")
 
     def listen(self, wake: Callable[[], None], stopping: threading.Event) -> None:
-        with self._notifier.connect() as connection:
-            connection.exec_driver_sql(f"LISTEN {CHANNEL}")
+        with self.engine.connect() as connection:
             driver: Any = connection.connection.driver_connection
+            connection.detach()  # it listens for good: closed at the end, never handed to another user
+            driver.autocommit = True  # notices come between transactions only
+            driver.execute(f"LISTEN {CHANNEL}")
             wake()  # for what was written before the listening began
             while not stopping.is_set():
                 for _ in driver.notifies(timeout=0.5, stop_after=1):

@@ -30,6 +30,8 @@ LEASE = 120.0
 THREADS = 16
 #: Seconds between two looks at the database when nothing wakes the worker sooner.
 IDLE = 1.0
+#: Seconds that the end of the listener is waited for.
+LISTENER_PATIENCE = 5.0
 #: Seconds before the database is asked again after it failed.
 DATABASE_PAUSE = 1.0
 
@@ -88,6 +90,8 @@ class Worker:
             while not self._stopping.is_set():
                 self._turn(pool)
             self._wind_up()
+        # It looks up at least twice a second; only a database that does not even answer is not waited for.
+        listener.join(LISTENER_PATIENCE)
 
     def _turn(self, pool: ThreadPoolExecutor) -> None:
         self._gather(self._patience)

@@ -220,6 +220,16 @@ def test_what_waits_too_long_for_its_turn_is_not_sent_under_a_lease_that_may_hav
     assert len(sender.sent) == len(set(sender.sent)) == 20
 
 
+def test_a_worker_that_has_stopped_leaves_no_thread_behind(database: Database, store: Store) -> None:
+    before = set(threading.enumerate())
+    sender = Recorder()
+    with running(database, sender):
+        time.sleep(0.3)  # until it listens
+        record(store, ("ann", 1))
+        sender.wait_for(1)
+    assert set(threading.enumerate()) <= before
+
+
 def test_several_workers_share_the_work_and_keep_the_order(database: Database, store: Store) -> None:
     sender = Recorder()
     for number in range(1, 21):
