@@ -7,12 +7,13 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from flask import Flask
+from flask import Flask, Response
 from werkzeug.exceptions import HTTPException
 
 from gateway import config as configuration
 from gateway.database import OTHER_SCHEMA, Database, connect, require_schema
 from gateway.errors import StoreError
+from gateway.metrics import CONTENT_TYPE, Metrics
 from gateway.receiver import receiver
 from gateway.store import NewEvent, Recorded, Store
 from gateway.writer import Writer
@@ -39,11 +40,14 @@ def create_app(environ: Mapping[str, str] | None = None, *, database: Database |
     config = configuration.load(environ)
     sources = configuration.load_sources(config.mappings, environ)
     database = database or connect(config.database_url)
-    writer: Writer[NewEvent, Recorded] = Writer(Store(database).record)
+    store = Store(database)
+    writer: Writer[NewEvent, Recorded] = Writer(store.record, then=store.wake)
     app = Flask("gateway")
+    app.extensions["writer"] = writer  # for whoever made the application to close
     app.json.sort_keys = False  # type: ignore[attr-defined]  # Flask's own provider has it
     app.register_blueprint(receiver(config, sources, writer))
     _add_health(app, database)
+    _add_metrics(app, database)
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Exception, _unexpected_error)
     return app
@@ -69,6 +73,18 @@ def _add_health(app: Flask, database: Database) -> None:
             said = OTHER_SCHEMA if str(error) == OTHER_SCHEMA else "the database does not answer"
             return {"ok": False, "error": said}, 503
         return {"ok": True}, 200
+
+
+def _add_metrics(app: Flask, database: Database) -> None:
+    told = Metrics(database)
+
+    @app.get("/metrics")
+    def metrics() -> Response:
+        try:
+            return Response(told.text(), content_type=CONTENT_TYPE)
+        except StoreError as error:
+            log.error("no metrics: %s", error)
+            return Response("the database does not answer\n", 503, content_type="text/plain; charset=utf-8")
 
 
 def _http_error(error: HTTPException) -> tuple[dict[str, Any], int, list[tuple[str, str]]]:

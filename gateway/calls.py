@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal, TypeAlias
 
 from gateway.events import JSON
@@ -87,10 +87,12 @@ CALLS: dict[str, type[Call]] = {kind.name_of_call: kind for kind in (Identify, T
 def as_json(call: Call) -> dict[str, JSON]:
     """Write a call the way a mapping's tests show it: absent fields left out."""
     written: dict[str, JSON] = {"call": call.name_of_call}
-    for each in fields(call):
-        value = getattr(call, each.name)
-        if value is not None and value != {}:
-            written[each.name] = dict(value) if isinstance(value, Mapping) else value
+    for name, value in vars(call).items():
+        if name == "attributes":
+            if value:
+                written[name] = dict(value)
+        elif value is not None:
+            written[name] = value
     return written
 
 

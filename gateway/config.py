@@ -19,6 +19,8 @@ from gateway.wire import HOSTS
 DEFAULT_DATABASE = "sqlite:///gateway.db"
 DEFAULT_MAX_BODY = 1_048_576
 DEFAULT_PORT = 8000
+DEFAULT_RETENTION_DAYS = 30
+DEFAULT_ALERT_MINUTES = 15
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,15 +29,21 @@ class Config:
 
     Attributes:
         database_url: As SQLAlchemy reads it.
+        retention_days: Days after which what is done is removed.
         max_body: Bytes of a webhook's body, also after it is unpacked.
         public_url: The address that senders post to, for schemes that sign it.
+        alert_url: Where notices are posted.
+        late_after: Seconds after which a delivery that waits is worth a notice.
         connections: By name; the one without a name of its own is ``default``.
     """
 
     database_url: str = field(repr=False)
     mappings: Path
+    retention_days: int
     max_body: int
     public_url: str | None
+    alert_url: str | None = field(repr=False)
+    late_after: float
     connections: Map[str, Connection]
 
     @property
@@ -71,8 +79,11 @@ def load(environ: Map[str, str]) -> Config:
     config = Config(
         database_url=reader.database_url(),
         mappings=Path(reader.text("GATEWAY_MAPPINGS") or "mappings"),
+        retention_days=reader.number("GATEWAY_RETENTION_DAYS", DEFAULT_RETENTION_DAYS, least=1, most=3_650),
         max_body=reader.number("GATEWAY_MAX_BODY", DEFAULT_MAX_BODY, least=1, most=100 * 1_048_576),
         public_url=reader.url("GATEWAY_PUBLIC_URL"),
+        alert_url=reader.alert_url(),
+        late_after=60.0 * reader.number("GATEWAY_ALERT_MINUTES", DEFAULT_ALERT_MINUTES, least=1, most=43_200),
         connections={each.name: each for each in reader.connections()},
     )
     if reader.problems:
@@ -173,6 +184,18 @@ class _Reader:
             self.problems.append(f"{name} has to be an address such as https://hooks.example.com")
         return written.rstrip("/")
 
+    def alert_url(self) -> str | None:
+        written = self.text("GATEWAY_ALERT_URL")
+        if written is None:
+            return None
+        if not re.fullmatch(r"https?://[^\s/?#@]+([/?][^\s#]*)?", written):
+            self.problems.append("GATEWAY_ALERT_URL has to be an address such as https://hooks.slack.com/…")
+        elif _shows_to_the_network(written):
+            self.problems.append(
+                "GATEWAY_ALERT_URL has to start with https://: plain http would show it to the network"
+            )
+        return written
+
     def database_url(self) -> str:
         written = self.text("DATABASE_URL")
         if written is None and self.text("DYNO"):
@@ -230,8 +253,13 @@ class _Reader:
         parts = urlsplit(written)
         if parts.path:
             self.problems.append(f"{name} has to be a scheme and a host without a path")
-        if parts.scheme == "http" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
+        if _shows_to_the_network(written):
             self.problems.append(
                 f"{name} has to start with https://: plain http would show the API key to the network"
             )
         return written
+
+
+def _shows_to_the_network(url: str) -> bool:
+    parts = urlsplit(url)
+    return parts.scheme == "http" and parts.hostname not in ("localhost", "127.0.0.1", "::1")

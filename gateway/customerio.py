@@ -9,24 +9,24 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any, Protocol, TextIO
 
 import requests
 import urllib3
-from requests.adapters import HTTPAdapter
-from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from gateway import __version__
 from gateway.connections import Connection, variable_prefix
+from gateway.deadlines import DeadlineAdapter, Deadlines
 from gateway.events import JSON
-from gateway.retry import Attempt
+from gateway.retry import Attempt, Probe
 from gateway.wire import HOSTS, REGION_PATH, HttpRequest
 
 CONNECT_TIMEOUT = 5.0
 DEADLINE = 20.0
+#: While a probe is out nothing else is sent: an API that takes longer for it is not well.
+PROBE_DEADLINE = 5.0
 MAX_ANSWER = 65_536
 MAX_REASON = 300
 USER_AGENT = f"customerio-gateway/{__version__}"
@@ -37,6 +37,9 @@ class Sender(Protocol):
 
     def send(self, request: HttpRequest, connection: str, region: str | None = None) -> Attempt:
         """Make one attempt."""
+
+    def probe(self, connection: str, region: str | None = None) -> Probe:
+        """Find out whether a connection is well."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,10 +66,10 @@ class Client:
     ) -> None:
         self._connections = dict(connections)
         self._deadline = deadline
-        self._guard = _Guard()
+        self._deadlines = Deadlines()
         self._session = requests.Session()
         self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-        adapter = _Adapter(pool_connections=8, pool_maxsize=pool)
+        adapter = DeadlineAdapter(pool_connections=8, pool_maxsize=pool)
         self._session.mount("https://", adapter)
         self._session.mount("http://", adapter)
         # Proxies and certificates of the environment are read once and not with every request; .netrc never.
@@ -80,7 +83,7 @@ class Client:
         """Make one attempt of a request, in the region given or the connection's own."""
         at, started = time.time(), time.monotonic()
         try:
-            answer = self._exchange(request, connection, region)
+            answer = self._exchange(request, connection, region, self._deadline)
         except _NoAnswerError as error:
             return Attempt(status=None, reason=str(error), at=at, seconds=time.monotonic() - started)
         understood = _understood(answer)
@@ -93,44 +96,73 @@ class Client:
             seconds=time.monotonic() - started,
         )
 
-    def region_of(self, connection: str) -> tuple[str | None, str | None]:
-        """Ask Customer.io for a connection's region; gives the region, or what is wrong."""
+    def region_of(self, connection: str, region: str | None = None) -> tuple[str | None, str | None]:
+        """Ask Customer.io for a connection's region, at the host of the one given or of its own.
+
+        Gives the region, or what is wrong.
+        """
+        found, probe = self._asked(connection, region)
+        return found, probe.reason
+
+    def probe(self, connection: str, region: str | None = None) -> Probe:
+        """Find out whether a connection is well: reachable, with the right credentials, in the expected region."""
+        found, probe = self._asked(connection, region)
+        known = self._connections.get(connection)
+        expected = region or (known.region if known else None)
+        if found is None or found == expected:
+            return probe
+        fix = f"set {variable_prefix(connection)}REGION={found}"
+        if region is not None:
+            fix = f"write region: {found} in the mapping, or leave the region out"
+        return Probe(cause="misconfigured", reason=f"the workspace is in {found}, not in {expected}: {fix}")
+
+    def _asked(self, connection: str, region: str | None) -> tuple[str | None, Probe]:
+        if connection not in self._connections:
+            return None, Probe(cause="misconfigured", reason=_not_known(connection))
         try:
-            answer = self._exchange(HttpRequest(method="GET", path=REGION_PATH), connection, None)
+            deadline = min(PROBE_DEADLINE, self._deadline)
+            answer = self._exchange(HttpRequest(method="GET", path=REGION_PATH), connection, region, deadline)
         except _NoAnswerError as error:
-            return None, str(error)
+            return None, Probe(cause="unreachable", reason=str(error))
         found = _json(answer.body)
         if answer.status == 200 and isinstance(found, dict) and isinstance(found.get("region"), str):
-            return str(found["region"]), None
+            return str(found["region"]), Probe()
         if answer.status == 401:
-            return None, "HTTP 401: the site id or the API key is wrong"
-        return None, _reason(answer)
+            prefix = variable_prefix(connection)
+            reason = f"HTTP 401: the site id or the API key is wrong ({prefix}SITE_ID, {prefix}API_KEY)"
+            return None, Probe(cause="misconfigured", reason=reason)
+        return None, Probe(cause="unreachable", reason=_reason(answer))
 
     def close(self) -> None:
         """Close the pool; the client cannot be used afterwards."""
         self._session.close()
-        self._guard.stop()
+        self._deadlines.stop()
 
-    def _exchange(self, request: HttpRequest, name: str, region: str | None) -> _Answer:
+    def _exchange(self, request: HttpRequest, name: str, region: str | None, deadline: float) -> _Answer:
         connection = self._connections.get(name)
         if connection is None:
-            prefix = variable_prefix(name)
-            raise _NoAnswerError(f"connection '{name}' is not known: set {prefix}SITE_ID and {prefix}API_KEY")
+            raise _NoAnswerError(_not_known(name))
         host = connection.host(region)
-        with self._guard.attempt(self._deadline) as current:
+        with self._deadlines.attempt(deadline) as current:
             try:
-                return self._read(self._send(request, connection, host))
+                answer = self._read(self._send(request, connection, host, deadline))
             except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-                late = f"no whole answer within {self._deadline:g} s" if current.ended else None
+                late = f"no whole answer within {deadline:g} s" if current.ended else None
                 raise _NoAnswerError(late or _network_reason(error)) from error
+        if current.ended:
+            # Cut off in the middle of its headers, an answer looks like a whole one.
+            raise _NoAnswerError(f"no whole answer within {deadline:g} s")
+        return answer
 
-    def _send(self, request: HttpRequest, connection: Connection, host: str) -> requests.Response:
+    def _send(
+        self, request: HttpRequest, connection: Connection, host: str, deadline: float
+    ) -> requests.Response:
         prepared = self._session.prepare_request(
             requests.Request(request.method, host, headers=_headers(request, connection), data=request.body)
         )
         # Set past requests' own quoting: the path goes out byte for byte as it was written.
         prepared.url = host + request.path
-        timeout = (min(CONNECT_TIMEOUT, self._deadline), self._deadline)
+        timeout = (min(CONNECT_TIMEOUT, deadline), deadline)
         return self._session.send(prepared, timeout=timeout, allow_redirects=False, **self._environment[host])
 
     def _read(self, response: requests.Response) -> _Answer:
@@ -161,108 +193,14 @@ class DryRun:
             print("\n".join(lines), end="\n\n", file=self._out, flush=True)  # printing is its job
         return Attempt(status=200, at=time.time())
 
-
-class _Guard:
-    """Ends attempts that have passed their deadline by shutting their socket: requests' timeout is per read."""
-
-    def __init__(self) -> None:
-        self._running: dict[int, tuple[float, _Current]] = {}
-        self._changed = threading.Condition()
-        self._thread: threading.Thread | None = None
-        self._stopped = False
-
-    @contextmanager
-    def attempt(self, seconds: float) -> Iterator[_Current]:
-        current = _Current()
-        _local.current = current
-        with self._changed:
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._watch, name="deadlines", daemon=True)
-                self._thread.start()
-            self._running[id(current)] = (time.monotonic() + seconds, current)
-            self._changed.notify()
-        try:
-            yield current
-        finally:
-            _local.current = None
-            with self._changed:
-                del self._running[id(current)]
-
-    def stop(self) -> None:
-        with self._changed:
-            self._stopped = True
-            self._changed.notify()
-
-    def _watch(self) -> None:
-        while True:
-            with self._changed:
-                if self._stopped:
-                    return
-                now = time.monotonic()
-                for ends, current in self._running.values():
-                    if ends <= now:
-                        current.end()
-                pending = [ends - now for ends, _ in self._running.values() if ends > now]
-                self._changed.wait(max(min(pending, default=60.0), 0.05))
+    def probe(self, connection: str, region: str | None = None) -> Probe:  # noqa: ARG002  # as every sender
+        """Find everything well: nothing is sent that could fail."""
+        return Probe()
 
 
-class _Current:
-    """The attempt that a thread is making, and the connection that it uses."""
-
-    def __init__(self) -> None:
-        self.connection: HTTPConnection | None = None
-        self.ended = False
-
-    def end(self) -> None:
-        socket = self.connection.sock if self.connection is not None else None
-        if socket is not None and not self.ended:
-            self.ended = True
-            try:
-                socket.shutdown(2)
-            except OSError:
-                return  # closed already: the attempt has its answer or its error
-
-
-_local = threading.local()
-
-
-def _note(connection: HTTPConnection) -> None:
-    """Tell the thread's attempt which connection it was given."""
-    if current := getattr(_local, "current", None):
-        current.connection = connection
-
-
-class _Watched(HTTPConnection):
-    def request(self, *args: Any, **kwargs: Any) -> None:
-        _note(self)
-        super().request(*args, **kwargs)
-
-
-class _WatchedTLS(HTTPSConnection):
-    def request(self, *args: Any, **kwargs: Any) -> None:
-        _note(self)
-        super().request(*args, **kwargs)
-
-
-class _Pool(urllib3.HTTPConnectionPool):
-    ConnectionCls = _Watched
-
-
-class _PoolTLS(urllib3.HTTPSConnectionPool):
-    ConnectionCls = _WatchedTLS
-
-
-class _Adapter(HTTPAdapter):
-    """The transport of requests, on connections whose attempts can be ended. It retries nothing."""
-
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = {"http": _Pool, "https": _PoolTLS}
-
-    def proxy_manager_for(self, *args: Any, **kwargs: Any) -> urllib3.ProxyManager:
-        manager: urllib3.ProxyManager = super().proxy_manager_for(*args, **kwargs)
-        manager.pool_classes_by_scheme = {"http": _Pool, "https": _PoolTLS}
-        return manager
+def _not_known(name: str) -> str:
+    prefix = variable_prefix(name)
+    return f"connection '{name}' is not known: set {prefix}SITE_ID and {prefix}API_KEY"
 
 
 def _headers(request: HttpRequest, connection: Connection) -> dict[str, str]:

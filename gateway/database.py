@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import select
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from importlib import resources
 from pathlib import Path
-from typing import Any, Protocol
+from secrets import token_hex
+from typing import Any, Protocol, TypeAlias
 
 import alembic.command
 import alembic.config
@@ -22,21 +25,26 @@ from sqlalchemy import (
     BigInteger,
     ColumnElement,
     Connection,
+    CursorResult,
     Double,
     Engine,
     FromClause,
+    Table,
+    Text,
+    bindparam,
     cast,
     create_engine,
     event,
     func,
-    literal,
     make_url,
     text,
 )
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, ProgrammingError
+from sqlalchemy.exc import DatabaseError, DBAPIError, DisconnectionError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from gateway.errors import StoreError
+from gateway.native import natively
+from gateway.space import Space
 
 #: Lanes share this many locks on PostgreSQL: one lock a lane would run out of its lock table.
 LOCKS = 1024
@@ -45,23 +53,43 @@ _MIGRATION_LOCK = 0x636167
 CHANNEL = "gateway_deliveries"
 
 
+Inserter: TypeAlias = Callable[[Connection, Sequence[tuple[Any, ...]]], CursorResult[Any]]
+
+
 class Database(Protocol):
     """One of the two databases; the rest of the store's SQL is the same for both."""
 
     engine: Engine
 
-    @property
-    def now(self) -> ColumnElement[float]:
-        """The time to write and to compare with, in unix seconds."""
+    #: The time to write and to compare with, in unix seconds.
+    now: ColumnElement[float]
 
     def transaction(self) -> Any:
         """Open a transaction that may write, as a context manager that gives the connection."""
 
-    def lock_lanes(self, connection: Connection, lanes: Sequence[int]) -> None:
+    def require_space(self) -> None:
+        """Raise StoreError when the disk has no room for more, as far as that can be seen from here."""
+
+    def lock_lanes(self, connection: Connection, lanes: Collection[int]) -> None:
         """Let no other process insert into or settle in these lanes until the transaction ends."""
 
-    def each(self, numbers: Sequence[int]) -> FromClause:
-        """Make a list of numbers something to select from, with one column "value", in one bound parameter."""
+    def each(self, name: str) -> FromClause:
+        """Make the numbers of one bound parameter something to select from, with one column "value"."""
+
+    def numbers(self, values: Collection[int]) -> Any:
+        """Make numbers the value of such a parameter."""
+
+    def inserter(
+        self, table: Table, columns: Sequence[str], *, now: Sequence[str] = (), returning: Sequence[str] = ()
+    ) -> Inserter:
+        """Make a function that inserts many rows by one statement and leaves out those that conflict.
+
+        Args:
+            columns: What each row gives, in this order.
+            now: Columns that are set to the present time.
+            returning: Columns that the result has a row of for each row that was inserted; without any, its
+                rowcount tells how many were.
+        """
 
     def notify(self) -> None:
         """Wake the workers that listen."""
@@ -70,64 +98,116 @@ class Database(Protocol):
         """Call *wake* whenever another process has made work, until *stopping*."""
 
 
-def connect(url: str, *, clock: Callable[[], float] = time.time) -> Database:
+def connect(url: str, *, clock: Callable[[], float] = time.time, least_free: int | None = None) -> Database:
     """Choose the database by its URL; nothing is opened until the first use.
 
     Args:
         clock: Tells SQLite the time; PostgreSQL has its own.
+        least_free: Bytes that have to be free on the disk of a SQLite file to record more; by default as `space` says.
     """
     if make_url(url).get_backend_name() == "sqlite":
-        return SQLite(url, clock=clock)
+        return SQLite(url, clock=clock, least_free=least_free)
     return PostgreSQL(url)
 
 
 class SQLite:
     """One file. Writers of all processes take turns by a blocking file lock: SQLite's own waiting is unfair."""
 
-    def __init__(self, url: str, *, clock: Callable[[], float]) -> None:
+    def __init__(self, url: str, *, clock: Callable[[], float], least_free: int | None) -> None:
         self._path = Path(make_url(url).database or "")
-        self._clock = clock
+        self._pipes = self._path.with_name(self._path.name + ".workers")
+        self._space = Space(self._path.parent, least=least_free)
         self._turn = threading.Lock()
         self._lock_file: tuple[int, int] | None = None
+        self._clock = clock
+        # Asked for whenever a statement runs, so that a statement can be made once.
+        self.now: ColumnElement[float] = bindparam("now", callable_=clock, type_=Double())
         self.engine = create_engine(url, pool_size=2, max_overflow=2, hide_parameters=True)
         event.listen(self.engine, "connect", _prepare)
         event.listen(self.engine, "begin", _begin)
-
-    @property
-    def now(self) -> ColumnElement[float]:
-        return literal(self._clock(), Double)
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
         with self._turn, self._file_lock(), self.engine.connect() as connection:
             connection = connection.execution_options(gateway_writes=True)
-            with connection.begin():
+            with connection.begin() as transaction:
                 yield connection
+                # The statements only touch memory and are over in a moment; it is the commit that waits for the disk.
+                natively(transaction.commit)
 
-    def lock_lanes(self, connection: Connection, lanes: Sequence[int]) -> None:
+    def require_space(self) -> None:
+        self._space.require()
+
+    def lock_lanes(self, connection: Connection, lanes: Collection[int]) -> None:
         """The file lock holds all lanes already."""
 
-    def each(self, numbers: Sequence[int]) -> FromClause:
-        return func.json_each("[" + ",".join(map(str, numbers)) + "]").table_valued("value", name="wanted")
+    def each(self, name: str) -> FromClause:
+        return func.json_each(bindparam(name, type_=Text)).table_valued("value", name=name)
+
+    def numbers(self, values: Collection[int]) -> Any:
+        return "[" + ",".join(map(str, values)) + "]"
+
+    def inserter(
+        self, table: Table, columns: Sequence[str], *, now: Sequence[str] = (), returning: Sequence[str] = ()
+    ) -> Inserter:
+        head, tail = _insert_into(table, (*columns, *now), returning)
+        row = f"({', '.join('?' * (len(columns) + len(now)))})"
+
+        def insert(connection: Connection, rows: Sequence[tuple[Any, ...]]) -> CursorResult[Any]:
+            times = (self._clock(),) * len(now)
+            given = [(*values, *times) for values in rows]
+            if not returning:
+                return connection.exec_driver_sql(f"{head} VALUES {row} {tail}", given)
+            # Only one statement for all can give rows back.
+            together = tuple(value for values in given for value in values)
+            return connection.exec_driver_sql(
+                f"{head} VALUES {', '.join([row] * len(given))} {tail}", together
+            )
+
+        return insert
 
     def notify(self) -> None:
-        """Workers of other processes look by themselves."""
+        """Write a byte into the pipe of each worker; one that nobody reads was a worker's that was killed."""
+        for pipe in self._pipes.glob("[!.]*"):
+            try:
+                descriptor = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.ENXIO):
+                    raise StoreError(f"a worker cannot be woken ({error.strerror})") from error
+                pipe.unlink(missing_ok=True)
+                continue
+            try:
+                os.write(descriptor, b".")
+            except BlockingIOError:
+                pass  # it is full: its worker is being woken already
+            finally:
+                os.close(descriptor)
 
     def listen(self, wake: Callable[[], None], stopping: threading.Event) -> None:
-        """Look ten times a second whether another process has written: a counter that SQLite keeps in memory."""
-        with self.engine.connect() as connection:
-            seen = None
-            while not stopping.wait(0.1):
-                version = connection.exec_driver_sql("PRAGMA data_version").scalar()
-                connection.rollback()
-                if version != seen:
+        """Wait at a named pipe of our own, beside the database."""
+        self._pipes.mkdir(mode=0o700, exist_ok=True)
+        name = token_hex(8)
+        made, pipe = self._pipes / f".{name}", self._pipes / name
+        os.mkfifo(made, 0o600)
+        descriptor = os.open(made, os.O_RDWR | os.O_NONBLOCK)
+        made.rename(pipe)  # only now that it has a reader may others find it
+        try:
+            wake()  # for what was written before the listening began
+            while not stopping.is_set():
+                if select.select([descriptor], [], [], 0.5)[0]:
+                    os.read(descriptor, 65_536)
                     wake()
-                seen = version
+        finally:
+            pipe.unlink(missing_ok=True)
+            os.close(descriptor)
 
     @contextmanager
     def _file_lock(self) -> Iterator[None]:
         descriptor = self._descriptor()
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            natively(partial(fcntl.flock, descriptor, fcntl.LOCK_EX))
         try:
             yield
         finally:
@@ -145,11 +225,12 @@ class PostgreSQL:
     """A server. Its clock counts, its locks order the lanes, and its notices wake the workers."""
 
     def __init__(self, url: str) -> None:
+        # Unlike clock_timestamp() it stands still within a statement, so an index can be searched for it.
+        self.now: ColumnElement[float] = cast(func.extract("epoch", func.statement_timestamp()), Double)
         self.engine = create_engine(
             url,
             pool_size=2,
             max_overflow=1,
-            pool_pre_ping=True,  # after a restart of the server the first group would fail without need
             hide_parameters=True,
             isolation_level="READ COMMITTED",
             connect_args={
@@ -160,27 +241,50 @@ class PostgreSQL:
                 "prepare_threshold": None,
             },
         )
+        event.listen(self.engine, "checkin", _note_the_time)
+        event.listen(self.engine, "checkout", _make_sure)
         self._notifier = self.engine.execution_options(isolation_level="AUTOCOMMIT")
-
-    @property
-    def now(self) -> ColumnElement[float]:
-        # Unlike clock_timestamp() it stands still within a statement, so an index can be searched for it.
-        return cast(func.extract("epoch", func.statement_timestamp()), Double)
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
         with self.engine.begin() as connection:
             yield connection
 
-    def lock_lanes(self, connection: Connection, lanes: Sequence[int]) -> None:
+    def require_space(self) -> None:
+        """Only the server sees its disk; a full one it reports with the write, of which it keeps nothing."""
+
+    def lock_lanes(self, connection: Connection, lanes: Collection[int]) -> None:
         """Take the lanes' locks in one order, so that two transactions never wait for each other."""
         locks = sorted({number % LOCKS for number in lanes})
         if locks:
             connection.execute(_TAKE_LOCKS, {"space": _LOCK_SPACE, "locks": locks})
 
-    def each(self, numbers: Sequence[int]) -> FromClause:
-        array = cast(list(numbers), ARRAY(BigInteger))
-        return func.unnest(array).table_valued("value", name="wanted").render_derived()
+    def each(self, name: str) -> FromClause:
+        array = bindparam(name, type_=ARRAY(BigInteger))
+        return func.unnest(cast(array, ARRAY(BigInteger))).table_valued("value", name=name).render_derived()
+
+    def numbers(self, values: Collection[int]) -> Any:
+        return list(values)
+
+    def inserter(
+        self, table: Table, columns: Sequence[str], *, now: Sequence[str] = (), returning: Sequence[str] = ()
+    ) -> Inserter:
+        head, tail = _insert_into(table, (*columns, *now), returning)
+        types = (table.c[name].type.compile(self.engine.dialect) for name in columns)
+        # A list a column: one statement of one text, however many rows. The order is that of the ids to come.
+        given = ", ".join(f"%b::{type_}[]" for type_ in types)
+        times = str(self.now.compile(dialect=self.engine.dialect))
+        selected = ", ".join((*(f"given.{name}" for name in columns), *(times for _ in now)))
+        named = ", ".join((*columns, "place"))
+        statement = (
+            f"{head} SELECT {selected} FROM unnest({given}) WITH ORDINALITY AS given ({named})"  # noqa: S608  # our own names
+            f" ORDER BY given.place {tail}"
+        )
+
+        def insert(connection: Connection, rows: Sequence[tuple[Any, ...]]) -> CursorResult[Any]:
+            return connection.exec_driver_sql(statement, tuple(map(list, zip(*rows, strict=True))))
+
+        return insert
 
     def notify(self) -> None:
         """Outside of any transaction: a NOTIFY inside one makes all commits wait for each other."""
@@ -199,6 +303,12 @@ class PostgreSQL:
                     wake()
 
 
+def _insert_into(table: Table, columns: Sequence[str], returning: Sequence[str]) -> tuple[str, str]:
+    head = f"INSERT INTO {table.name} ({', '.join(columns)})"
+    tail = "ON CONFLICT DO NOTHING" + (f" RETURNING {', '.join(returning)}" if returning else "")
+    return head, tail
+
+
 _TAKE_LOCKS = text("SELECT pg_advisory_xact_lock(:space, lock) FROM unnest(CAST(:locks AS int[])) AS lock")
 
 
@@ -213,15 +323,39 @@ def readable_errors() -> Iterator[None]:
     """
     try:
         yield
-    except (OperationalError, InterfaceError, ProgrammingError) as error:
+    except DBAPIError as error:
         first_line = str(error.orig).strip().partition("\n")[0]
         if _is_of_another_schema(error, first_line):
             raise StoreError(OTHER_SCHEMA) from error
-        if isinstance(error, ProgrammingError):
+        if not _is_of_the_database(error):
             raise
-        raise StoreError(f"the database cannot be used: {first_line}") from error
+        advice = next((advice for words, advice in _ADVICE if words in first_line), "")
+        raise StoreError(f"the database cannot be used: {first_line}{advice}") from error
     except PoolTimeout as error:
         raise StoreError("the database cannot be used: all connections to it are busy") from error
+
+
+# What the operator can do, by the databases' own words.
+_ADVICE = (
+    ("database or disk is full", "; free some space on its disk"),
+    ("No space left on device", "; free some space on the server's disk"),
+    ("too many c", "; raise the server's limit of connections, or run fewer processes"),
+    ("connection slots", "; raise the server's limit of connections, or run fewer processes"),
+    ("readonly database", "; make the file and its directory writable for the gateway's user"),
+    ("read-only", "; DATABASE_URL has to name a server and a user that may write"),
+    ("permission denied", "; grant the user of DATABASE_URL what it lacks"),
+)
+_READ_ONLY, _NOT_PERMITTED = "25006", "42501"
+
+
+def _is_of_the_database(error: DBAPIError) -> bool:
+    """Tell an error of the database as a whole, which passes once it is mended, from one of a statement."""
+    if isinstance(error, OperationalError | InterfaceError):
+        return True
+    if getattr(error.orig, "sqlstate", None) in (_READ_ONLY, _NOT_PERMITTED):
+        return True
+    # SQLite's for a file that is damaged; its errors of statements are of classes below.
+    return type(error) is DatabaseError
 
 
 def _is_of_another_schema(error: DBAPIError, first_line: str) -> bool:
@@ -281,6 +415,28 @@ def _prepare(connection: Any, _record: object) -> None:
     ):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+
+
+#: Seconds after which a connection that was not used may have been closed by the server.
+_FRESH = 1.0
+
+
+def _note_the_time(_connection: Any, record: Any) -> None:
+    record.info["used_at"] = time.monotonic()
+
+
+def _make_sure(connection: Any, record: Any, _proxy: object) -> None:
+    """Try out a connection that has lain idle: after a restart of the server it would fail without need.
+
+    SQLAlchemy's own pre-ping would do it each time, and cost every group a round trip.
+    """
+    if time.monotonic() - record.info.get("used_at", time.monotonic()) < _FRESH:
+        return
+    try:
+        connection.execute("SELECT 1")
+        connection.rollback()
+    except Exception as error:
+        raise DisconnectionError from error
 
 
 def _begin(connection: Connection) -> None:

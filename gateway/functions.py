@@ -30,7 +30,8 @@ MAX_TEXT = 1024 * 1024  # characters that one function may give
 MAX_ITEMS = 100_000  # list items that one function may give
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+# Nobody changes one, but a frozen one takes more than twice as long to make, and each webhook makes several.
+@dataclass(kw_only=True, slots=True)
 class Scope:
     """What an expression sees besides the current value.
 

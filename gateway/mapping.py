@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping as ReadOnly
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import cached_property
 from typing import TypeAlias
 
 from gateway.errors import Where
@@ -47,7 +48,7 @@ class CallSpec:
     keys: ReadOnly[str, Key]
     dated: bool = False
 
-    @property
+    @cached_property
     def identifiers(self) -> tuple[str, ...]:
         """The keys that say whom the call is about; one of them has to be given."""
         return tuple(name for name, key in self.keys.items() if key.kind is Kind.IDENTIFIER)
@@ -242,11 +243,15 @@ class Mapping:
 
 def find_rule(mapping: Mapping, event_type: str | None) -> Rule | None:
     """Find the first rule of the file that is for an event type; no type at all fits only ``*``."""
-    routes = mapping.routes
-    if event_type is None:
-        found = routes.any_type
-    else:
-        literal = routes.literals.get(event_type)
-        globs = (entry for entry in routes.globs if literal is None or entry[1] < literal)
-        found = next((number for glob, number in globs if glob.matches(event_type)), literal)
+    found = _rule_number(mapping.routes, event_type)
     return None if found is None else mapping.rules[found]
+
+
+def _rule_number(routes: Routes, event_type: str | None) -> int | None:
+    if event_type is None:
+        return routes.any_type
+    literal = routes.literals.get(event_type)
+    for glob, number in routes.globs:
+        if (literal is None or number < literal) and glob.matches(event_type):
+            return number
+    return literal

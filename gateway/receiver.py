@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import time
 from collections.abc import Callable, Sequence
 from collections.abc import Mapping as Map
 from dataclasses import replace
-from secrets import token_hex
 from typing import Any, TypeAlias
 
 from flask import Blueprint, Request, request
 from werkzeug.exceptions import ClientDisconnected
 
-from gateway import calls, payloads, signatures
+from gateway import payloads, signatures
 from gateway.config import Config, Source
-from gateway.errors import RequestError, StoreError, TranslationError, VerificationError
-from gateway.events import JSON, Event, Webhook
-from gateway.mapping import Mapping
+from gateway.errors import RequestError, StoreError, VerificationError
+from gateway.events import Webhook
+from gateway.intake import take
 from gateway.signatures import Scheme
-from gateway.store import NewDelivery, NewEvent, Recorded
-from gateway.translate import Planned, Translation, event_key, translate
+from gateway.store import NewEvent, Recorded
 from gateway.writer import Writer
 
 log = logging.getLogger(__name__)
@@ -32,8 +28,6 @@ Answer: TypeAlias = tuple[dict[str, Any], int, dict[str, str]]
 #: Seconds after which a sender may try again what we could not take.
 RETRY_AFTER_DATABASE = "5"
 RETRY_AFTER_CLOSED = "60"
-MAX_EVENT_TYPE = 200
-REDACTED = "[redacted]"
 
 
 def receiver(
@@ -75,19 +69,19 @@ def receiver(
         now = clock()
         webhook = _webhook(request, config)
         verified = _verified(mapping.verify.scheme, source.secrets, webhook, config.max_body, now)
-        new, translation = _translated(mapping, verified, now)
-        return _answer(writer.write(new), translation)
+        new = take(mapping, verified, now)
+        return _answer(writer.write(new), new)
 
     return blueprint
 
 
-def _answer(recorded: Recorded, translation: Translation) -> Answer:
+def _answer(recorded: Recorded, new: NewEvent) -> Answer:
     if recorded.duplicate:
         return {"event": recorded.id, "duplicate": True}, 200, {}
-    answer: dict[str, Any] = {"event": recorded.id, "calls": len(translation.planned)}
-    if translation.problem is not None:
-        answer["error"] = str(translation.problem)
-        log.error("event %d: failed: %s", recorded.id, translation.problem)
+    answer: dict[str, Any] = {"event": recorded.id, "calls": len(new.deliveries)}
+    if new.status == "failed":
+        answer["error"] = new.problem
+        log.error("event %d: failed: %s", recorded.id, new.problem)
     return answer, 202, {}
 
 
@@ -95,16 +89,27 @@ def _answer(recorded: Recorded, translation: Translation) -> Answer:
 
 
 def _webhook(received: Request, config: Config) -> Webhook:
-    headers: dict[str, str] = {}
-    for name, value in received.headers.items():
-        headers[name.lower()] = f"{headers[name.lower()]}, {value}" if name.lower() in headers else value
+    environ = received.environ
     return Webhook(
         method=received.method,
-        url=(config.public_url or "") + received.environ.get("RAW_URI", received.full_path.rstrip("?")),
-        headers=headers,
-        query=dict(received.args.items()),
+        url=(config.public_url or "") + (environ.get("RAW_URI") or received.full_path.rstrip("?")),
+        headers=_headers(environ),
+        query=dict(received.args.items()) if environ.get("QUERY_STRING") else {},
         body=_body(received, config.max_body),
     )
+
+
+def _headers(environ: Map[str, Any]) -> dict[str, str]:
+    """Read the headers where WSGI puts them: one that was sent twice has its values joined there already."""
+    headers = {
+        name[5:].replace("_", "-").lower(): value
+        for name, value in environ.items()
+        if name.startswith("HTTP_")
+    }
+    for name, key in (("content-type", "CONTENT_TYPE"), ("content-length", "CONTENT_LENGTH")):
+        if value := environ.get(key):
+            headers[name] = value
+    return headers
 
 
 def _body(received: Request, limit: int) -> bytes:
@@ -149,75 +154,3 @@ def _unpacked(webhook: Webhook, limit: int) -> Webhook:
     if encoding not in ("gzip", "x-gzip"):
         raise RequestError(415, "the body's Content-Encoding is not known here; send it plain or as gzip")
     return replace(webhook, body=payloads.inflate(webhook.body, limit))
-
-
-# Translate
-
-
-def _translated(mapping: Mapping, webhook: Webhook, now: float) -> tuple[NewEvent, Translation]:
-    payload = payloads.decode(webhook.body, webhook.headers.get("content-type", ""))
-    key, problem = _key(mapping, webhook, payload, now)
-    event = Event(
-        source=mapping.source,
-        key=hashlib.sha256(key.encode(errors="surrogatepass")).hexdigest(),
-        payload=payload,
-        headers=webhook.headers,
-        query=webhook.query,
-        received_at=int(now),
-    )
-    if problem is None:
-        translation = translate(mapping, event)
-    else:
-        translation = Translation(status="failed", event_type=None, problem=problem)
-    secret = signatures.secret_headers(mapping.verify.scheme)
-    return _new_event(event, webhook, translation, secret, now), translation
-
-
-def _key(
-    mapping: Mapping, webhook: Webhook, payload: JSON, now: float
-) -> tuple[str, TranslationError | None]:
-    """Find what makes a repeat of this webhook the same; a mapping that fails to say it fails the event."""
-    if not mapping.deduplicate:
-        return token_hex(16), None
-    own, problem = None, None
-    try:
-        own = event_key(mapping, payload, webhook.headers, webhook.query, int(now))
-    except TranslationError as error:
-        problem = error
-    default = signatures.delivery_id(mapping.verify.scheme, webhook)
-    return own or default or hashlib.sha256(webhook.body).hexdigest(), problem
-
-
-def _new_event(
-    event: Event, webhook: Webhook, translation: Translation, secret: frozenset[str], now: float
-) -> NewEvent:
-    headers = {name: REDACTED if name in secret else value for name, value in webhook.headers.items()}
-    return NewEvent(
-        source=event.source,
-        key=bytes.fromhex(event.key),
-        received_at=now,
-        headers=json.dumps(headers).encode(),
-        query=json.dumps(dict(webhook.query)).encode(),
-        body=webhook.body,
-        event_type=_printable(translation.event_type),
-        status=translation.status,
-        problem=str(translation.problem) if translation.problem else translation.reason,
-        deliveries=tuple(_new_delivery(planned) for planned in translation.planned),
-    )
-
-
-def _new_delivery(planned: Planned) -> NewDelivery:
-    whom = calls.address(planned.sealed)
-    return NewDelivery(
-        identity=planned.identity,
-        connection=planned.connection,
-        region=planned.region,
-        lanes=(calls.lane(planned.connection, whom),) if whom is not None else (),
-        call=json.dumps(calls.as_json(planned.sealed), separators=(",", ":")),
-    )
-
-
-def _printable(event_type: str | None) -> str | None:
-    if event_type is None:
-        return None
-    return "".join(each if each.isprintable() else "\ufffd" for each in event_type[:MAX_EVENT_TYPE])

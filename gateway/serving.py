@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import time
@@ -48,6 +49,13 @@ def when_ready(server: Any) -> None:
             server.log.warning("source %s is closed: %s", source.name, source.closed)
         else:
             server.log.info("source %s is open: POST /hooks/%s", source.name, source.name)
+
+
+def post_worker_init(_worker: Any) -> None:
+    """Take what is loaded out of the garbage collector's sight: it would look through all of it again and again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000)
 
 
 def pre_request(_worker: Any, req: Any) -> None:

@@ -1,36 +1,34 @@
-"""Events and deliveries, and the order of the lanes: the only module that asks the database anything.
+"""The hot path: record webhooks and their deliveries, lease what is due, settle what came of it.
 
-Two invariants hold after every transaction: a lane with unsettled deliveries has exactly one that is first,
-and a delivery is pending exactly when it is first in every lane that it stands in.
+What the operator asks and does is in `archive`; the order of the lanes is in `lanes`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias
 
 from sqlalchemy import (
     ColumnElement,
     Connection,
-    FromClause,
+    Double,
     Row,
-    ScalarSelect,
     bindparam,
     case,
     func,
-    insert,
     null,
     select,
-    union,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 
 from gateway.database import Database, readable_errors
-from gateway.retry import Attempt, Decision, Delivered, Failed, Retry
-from gateway.tables import IS_PARKED, IS_PENDING, IS_UNSETTLED, attempts, deliveries, events
+from gateway.lanes import Lanes
+from gateway.notices import Notices
+from gateway.pauses import Change, Pacing, Pauses, Probed, Standing, Target
+from gateway.retry import Attempt, Decision, Delivered, Failed, Health, Postponed, Retry
+from gateway.tables import IS_PENDING, attempts, deliveries, events
 
 EventStatus: TypeAlias = Literal["accepted", "ignored", "failed"]
 
@@ -88,6 +86,11 @@ class Claimed:
     tries: int
     failing_for: float
 
+    @property
+    def target(self) -> Target:
+        """Where it goes."""
+        return Target(self.connection, self.region or "")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
@@ -98,6 +101,27 @@ class Outcome:
     decision: Decision
 
 
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """What a worker is to do next.
+
+    Attributes:
+        lease: The token by which it has been given deliveries and probes.
+        claimed: Deliveries that it alone may send until their leases end.
+        probes: Connections that it alone is to probe.
+        paused: Connections that are paused.
+        changes: Connections that this very turn has paused or resumed.
+        due_in: Seconds until there may be more to claim or to probe; None when nothing waits.
+    """
+
+    lease: int
+    claimed: list[Claimed]
+    probes: list[Target]
+    paused: frozenset[Target]
+    changes: list[Change]
+    due_in: float | None
+
+
 class Store:
     """The events and deliveries of one database. Every method is one transaction.
 
@@ -106,11 +130,14 @@ class Store:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._postgresql = database.engine.dialect.name == "postgresql"
-        self._insert = postgresql.insert if self._postgresql else sqlite.insert
+        self._lanes = Lanes(database)
+        self._pauses = Pauses(database)
+        self._notices = Notices(database)
+        self._statements = _Statements(database)
 
     def record(self, batch: Sequence[NewEvent]) -> list[Recorded]:
         """Record webhooks and their deliveries, all or none; a repeat of an event key records nothing."""
+        self._database.require_space()
         with self._writing() as connection:
             fresh = self._insert_events(connection, batch)
             recorded = self._name(connection, batch, fresh)
@@ -120,24 +147,63 @@ class Store:
                 if not outcome.duplicate
                 for delivery in new.deliveries
             ]
-            woken = self._insert_deliveries(connection, made)
-        if woken:
-            self._notify()
+            self._insert_deliveries(connection, made)
+            targets = {Target(new.connection, new.region or "") for _, new in made}
+            met = self._pauses.meet(connection, targets)
+        self._pauses.remember(met)
         return recorded
 
+    def wake(self) -> None:
+        """Tell the workers that there may be something to claim; unless told they look once a second."""
+        with readable_errors():
+            self._database.notify()
+
     def settle_and_claim(
-        self, outcomes: Sequence[Outcome], *, limit: int, lease: int, seconds: float
-    ) -> list[Claimed]:
+        self,
+        outcomes: Sequence[Outcome],
+        *,
+        limit: int,
+        lease: int,
+        seconds: float,
+        probed: Sequence[Probed] = (),
+        doubted: Collection[Target] = (),
+        probing: Collection[Target] = (),
+        busy: Collection[Target] = (),
+        pacing: Pacing = Pacing(),  # noqa: B008  # a frozen value
+    ) -> Turn:
         """Write outcomes, promote what waited behind them, then lease up to *limit* deliveries that are due.
 
         Args:
-            lease: The token of the new leases.
-            seconds: How long they last.
+            lease: The token of the new leases and of the probes.
+            seconds: How long the leases last.
+            probed: What the probes came to that were ours to make.
+            doubted: Connections to which nothing more goes until they are probed.
+            probing: Those of them that we are probing already.
+            busy: Connections to which we are sending.
         """
         with self._writing() as connection:
-            if outcomes:
-                self._settle(connection, outcomes)
-            return self._claim(connection, limit=limit, lease=lease, seconds=seconds) if limit else []
+            standing = self._pauses.read(connection)
+            held = self._settle(connection, outcomes, standing) if outcomes else []
+            decided = [(each.delivery.target, _lane(each.delivery), each.decision) for each in held]
+            standing, changes = self._pauses.weigh(connection, standing, decided, probed, pacing)
+            probes = self._pauses.lease_probes(
+                connection, standing, set(doubted).difference(probing), lease, pacing
+            )
+            claimed = self._claim(
+                connection, standing, doubted, busy, limit=limit, lease=lease, seconds=seconds
+            )
+            if len(claimed) < limit:
+                due_in = self._due_in(connection, standing, doubted, busy)
+            else:
+                due_in = 0.0 if limit else None
+        return Turn(
+            lease=lease,
+            claimed=claimed,
+            probes=probes,
+            paused=frozenset(standing.healths) - frozenset(standing.open()),
+            changes=changes,
+            due_in=due_in,
+        )
 
     def release(self, claimed: Sequence[Claimed]) -> None:
         """Give leases back unused, so that others need not wait for their end."""
@@ -145,21 +211,13 @@ class Store:
             return
         with self._writing() as connection:
             connection.execute(
-                update(deliveries)
-                .where(
-                    deliveries.c.id.in_([each.id for each in claimed]),
-                    deliveries.c.lease.in_({each.lease for each in claimed}),
-                )
-                .values(lease=null(), due_at=self._database.now)
+                self._statements.release,
+                {
+                    "ids": self._database.numbers([each.id for each in claimed]),
+                    "leases": self._database.numbers({each.lease for each in claimed}),
+                },
             )
-        self._notify()
-
-    def due_in(self) -> float | None:
-        """Tell in how many seconds the next delivery may be claimed; None when none is pending."""
-        first = select(func.min(deliveries.c.due_at)).where(IS_PENDING).scalar_subquery()
-        with self._reading() as connection:
-            due: float | None = connection.scalar(select(first - self._database.now))
-        return due
+        self.wake()
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Count events and deliveries by their status. For people: it reads the tables whole."""
@@ -181,9 +239,7 @@ class Store:
     ) -> dict[tuple[str, bytes], int]:
         """Insert what is new and give its ids. In the order of the keys: two groups never wait crosswise."""
         rows = {(new.source, new.key): _event_row(new) for new in reversed(batch)}
-        statement = self._insert(events).on_conflict_do_nothing()
-        returning = statement.returning(events.c.source, events.c.key, events.c.id)
-        inserted = connection.execute(returning, [rows[key] for key in sorted(rows)])
+        inserted = self._statements.insert_events(connection, [rows[key] for key in sorted(rows)])
         return {(row.source, row.key): row.id for row in inserted}
 
     def _name(
@@ -205,172 +261,101 @@ class Store:
             unseen.discard(key)
         return recorded
 
-    def _insert_deliveries(self, connection: Connection, made: list[tuple[int, NewDelivery]]) -> bool:
-        """Insert deliveries behind what waits in their lanes; tell whether any may be claimed at once."""
+    def _insert_deliveries(self, connection: Connection, made: list[tuple[int, NewDelivery]]) -> None:
+        """Insert deliveries behind what waits in their lanes."""
         if not made:
-            return False
-        self._database.lock_lanes(connection, [lane for _, new in made for lane in new.lanes])
-        made = self._without_known(connection, made)
-        occupied = self._occupied(connection, {lane for _, new in made for lane in new.lanes})
+            return
+        lanes = {lane for _, new in made for lane in new.lanes}
+        self._database.lock_lanes(connection, lanes)
+        occupied = self._lanes.occupied(connection, lanes)
         rows = []
         for event_id, new in made:
-            status = "pending" if occupied.isdisjoint(new.lanes) else "parked"
+            first = occupied.isdisjoint(new.lanes)
             occupied.update(new.lanes)
-            rows.append(_delivery_row(event_id, new, status))
-        if rows:
-            statement = self._insert(deliveries).values(due_at=self._database.now)
-            # Only a call without a lane can meet its own identity here; the others were told apart under the lock.
-            connection.execute(statement.on_conflict_do_nothing(), rows)
-        return any(row["status"] == "pending" for row in rows)
-
-    def _without_known(
-        self, connection: Connection, made: list[tuple[int, NewDelivery]]
-    ) -> list[tuple[int, NewDelivery]]:
-        known: set[bytes] = set()
-        for identities in _portions([new.identity for _, new in made]):
-            found = select(deliveries.c.identity).where(deliveries.c.identity.in_(identities))
-            known.update(connection.scalars(found))
-        kept = []
-        for event_id, new in made:
-            if new.identity not in known:
-                kept.append((event_id, new))
-                known.add(new.identity)
-        return kept
-
-    def _occupied(self, connection: Connection, lanes: set[int]) -> set[int]:
-        """Find the lanes in which something is unsettled: a head, or a call of two lanes that waits in the other."""
-        occupied: set[int] = set()
-        of_two = deliveries.c.other_lane.is_not(None) & IS_UNSETTLED
-        for some in _portions(list(lanes)):
-            heads = select(deliveries.c.lane).where(IS_PENDING, deliveries.c.lane.in_(some))
-            first = select(deliveries.c.lane).where(of_two, deliveries.c.lane.in_(some))
-            second = select(deliveries.c.other_lane).where(of_two, deliveries.c.other_lane.in_(some))
-            occupied.update(connection.scalars(union(heads, first, second)))
-        return occupied
+            rows.append(_delivery_row(event_id, new, "pending" if first else "parked"))
+        # A delivery whose identity is known is left out, and another may stand behind it that is first now.
+        if self._statements.insert_deliveries(connection, rows).rowcount < len(rows):
+            self._lanes.promote(connection, lanes)
 
     # Settling and claiming
 
-    def _settle(self, connection: Connection, outcomes: Sequence[Outcome]) -> None:
-        self._database.lock_lanes(connection, [lane for each in outcomes for lane in each.delivery.lanes])
+    def _settle(
+        self, connection: Connection, outcomes: Sequence[Outcome], standing: Standing
+    ) -> list[Outcome]:
+        """Write what is still ours to write, and give it."""
+        self._database.lock_lanes(connection, {lane for each in outcomes for lane in each.delivery.lanes})
         held = self._still_held(connection, outcomes)
         if not held:
-            return
-        connection.execute(insert(attempts), [_attempt_row(each) for each in held])
-        delivered = [each.delivery.id for each in held if isinstance(each.decision, Delivered)]
-        if delivered:
-            self._write_delivered(connection, delivered)
-        if others := [each for each in held if not isinstance(each.decision, Delivered)]:
-            self._write_failures(connection, others)
-        self._promote(connection, [each for each in held if not isinstance(each.decision, Retry)])
+            return []
+        self._statements.insert_attempts(connection, list(map(_attempt_row, held)))
+        if delivered := [each.delivery.id for each in held if isinstance(each.decision, Delivered)]:
+            connection.execute(self._statements.write_delivered, {"ids": self._database.numbers(delivered)})
+        if postponed := [each for each in held if isinstance(each.decision, Postponed)]:
+            connection.execute(self._statements.write_postponed, list(map(_postponed_row, postponed)))
+        if failures := [each for each in held if isinstance(each.decision, Retry | Failed)]:
+            rows = [_failure_row(each, standing) for each in failures]
+            connection.execute(self._statements.write_failures, rows)
+        settled = [each for each in held if isinstance(each.decision, Delivered | Failed)]
+        self._lanes.promote(connection, {lane for each in settled for lane in each.delivery.lanes})
+        self._note_failed(connection, [each for each in held if isinstance(each.decision, Failed)])
+        return held
 
     def _still_held(self, connection: Connection, outcomes: Sequence[Outcome]) -> list[Outcome]:
         """Leave out what another worker has leased since: its outcome counts, not ours."""
-        held = select(deliveries.c.id, deliveries.c.lease).where(
-            deliveries.c.id.in_([each.delivery.id for each in outcomes])
-        )
-        if self._postgresql:
-            held = held.with_for_update()
-        leases = {row.id: row.lease for row in connection.execute(held)}
+        ids = {"ids": self._database.numbers([each.delivery.id for each in outcomes])}
+        leases = {row.id: row.lease for row in connection.execute(self._statements.select_leases, ids)}
         return [each for each in outcomes if leases.get(each.delivery.id) == each.delivery.lease]
 
-    def _write_delivered(self, connection: Connection, ids: list[int]) -> None:
-        connection.execute(
-            update(deliveries)
-            .where(deliveries.c.id.in_(ids))
-            .values(
-                status="delivered",
-                lease=null(),
-                tries=deliveries.c.tries + 1,
-                settled_at=self._database.now,
-                reason=null(),
-            )
-        )
+    def _note_failed(self, connection: Connection, failed: Sequence[Outcome]) -> None:
+        if not failed:
+            return
+        ids = {"ids": self._database.numbers([each.delivery.id for each in failed])}
+        for row in connection.execute(self._statements.select_sources, ids):
+            text = f"deliveries of source {row.source} fail, the first is {row.id}: {row.reason}"
+            self._notices.begin(connection, "failed", row.source, text)
 
-    def _write_failures(self, connection: Connection, outcomes: list[Outcome]) -> None:
-        now = self._database.now
-        connection.execute(
-            update(deliveries)
-            .where(deliveries.c.id == bindparam("delivery"))
-            .values(
-                status=bindparam("new_status"),
-                lease=null(),
-                tries=deliveries.c.tries + 1,
-                first_failed_at=func.coalesce(deliveries.c.first_failed_at, now),
-                due_at=now + bindparam("after", type_=deliveries.c.due_at.type),
-                settled_at=case((bindparam("new_status") == "failed", now), else_=null()),
-                reason=bindparam("new_reason"),
-            ),
-            [_failure_row(each) for each in outcomes],
-        )
+    def _claim(
+        self,
+        connection: Connection,
+        standing: Standing,
+        doubted: Collection[Target],
+        busy: Collection[Target],
+        *,
+        limit: int,
+        lease: int,
+        seconds: float,
+    ) -> list[Claimed]:
+        """Take what is due, of each connection its share; what one does not need is the next one's."""
+        targets = [target for target in standing.open() if target not in doubted]
+        first = lease % len(targets) if targets else 0
+        claimed: list[Claimed] = []
+        for number, target in enumerate(targets[first:] + targets[:first]):
+            most = -(-(limit - len(claimed)) // (len(targets) - number))
+            health = standing.healths[target]
+            if health.on_trial:
+                most = min(most, 0 if target in busy else 1)
+            if most:
+                given = {"most": most, "new_lease": lease, "seconds": seconds, "paused": health.paused_for}
+                rows = connection.execute(self._statements.claim, {**_of(target), **given})
+                claimed += sorted(map(_claimed, rows), key=lambda each: each.id)
+        return claimed
 
-    def _promote(self, connection: Connection, settled: Sequence[Outcome]) -> None:
-        """Make the next of each lane pending; one that stands in two lanes has to be first in both."""
-        nexts = set(
-            self._first_parked(
-                connection, {lane for each in settled for lane in each.delivery.lanes}
-            ).values()
-        )
-        promoted = self._make_pending(connection, nexts, deliveries.c.other_lane.is_(None))
-        if in_two_lanes := nexts - promoted:
-            self._make_pending(connection, self._first_in_both(connection, in_two_lanes))
-
-    def _first_parked(self, connection: Connection, lanes: set[int]) -> dict[int, int]:
-        """Find the first parked delivery of each lane that has one."""
-        if not lanes:
-            return {}
-        wanted = self._database.each(sorted(lanes))
-        columns = (
-            wanted.c.value,
-            _next_in(wanted, deliveries.c.lane),
-            _next_in(wanted, deliveries.c.other_lane),
-        )
-        rows = connection.execute(select(*columns).select_from(wanted))
-        found = {lane: [each for each in ids if each is not None] for lane, *ids in rows}
-        return {lane: min(ids) for lane, ids in found.items() if ids}
-
-    def _first_in_both(self, connection: Connection, ids: set[int]) -> set[int]:
-        columns = select(deliveries.c.id, deliveries.c.lane, deliveries.c.other_lane)
-        lanes_of = {
-            row[0]: {row[1], row[2]} for row in connection.execute(columns.where(deliveries.c.id.in_(ids)))
-        }
-        lanes = set().union(*lanes_of.values())
-        first = self._first_parked(connection, lanes)
-        heads = select(deliveries.c.lane).where(IS_PENDING, deliveries.c.lane.in_(lanes))
-        others = select(deliveries.c.other_lane).where(IS_PENDING, deliveries.c.other_lane.in_(lanes))
-        taken = set(connection.scalars(union(heads, others)))
-        return {
-            each
-            for each, own in lanes_of.items()
-            if all(first[lane] == each and lane not in taken for lane in own)
-        }
-
-    def _make_pending(
-        self, connection: Connection, ids: set[int], *conditions: ColumnElement[bool]
-    ) -> set[int]:
-        if not ids:
-            return set()
-        promote = update(deliveries).where(
-            deliveries.c.id.in_(ids), deliveries.c.status == "parked", *conditions
-        )
-        promote = promote.values(status="pending", due_at=self._database.now)
-        return set(connection.scalars(promote.returning(deliveries.c.id)))
-
-    def _claim(self, connection: Connection, *, limit: int, lease: int, seconds: float) -> list[Claimed]:
-        due = (
-            select(deliveries.c.id)
-            .where(IS_PENDING, deliveries.c.due_at <= self._database.now)
-            .order_by(deliveries.c.due_at, deliveries.c.id)
-            .limit(limit)
-        )
-        if self._postgresql:
-            due = due.with_for_update(skip_locked=True)
-        claim = (
-            update(deliveries)
-            .where(deliveries.c.id.in_(due.scalar_subquery()))
-            .values(lease=lease, due_at=self._database.now + seconds)
-            .returning(*_CLAIMED, (self._database.now - deliveries.c.first_failed_at).label("failing_for"))
-        )
-        return sorted((_claimed(row) for row in connection.execute(claim)), key=lambda claimed: claimed.id)
+    def _due_in(
+        self,
+        connection: Connection,
+        standing: Standing,
+        doubted: Collection[Target],
+        busy: Collection[Target],
+    ) -> float | None:
+        """Tell in how many seconds there may be something to claim or to probe."""
+        found: list[float] = []
+        for target, health in standing.healths.items():
+            if health.cause is not None:
+                found.append((health.resumes_at or standing.now) - standing.now)
+            elif target not in doubted and not (health.on_trial and target in busy):
+                due_in = connection.scalar(self._statements.select_due_in, _of(target))
+                found += [] if due_in is None else [due_in]
+        return max(min(found), 0.0) if found else None
 
     # The connection to the database
 
@@ -384,9 +369,84 @@ class Store:
         with readable_errors(), self._database.engine.connect() as connection:
             yield connection
 
-    def _notify(self) -> None:
-        with readable_errors():
-            self._database.notify()
+
+class _Statements:
+    """The statements of the hot path, made once: making one costs more than running it."""
+
+    def __init__(self, database: Database) -> None:
+        postgres = database.engine.dialect.name == "postgresql"
+        now = database.now
+        ids = deliveries.c.id.in_(select(database.each("ids").c.value))
+        self.insert_events = database.inserter(events, _EVENT, returning=("source", "key", "id"))
+        self.insert_deliveries = database.inserter(deliveries, _DELIVERY, now=("due_at",))
+        self.insert_attempts = database.inserter(attempts, _ATTEMPT)
+        self.select_leases = select(deliveries.c.id, deliveries.c.lease).where(ids)
+        if postgres:
+            self.select_leases = self.select_leases.with_for_update()
+        self.write_delivered = (
+            update(deliveries)
+            .where(ids)
+            .values(
+                status="delivered",
+                lease=null(),
+                tries=deliveries.c.tries + 1,
+                settled_at=now,
+                reason=null(),
+            )
+        )
+        self.write_failures = (
+            update(deliveries)
+            .where(deliveries.c.id == bindparam("delivery"))
+            .values(
+                status=bindparam("new_status"),
+                lease=null(),
+                tries=deliveries.c.tries + 1,
+                first_failed_at=func.coalesce(deliveries.c.first_failed_at, now),
+                paused_before=func.coalesce(deliveries.c.paused_before, bindparam("paused", type_=Double())),
+                due_at=now + bindparam("after", type_=deliveries.c.due_at.type),
+                settled_at=case((bindparam("new_status") == "failed", now), else_=null()),
+                reason=bindparam("new_reason"),
+            )
+        )
+        self.release = (
+            update(deliveries)
+            .where(ids, deliveries.c.lease.in_(select(database.each("leases").c.value)))
+            .values(lease=null(), due_at=now)
+        )
+        self.write_postponed = (
+            update(deliveries)
+            .where(deliveries.c.id == bindparam("delivery"))
+            .values(lease=null(), due_at=now, reason=bindparam("new_reason"))
+        )
+        self.select_sources = (
+            select(events.c.source, deliveries.c.id, deliveries.c.reason)
+            .join_from(deliveries, events, events.c.id == deliveries.c.event_id)
+            .where(ids)
+        )
+        to_target = (
+            IS_PENDING,
+            deliveries.c.connection == bindparam("its"),
+            deliveries.c.region == bindparam("there"),
+        )
+        first = select(deliveries.c.due_at).where(*to_target).order_by(deliveries.c.due_at).limit(1)
+        self.select_due_in = select(first.scalar_subquery() - now)
+        due = (
+            select(deliveries.c.id)
+            .where(*to_target, deliveries.c.due_at <= now)
+            .order_by(deliveries.c.due_at, deliveries.c.id)
+            .limit(bindparam("most"))
+        )
+        if postgres:
+            due = due.with_for_update(skip_locked=True)
+        paused: ColumnElement[float] = bindparam("paused", type_=Double())
+        paused_since = paused - func.coalesce(deliveries.c.paused_before, paused)
+        failing_for = now - deliveries.c.first_failed_at - paused_since
+        self.claim = (
+            update(deliveries)
+            .where(deliveries.c.id.in_(due.scalar_subquery()))
+            .values(lease=bindparam("new_lease"), due_at=now + bindparam("seconds", type_=Double()))
+            .returning(*_CLAIMED, failing_for.label("failing_for"))
+        )
 
 
 _CLAIMED = (
@@ -401,64 +461,64 @@ _CLAIMED = (
 )
 
 
-# How many values one statement names: SQLite takes 32,766 in all, and one group may make many more deliveries.
-_PORTION = 5_000
-
-Named = TypeVar("Named")
+_EVENT = ("source", "key", "received_at", "headers", "query", "body", "event_type", "status", "problem")
 
 
-def _portions(values: Sequence[Named]) -> Iterator[Sequence[Named]]:
-    for start in range(0, len(values), _PORTION):
-        yield values[start : start + _PORTION]
+def _event_row(new: NewEvent) -> tuple[Any, ...]:
+    return (
+        new.source,
+        new.key,
+        new.received_at,
+        new.headers,
+        new.query,
+        new.body,
+        new.event_type,
+        new.status,
+        new.problem,
+    )
 
 
-def _event_row(new: NewEvent) -> dict[str, Any]:
-    return {
-        "source": new.source,
-        "key": new.key,
-        "received_at": new.received_at,
-        "headers": new.headers,
-        "query": new.query,
-        "body": new.body,
-        "event_type": new.event_type,
-        "status": new.status,
-        "problem": new.problem,
-    }
+_DELIVERY = ("event_id", "identity", "connection", "region", "lane", "other_lane", "call", "status")
 
 
-def _delivery_row(event_id: int, new: NewDelivery, status: str) -> dict[str, Any]:
+def _delivery_row(event_id: int, new: NewDelivery, status: str) -> tuple[Any, ...]:
     lane, other_lane = (*new.lanes, None, None)[:2]
-    return {
-        "event_id": event_id,
-        "identity": new.identity,
-        "connection": new.connection,
-        "region": new.region,
-        "lane": lane,
-        "other_lane": other_lane,
-        "call": new.call,
-        "status": status,
-    }
+    return (event_id, new.identity, new.connection, new.region or "", lane, other_lane, new.call, status)
 
 
-def _attempt_row(outcome: Outcome) -> dict[str, Any]:
-    return {
-        "delivery_id": outcome.delivery.id,
-        "at": outcome.attempt.at,
-        "seconds": outcome.attempt.seconds,
-        "status": outcome.attempt.status,
-        "reason": outcome.attempt.reason,
-    }
+_ATTEMPT = ("delivery_id", "at", "seconds", "status", "reason")
 
 
-def _failure_row(outcome: Outcome) -> dict[str, Any]:
+def _attempt_row(outcome: Outcome) -> tuple[Any, ...]:
+    attempt = outcome.attempt
+    return (outcome.delivery.id, attempt.at, attempt.seconds, attempt.status, attempt.reason)
+
+
+def _failure_row(outcome: Outcome, standing: Standing) -> dict[str, Any]:
     decision = outcome.decision
     assert isinstance(decision, Retry | Failed)
+    health = standing.healths.get(outcome.delivery.target, Health())
     return {
         "delivery": outcome.delivery.id,
         "new_status": "pending" if isinstance(decision, Retry) else "failed",
         "after": decision.after if isinstance(decision, Retry) else 0.0,
+        "paused": health.paused_in_all(standing.now),
         "new_reason": decision.reason,
     }
+
+
+def _postponed_row(outcome: Outcome) -> dict[str, Any]:
+    assert isinstance(outcome.decision, Postponed)
+    return {"delivery": outcome.delivery.id, "new_reason": outcome.decision.reason}
+
+
+def _lane(claimed: Claimed) -> int:
+    """Tell whose failure it is: that of the lane, or of the call itself when it has none."""
+    return claimed.lanes[0] if claimed.lanes else claimed.id
+
+
+def _of(target: Target) -> dict[str, str]:
+    return {"its": target.connection, "there": target.region}
 
 
 def _claimed(row: Row[Any]) -> Claimed:
@@ -466,15 +526,9 @@ def _claimed(row: Row[Any]) -> Claimed:
         id=row.id,
         lease=row.lease,
         connection=row.connection,
-        region=row.region,
+        region=row.region or None,
         lanes=tuple(lane for lane in (row.lane, row.other_lane) if lane is not None),
         call=row.call,
         tries=row.tries,
-        failing_for=row.failing_for or 0.0,
+        failing_for=max(row.failing_for or 0.0, 0.0),
     )
-
-
-def _next_in(wanted: FromClause, column: ColumnElement[int | None]) -> ScalarSelect[int]:
-    """Select the first delivery that is parked in each wanted lane."""
-    parked = select(deliveries.c.id).where(IS_PARKED, IS_UNSETTLED, column == wanted.c.value)
-    return parked.order_by(deliveries.c.id).limit(1).correlate(wanted).scalar_subquery()

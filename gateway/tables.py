@@ -8,6 +8,8 @@ the check would cost every insert.
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import (
     BigInteger,
     Column,
@@ -20,6 +22,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    func,
     literal_column,
     text,
 )
@@ -55,11 +58,14 @@ events = Table(
 deliveries = Table(
     "deliveries",
     metadata,
-    # The order of a lane is the order of ids: they are given out while the lane is locked.
     Column("id", _Serial, primary_key=True),
+    # The order of a lane is the order of ids, which are given out while the lane is locked; a delivery that
+    # the operator sent to the end of its lane has the number of that moment here, and stands in its place.
+    Column("position", BigInteger),
     Column("event_id", BigInteger, nullable=False),
     Column("identity", LargeBinary, nullable=False),
     Column("connection", Text, nullable=False),
+    # The region that the mapping asks for; empty leaves it to the connection.
     Column("region", Text),
     # Null: no order is kept. A call that stands in two lanes (a merge) has its second in other_lane.
     Column("lane", BigInteger),
@@ -73,6 +79,8 @@ deliveries = Table(
     Column("lease", BigInteger),
     Column("tries", Integer, nullable=False, server_default=text("0")),
     Column("first_failed_at", Double),
+    # For how long the connection had been paused by then, in all: pauses since do not count as failing.
+    Column("paused_before", Double),
     Column("settled_at", Double),
     Column("reason", Text),
     sqlite_autoincrement=True,
@@ -82,29 +90,40 @@ deliveries = Table(
 # SQLite cannot tell that the index applies, and reads the whole table.
 IS_PENDING = deliveries.c.status == literal_column("'pending'")
 IS_PARKED = deliveries.c.status == literal_column("'parked'")
+IS_FAILED = deliveries.c.status == literal_column("'failed'")
 IS_UNSETTLED = deliveries.c.status.in_((literal_column("'parked'"), literal_column("'pending'")))
-_IN_TWO_LANES = deliveries.c.other_lane.is_not(None) & IS_UNSETTLED
+IN_TWO_LANES = deliveries.c.other_lane.is_not(None) & IS_UNSETTLED
+IS_BROKEN = events.c.status == literal_column("'failed'")
 
 
-def _partial(name: str, *columns: str, where: ColumnElement[bool], unique: bool = False) -> Index:
-    return Index(
-        name,
-        *(deliveries.c[column] for column in columns),
-        unique=unique,
-        sqlite_where=where,
-        postgresql_where=where,
-    )
+#: The place of a delivery in its lane.
+PLACE = func.coalesce(deliveries.c.position, deliveries.c.id)
+
+
+def _partial(
+    name: str, *columns: ColumnElement[Any], where: ColumnElement[bool], unique: bool = False
+) -> Index:
+    return Index(name, *columns, unique=unique, sqlite_where=where, postgresql_where=where)
 
 
 Index("deliveries_identity", deliveries.c.identity, unique=True)
 Index("deliveries_event", deliveries.c.event_id)
 # A lane has one head at most.
-_partial("deliveries_head", "lane", where=IS_PENDING, unique=True)
-_partial("deliveries_other_head", "other_lane", where=IS_PENDING, unique=True)
-_partial("deliveries_due", "due_at", "id", where=IS_PENDING)
-_partial("deliveries_parked", "lane", "id", where=IS_PARKED)
-_partial("deliveries_merge", "lane", "id", where=_IN_TWO_LANES)
-_partial("deliveries_other_merge", "other_lane", "id", where=_IN_TWO_LANES)
+_partial("deliveries_head", deliveries.c.lane, where=IS_PENDING, unique=True)
+_partial("deliveries_other_head", deliveries.c.other_lane, where=IS_PENDING, unique=True)
+_partial(
+    "deliveries_due",
+    deliveries.c.connection,
+    deliveries.c.region,
+    deliveries.c.due_at,
+    deliveries.c.id,
+    where=IS_PENDING,
+)
+_partial("deliveries_parked", deliveries.c.lane, PLACE, where=IS_PARKED)
+_partial("deliveries_merge", deliveries.c.lane, PLACE, where=IN_TWO_LANES)
+_partial("deliveries_other_merge", deliveries.c.other_lane, PLACE, where=IN_TWO_LANES)
+_partial("deliveries_failed", deliveries.c.id, where=IS_FAILED)
+_partial("events_failed", events.c.received_at, events.c.source, where=IS_BROKEN)
 
 #: One row an HTTP try of a delivery.
 attempts = Table(
@@ -117,4 +136,54 @@ attempts = Table(
     Column("status", Integer),
     Column("reason", Text),
     sqlite_autoincrement=True,
+)
+
+#: One row a connection and region that deliveries go to: how the two of them are, for all workers alike.
+connections = Table(
+    "connections",
+    metadata,
+    Column("connection", Text, primary_key=True),
+    Column("region", Text, primary_key=True),
+    # Why nothing is sent: unreachable | misconfigured | throttled | failing. Null: all is well.
+    Column("cause", Text),
+    Column("reason", Text),
+    Column("paused_at", Double),
+    # When a pause ends by itself, or when the next probe is due.
+    Column("resumes_at", Double),
+    # How many pauses in a row, without a success between: each is longer than the last.
+    Column("level", Integer, nullable=False, server_default=text("0")),
+    # The lanes that failed since the last success, as a JSON list.
+    Column("suspects", Text, nullable=False, server_default=text("'[]'")),
+    # Seconds of all pauses that have ended.
+    Column("paused_for", Double, nullable=False, server_default=text("0")),
+    # Who makes the one probe, and until when it is theirs.
+    Column("probe", BigInteger),
+    Column("probe_until", Double),
+)
+
+#: One row a change of state that the operator should know of, from its beginning to its end.
+notices = Table(
+    "notices",
+    metadata,
+    Column("id", _Serial, primary_key=True),
+    # paused | failed | late | broken
+    Column("kind", Text, nullable=False),
+    # What it is about: a connection, a source, or nothing further.
+    Column("subject", Text, nullable=False),
+    Column("text", Text, nullable=False),
+    Column("began_at", Double, nullable=False),
+    Column("ended_at", Double),
+    # When it may be told next; null once it has been.
+    Column("tell_at", Double),
+    sqlite_autoincrement=True,
+)
+
+IS_OPEN = notices.c.ended_at.is_(None)
+Index(
+    "notices_open",
+    notices.c.kind,
+    notices.c.subject,
+    unique=True,
+    sqlite_where=IS_OPEN,
+    postgresql_where=IS_OPEN,
 )

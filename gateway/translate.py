@@ -5,18 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator
 from collections.abc import Mapping as ReadOnly
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
-from gateway.calls import CALLS, Call, Page, Track, as_json
+from gateway.calls import CALLS, Address, Call, Page, Track, address, as_json, lane
 from gateway.errors import ExpressionError, TranslationError, Where
 from gateway.events import JSON, Event
 from gateway.functions import Scope, kind, number_text, truthy
 from gateway.mapping import (
+    SPECS,
     CallRule,
     Computed,
     Constant,
@@ -33,6 +33,8 @@ from gateway.mapping import (
 from gateway.wire import EARLIEST, LATEST, violations
 
 MAX_CALLS = 1_000
+#: Bytes at the end of an identity by which a call that is sent again on purpose differs from the first.
+SALT = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,17 +43,27 @@ class Planned:
 
     Attributes:
         call: The call as the mapping wrote it, defaults included.
-        sealed: What is stored and sent: the same, with the ULID that Customer.io deduplicates by.
         connection: The Customer.io workspace by name.
         region: The region that the mapping asks for; None leaves it to the connection.
         identity: 32 bytes, the same whenever the same event asks for the same call.
+        ulid: The event id that is sent, by which Customer.io drops a repeat; None: the call's kind has none.
+        lanes: The orders of calls that it stands in.
+        text: The sealed call as it is stored: compact JSON in ASCII.
     """
 
     call: Call
-    sealed: Call
     connection: str
     region: str | None
     identity: bytes
+    ulid: str | None
+    lanes: tuple[int, ...]
+    # Not compared: payloads that differ in the order of some object's names ask for the same call.
+    text: str = field(compare=False)
+
+    @property
+    def sealed(self) -> Call:
+        """What is stored and sent: the call with its ULID."""
+        return replace(self.call, event_id=self.ulid) if isinstance(self.call, Track | Page) else self.call
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,13 +77,18 @@ class Translation:
     problem: TranslationError | None = None
 
 
-def translate(mapping: Mapping, event: Event) -> Translation:
-    """Work out the calls that an event asks for; whatever is wrong with its payload becomes the problem."""
+def translate(mapping: Mapping, event: Event, *, salt: bytes = b"") -> Translation:
+    """Work out the calls that an event asks for; whatever is wrong with its payload becomes the problem.
+
+    Args:
+        salt: SALT bytes, at most, that make each call another one, for the database and for Customer.io alike.
+    """
     event_type = None
     try:
         scope = _scope(event.payload, event.headers, event.query, event.received_at)
         event_type = _event_type(mapping, scope)
-        return _translated(mapping, event, replace(scope, event_type=event_type))
+        scope = _scope(event.payload, event.headers, event.query, event.received_at, event_type)
+        return _translated(mapping, event, scope, salt)
     except TranslationError as problem:
         return Translation(status="failed", event_type=event_type, problem=problem)
 
@@ -86,11 +103,12 @@ def event_key(
     if mapping.event_key is None:
         return None
     scope = _scope(payload, headers, query, received_at)
-    scope = replace(scope, event_type=_event_type(mapping, scope))
+    scope = _scope(payload, headers, query, received_at, _event_type(mapping, scope))
     return _text(mapping.event_key, "event_key", _View(current=payload, scope=scope)) or None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+# Nobody changes one of these two, but frozen ones take more than twice as long to make.
+@dataclass(kw_only=True, slots=True)
 class _View:
     """What an expression is evaluated on: the part, or one item of its `each`."""
 
@@ -98,8 +116,21 @@ class _View:
     scope: Scope
 
 
-def _scope(payload: JSON, headers: ReadOnly[str, str], query: ReadOnly[str, str], received_at: int) -> Scope:
-    return Scope(root=payload, body=payload, headers=headers, query=query, received_at=received_at)
+def _scope(
+    payload: JSON,
+    headers: ReadOnly[str, str],
+    query: ReadOnly[str, str],
+    received_at: int,
+    event_type: str | None = None,
+) -> Scope:
+    return Scope(
+        root=payload,
+        body=payload,
+        headers=headers,
+        query=query,
+        received_at=received_at,
+        event_type=event_type,
+    )
 
 
 def _event_type(mapping: Mapping, scope: Scope) -> str | None:
@@ -108,18 +139,18 @@ def _event_type(mapping: Mapping, scope: Scope) -> str | None:
     return _text(mapping.event_type, "event_type", _View(current=scope.root, scope=scope))
 
 
-def _translated(mapping: Mapping, event: Event, scope: Scope) -> Translation:
+def _translated(mapping: Mapping, event: Event, scope: Scope, salt: bytes) -> Translation:
     part = _View(current=event.payload, scope=scope)
     if mapping.when is not None and not _holds(mapping.when, part):
         return _ignored(scope, "the mapping's own 'when' is not true")
     rule = find_rule(mapping, scope.event_type)
     if rule is None:
         return _ignored(scope, "no entry of 'events' matches the event type")
-    drafts, reasons = _drafts(mapping, rule, part)
+    drafts, reasons = _drafts(mapping, event, rule, part)
     if not drafts:
         return _ignored(scope, reasons[0] if reasons else _why_no_calls(rule))
     _refuse_equal_event_ids(drafts)
-    planned = tuple(_planned(mapping, event, drafts))
+    planned = tuple(_planned(mapping, event, drafts, salt))
     return Translation(status="accepted", event_type=scope.event_type, planned=planned)
 
 
@@ -136,20 +167,23 @@ def _why_no_calls(rule: Rule) -> str:
     )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True)
 class _Draft:
     """A call before it is sealed.
 
     Attributes:
-        undated: Its timestamp is only the time of receipt, which is no part of what the call is.
+        content: The call as JSON.
+        told: What makes the call the same call, whenever its event is translated again: a list in JSON.
     """
 
     rule: CallRule
     call: Call
-    undated: bool
+    whom: Address | None
+    content: dict[str, JSON]
+    told: str
 
 
-def _drafts(mapping: Mapping, rule: Rule, part: _View) -> tuple[list[_Draft], list[str]]:
+def _drafts(mapping: Mapping, event: Event, rule: Rule, part: _View) -> tuple[list[_Draft], list[str]]:
     """Build all calls of a rule, and collect the reasons of its `ignore` entries that apply."""
     drafts: list[_Draft] = []
     reasons: list[str] = []
@@ -161,7 +195,7 @@ def _drafts(mapping: Mapping, rule: Rule, part: _View) -> tuple[list[_Draft], li
             if len(drafts) == MAX_CALLS:
                 problem = f"the event makes more than {MAX_CALLS:,} calls; take fewer items in 'each'"
                 raise TranslationError(entry.where, "each" if entry.each else "call", problem)
-            drafts.append(_draft(entry, mapping.defaults, view, part))
+            drafts.append(_draft(mapping, event, entry, view, part))
     return drafts, reasons
 
 
@@ -191,40 +225,73 @@ def _items(entry: CallRule, part: _View) -> Iterator[_View]:
         yield _View(current=item, scope=replace(part.scope, index=number))
 
 
-def _draft(entry: CallRule, defaults: ReadOnly[str, Value], view: _View, part: _View) -> _Draft:
-    keys = entry.spec.keys
+def _draft(mapping: Mapping, event: Event, entry: CallRule, view: _View, part: _View) -> _Draft:
+    values = _values(entry, mapping.defaults, view, part)
+    undated = entry.spec.dated and values["timestamp"] is None
+    if undated:
+        values["timestamp"] = event.received_at
+    call = CALLS[entry.spec.name](**values)
+    content = as_json(call)
+    told = _told(event, *_way(mapping, entry), content, undated=undated)
+    whom = address(call)
+    for violation in violations(call, whom=whom, text=told):
+        field, place = _place(violation.field, entry, mapping.defaults)
+        raise TranslationError(place, field, violation.problem)
+    assert told is not None, "a call that JSON cannot write violates a limit"
+    return _Draft(rule=entry, call=call, whom=whom, content=content, told=told)
+
+
+def _way(mapping: Mapping, entry: CallRule) -> tuple[str, str | None]:
+    """Give the connection and the region that a call goes to."""
+    return entry.connection or mapping.connection, entry.region or mapping.region
+
+
+def _told(
+    event: Event, connection: str, region: str | None, content: dict[str, JSON], *, undated: bool
+) -> str | None:
+    """Write down what makes a call the same call; None: it holds a number that JSON cannot write.
+
+    An undated call's timestamp is only the time of receipt, which is no part of what the call is.
+    """
+    if undated:
+        content = {name: value for name, value in content.items() if name != "timestamp"}
+    # The tag keeps an `event_id` from ever standing for some event's key, or the other way round.
+    named = ["event_id", content["event_id"]] if "event_id" in content else ["key", event.key]
+    try:
+        return _CANONICAL.encode([event.source, *named, connection, region, content])
+    except ValueError:
+        return None
+
+
+def _values(entry: CallRule, defaults: ReadOnly[str, Value], view: _View, part: _View) -> dict[str, Any]:
+    keys, readers = entry.spec.keys, _READERS[entry.spec.name]
     values: dict[str, Any] = _identifiers(entry, defaults, view, part)
     for name, value in entry.fields.items():
-        if (read := _READERS.get(keys[name].kind)) is not None:
+        if (read := readers.get(name)) is not None:
             values[name] = read(value, name, view)
     if "attributes" in keys:
         values["attributes"] = _attributes(entry, view)
     if "timestamp" in keys:
         values["timestamp"] = _timestamp(entry, defaults, view, part)
-    undated = entry.spec.dated and values["timestamp"] is None
-    if undated:
-        values["timestamp"] = part.scope.received_at
-    call = CALLS[entry.spec.name](**values)
-    _refuse_violations(call, entry, defaults)
-    return _Draft(rule=entry, call=call, undated=undated)
+    return values
 
 
 def _identifiers(
     entry: CallRule, defaults: ReadOnly[str, Value], view: _View, part: _View
 ) -> dict[str, str | None]:
     """Resolve whom a call is about: a call that names anybody itself takes nobody from the defaults."""
+    identifiers = entry.spec.identifiers
     source, seen = entry.fields, view
-    if not any(name in entry.fields for name in entry.spec.identifiers):
+    if source.keys().isdisjoint(identifiers):
         source, seen = defaults, part
-    named = {name: source[name] for name in entry.spec.identifiers if name in source}
-    texts = {name: _text(value, name, seen) for name, value in named.items()}
-    if named and not any(texts.values()):
-        first = next(iter(named.values()))
+    texts = {name: _text(source[name], name, seen) or None for name in identifiers if name in source}
+    if texts and not any(texts.values()):
+        first = source[next(iter(texts))]
         problem = (
             f"null or empty, so '{entry.spec.name}' names nobody; if that may be, give the call a 'when'"
         )
-        raise TranslationError(first.where, ", ".join(named), problem)
-    return {name: text or None for name, text in texts.items()}
+        raise TranslationError(first.where, ", ".join(texts), problem)
+    return texts
 
 
 def _timestamp(entry: CallRule, defaults: ReadOnly[str, Value], view: _View, part: _View) -> int | None:
@@ -239,7 +306,7 @@ def _unix_seconds(value: JSON | _LeftOut, where: Where) -> int | None:
     """Check a timestamp: Customer.io would silently replace one it cannot read with the present."""
     if value is None or value is _LEFT_OUT:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if type(value) is not int and type(value) is not float:
         problem = f"must be unix seconds, got {kind(value)}; write =unix(…)"
     elif value > LATEST:
         problem = "is too large for unix seconds; if it is in milliseconds, write =unix(…)"
@@ -259,7 +326,7 @@ def _attributes(entry: CallRule, view: _View) -> dict[str, JSON]:
         # What the author names, the author decides: an expression that gives null leaves the name out.
         found.pop(name, None)
         resolved = _resolve(value, f"attributes.{name}", view)
-        if not isinstance(resolved, _LeftOut):
+        if resolved is not _LEFT_OUT:
             found[name] = resolved
     return found
 
@@ -267,7 +334,7 @@ def _attributes(entry: CallRule, view: _View) -> dict[str, JSON]:
 def _taken_whole(entry: CallRule, view: _View) -> dict[str, JSON]:
     value = entry.fields.get("attributes_from")
     whole = None if value is None else _resolve(value, "attributes_from", view)
-    if value is None or whole is None or isinstance(whole, _LeftOut):
+    if value is None or whole is None or whole is _LEFT_OUT:
         return {}
     if not isinstance(whole, dict):
         raise TranslationError(value.where, "attributes_from", f"needs an object, got {kind(whole)}")
@@ -288,19 +355,26 @@ def _optional_text(value: Value, name: str, view: _View) -> str | None:
     return _text(value, name, view) or None
 
 
-_READERS: dict[Kind, Callable[[Value, str, _View], str | None]] = {
+_READERS_OF_KINDS: dict[Kind, Callable[[Value, str, _View], str | None]] = {
     Kind.TEXT: _required_text,
     Kind.EVENT_ID: _optional_text,
+}
+#: By the name of a call and of its key.
+_READERS = {
+    spec.name: {
+        name: _READERS_OF_KINDS[key.kind] for name, key in spec.keys.items() if key.kind in _READERS_OF_KINDS
+    }
+    for spec in SPECS.values()
 }
 
 
 def _text(value: Value, name: str, view: _View) -> str | None:
     """Resolve what has to be text; a number is written out."""
     resolved = _resolve(value, name, view)
-    if resolved is None or isinstance(resolved, _LeftOut):
-        return None
     if isinstance(resolved, str):
         return resolved
+    if resolved is None or resolved is _LEFT_OUT:
+        return None
     if isinstance(resolved, bool) or not isinstance(resolved, int | float):
         raise TranslationError(value.where, name, f"must be text or a number, got {kind(resolved)}")
     try:
@@ -315,24 +389,24 @@ class _LeftOut(Enum):
     NOTHING = 0
 
 
-_LEFT_OUT = _LeftOut.NOTHING
+_LEFT_OUT: Final = _LeftOut.NOTHING
 
 
 def _resolve(value: Value, name: str, view: _View) -> JSON | _LeftOut:
     match value:
-        case Constant():
-            return value.value
         case Computed():
             found = _evaluate(value, name, view)
             return _LEFT_OUT if found is None else found
+        case Constant():
+            return value.value
         case OrNull():
             return _evaluate(value.computed, name, view)
         case ObjectValue():
             pairs = ((key, _resolve(item, f"{name}.{key}", view)) for key, item in value.entries)
-            return {key: item for key, item in pairs if not isinstance(item, _LeftOut)}
+            return {key: item for key, item in pairs if item is not _LEFT_OUT}
         case ListValue():
             items = (_resolve(item, name, view) for item in value.items)
-            return [item for item in items if not isinstance(item, _LeftOut)]
+            return [item for item in items if item is not _LEFT_OUT]
 
 
 def _evaluate(computed: Computed, name: str, view: _View) -> JSON:
@@ -345,12 +419,6 @@ def _evaluate(computed: Computed, name: str, view: _View) -> JSON:
 def _holds(condition: Computed, view: _View) -> bool:
     """Tell whether a `when` is true: null, false, "", [] and {} are not, any number is."""
     return truthy(_evaluate(condition, "when", view))
-
-
-def _refuse_violations(call: Call, entry: CallRule, defaults: ReadOnly[str, Value]) -> None:
-    for violation in violations(call):
-        field, place = _place(violation.field, entry, defaults)
-        raise TranslationError(place, field, violation.problem)
 
 
 def _place(field: str, entry: CallRule, defaults: ReadOnly[str, Value]) -> tuple[str, Where]:
@@ -383,55 +451,56 @@ def _refuse_equal_event_ids(drafts: list[_Draft]) -> None:
         seen.add(event_id)
 
 
-def _planned(mapping: Mapping, event: Event, drafts: list[_Draft]) -> Iterator[Planned]:
-    equals: Counter[str] = Counter()
+def _planned(mapping: Mapping, event: Event, drafts: list[_Draft], salt: bytes) -> Iterator[Planned]:
+    equals: dict[str, int] = {}
     for draft in drafts:
-        connection = draft.rule.connection or mapping.connection
-        region = draft.rule.region or mapping.region
-        told = _told(event, connection, region, draft)
-        identity = hashlib.sha256(f"{told[:-1]},{equals[told]}]".encode()).digest()
-        equals[told] += 1
-        sealed = _sealed(draft.call, event.source, connection, identity)
-        yield Planned(call=draft.call, sealed=sealed, connection=connection, region=region, identity=identity)
+        connection, region = _way(mapping, draft.rule)
+        number = equals.get(draft.told, 0)
+        equals[draft.told] = number + 1
+        identity = hashlib.sha256(f"{draft.told[:-1]},{number}]".encode()).digest()
+        identity = identity[: len(identity) - len(salt)] + salt
+        ulid = _ulid_of(draft.call, event.source, connection, identity, salt)
+        yield Planned(
+            call=draft.call,
+            connection=connection,
+            region=region,
+            identity=identity,
+            ulid=ulid,
+            lanes=() if draft.whom is None else (lane(connection, draft.whom),),
+            text=_STORED.encode(draft.content if ulid is None else {**draft.content, "event_id": ulid}),
+        )
 
 
-def _told(event: Event, connection: str, region: str | None, draft: _Draft) -> str:
-    """Write down what makes a call the same call, whenever its event is translated again."""
-    content = as_json(draft.call)
-    if draft.undated:
-        del content["timestamp"]
-    # The tag keeps an `event_id` from ever standing for some event's key, or the other way round.
-    named = ["event_id", content["event_id"]] if "event_id" in content else ["key", event.key]
-    return _canonical([event.source, *named, connection, region, content])
+# Made once: json.dumps would make one for each text.
+_STORED = json.JSONEncoder(separators=(",", ":"), check_circular=False)
+_CANONICAL = json.JSONEncoder(separators=(",", ":"), check_circular=False, sort_keys=True, allow_nan=False)
 
 
-def _canonical(value: JSON) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"))
-
-
-def _sealed(call: Call, source: str, connection: str, identity: bytes) -> Call:
-    """Give a call the ULID by which Customer.io drops a repeat, if it is of a kind that has one."""
-    if not isinstance(call, Track | Page):
-        return call
-    if call.event_id is None:
+def _ulid_of(call: Call, source: str, connection: str, identity: bytes, salt: bytes) -> str | None:
+    """Find the ULID by which Customer.io drops a repeat, if a call is of a kind that has one."""
+    if not isinstance(call, (Track, Page)):
+        return None
+    if call.event_id is None or salt:
         assert call.timestamp is not None, "a track or page always has a timestamp, if only of its receipt"
-        return replace(call, event_id=_ulid(call.timestamp * 1000, identity))
+        return _ulid(call.timestamp * 1000, hashlib.sha256(identity).digest() if salt else identity)
     if _ULID.fullmatch(call.event_id):
-        return replace(call, event_id=call.event_id.upper())
+        return call.event_id.upper()
     # Two webhooks that carry the same event_id may agree on nothing else, not even on a timestamp, and
     # still mean the same occurrence: so the time in the ULID comes out of the hash as well. It is given
     # a plausible date, within four years and four months of 2020, for whoever sorts or reads ULIDs.
-    digest = hashlib.sha256(_canonical([source, connection, call.event_id]).encode()).digest()
+    told = ",".join(map(_CANONICAL.encode, (source, connection, call.event_id)))
+    digest = hashlib.sha256(f"[{told}]".encode()).digest()
     milliseconds = _YEAR_2020 + int.from_bytes(digest[10:15], "big") % 2**37
-    return replace(call, event_id=_ulid(milliseconds, digest))
+    return _ulid(milliseconds, digest)
 
 
 _YEAR_2020 = 1_577_836_800_000
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
 _ULID = re.compile(f"[0-7][{_ALPHABET}]{{25}}", re.IGNORECASE | re.ASCII)
 
 
 def _ulid(milliseconds: int, digest: bytes) -> str:
     """Write 48 bits of time and the first 80 of a hash in Crockford's base 32."""
     number = milliseconds << 80 | int.from_bytes(digest[:10], "big")
-    return "".join(_ALPHABET[number >> shift & 31] for shift in range(125, -1, -5))
+    return "".join([_PAIRS[number >> shift & 1023] for shift in range(120, -1, -10)])

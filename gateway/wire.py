@@ -66,20 +66,24 @@ def request(call: Call) -> HttpRequest:
             return HttpRequest(method="DELETE", path=_person(whom))
 
 
-def violations(call: Call) -> list[Violation]:
-    """Find everything in a call that Customer.io would refuse, silently replace or silently drop."""
-    if unwritable := list(_unwritable(call)):
+def violations(call: Call, *, whom: Address | None = None, text: str | None = None) -> list[Violation]:
+    """Find everything in a call that Customer.io would refuse, silently replace or silently drop.
+
+    A caller that has them at hand gives the call's address and *text*, any JSON in ASCII that holds the call:
+    what that shows to be right is not looked at again.
+    """
+    if (text is None or _SURROGATE_ESCAPE in text) and (unwritable := list(_unwritable(call))):
         return unwritable
-    found = list(_address_violations(call))
+    found = _address_violations(call, whom or address(call))
     match call:
         case Identify():
             found += _attribute_violations(call.attributes)
         case Track():
             found += _name_violations(call.name)
-            found += _data_violations(call.attributes)
+            found += _data_violations(call.attributes, text)
         case Page():
             found += _url_violations(call.url)
-            found += _data_violations(call.attributes)
+            found += _data_violations(call.attributes, text)
         case Destroy():
             pass
     return found
@@ -117,6 +121,10 @@ def _dump(body: Mapping[str, JSON]) -> bytes:
     return json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
 
 
+#: How the escape of a surrogate begins, be it half of a character or one of the pair that makes a whole one.
+_SURROGATE_ESCAPE = "\\ud"
+
+
 def _unwritable(call: Call) -> Iterator[Violation]:
     """Text that no JSON document can hold (half of a surrogate pair) would otherwise fail while sending."""
     if _why_unwritable(vars(call)) is None:
@@ -136,21 +144,23 @@ def _why_unwritable(value: object) -> str | None:
     return None
 
 
-def _address_violations(call: Call) -> Iterator[Violation]:
-    whom = address(call)
+def _address_violations(call: Call, whom: Address | None) -> list[Violation]:
     if whom is None:
-        return
-    field = next(name for name in ("cio_id", "id", "email", "anonymous_id") if getattr(call, name, None))
+        return []
+    problems = []
     if not whom.value.strip():
-        yield Violation(field=field, problem="is blank; Customer.io needs to know whom the call is about")
+        problems.append("is blank; Customer.io needs to know whom the call is about")
     if whom.kind == "id" and whom.value in (".", ".."):
         # Every HTTP library folds these into the path, encoded or not: the request would go elsewhere.
-        yield Violation(
-            field=field, problem='"." and ".." cannot be sent: they change where the request goes'
-        )
+        problems.append('"." and ".." cannot be sent: they change where the request goes')
     limit = MAX_ID_BYTES if whom.kind == "id" else MAX_TEXT_BYTES
-    if _size(whom.value) > limit:
-        yield Violation(field=field, problem=f"is {_size(whom.value)} bytes long; Customer.io takes {limit}")
+    if (size := _size(whom.value)) > limit:
+        problems.append(f"is {size} bytes long; Customer.io takes {limit}")
+    return [Violation(field=_field_of_address(call), problem=problem) for problem in problems]
+
+
+def _field_of_address(call: Call) -> str:
+    return next(name for name in ("cio_id", "id", "email", "anonymous_id") if getattr(call, name, None))
 
 
 def _attribute_violations(attributes: Mapping[str, JSON]) -> Iterator[Violation]:
@@ -179,29 +189,32 @@ def _attribute_violations(attributes: Mapping[str, JSON]) -> Iterator[Violation]
             )
 
 
-def _name_violations(name: str) -> Iterator[Violation]:
+def _name_violations(name: str) -> list[Violation]:
     if not name.strip():
-        yield Violation(field="name", problem="is blank; Customer.io needs a name")
-    elif _size(name) > MAX_EVENT_NAME_BYTES:
-        yield Violation(
-            field="name", problem=f"is {_size(name)} bytes long; Customer.io takes {MAX_EVENT_NAME_BYTES}"
-        )
+        return [Violation(field="name", problem="is blank; Customer.io needs a name")]
+    if (size := _size(name)) > MAX_EVENT_NAME_BYTES:
+        problem = f"is {size} bytes long; Customer.io takes {MAX_EVENT_NAME_BYTES}"
+        return [Violation(field="name", problem=problem)]
+    return []
 
 
-def _url_violations(url: str) -> Iterator[Violation]:
+def _url_violations(url: str) -> list[Violation]:
     if url != "*" and not url.lower().startswith(("http://", "https://")):
-        yield Violation(field="url", problem='is neither a full address (https://…) nor "*" for any page')
-    elif _size(url) > MAX_TEXT_BYTES:
-        yield Violation(field="url", problem=f"is {_size(url)} bytes long; at most {MAX_TEXT_BYTES} are sent")
+        problem = 'is neither a full address (https://…) nor "*" for any page'
+        return [Violation(field="url", problem=problem)]
+    if (size := _size(url)) > MAX_TEXT_BYTES:
+        return [Violation(field="url", problem=f"is {size} bytes long; at most {MAX_TEXT_BYTES} are sent")]
+    return []
 
 
-def _data_violations(attributes: Mapping[str, JSON]) -> Iterator[Violation]:
-    size = len(_dump(attributes))
-    if size > MAX_EVENT_DATA_BYTES:
-        yield Violation(
-            field="attributes",
-            problem=f"is {size} bytes of JSON; Customer.io takes {MAX_EVENT_DATA_BYTES}: choose with pick(…)",
-        )
+def _data_violations(attributes: Mapping[str, JSON], text: str | None) -> list[Violation]:
+    # No JSON is longer in UTF-8 than it is in ASCII.
+    if text is not None and len(text) <= MAX_EVENT_DATA_BYTES:
+        return []
+    if (size := len(_dump(attributes))) <= MAX_EVENT_DATA_BYTES:
+        return []
+    problem = f"is {size} bytes of JSON; Customer.io takes {MAX_EVENT_DATA_BYTES}: choose with pick(…)"
+    return [Violation(field="attributes", problem=problem)]
 
 
 def _size(text: str) -> int:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import queue
-import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import CancelledError, Future
-from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any, Generic, TypeVar
 
 from gateway.errors import StoreError
@@ -21,6 +19,31 @@ Result = TypeVar("Result")
 
 PATIENCE = 3.0
 LARGEST_GROUP = 256
+#: Seconds that *then* may be put off under load.
+LONGEST_SILENCE = 0.01
+
+
+class _Waiting(Generic[Item, Result]):
+    """One item and whoever waits for it. A future does the same, at several times the cost for each request."""
+
+    def __init__(self, item: Item) -> None:
+        self.item = item
+        self.abandoned = False
+        self._done = threading.Lock()
+        self._done.acquire()
+        self._result: Result | StoreError
+
+    def wait(self, patience: float) -> Result:
+        if not self._done.acquire(timeout=patience):
+            self.abandoned = True  # what has not begun by now would serve nobody
+            raise StoreError(f"the database did not take the write within {patience:g} s")
+        if isinstance(self._result, StoreError):
+            raise self._result
+        return self._result
+
+    def end(self, result: Result | StoreError) -> None:
+        self._result = result
+        self._done.release()
 
 
 class Writer(Generic[Item, Result]):
@@ -28,17 +51,25 @@ class Writer(Generic[Item, Result]):
 
     Args:
         commit: Commits a group, all or none, and gives a result for each.
+        then: Called when items were committed, unless more of them follow at once.
         patience: Seconds that an item waits for its commit.
     """
 
     def __init__(
-        self, commit: Callable[[Sequence[Item]], Sequence[Result]], *, patience: float = PATIENCE
+        self,
+        commit: Callable[[Sequence[Item]], Sequence[Result]],
+        *,
+        then: Callable[[], None] = lambda: None,
+        patience: float = PATIENCE,
     ) -> None:
         self._commit = commit
+        self._then = then
         self._patience = patience
         self._starting = threading.Lock()
         self._process: int | None = None
-        self._waiting: queue.SimpleQueue[tuple[Item, Future[Result]]]
+        self._followed_at = 0.0
+        self._thread: threading.Thread | None = None
+        self._waiting: queue.SimpleQueue[_Waiting[Item, Result] | None]
 
     def write(self, item: Item) -> Result:
         """Have an item committed and give its result.
@@ -47,13 +78,9 @@ class Writer(Generic[Item, Result]):
             StoreError: It was not committed in time, or could not be. It may still be committed later.
         """
         self._start()
-        future: Future[Result] = Future()
-        self._waiting.put((item, future))
-        try:
-            return future.result(self._patience)
-        except (FutureTimeout, CancelledError):
-            future.cancel()  # what has not begun by now would serve nobody
-            raise StoreError(f"the database did not take the write within {self._patience:g} s") from None
+        waiting: _Waiting[Item, Result] = _Waiting(item)
+        self._waiting.put(waiting)
+        return waiting.wait(self._patience)
 
     def _start(self) -> None:
         if self._process == os.getpid():
@@ -61,38 +88,62 @@ class Writer(Generic[Item, Result]):
         with self._starting:
             if self._process != os.getpid():
                 self._waiting = queue.SimpleQueue()
-                threading.Thread(target=self._run, name="writer", daemon=True).start()
+                self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
+                self._thread.start()
                 self._process = os.getpid()
 
+    def close(self) -> None:
+        """Commit what waits and end the thread; nothing can be written afterwards."""
+        if self._thread is not None and self._process == os.getpid():
+            self._waiting.put(None)
+            self._thread.join()
+
     def _run(self) -> None:
-        natively = _native_thread()
-        while True:
-            group = self._gather()
+        goes_on = True
+        while goes_on:
+            group, goes_on = self._gather()
             if group:
-                natively(self._commit_group, group)
+                self._commit_group(group)
+                self._follow_up()
 
-    def _gather(self) -> list[tuple[Item, Future[Result]]]:
-        """Wait for an item, and take all that came with it; leave out those that nobody waits for any more."""
-        group = [self._waiting.get()]
-        while len(group) < LARGEST_GROUP:
-            try:
-                group.append(self._waiting.get_nowait())
-            except queue.Empty:
-                break
-        return [(item, future) for item, future in group if future.set_running_or_notify_cancel()]
-
-    def _commit_group(self, group: list[tuple[Item, Future[Result]]]) -> None:
+    def _follow_up(self) -> None:
+        now = time.monotonic()
+        if not self._waiting.empty() and now - self._followed_at < LONGEST_SILENCE:
+            return
+        self._followed_at = now
         try:
-            results = self._commit([item for item, _ in group])
+            self._then()
+        except Exception as error:  # noqa: BLE001  # it is for speed only, and the items are committed
+            said = error if isinstance(error, StoreError) else type(error).__name__
+            log.warning("after a commit: %s", said)
+
+    def _gather(self) -> tuple[list[_Waiting[Item, Result]], bool]:
+        """Wait for an item, and take all that came with it; leave out those that nobody waits for any more.
+
+        Tells also whether more may come.
+        """
+        group: list[_Waiting[Item, Result]] = []
+        taken = self._waiting.get()
+        while taken is not None:
+            if not taken.abandoned:
+                group.append(taken)
+            if len(group) == LARGEST_GROUP or self._waiting.empty():
+                return group, True
+            taken = self._waiting.get()
+        return group, False
+
+    def _commit_group(self, group: list[_Waiting[Item, Result]]) -> None:
+        try:
+            results = self._commit([each.item for each in group])
         except StoreError as error:
             _fail(group, error)
         except Exception as error:  # noqa: BLE001  # whatever one item does to the database, its neighbours go on
             self._commit_singly(group, error)
         else:
-            for (_, future), result in zip(group, results, strict=True):
-                future.set_result(result)
+            for each, result in zip(group, results, strict=True):
+                each.end(result)
 
-    def _commit_singly(self, group: list[tuple[Item, Future[Result]]], error: Exception) -> None:
+    def _commit_singly(self, group: list[_Waiting[Item, Result]], error: Exception) -> None:
         if len(group) > 1:
             for each in group:
                 self._commit_group([each])
@@ -102,21 +153,6 @@ class Writer(Generic[Item, Result]):
         _fail(group, StoreError("the database refused the write"))
 
 
-def _fail(group: Sequence[tuple[Any, Future[Any]]], error: StoreError) -> None:
-    for _, future in group:
-        future.set_exception(error)
-
-
-def _native_thread() -> Callable[[Callable[[Any], None], Any], Any]:
-    """Give a way to run a function where blocking stops nobody else.
-
-    Under gevent this module's thread is a greenlet, and a wait for the disk or for a file lock would stop every
-    request of the process: there the function runs on one real thread, always the same.
-    """
-    if "gevent.monkey" in sys.modules:
-        from gevent import monkey, threadpool
-
-        if monkey.is_module_patched("threading"):
-            pool = threadpool.ThreadPool(1)
-            return lambda function, argument: pool.spawn(function, argument).get()
-    return lambda function, argument: function(argument)
+def _fail(group: Sequence[_Waiting[Any, Any]], error: StoreError) -> None:
+    for each in group:
+        each.end(error)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,28 +14,49 @@ from types import TracebackType
 
 import requests
 
+from tests.machine import free_port
+
 PROJECT = Path(__file__).parent.parent
 WEB = (sys.executable, "-m", "gunicorn", "-c", "python:gateway.serving", "gateway.app:create_app()")
 GATEWAY = (sys.executable, "-m", "gateway")
+#: Seconds that a process which was told to end may take: a request of 3 and an idle connection of 5 fit in.
+_PATIENCE = 15.0
 
 
 class GatewayProcess:
-    """A web and a worker, and the database that `migrate` made for them.
+    """Webs and workers, and the database that `migrate` made for them.
 
     Leaving the context ends whatever still runs; an error that leaves it carries the end of the logs.
+
+    Args:
+        webs: How many webs, each with its own processes and port, as on so many machines.
+        workers: How many workers.
     """
 
     def __init__(
-        self, *, environment: Mapping[str, str], logs: Path, worker_options: Sequence[str] = ()
+        self,
+        *,
+        environment: Mapping[str, str],
+        logs: Path,
+        worker_options: Sequence[str] = (),
+        webs: int = 1,
+        workers: int = 1,
     ) -> None:
-        self.port = _free_port()
+        self.ports = [free_port() for _ in range(webs)]
         self.logs = logs
         # Nothing of the developer's own environment may reach the gateway under test.
-        own = {"PATH": os.environ.get("PATH", os.defpath), "PYTHONUNBUFFERED": "1", "PORT": str(self.port)}
-        self._environment = own | dict(environment)
+        own = {"PATH": os.environ.get("PATH", os.defpath), "PORT": str(self.port)}
+        python = {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
+        self._environment = own | python | dict(environment)
         # The settings' own address is for a platform's router; a test listens to this machine alone.
-        self.web = _Process("web", (*WEB, "--bind", f"127.0.0.1:{self.port}"), self._environment, logs)
-        self.worker = _Process("worker", (*GATEWAY, "worker", *worker_options), self._environment, logs)
+        self.webs = [
+            self._process(_numbered("web", number), (*WEB, "--bind", f"127.0.0.1:{port}"))
+            for number, port in enumerate(self.ports)
+        ]
+        self.workers = [
+            self._process(_numbered("worker", number), (*GATEWAY, "worker", *worker_options))
+            for number in range(workers)
+        ]
 
     def __enter__(self) -> GatewayProcess:
         return self
@@ -45,20 +64,36 @@ class GatewayProcess:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for process in (self.web, self.worker):
+        for process in self._all:
             process.end()
         if error is not None:
             error.add_note(self.read_logs()[-8_000:])
 
     @property
+    def web(self) -> _Process:
+        return self.webs[0]
+
+    @property
+    def worker(self) -> _Process:
+        return self.workers[0]
+
+    @property
+    def port(self) -> int:
+        return self.ports[0]
+
+    @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return self.urls[0]
+
+    @property
+    def urls(self) -> list[str]:
+        return [f"http://127.0.0.1:{port}" for port in self.ports]
 
     def start(self) -> None:
-        """Make the database, start web and worker, and wait until the web answers."""
+        """Make the database, start webs and workers, and wait until all webs answer."""
         self.migrate()
-        self.web.start()
-        self.worker.start()
+        for process in self._all:
+            process.start()
         self.wait_until_ready()
 
     def migrate(self) -> None:
@@ -74,19 +109,23 @@ class GatewayProcess:
             )
 
     def wait_until_ready(self, timeout: float = 30.0) -> None:
-        """Wait until the web answers /healthz; raise TimeoutError after *timeout* seconds."""
+        """Wait until all webs answer /healthz; raise TimeoutError after *timeout* seconds."""
         deadline = time.monotonic() + timeout
-        while not self._is_ready():
-            self.web.assert_running()
+        while not all(_is_ready(url) for url in self.urls):
+            self.assert_running()
             if time.monotonic() > deadline:
                 raise TimeoutError(f"/healthz did not answer 200 within {timeout} s")
             time.sleep(0.05)
 
+    def assert_running(self) -> None:
+        for process in self._all:
+            process.assert_running()
+
     def stop(self) -> dict[str, int]:
-        """End web and worker with SIGTERM, and give their exit statuses."""
-        for process in (self.web, self.worker):
+        """End webs and workers with SIGTERM, and give their exit statuses."""
+        for process in self._all:
             process.terminate()
-        return {process.name: process.wait(timeout=40) for process in (self.web, self.worker)}
+        return {process.name: process.wait() for process in self._all}
 
     def read_logs(self) -> str:
         """Read everything that the processes wrote, each under its name."""
@@ -95,10 +134,12 @@ class GatewayProcess:
             for log in sorted(self.logs.glob("*.log"))
         )
 
-    def _is_ready(self) -> bool:
-        with contextlib.suppress(requests.ConnectionError, requests.Timeout):
-            return requests.get(f"{self.url}/healthz", timeout=5).status_code == 200
-        return False
+    @property
+    def _all(self) -> list[_Process]:
+        return [*self.webs, *self.workers]
+
+    def _process(self, name: str, command: Sequence[str]) -> _Process:
+        return _Process(name, command, self._environment, self.logs)
 
 
 class _Process:
@@ -138,10 +179,16 @@ class _Process:
         assert self._running is not None
         _signal_group(self._running.pid, signal.SIGTERM)
 
-    def wait(self, timeout: float) -> int:
+    def wait(self) -> int:
         """Give the exit status of a process that was told to end; none of its children may be left."""
         assert self._running is not None, f"{self.name} was not started"
-        status = self._running.wait(timeout)
+        try:
+            status = self._running.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:
+            # Python's fault handler then writes to the log where each thread stands.
+            _signal_group(self._running.pid, signal.SIGILL)
+            self._running.wait(_PATIENCE)
+            raise
         left = _signal_group(self._running.pid, signal.SIGKILL)
         self._running = None
         assert not left, f"{self.name} ended and left processes behind"
@@ -155,6 +202,16 @@ class _Process:
             self._running = None
 
 
+def _numbered(name: str, number: int) -> str:
+    return name if number == 0 else f"{name}-{number + 1}"
+
+
+def _is_ready(url: str) -> bool:
+    with contextlib.suppress(requests.ConnectionError, requests.Timeout):
+        return requests.get(f"{url}/healthz", timeout=5).status_code == 200
+    return False
+
+
 def _signal_group(leader: int, number: signal.Signals) -> bool:
     """Send a signal to a process group; False: there is nobody left in it."""
     try:
@@ -162,15 +219,3 @@ def _signal_group(leader: int, number: signal.Signals) -> bool:
     except ProcessLookupError:
         return False
     return True
-
-
-def _free_port() -> int:
-    """Find a port below those the system hands out to clients.
-
-    From among those, a client that retries while the web is down could be given the web's own port.
-    """
-    for port in random.sample(range(12_000, 32_000), 100):
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
-    raise OSError("a hundred ports were tried and none is free")

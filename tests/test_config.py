@@ -31,6 +31,16 @@ def test_an_empty_environment_is_enough_to_receive() -> None:
     assert config.connections == {}
 
 
+def test_alerts_have_an_address_that_is_kept_to_ourselves_and_a_patience() -> None:
+    config = load(
+        {"GATEWAY_ALERT_URL": "https://hooks.example.com/T4711?wait=true", "GATEWAY_ALERT_MINUTES": "5"}
+    )
+    assert (config.alert_url, config.late_after) == ("https://hooks.example.com/T4711?wait=true", 300)
+    assert "4711" not in repr(config)
+    assert load({"GATEWAY_ALERT_URL": "http://127.0.0.1:9/"}).alert_url == "http://127.0.0.1:9/"
+    assert (load({}).alert_url, load({}).late_after) == (None, 900)
+
+
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])
 def test_every_spelling_of_postgresql_is_accepted(scheme: str) -> None:
     config = load({"DATABASE_URL": f"{scheme}://u:p@db/x?sslmode=require"})
@@ -57,6 +67,9 @@ def test_connections_are_read_with_their_own_settings() -> None:
 @pytest.mark.parametrize(
     ("environ", "said"),
     [
+        ({"GATEWAY_ALERT_URL": "http://hooks.example.com/x"}, "GATEWAY_ALERT_URL has to start with https://"),
+        ({"GATEWAY_ALERT_URL": "hooks.example.com"}, "GATEWAY_ALERT_URL has to be an address"),
+        ({"GATEWAY_ALERT_MINUTES": "0"}, "GATEWAY_ALERT_MINUTES has to be a whole number from 1 to 43200"),
         ({"DATABASE_URL": "mysql://x"}, "DATABASE_URL has to start with postgresql://"),
         ({"DATABASE_URL": "sqlite://"}, "DATABASE_URL has to start with postgresql://"),
         ({"DATABASE_URL": "sqlite:///:memory:"}, "DATABASE_URL has to start with postgresql://"),

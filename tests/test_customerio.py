@@ -118,7 +118,10 @@ def test_the_region_is_asked_for() -> None:
         assert client.region_of("default") == ("eu", None)
         client.close()
         wrong = client_of(api.url, api_key="wrong")
-        assert wrong.region_of("default") == (None, "HTTP 401: the site id or the API key is wrong")
+        assert wrong.region_of("default") == (
+            None,
+            "HTTP 401: the site id or the API key is wrong (CUSTOMERIO_SITE_ID, CUSTOMERIO_API_KEY)",
+        )
         wrong.close()
 
 

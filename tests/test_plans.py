@@ -27,7 +27,7 @@ def work(store: Store) -> None:
     merge = call("merge", 1, 2)
     store.record([event("new", call("new", 1), merge, call("other", 7)), event("1")])
     attempt = Attempt(status=200)
-    claimed = store.settle_and_claim([], limit=8, lease=1, seconds=60)
+    claimed = store.settle_and_claim([], limit=8, lease=1, seconds=60).claimed
     decisions: list[Decision] = [
         Retry(after=1.0, reason="x"),
         Failed(reason="x"),
@@ -37,8 +37,8 @@ def work(store: Store) -> None:
         Outcome(delivery=each, attempt=attempt, decision=decision)
         for each, decision in zip(claimed, decisions, strict=True)
     ]
-    store.release(store.settle_and_claim(outcomes, limit=3, lease=2, seconds=60))
-    store.due_in()
+    store.release(store.settle_and_claim(outcomes, limit=3, lease=2, seconds=60).claimed)
+    store.settle_and_claim([], limit=1000, lease=3, seconds=60)
 
 
 def test_no_hot_query_reads_a_whole_table(database: Database, store: Store) -> None:

@@ -15,10 +15,10 @@ from flask.testing import FlaskClient
 from sqlalchemy import Row, select
 from werkzeug.test import TestResponse
 
-from gateway.app import create_app
 from gateway.database import Database
 from gateway.store import Store
 from gateway.tables import deliveries, events
+from tests.conftest import MakeApp
 
 SECRET = "s3cret-4711"
 
@@ -90,8 +90,8 @@ def environ(database: Database, mappings: Path) -> dict[str, str]:
 
 
 @pytest.fixture
-def web(environ: dict[str, str], database: Database) -> FlaskClient:
-    return create_app(environ, database=database).test_client()
+def web(make_app: MakeApp, environ: dict[str, str], database: Database) -> FlaskClient:
+    return make_app(environ, database).test_client()
 
 
 def signed(body: bytes, **headers: str) -> dict[str, str]:
@@ -304,9 +304,11 @@ def test_a_source_without_a_secret_or_with_a_broken_file_is_closed_and_no_other(
     assert post(web, paid()).status_code == 202
 
 
-def test_a_database_that_cannot_be_reached_is_503_with_retry_after(environ: dict[str, str]) -> None:
+def test_a_database_that_cannot_be_reached_is_503_with_retry_after(
+    make_app: MakeApp, environ: dict[str, str]
+) -> None:
     environ["DATABASE_URL"] = "postgresql://nobody@127.0.0.1:1/none"
-    web = create_app(environ).test_client()
+    web = make_app(environ).test_client()
     answer = post(web, paid())
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
     assert answer.json == {"error": "the webhook could not be recorded; send it again later"}
@@ -315,10 +317,10 @@ def test_a_database_that_cannot_be_reached_is_503_with_retry_after(environ: dict
 
 
 def test_a_database_that_is_not_migrated_is_503_and_readyz_says_why(
-    environ: dict[str, str], tmp_path: Path
+    make_app: MakeApp, environ: dict[str, str], tmp_path: Path
 ) -> None:
     environ["DATABASE_URL"] = f"sqlite:///{tmp_path}/new.db"
-    web = create_app(environ).test_client()
+    web = make_app(environ).test_client()
     assert post(web, paid()).status_code == 503
     answer = web.get("/readyz").json
     assert answer is not None
@@ -339,9 +341,9 @@ def test_a_database_that_is_held_by_another_is_503_within_three_seconds_and_noth
 
 
 def test_webhooks_at_the_same_time_are_each_answered_for_themselves(
-    environ: dict[str, str], database: Database, store: Store
+    make_app: MakeApp, environ: dict[str, str], database: Database, store: Store
 ) -> None:
-    app = create_app(environ, database=database)
+    app = make_app(environ, database)
     answers: list[Any] = []
 
     def send(sender: int) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import requests
 
-from tests.trackapi import Answer, Delay, Hang, ParsedRequest, Reply, Reset, TrackAPI
+from tests.trackapi import Answer, Delay, Fault, Hang, ParsedRequest, Reply, Reset, Slow, TrackAPI
 
 ULID = "01JABCDEFGHJKMNPQRSTVWXYZ0"
 CUSTOMER = b"/api/v1/customers/42"
@@ -416,6 +416,25 @@ def test_a_hanging_server_has_applied_and_never_answers_and_can_be_closed() -> N
             connection.recv(1)
 
 
+def test_a_slow_server_applies_only_when_it_answers() -> None:
+    began = time.monotonic()
+    with TrackAPI(answer=_first(Slow(seconds=0.2))) as api:
+        assert _send(api, "PUT", CUSTOMER, {}).status == 200
+        assert api.applied("42")[0].at - began >= 0.2
+
+
+def test_a_server_that_is_away_refuses_connections_and_comes_back_with_what_it_knows(api: TrackAPI) -> None:
+    with _connect(api) as connection:
+        connection.sendall(_written("PUT", CUSTOMER, {"plan": "pro"}))
+        assert connection.recv(12) == b"HTTP/1.1 200"
+        with api.away(), pytest.raises(ConnectionRefusedError):
+            _connect(api)
+        while connection.recv(1_000):  # the rest of the answer, and then the end
+            pass
+    assert _send(api, "PUT", CUSTOMER, {"seats": 1}).status == 200
+    assert api.people == {"id:42": {"plan": "pro", "seats": 1}}
+
+
 def test_a_client_that_is_killed_harms_nobody(api: TrackAPI) -> None:
     connection = _connect(api)
     connection.sendall(_written("PUT", CUSTOMER, {"plan": "pro"})[:-1])
@@ -454,7 +473,7 @@ class _Answer:
         return json.loads(self.body)
 
 
-def _first(fault: Reply | Reset | Delay | Hang) -> Answer:
+def _first(fault: Fault) -> Answer:
     return lambda request: fault if request.number == 1 else None
 
 

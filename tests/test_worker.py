@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
+import pytest
 from sqlalchemy import select
 
 from gateway import calls
 from gateway.calls import Identify
 from gateway.database import Database, connect
-from gateway.retry import Attempt, Policy
-from gateway.store import NewDelivery, NewEvent, Store
-from gateway.tables import deliveries
+from gateway.pauses import Probed
+from gateway.retry import Attempt, Policy, Probe, Retry
+from gateway.store import NewDelivery, NewEvent, Outcome, Store, Turn
+from gateway.tables import connections, deliveries, notices
 from gateway.wire import HttpRequest
 from gateway.worker import Worker
 
@@ -29,6 +33,7 @@ class Recorder:
     def __init__(self, answer: Send = lambda _: Attempt(status=200)) -> None:
         self.sent: list[str] = []
         self.answer = answer
+        self.probe_answer: Callable[[], Probe] = Probe
         self._lock = threading.Lock()
 
     def send(self, request: HttpRequest, connection: str, region: str | None = None) -> Attempt:
@@ -37,6 +42,9 @@ class Recorder:
                 f"{connection}{region or ''} {request.path.rsplit('/', 1)[1]} {_number(request)}"
             )
         return self.answer(request)
+
+    def probe(self, connection: str, region: str | None = None) -> Probe:  # noqa: ARG002  # as every sender
+        return self.probe_answer()
 
     def wait_for(self, count: int, timeout: float = 10.0) -> list[str]:
         wait_until(lambda: len(self.sent) >= count, timeout)
@@ -56,7 +64,9 @@ def _number(request: HttpRequest) -> int:
     return number
 
 
-def record(store: Store, *made: tuple[str, int], region: str | None = None) -> None:
+def record(
+    store: Store, *made: tuple[str, int], region: str | None = None, connection: str = "default"
+) -> None:
     """Record one event with an identify for each (person, number)."""
     new = []
     for person, number in made:
@@ -64,14 +74,14 @@ def record(store: Store, *made: tuple[str, int], region: str | None = None) -> N
         text = json.dumps(calls.as_json(call))
         new.append(
             NewDelivery(
-                identity=hashlib.sha256(text.encode()).digest(),
-                connection="default",
+                identity=hashlib.sha256((connection + text).encode()).digest(),
+                connection=connection,
                 region=region,
-                lanes=(calls.lane("default", calls.Address(kind="id", value=person)),),
+                lanes=(calls.lane(connection, calls.Address(kind="id", value=person)),),
                 call=text,
             )
         )
-    key = hashlib.sha256(repr(made).encode()).digest()
+    key = hashlib.sha256(repr((connection, made)).encode()).digest()
     empty = b"{}"
     store.record(
         [
@@ -88,6 +98,7 @@ def record(store: Store, *made: tuple[str, int], region: str | None = None) -> N
             )
         ]
     )
+    store.wake()
 
 
 @contextmanager
@@ -98,7 +109,7 @@ def running(
     worker = Worker(
         own,
         sender,
-        policies={"default": Policy(delay=delay)},
+        policies={"default": Policy(delay=delay), "other": Policy(delay=delay)},
         lease=lease,
         deadline=deadline,
         jitter=lambda: 0.0,
@@ -182,8 +193,8 @@ def test_a_call_that_cannot_even_be_read_stops_nobody(database: Database, store:
         connection.execute(broken)
     sender = Recorder()
     with running(database, sender, delay=60):
-        wait_until(lambda: statuses(database) == ["pending", "delivered"])
-        wait_until(lambda: reasons(database) == ["the gateway could not send it (JSONDecodeError)", None])
+        wait_until(lambda: statuses(database) == ["failed", "delivered"])
+    assert reasons(database) == ["the gateway cannot make a request of it (JSONDecodeError)", None]
 
 
 def test_stopping_settles_what_is_in_flight_and_gives_the_rest_back(database: Database, store: Store) -> None:
@@ -201,9 +212,7 @@ def test_stopping_settles_what_is_in_flight_and_gives_the_rest_back(database: Da
         release.set()
     assert len(sender.sent) == 16
     assert sorted(statuses(database)) == ["delivered"] * 16 + ["pending"] * 24
-    due_in = store.due_in()
-    assert due_in is not None
-    assert due_in <= 0
+    assert len(store.settle_and_claim([], limit=100, lease=1, seconds=1.0).claimed) == 24
 
 
 def test_what_waits_too_long_for_its_turn_is_not_sent_under_a_lease_that_may_have_ended(
@@ -240,3 +249,176 @@ def test_several_workers_share_the_work_and_keep_the_order(database: Database, s
         assert [each for each in sender.sent if f" p{person} " in each] == [
             f"default p{person} {number}" for number in range(1, 21)
         ]
+
+
+# The failure rules, at work. What each kind of failure comes to is a table in test_retry.
+
+UNREACHABLE = Probe(cause="unreachable", reason="no connection within 5 s")
+WRONG_KEY = Probe(cause="misconfigured", reason="HTTP 401: the site id or the API key is wrong")
+
+
+class OneAtATime:
+    """Answers probes, and notes whether two were ever made at once."""
+
+    def __init__(self, answer: Probe) -> None:
+        self.answer = answer
+        self.made = 0
+        self.overlapped = False
+        self._making = threading.Lock()
+
+    def __call__(self) -> Probe:
+        if not self._making.acquire(blocking=False):
+            self.overlapped = True
+            return self.answer
+        with_us = self.answer
+        time.sleep(0.05)
+        self.made += 1
+        self._making.release()
+        return with_us
+
+
+def tries(database: Database) -> list[int]:
+    with database.engine.connect() as connection:
+        return list(connection.scalars(select(deliveries.c.tries).order_by(deliveries.c.id)))
+
+
+def causes(database: Database) -> list[str | None]:
+    with database.engine.connect() as connection:
+        return list(connection.scalars(select(connections.c.cause).order_by(connections.c.connection)))
+
+
+def open_notices(database: Database) -> list[str]:
+    with database.engine.connect() as connection:
+        return list(connection.scalars(select(notices.c.text).where(notices.c.ended_at.is_(None))))
+
+
+def test_in_an_outage_one_worker_probes_and_nothing_is_held_against_a_delivery(
+    database: Database, store: Store
+) -> None:
+    probe = OneAtATime(UNREACHABLE)
+    sender = Recorder(lambda _: Attempt(status=None, reason="no answer in time"))
+    sender.probe_answer = probe
+    record(store, *((f"p{number}", 1) for number in range(40)))
+    with running(database, sender), running(database, sender), running(database, sender):
+        wait_until(lambda: probe.made >= 3)
+        assert causes(database) == ["unreachable"]
+        assert open_notices(database) == [
+            "connection default is paused (unreachable): no connection within 5 s"
+        ]
+        sent_in_the_outage = len(sender.sent)
+        sender.answer = lambda _: Attempt(status=200)
+        probe.answer = Probe()
+        wait_until(lambda: statuses(database) == ["delivered"] * 40)
+    assert not probe.overlapped
+    assert sent_in_the_outage <= 3 * 32
+    assert tries(database) == [1] * 40, "only the try that arrived counts"
+    assert (causes(database), open_notices(database)) == ([None], [])
+
+
+def test_a_wrong_key_pauses_the_connection_loudly_and_loses_nothing(
+    database: Database, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    sender = Recorder(lambda _: Attempt(status=401, reason="HTTP 401: Unauthorized"))
+    sender.probe_answer = lambda: WRONG_KEY
+    record(store, ("ann", 1), ("ann", 2), ("bob", 1))
+    with running(database, sender):
+        wait_until(lambda: causes(database) == ["misconfigured"])
+        assert sorted(statuses(database)) == ["parked", "pending", "pending"]
+        wait_until(lambda: "connection default is paused (misconfigured): HTTP 401" in caplog.text)
+        sender.answer = lambda _: Attempt(status=200)
+        sender.probe_answer = Probe
+        wait_until(lambda: statuses(database) == ["delivered"] * 3)
+    assert "connection default: sending again" in caplog.text
+
+
+def test_where_the_probe_is_good_a_refusal_is_the_deliverys_own(database: Database, store: Store) -> None:
+    sender = Recorder(
+        lambda request: Attempt(status=404 if "ann" in request.path else 200, reason="HTTP 404")
+    )
+    record(store, ("ann", 1), ("bob", 1))
+    with running(database, sender):
+        wait_until(lambda: statuses(database) == ["failed", "delivered"])
+    assert causes(database) == [None]
+    assert "deliveries of source shop fail, the first is 1: HTTP 404" in open_notices(database)
+
+
+def test_throttling_stops_everything_for_as_long_as_asked_and_counts_for_nothing(
+    database: Database, store: Store
+) -> None:
+    first = threading.Semaphore(1)
+    moments: list[float] = []
+
+    def answer(_: HttpRequest) -> Attempt:
+        moments.append(time.monotonic())
+        throttled = first.acquire(blocking=False)
+        return Attempt(status=429, reason="HTTP 429", retry_after=1.0) if throttled else Attempt(status=200)
+
+    sender = Recorder(answer)
+    record(store, ("ann", 1), ("ann", 2))
+    with running(database, sender):
+        wait_until(lambda: statuses(database) == ["delivered"] * 2)
+    assert moments[1] - moments[0] >= 1.0
+    assert tries(database) == [1, 1]
+
+
+def test_five_customers_who_fail_in_a_row_pause_the_connection_although_it_answers_probes(
+    database: Database, store: Store
+) -> None:
+    sender = Recorder(lambda _: Attempt(status=500, reason="HTTP 500"))
+    record(store, *((f"p{number}", 1) for number in range(8)))
+    with running(database, sender, delay=0.1):
+        wait_until(lambda: "failing" in causes(database))
+        sender.answer = lambda _: Attempt(status=200)
+        wait_until(lambda: statuses(database) == ["delivered"] * 8)
+    assert causes(database) == [None]
+
+
+def test_a_paused_connection_holds_up_no_other(database: Database, store: Store) -> None:
+    sender = Recorder()
+    sender.answer = lambda request: (
+        Attempt(status=200) if "bob" in request.path else Attempt(status=None, reason="x")
+    )
+    sender.probe_answer = lambda: UNREACHABLE
+    record(store, *((f"ann{number}", 1) for number in range(100)))
+    record(store, *((f"bob{number}", 1) for number in range(20)), connection="other")
+    with running(database, sender):
+        wait_until(lambda: statuses(database).count("delivered") == 20)
+    assert statuses(database) == ["pending"] * 100 + ["delivered"] * 20
+
+
+def test_a_pause_does_not_count_as_failing(database: Database, store: Store) -> None:
+    """A delivery's own 72 hours stand still while its connection is paused."""
+    record(store, ("ann", 1))
+
+    def turn(*outcomes: Outcome, probed: Sequence[Probed] = ()) -> Turn:
+        return store.settle_and_claim(outcomes, probed=probed, limit=1, lease=7, seconds=60, doubted=[])
+
+    (claimed,) = turn().claimed
+    failed = Outcome(delivery=claimed, attempt=Attempt(status=500), decision=Retry(after=0.0, reason="x"))
+    with database.transaction() as connection:
+        hour = 3_600.0
+        connection.execute(connections.update().values(paused_for=5 * hour))
+    (claimed,) = turn(failed).claimed
+    with database.transaction() as connection:
+        earlier = {"first_failed_at": deliveries.c.first_failed_at - 9 * hour, "due_at": 0}
+        connection.execute(deliveries.update().values(earlier))
+        connection.execute(connections.update().values(paused_for=12 * hour))
+    (claimed,) = turn().claimed
+    assert claimed.failing_for == pytest.approx(2 * hour, abs=60)
+
+
+def test_a_worker_is_woken_and_a_pipe_that_nobody_reads_is_cleared_away(tmp_path: Path) -> None:
+    database = connect(f"sqlite:///{tmp_path}/gateway.db")
+    pipes, stopping, woken = tmp_path / "gateway.db.workers", threading.Event(), threading.Event()
+    listener = threading.Thread(target=database.listen, args=(woken.set, stopping))
+    listener.start()
+    assert woken.wait(5), "once at the beginning"
+    os.mkfifo(pipes / "killed")
+    woken.clear()
+    for _ in range(100_000 // 8):
+        database.notify()
+    assert woken.wait(5)
+    assert len(list(pipes.iterdir())) == 1
+    stopping.set()
+    listener.join(5)
+    assert list(pipes.iterdir()) == []

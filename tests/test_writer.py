@@ -92,3 +92,49 @@ def test_nobody_waits_longer_than_the_patience_and_what_was_given_up_is_not_comm
     table.open.set()
     assert writer.write("later") == "LATER"
     assert table.groups == [["stuck"], ["later"]]
+
+
+def test_what_follows_a_commit_is_done_once_for_a_burst_and_always_for_the_last() -> None:
+    table = Table()
+    followed: list[int] = []
+    writer = Writer(table.commit, then=lambda: followed.append(len(table.groups)))
+    table.open.clear()
+    with ThreadPoolExecutor(8) as pool:
+        first = pool.submit(writer.write, "first")
+        table.entered.wait(5)
+        others = [pool.submit(writer.write, f"other{number}") for number in range(7)]
+        while writer._waiting.qsize() < 7:  # the point in time when all are waiting
+            pass
+        table.open.set()
+        assert first.result(5) == "FIRST"
+        assert len([each.result(5) for each in others]) == 7
+    writer.close()
+    assert followed[-1] == len(table.groups) == 2
+
+
+def test_what_follows_a_commit_may_fail_without_harm(caplog: pytest.LogCaptureFixture) -> None:
+    def fail() -> None:
+        raise OSError("canary")
+
+    writer = Writer(Table().commit, then=fail)
+    assert writer.write("a") == "A"
+    assert writer.write("b") == "B"
+    writer.close()
+    assert "OSError" in caplog.text
+    assert "canary" not in caplog.text
+
+
+def test_closing_commits_what_waits() -> None:
+    table = Table()
+    table.open.clear()
+    writer = Writer(table.commit)
+    with ThreadPoolExecutor(3) as pool:
+        first = pool.submit(writer.write, "first")
+        table.entered.wait(5)
+        second = pool.submit(writer.write, "second")
+        while writer._waiting.qsize() < 1:
+            pass
+        closing = pool.submit(writer.close)
+        table.open.set()
+        closing.result(5)
+        assert (first.result(5), second.result(5)) == ("FIRST", "SECOND")

@@ -15,7 +15,7 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, NoReturn, TypeAlias
@@ -59,11 +59,18 @@ class Delay:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Slow:
+    """Apply the request only *seconds* later, and answer it at once then."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Hang:
     """Apply the request and never answer."""
 
 
-Fault: TypeAlias = Reply | Reset | Delay | Hang
+Fault: TypeAlias = Reply | Reset | Delay | Slow | Hang
 Answer: TypeAlias = Callable[[ParsedRequest], Fault | None]
 
 
@@ -110,7 +117,7 @@ class TrackAPI:
         self.answer = answer
         self._workspace = _Workspace(site_id=site_id, api_key=api_key, region=region)
         self._listener = _Listener(self)
-        self._thread = threading.Thread(target=self._listener.serve_forever, args=(0.01,), name="trackapi")
+        self._thread = self._new_thread()
 
     def __enter__(self) -> TrackAPI:
         self._thread.start()
@@ -125,6 +132,19 @@ class TrackAPI:
         self._thread.join()
         if self._listener.crashes:
             raise self._listener.crashes[0]
+
+    @contextlib.contextmanager
+    def away(self) -> Iterator[None]:
+        """Break all connections and refuse new ones for a while."""
+        self._listener.shutdown()
+        self._thread.join()
+        self._listener.stop_listening()
+        try:
+            yield
+        finally:
+            self._listener.listen_again()
+            self._thread = self._new_thread()
+            self._thread.start()
 
     @property
     def url(self) -> str:
@@ -190,6 +210,9 @@ class TrackAPI:
     def refuse_unread(self, refused: _RefusedError) -> Reply:
         """Answer bytes that are not a request."""
         return self._workspace.refuse("", b"", refused)
+
+    def _new_thread(self) -> threading.Thread:
+        return threading.Thread(target=self._listener.serve_forever, args=(0.01,), name="trackapi")
 
     def _applied(self, person: str) -> list[Operation]:
         with self._workspace.lock:
@@ -518,6 +541,16 @@ class _Listener(socketserver.ThreadingTCPServer):
                 with contextlib.suppress(OSError):  # the client may have gone first
                     connection.shutdown(socket.SHUT_RDWR)
 
+    def stop_listening(self) -> None:
+        self.socket.close()
+        self.drop_connections()
+        self.closing = threading.Event()
+
+    def listen_again(self) -> None:
+        self.socket = socket.socket(self.address_family, self.socket_type)
+        self.server_bind()
+        self.server_activate()
+
     def process_request(self, request: Any, client_address: Any) -> None:
         with self._lock:
             self._open.add(request)
@@ -561,9 +594,12 @@ class _Connection(socketserver.StreamRequestHandler):
                 reply = api.respond(request)
                 self.server.closing.wait(seconds)
                 self._send(reply)
+            case Slow(seconds=seconds):
+                self.server.closing.wait(seconds)
+                self._send(api.respond(request))
             case Hang():
                 api.respond(request)
-                self.server.closing.wait()
+                self.rfile.read(1)  # until the client has had enough
                 return False
             case Reset(applied=applied):
                 if applied:

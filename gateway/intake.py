@@ -1,0 +1,116 @@
+"""From a webhook that is trusted to what is recorded of it: the one path of what is received, ingested or replayed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping as Map
+from secrets import token_hex
+
+from gateway import payloads, signatures
+from gateway.errors import TranslationError
+from gateway.events import JSON, Event, Webhook
+from gateway.mapping import Mapping
+from gateway.store import NewDelivery, NewEvent
+from gateway.translate import Planned, Translation, event_key, translate
+
+MAX_EVENT_TYPE = 200
+REDACTED = "[redacted]"
+
+
+def take(mapping: Mapping, webhook: Webhook, now: float, *, key: str | None = None) -> NewEvent:
+    """Translate a webhook and make what is to be recorded of it.
+
+    A mapping that fails on it gives an event that is kept as failed, with the problem.
+
+    Args:
+        webhook: Verified, its body unpacked.
+        now: When it was received, in unix seconds.
+        key: What makes a repeat of it the same where the mapping says that nothing does (`event_key: none`).
+
+    Raises:
+        RequestError: The body cannot be decoded.
+    """
+    payload = payloads.decode(webhook.body, webhook.headers.get("content-type", ""))
+    key, problem = _key(mapping, webhook, payload, now, key)
+    event = Event(
+        source=mapping.source,
+        key=hashlib.sha256(key.encode(errors="surrogatepass")).hexdigest(),
+        payload=payload,
+        headers=webhook.headers,
+        query=webhook.query,
+        received_at=int(now),
+    )
+    if problem is None:
+        translation = translate(mapping, event)
+    else:
+        translation = Translation(status="failed", event_type=None, problem=problem)
+    secret = signatures.secret_headers(mapping.verify.scheme)
+    headers = {name: REDACTED if name in secret else value for name, value in webhook.headers.items()}
+    return NewEvent(
+        source=event.source,
+        key=bytes.fromhex(event.key),
+        received_at=now,
+        headers=json.dumps(headers).encode(),
+        query=json.dumps(dict(webhook.query)).encode(),
+        body=webhook.body,
+        event_type=printable(translation.event_type),
+        status=translation.status,
+        problem=said(translation),
+        deliveries=tuple(map(delivery_of, translation.planned)),
+    )
+
+
+def event_of(source: str, key: bytes, headers: bytes, query: bytes, body: bytes, received_at: float) -> Event:
+    """Make a recorded event what it was when it was received, to be translated again.
+
+    Raises:
+        RequestError: The body cannot be decoded.
+    """
+    sent: Map[str, str] = json.loads(headers)
+    return Event(
+        source=source,
+        key=key.hex(),
+        payload=payloads.decode(body, sent.get("content-type", "")),
+        headers=sent,
+        query=json.loads(query),
+        received_at=int(received_at),
+    )
+
+
+def delivery_of(planned: Planned) -> NewDelivery:
+    """Make what is recorded of a call."""
+    return NewDelivery(
+        identity=planned.identity,
+        connection=planned.connection,
+        region=planned.region,
+        lanes=planned.lanes,
+        call=planned.text,
+    )
+
+
+def said(translation: Translation) -> str | None:
+    """Give the problem or the reason of a translation that came to nothing."""
+    return str(translation.problem) if translation.problem else translation.reason
+
+
+def printable(event_type: str | None) -> str | None:
+    """Shorten an event type and make it fit for a log or a terminal."""
+    if event_type is None:
+        return None
+    return "".join(each if each.isprintable() else "\ufffd" for each in event_type[:MAX_EVENT_TYPE])
+
+
+def _key(
+    mapping: Mapping, webhook: Webhook, payload: JSON, now: float, given: str | None
+) -> tuple[str, TranslationError | None]:
+    """Find what makes a repeat of this webhook the same; a mapping that fails to say it fails the event."""
+    if not mapping.deduplicate:
+        return given or token_hex(16), None
+    own, problem = None, None
+    try:
+        own = event_key(mapping, payload, webhook.headers, webhook.query, int(now))
+    except TranslationError as error:
+        problem = error
+    default = signatures.delivery_id(mapping.verify.scheme, webhook)
+    return own or default or hashlib.sha256(webhook.body).hexdigest(), problem
