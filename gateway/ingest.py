@@ -9,7 +9,7 @@ import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
 
 from gateway.bodies import Body
@@ -75,6 +75,7 @@ class Ingest:
     Args:
         store: None translates and counts only.
         most: Bytes of a body.
+        undisturbed: What is done within is done whole, as far as interrupts go: what was recorded was counted.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class Ingest:
         most: int,
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], None] = time.sleep,
+        undisturbed: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self._rules = rules
         self._store = store
@@ -95,6 +97,7 @@ class Ingest:
         self._most = most
         self._clock = clock
         self._sleep = sleep
+        self._undisturbed = undisturbed
         self.summary = Summary()
 
     def run(self, bodies: Iterable[Body]) -> Iterator[None]:
@@ -107,7 +110,11 @@ class Ingest:
             rest = iter(bodies)
             while group := list(itertools.islice(rest, GROUP)):
                 taken = [each for body in group if (each := self._taken(body, ordinals)) is not None]
-                self._record(taken)
+                began = time.monotonic()
+                with self._undisturbed():
+                    self._record(taken)
+                if self._store is not None:
+                    self._sleep(PAUSE * (time.monotonic() - began))
                 yield
 
     def _taken(self, body: Body, ordinals: _Ordinals) -> tuple[str, NewEvent] | None:
@@ -130,7 +137,6 @@ class Ingest:
         if self._store is None:
             self._count(taken, [Recorded(id=0, duplicate=False)] * len(taken))
             return
-        began = time.monotonic()
         try:
             recorded = self._store.record([new for _, new in taken]) if taken else []
         except StoreError:
@@ -139,7 +145,6 @@ class Ingest:
             self._record_singly(taken, error)
         else:
             self._count(taken, recorded)
-        self._sleep(PAUSE * (time.monotonic() - began))
 
     def _record_singly(self, taken: Sequence[tuple[str, NewEvent]], error: Exception) -> None:
         if len(taken) > 1:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from sqlalchemy import select
+from sqlalchemy import Engine, event, select
 
 from gateway.bodies import Body, Files
 from gateway.cli import main
@@ -330,6 +330,26 @@ def test_a_run_that_is_interrupted_says_how_to_go_on_and_loses_nothing(
     result = run("shop", "-", given=everything)
     assert "recorded     200 (" in result.stdout
     assert "duplicates   100" in result.stdout
+
+
+def test_what_is_recorded_while_the_interrupt_comes_is_counted(files: Path, store: Store) -> None:
+    (files / "old").write_bytes(lines(*map(body, range(2 * GROUP))))
+
+    def interrupt(_connection: object) -> None:
+        # Not at the commits before the work begins, when the signal would end the tests.
+        if callable(signal.getsignal(signal.SIGTERM)):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    event.listen(Engine, "commit", interrupt)
+    try:
+        result = run("shop", "old")
+    finally:
+        event.remove(Engine, "commit", interrupt)
+    assert result.exit_code == 1
+    assert result.stdout.startswith(
+        "recorded     100 (100 accepted, 0 ignored, 0 failed)\ncalls        200 ("
+    )
+    assert store.counts()["events"] == {"accepted": GROUP}
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)

@@ -63,6 +63,7 @@ def ingest(
     """
     environ = environment_of(mappings, None)
     config = configuration.load(environ)
+    interrupts = _Interrupts()
     with _database(config, dry_run=dry_run) as database:
         working = Ingest(
             _rules(config, environ, source),
@@ -70,8 +71,10 @@ def ingest(
             headers=dict(map(_header, headers)),
             query=dict(map(_parameter, query)),
             most=config.max_body,
+            undisturbed=interrupts.held_back,
         )
-        stopped = _work(working, Files(files, whole=whole), limit)
+        with interrupts.heard():
+            stopped = _work(working, Files(files, whole=whole), limit)
     summary = working.summary
     click.echo(_as_json(summary, stopped) if as_json else "\n".join(_as_text(summary, dry_run=dry_run)))
     if stopped is not None:
@@ -122,10 +125,7 @@ def _work(working: Ingest, bodies: Files, limit: int | None) -> str | None:
     size = bodies.size
     hidden = size is None or not sys.stderr.isatty()
     try:
-        with (
-            _stopped_by_sigterm_too(),
-            click.progressbar(length=size or 0, label="ingesting", file=sys.stderr, hidden=hidden) as bar,
-        ):
+        with click.progressbar(length=size or 0, label="ingesting", file=sys.stderr, hidden=hidden) as bar:
             for _ in working.run(itertools.islice(bodies, limit)):
                 bar.update(bodies.position - bar.pos)
     except KeyboardInterrupt:
@@ -135,13 +135,36 @@ def _work(working: Ingest, bodies: Files, limit: int | None) -> str | None:
     return None
 
 
-@contextmanager
-def _stopped_by_sigterm_too() -> Iterator[None]:
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+class _Interrupts:
+    """Turns Ctrl-C and SIGTERM into KeyboardInterrupt, at a moment at which the work may end."""
+
+    def __init__(self) -> None:
+        self._asked = False
+        self._held = False
+
+    @contextmanager
+    def heard(self) -> Iterator[None]:
+        before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    @contextmanager
+    def held_back(self) -> Iterator[None]:
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False
+        if self._asked:
+            raise KeyboardInterrupt
+
+    def _ask(self, _number: int, _frame: object) -> None:
+        self._asked = True
+        if not self._held:
+            raise KeyboardInterrupt
 
 
 def _as_text(summary: Summary, *, dry_run: bool) -> Iterator[str]:
