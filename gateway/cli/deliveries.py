@@ -6,6 +6,7 @@ import dataclasses
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -25,6 +26,7 @@ from gateway.cli.listing import (
     moment,
     present_database,
     require_choice,
+    say_page,
     say_refused,
     since_option,
     source_option,
@@ -38,13 +40,21 @@ from gateway.rework import Done, Rework
 
 _UNSENT: tuple[Status, ...] = ("parked", "pending", "failed")
 
-_which = filters(
+_which = (
     source_option,
     click.option("--connection", help="Over this connection only."),
-    click.option("--error", metavar="TEXT", help="With this text in the reason, in capitals or not."),
+    click.option(
+        "--error", "reason", metavar="TEXT", help="With this text in the reason, in capitals or not."
+    ),
     since_option,
     until_option,
 )
+
+
+def _status_option(choice: Sequence[str]) -> Callable[[Any], Any]:
+    return click.option(
+        "--status", "statuses", type=click.Choice(choice), multiple=True, help="Of this status; repeatable."
+    )
 
 
 @click.group()
@@ -53,41 +63,30 @@ def deliveries() -> None:
 
 
 @deliveries.command(name="list")
-@click.option(
-    "--status", "statuses", type=click.Choice(STATUSES), multiple=True, help="Of this status; repeatable."
+@filters(
+    DeliveryFilter,
+    _status_option(STATUSES),
+    *_which,
+    click.option("--event", "event_id", type=ID, metavar="ID", help="Of this event only."),
 )
-@_which
-@click.option("--event", type=ID, metavar="ID", help="Of this event only.")
 @limit_option
 @before_option
 @json_option
 @plain_errors
 def list_deliveries(
-    statuses: tuple[Status, ...],
-    source: str | None,
-    connection: str | None,
-    error: str | None,
-    since: float | None,
-    until: float | None,
-    event: int | None,
+    asked: DeliveryFilter,
     limit: int,
     before: int | None,
     as_json: bool,
 ) -> None:
     """List deliveries, the newest first."""
-    asked = _filter(statuses, source, connection, error, since, until, event_id=event)
     with present_database() as database:
         found = Archive(database).deliveries(asked, limit=limit, before=before)
     if as_json:
         click.echo(document([_as_json(each) for each in found]))
         return
-    if not found:
-        click.echo("no delivery is like that")
-        return
     head = ("id", "event", "received", "source", "call", "status", "tries", "reason")
-    click.echo(table(head, [_row(each) for each in found]))
-    if len(found) == limit:
-        click.echo(f"the next page: --before {found[-1].id}", err=True)
+    say_page(found, head=head, row=_row, none="no delivery is like that", limit=limit)
 
 
 @deliveries.command()
@@ -105,7 +104,7 @@ def show(id_: int, as_json: bool) -> None:
 
 @deliveries.command()
 @click.argument("ids", metavar="[ID]...", nargs=-1, type=ID)
-@_which
+@filters(DeliveryFilter, *_which)
 @all_option
 @dry_run_option
 @yes_option
@@ -113,22 +112,18 @@ def show(id_: int, as_json: bool) -> None:
 @plain_errors
 def retry(
     ids: tuple[int, ...],
-    source: str | None,
-    connection: str | None,
-    error: str | None,
-    since: float | None,
-    until: float | None,
+    asked: DeliveryFilter,
     everything: bool,
     dry_run: bool,
     yes: bool,
     as_json: bool,
 ) -> None:
     """Send failed deliveries again, each at the end of what waits for the same customer."""
-    require_choice(ids, everything, (source, connection, error, since, until))
-    asked = _filter(("failed",), source, connection, error, since, until)
+    require_choice(ids, everything, asked)
+    failed = replace(asked, statuses=("failed",))
     with present_database() as database:
         rework = Rework(database)
-        chosen = list(ids) or Archive(database).delivery_ids(asked)
+        chosen = list(ids) or Archive(database).delivery_ids(failed)
         refused = rework.refusals(chosen)
         going = [id_ for id_ in chosen if id_ not in refused]
         _act("retry", "retried", going, refused, rework.retry, dry_run=dry_run, yes=yes, as_json=as_json)
@@ -136,10 +131,7 @@ def retry(
 
 @deliveries.command()
 @click.argument("ids", metavar="[ID]...", nargs=-1, type=ID)
-@click.option(
-    "--status", "statuses", type=click.Choice(_UNSENT), multiple=True, help="Of this status; repeatable."
-)
-@_which
+@filters(DeliveryFilter, _status_option(_UNSENT), *_which)
 @all_option
 @dry_run_option
 @yes_option
@@ -147,47 +139,22 @@ def retry(
 @plain_errors
 def cancel(
     ids: tuple[int, ...],
-    statuses: tuple[Status, ...],
-    source: str | None,
-    connection: str | None,
-    error: str | None,
-    since: float | None,
-    until: float | None,
+    asked: DeliveryFilter,
     everything: bool,
     dry_run: bool,
     yes: bool,
     as_json: bool,
 ) -> None:
     """Give up deliveries that have not arrived; what waits behind them goes on."""
-    require_choice(ids, everything, (statuses, source, connection, error, since, until))
-    asked = _filter(statuses or _UNSENT, source, connection, error, since, until)
+    require_choice(ids, everything, asked)
+    unsent = replace(asked, statuses=asked.statuses or _UNSENT)
     with present_database() as database:
         rework = Rework(database)
-        chosen = list(ids) or Archive(database).delivery_ids(asked)
+        chosen = list(ids) or Archive(database).delivery_ids(unsent)
         refused = rework.refusals(chosen, cancel=True)
         # From the end on: else the next of a lane would be promoted, and sent, between two portions.
         going = [id_ for id_ in reversed(chosen) if id_ not in refused]
         _act("cancel", "cancelled", going, refused, rework.cancel, dry_run=dry_run, yes=yes, as_json=as_json)
-
-
-def _filter(
-    statuses: tuple[Status, ...],
-    source: str | None,
-    connection: str | None,
-    error: str | None,
-    since: float | None,
-    until: float | None,
-    event_id: int | None = None,
-) -> DeliveryFilter:
-    return DeliveryFilter(
-        statuses=statuses,
-        source=source,
-        connection=connection,
-        reason=error,
-        event_id=event_id,
-        since=since,
-        until=until,
-    )
 
 
 def _act(

@@ -29,6 +29,7 @@ from gateway.cli.listing import (
     plain,
     present_database,
     require_choice,
+    say_page,
     say_refused,
     since_option,
     source_option,
@@ -45,6 +46,7 @@ from gateway.rework import Replayed, Rework
 EVENTS_AT_ONCE = 20
 
 _which = filters(
+    EventFilter,
     click.option("--status", type=click.Choice(EVENT_STATUSES), help="Of this status only."),
     source_option,
     click.option("--type", "event_type", help="Of this event type only."),
@@ -65,30 +67,19 @@ def events() -> None:
 @json_option
 @plain_errors
 def list_events(
-    status: str | None,
-    source: str | None,
-    event_type: str | None,
-    since: float | None,
-    until: float | None,
+    asked: EventFilter,
     limit: int,
     before: int | None,
     as_json: bool,
 ) -> None:
     """List events, the newest first."""
-    asked = EventFilter(status=status, source=source, event_type=event_type, since=since, until=until)
     with present_database() as database:
         found = Archive(database).events(asked, limit=limit, before=before)
     if as_json:
         click.echo(document([dataclasses.asdict(each) for each in found]))
         return
-    if not found:
-        click.echo("no event is like that")
-        return
-    click.echo(
-        table(("id", "received", "source", "type", "status", "calls", "problem"), list(map(_row, found)))
-    )
-    if len(found) == limit:
-        click.echo(f"the next page: --before {found[-1].id}", err=True)
+    head = ("id", "received", "source", "type", "status", "calls", "problem")
+    say_page(found, head=head, row=_row, none="no event is like that", limit=limit)
 
 
 @events.command()
@@ -118,11 +109,7 @@ def show(id_: int, as_json: bool) -> None:
 @plain_errors
 def replay(
     ids: tuple[int, ...],
-    status: str | None,
-    source: str | None,
-    event_type: str | None,
-    since: float | None,
-    until: float | None,
+    asked: EventFilter,
     everything: bool,
     again: bool,
     dry_run: bool,
@@ -135,8 +122,7 @@ def replay(
     What is new is sent, what failed is sent again, what has not been sent and is not wanted any more is
     cancelled; what arrived stays as it is, unless --again.
     """
-    require_choice(ids, everything, (status, source, event_type, since, until))
-    asked = EventFilter(status=status, source=source, event_type=event_type, since=since, until=until)
+    require_choice(ids, everything, asked)
     environ = environment_of(mappings, None)
     sources = configuration.load_sources(configuration.load(environ).mappings, environ)
     rules = {name: each.mapping for name, each in sources.items() if each.mapping is not None}

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import wraps
 from typing import Any, TypeVar
 
 import click
 
 from gateway import config as configuration
+from gateway.archive import DeliveryEntry, DeliveryFilter, EventEntry, EventFilter
 from gateway.cli.options import opened
 from gateway.database import Database, require_schema
 from gateway.rework import PORTION, in_portions
 
-Command = TypeVar("Command", bound=Callable[..., object])
+Filter = TypeVar("Filter", DeliveryFilter, EventFilter)
+Entry = TypeVar("Entry", DeliveryEntry, EventEntry)
 Result = TypeVar("Result")
 
 #: Characters of a cell that people read; the whole is in `show` and `--json`.
@@ -53,13 +57,25 @@ class Moment(click.ParamType[float]):
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
-def filters(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
-    """Give a command several options at once, in this order."""
+def filters(kind: type[Filter], *options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Give a command several options at once, in this order, and hand them to it as one filter, *asked*.
 
-    def decorate(command: Command) -> Command:
+    Args:
+        kind: A dataclass whose fields bear the options' names; those that no option gives keep their defaults.
+    """
+
+    def decorate(command: Callable[..., object]) -> Callable[..., object]:
+        @wraps(command)
+        def handed(*args: Any, **given: Any) -> object:
+            of_it = {
+                each.name: given.pop(each.name) for each in dataclasses.fields(kind) if each.name in given
+            }
+            return command(*args, asked=kind(**of_it), **given)
+
+        made: Callable[..., object] = handed
         for option in reversed(options):
-            command = option(command)
-        return command
+            made = option(made)
+        return made
 
     return decorate
 
@@ -123,9 +139,26 @@ def document(value: object) -> str:
     return json.dumps(value, indent=2)
 
 
-def require_choice(ids: Sequence[int], everything: bool, chosen: Sequence[object]) -> None:
+def say_page(
+    found: Sequence[Entry],
+    *,
+    head: Sequence[str],
+    row: Callable[[Entry], Sequence[object]],
+    none: str,
+    limit: int,
+) -> None:
+    """Write one page of a list, and how to get the next."""
+    if not found:
+        click.echo(none)
+        return
+    click.echo(table(head, list(map(row, found))))
+    if len(found) == limit:
+        click.echo(f"the next page: --before {found[-1].id}", err=True)
+
+
+def require_choice(ids: Sequence[int], everything: bool, asked: DeliveryFilter | EventFilter) -> None:
     """Refuse to act on all there is unless that is what was asked for."""
-    filtered = any(each is not None and each != () for each in chosen)
+    filtered = asked != type(asked)()
     if ids and (filtered or everything):
         raise click.UsageError("give either ids or filters, not both")
     if not (ids or filtered or everything):
