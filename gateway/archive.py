@@ -6,13 +6,12 @@ All of it only reads: it never holds up the receiver, however much there is to r
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, and_, func, literal_column, or_, select
 
-from gateway.database import Database, readable_errors
+from gateway.database import Database, reading
 from gateway.tables import (
     IN_TWO_LANES,
     IS_PARKED,
@@ -148,14 +147,14 @@ class Archive:
         found = self._entries().where(*_conditions(asked)).order_by(deliveries.c.id.desc()).limit(limit)
         if before is not None:
             found = found.where(deliveries.c.id < before)
-        with self._reading() as connection:
+        with reading(self._database) as connection:
             return list(map(_entry, connection.execute(found)))
 
     def delivery(self, id_: int) -> DeliveryRecord | None:
         """Give a delivery with its attempts and its place; None when there is none of this id."""
         found = self._entries().add_columns(deliveries.c.lane, deliveries.c.other_lane, PLACE.label("place"))
         tries = select(attempts).where(attempts.c.delivery_id == id_).order_by(attempts.c.id)
-        with self._reading() as connection:
+        with reading(self._database) as connection:
             row = connection.execute(found.where(deliveries.c.id == id_)).one_or_none()
             if row is None:
                 return None
@@ -170,7 +169,7 @@ class Archive:
         found = select(deliveries.c.id).where(*_conditions(asked)).order_by(PLACE).limit(limit)
         if asked.source is not None or asked.since is not None or asked.until is not None:
             found = found.join(events, events.c.id == deliveries.c.event_id)
-        with self._reading() as connection:
+        with reading(self._database) as connection:
             return list(connection.scalars(found))
 
     def events(self, asked: EventFilter, *, limit: int, before: int | None = None) -> list[EventEntry]:
@@ -178,7 +177,7 @@ class Archive:
         found = select(*_EVENT_COLUMNS).where(*_event_conditions(asked)).order_by(events.c.id.desc())
         if before is not None:
             found = found.where(events.c.id < before)
-        with self._reading() as connection:
+        with reading(self._database) as connection:
             return list(map(_event_entry, connection.execute(found.limit(limit))))
 
     def event(self, id_: int) -> EventRecord | None:
@@ -187,7 +186,7 @@ class Archive:
             *_EVENT_COLUMNS, events.c.key, events.c.headers, events.c.query, events.c.body
         )
         its = self._entries().where(deliveries.c.event_id == id_).order_by(deliveries.c.id)
-        with self._reading() as connection:
+        with reading(self._database) as connection:
             row = connection.execute(found.where(events.c.id == id_)).one_or_none()
             if row is None:
                 return None
@@ -203,14 +202,14 @@ class Archive:
     def event_ids(self, asked: EventFilter, *, limit: int | None = None) -> list[int]:
         """List the ids of events in the order of their receipt."""
         found = select(events.c.id).where(*_event_conditions(asked)).order_by(events.c.id).limit(limit)
-        with self._reading() as connection:
+        with reading(self._database) as connection:
             return list(connection.scalars(found))
 
     def sources(self, ids: Sequence[int]) -> dict[int, str]:
         """Give the source of each event that there is."""
         chosen = events.c.id.in_(select(self._database.each("ids").c.value))
         found = select(events.c.id, events.c.source).where(chosen)
-        with self._reading() as connection:
+        with reading(self._database) as connection:
             rows = connection.execute(found, {"ids": self._database.numbers(ids)})
             return {row.id: row.source for row in rows}
 
@@ -220,11 +219,6 @@ class Archive:
             *_DELIVERY_COLUMNS,
             its_lease_lasts.label("leased"),
         ).join_from(deliveries, events, events.c.id == deliveries.c.event_id)
-
-    @contextmanager
-    def _reading(self) -> Iterator[Connection]:
-        with readable_errors(), self._database.engine.connect() as connection:
-            yield connection
 
 
 _DELIVERY_COLUMNS = (

@@ -335,6 +335,20 @@ def readable_errors() -> Iterator[None]:
         raise StoreError("the database cannot be used: all connections to it are busy") from error
 
 
+@contextmanager
+def reading(database: Database) -> Iterator[Connection]:
+    """Open a transaction that only reads; raises StoreError as `readable_errors` does."""
+    with readable_errors(), database.engine.connect() as connection:
+        yield connection
+
+
+@contextmanager
+def writing(database: Database) -> Iterator[Connection]:
+    """Open a transaction that may write; raises StoreError as `readable_errors` does."""
+    with readable_errors(), database.transaction() as connection:
+        yield connection
+
+
 # What the operator can do, by the databases' own words.
 _ADVICE = (
     ("database or disk is full", "; free some space on its disk"),

@@ -12,7 +12,7 @@ from prometheus_client.core import GaugeMetricFamily
 from sqlalchemy import Connection, func, select
 
 from gateway.backlog import Backlog, Backlogs
-from gateway.database import Database, readable_errors
+from gateway.database import Database, reading
 from gateway.native import natively
 from gateway.notices import KINDS
 from gateway.tables import IS_OPEN, connections, notices
@@ -43,7 +43,7 @@ class Metrics:
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Read the metrics, for the registry."""
-        with readable_errors(), self._database.engine.connect() as connection:
+        with reading(self._database) as connection:
             yield from _of_backlog(self._backlogs.read(connection))
             yield _paused(connection)
             yield _open_notices(connection)

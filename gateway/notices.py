@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, bindparam, null, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from gateway.database import Database, readable_errors
+from gateway.database import Database, reading, writing
 from gateway.tables import IS_FAILED, IS_OPEN, deliveries, events, notices
 
 KINDS = ("paused", "failed", "late", "broken")
@@ -95,10 +95,10 @@ class Notices:
         Raises:
             StoreError: The database cannot be used.
         """
-        with readable_errors(), self._database.engine.connect() as connection:
+        with reading(self._database) as connection:
             if connection.execute(self._due.limit(1)).first() is None:
                 return []
-        with readable_errors(), self._database.transaction() as connection:
+        with writing(self._database) as connection:
             due = self._due.limit(MOST_AT_ONCE).with_for_update(skip_locked=True)
             taken = [_notice(row) for row in connection.execute(due)]
             for each in taken:
@@ -122,7 +122,7 @@ class Notices:
         self._write(self._put_off, notice, seconds=seconds)
 
     def _write(self, statement: Any, notice: Notice, **given: float) -> None:
-        with readable_errors(), self._database.transaction() as connection:
+        with writing(self._database) as connection:
             connection.execute(statement, {"notice": notice.id, "taken_until": notice.taken_until, **given})
 
 

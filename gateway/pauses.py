@@ -25,6 +25,11 @@ class Target(NamedTuple):
     def __str__(self) -> str:
         return f"{self.connection} ({self.region})" if self.region else self.connection
 
+    @property
+    def bound(self) -> dict[str, str]:
+        """What the parameters "its" and "there" of a statement are for it."""
+        return {"its": self.connection, "there": self.region}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Probed:
@@ -156,11 +161,13 @@ class Pauses:
         ]
         rights = {"token": lease, "seconds": pacing.probe_seconds}
         return [
-            target for target in wanted if connection.execute(self._lease, {**_of(target), **rights}).rowcount
+            target
+            for target in wanted
+            if connection.execute(self._lease, {**target.bound, **rights}).rowcount
         ]
 
     def _give_back(self, connection: Connection, probed: Probed) -> None:
-        connection.execute(self._unlease, {**_of(probed.target), "token": probed.lease})
+        connection.execute(self._unlease, {**probed.target.bound, "token": probed.lease})
 
     def _changes(
         self, connection: Connection, before: Mapping[Target, Health], after: Mapping[Target, Health]
@@ -221,13 +228,9 @@ def _standing(rows: Sequence[Row[Any]]) -> Standing:
     return Standing(now=rows[0].now if rows else 0.0, healths=healths, probes=probes)
 
 
-def _of(target: Target) -> dict[str, str]:
-    return {"its": target.connection, "there": target.region}
-
-
 def _row(target: Target, health: Health) -> dict[str, Any]:
     return {
-        **_of(target),
+        **target.bound,
         "cause": health.cause,
         "reason": health.reason,
         "paused_at": health.paused_at,

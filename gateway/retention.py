@@ -15,7 +15,7 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, exists, or_, select
 
-from gateway.database import Database, readable_errors
+from gateway.database import Database, reading, writing
 from gateway.tables import IS_FAILED, IS_UNSETTLED, attempts, deliveries, events, notices
 
 #: Events of one step.
@@ -88,7 +88,7 @@ class Retention:
         Each step goes on where the last ended; the one that finds nothing old any more is the last of its
         sweep, and the next begins anew.
         """
-        with self._reading() as connection:
+        with reading(self._database) as connection:
             page = connection.execute(self._read_on.where(events.c.id > self._seen).limit(limit)).all()
             old = [row.id for row in page if row.old]
             going = self._ids(connection, old) if old else []
@@ -101,7 +101,7 @@ class Retention:
         """Shorten an SQLite file by some of its free pages; tells whether there are more to give."""
         if self._database.engine.dialect.name != "sqlite":
             return False  # PostgreSQL's autovacuum does what can be done
-        with readable_errors(), self._database.transaction() as connection:
+        with writing(self._database) as connection:
             free = _pragma(connection, "freelist_count")
             surplus = free - int(_pragma(connection, "page_count") * SPARE)
             if surplus <= 0:
@@ -115,7 +115,7 @@ class Retention:
 
     def _remove(self, ids: Collection[int]) -> Removed:
         """Remove events with all that belongs to them; one that a replay has given deliveries meanwhile stays."""
-        with readable_errors(), self._database.transaction() as connection:
+        with writing(self._database) as connection:
             if _is_postgresql(connection):
                 # A replay holds this lock while it gives an event deliveries. What is done with is judged after
                 # it, by a statement of its own: one that had to wait would judge by what it saw before.
@@ -139,15 +139,10 @@ class Retention:
         return {"ids": self._database.numbers(ids)}
 
     def _remove_notices(self) -> None:
-        with readable_errors(), self._database.transaction() as connection:
+        with writing(self._database) as connection:
             connection.execute(
                 delete(notices).where(notices.c.ended_at < self._old, notices.c.tell_at.is_(None))
             )
-
-    @contextmanager
-    def _reading(self) -> Iterator[Connection]:
-        with readable_errors(), self._database.engine.connect() as connection:
-            yield connection
 
 
 @contextmanager

@@ -133,6 +133,11 @@ def judge_alone(
     return _retry(reason, tries=tries, failing_for=failing_for, policy=policy, jitter=jitter)
 
 
+def postpone(attempt: Attempt) -> Postponed:
+    """Put off a doubtful attempt: its connection was not well, so it does not count against the call."""
+    return Postponed(reason=_reason(attempt))
+
+
 def _kind(
     attempt: Attempt,
 ) -> Literal["good", "unsendable", "refused", "throttled", "again", "doubtful"]:

@@ -8,22 +8,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from secrets import token_bytes
 from typing import Any, TypeVar
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, Text, bindparam, null, select, text, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from gateway import mapping as mappings
-from gateway.database import Database, readable_errors
+from gateway.database import Database, readable_errors, reading, writing
 from gateway.errors import RequestError
 from gateway.intake import delivery_of, event_of, printable, said
 from gateway.lanes import Lanes
 from gateway.notices import Notices
 from gateway.pauses import Pauses, Target
-from gateway.store import EventStatus, NewDelivery
+from gateway.store import DELIVERY, EventStatus, NewDelivery, delivery_row
 from gateway.tables import PLACE, deliveries, events
 from gateway.translate import SALT, translate
 
@@ -121,14 +119,13 @@ class Rework:
                 reason=null(),
             )
         )
-        insert = postgresql.insert if self._postgres else sqlite.insert
-        self._insert = insert(deliveries).values(due_at=database.now).on_conflict_do_nothing()
+        self._insert = database.inserter(deliveries, (*DELIVERY, "position"), now=("due_at",))
 
     # Retrying and cancelling
 
     def retry(self, ids: Sequence[int]) -> Done:
         """Send failed deliveries to the end of their lanes, in the order that they are given."""
-        with self._writing() as connection:
+        with writing(self._database) as connection:
             found = self._locked(connection, ids)
             refused = _refusals(ids, found, _why_not_retried)
             failed = [found[id_] for id_ in dict.fromkeys(ids) if id_ not in refused]
@@ -142,7 +139,7 @@ class Rework:
 
     def cancel(self, ids: Sequence[int], reason: str = BY_THE_OPERATOR) -> Done:
         """Cancel deliveries that have not arrived, but for those that are being sent."""
-        with self._writing() as connection:
+        with writing(self._database) as connection:
             found = self._locked(connection, ids)
             refused = _refusals(ids, found, _why_not_cancelled)
             cancelled = [row for id_, row in found.items() if id_ not in refused]
@@ -153,7 +150,7 @@ class Rework:
 
     def refusals(self, ids: Sequence[int], *, cancel: bool = False) -> dict[int, str]:
         """Tell which deliveries would be refused, and why; nothing is changed."""
-        with self._reading() as connection:
+        with reading(self._database) as connection:
             found = self._read(connection, self._select, ids)
         return _refusals(ids, found, _why_not_cancelled if cancel else _why_not_retried)
 
@@ -164,7 +161,7 @@ class Rework:
         wanted = self._translated(event_id, mapping, again=again)
         if wanted is None or wanted.status == "failed":
             return None if wanted is None else wanted.summary()
-        with self._reading() as connection:
+        with reading(self._database) as connection:
             return self._compare(connection, event_id, wanted).summary(wanted)
 
     def replay(self, event_id: int, mapping: mappings.Mapping, *, again: bool = False) -> Replayed | None:
@@ -176,7 +173,7 @@ class Rework:
         wanted = self._translated(event_id, mapping, again=again)
         if wanted is None:
             return None
-        with self._writing() as connection:
+        with writing(self._database) as connection:
             # Retention takes the same lock: an event is not deleted while it gets deliveries.
             event = select(events.c.status).where(events.c.id == event_id).with_for_update()
             before = connection.scalar(event)
@@ -195,7 +192,7 @@ class Rework:
         return changes.summary(wanted)
 
     def _translated(self, event_id: int, mapping: mappings.Mapping, *, again: bool) -> _Wanted | None:
-        with self._reading() as connection:
+        with reading(self._database) as connection:
             row = connection.execute(select(events).where(events.c.id == event_id)).one_or_none()
         if row is None:
             return None
@@ -234,12 +231,12 @@ class Rework:
             [places[number] for number in moved],
         )
         made = [
-            _delivery_row(event_id, each.call, status, place)
+            (*delivery_row(event_id, each.call, status), place)
             for each, status, place in zip(going, statuses, places, strict=True)
             if each.row is None
         ]
         # Another event may have been given the same call since: what waits behind it may be first now.
-        if made and connection.execute(self._insert, made).rowcount < len(made):
+        if made and self._insert(connection, made).rowcount < len(made):
             self._lanes.promote(connection, lanes)
         met = self._pauses.meet(
             connection, {Target(each.call.connection, each.call.region or "") for each in going}
@@ -344,21 +341,11 @@ class Rework:
             return
         its = {"ids": self._database.numbers(set(event_ids))}
         of_events = select(events.c.source).where(events.c.id.in_(select(self._database.each("ids").c.value)))
-        with self._reading() as connection:
+        with reading(self._database) as connection:
             sources = set(connection.scalars(of_events, its))
         for source in sorted(sources):
-            with self._writing() as connection:
+            with writing(self._database) as connection:
                 self._notices.end_failed(connection, source)
-
-    @contextmanager
-    def _writing(self) -> Iterator[Connection]:
-        with readable_errors(), self._database.transaction() as connection:
-            yield connection
-
-    @contextmanager
-    def _reading(self) -> Iterator[Connection]:
-        with readable_errors(), self._database.engine.connect() as connection:
-            yield connection
 
     def _notify(self) -> None:
         with readable_errors():
@@ -474,21 +461,6 @@ def _kin(identity: bytes) -> bytes:
 
 def _lanes(row: Row[Any]) -> tuple[int, ...]:
     return tuple(lane for lane in (row.lane, row.other_lane) if lane is not None)
-
-
-def _delivery_row(event_id: int, new: NewDelivery, status: str, place: int) -> dict[str, Any]:
-    lane, other_lane = (*new.lanes, None, None)[:2]
-    return {
-        "event_id": event_id,
-        "position": place,
-        "identity": new.identity,
-        "connection": new.connection,
-        "region": new.region or "",
-        "lane": lane,
-        "other_lane": other_lane,
-        "call": new.call,
-        "status": status,
-    }
 
 
 def _refusals(

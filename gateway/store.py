@@ -5,8 +5,7 @@ What the operator asks and does is in `archive`; the order of the lanes is in `l
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -23,7 +22,7 @@ from sqlalchemy import (
     update,
 )
 
-from gateway.database import Database, readable_errors
+from gateway.database import Database, readable_errors, reading, writing
 from gateway.lanes import Lanes
 from gateway.notices import Notices
 from gateway.pauses import Change, Pacing, Pauses, Probed, Standing, Target
@@ -138,7 +137,7 @@ class Store:
     def record(self, batch: Sequence[NewEvent]) -> list[Recorded]:
         """Record webhooks and their deliveries, all or none; a repeat of an event key records nothing."""
         self._database.require_space()
-        with self._writing() as connection:
+        with writing(self._database) as connection:
             fresh = self._insert_events(connection, batch)
             recorded = self._name(connection, batch, fresh)
             made = [
@@ -181,7 +180,7 @@ class Store:
             probing: Those of them that we are probing already.
             busy: Connections to which we are sending.
         """
-        with self._writing() as connection:
+        with writing(self._database) as connection:
             standing = self._pauses.read(connection)
             held = self._settle(connection, outcomes, standing) if outcomes else []
             decided = [(each.delivery.target, _lane(each.delivery), each.decision) for each in held]
@@ -209,7 +208,7 @@ class Store:
         """Give leases back unused, so that others need not wait for their end."""
         if not claimed:
             return
-        with self._writing() as connection:
+        with writing(self._database) as connection:
             connection.execute(
                 self._statements.release,
                 {
@@ -221,7 +220,7 @@ class Store:
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Count events and deliveries by their status. For people: it reads the tables whole."""
-        with self._reading() as connection:
+        with reading(self._database) as connection:
             return {
                 table.name: {
                     row.status: row.number
@@ -272,7 +271,7 @@ class Store:
         for event_id, new in made:
             first = occupied.isdisjoint(new.lanes)
             occupied.update(new.lanes)
-            rows.append(_delivery_row(event_id, new, "pending" if first else "parked"))
+            rows.append(delivery_row(event_id, new, "pending" if first else "parked"))
         # A delivery whose identity is known is left out, and another may stand behind it that is first now.
         if self._statements.insert_deliveries(connection, rows).rowcount < len(rows):
             self._lanes.promote(connection, lanes)
@@ -336,7 +335,7 @@ class Store:
                 most = min(most, 0 if target in busy else 1)
             if most:
                 given = {"most": most, "new_lease": lease, "seconds": seconds, "paused": health.paused_for}
-                rows = connection.execute(self._statements.claim, {**_of(target), **given})
+                rows = connection.execute(self._statements.claim, {**target.bound, **given})
                 claimed += sorted(map(_claimed, rows), key=lambda each: each.id)
         return claimed
 
@@ -353,21 +352,9 @@ class Store:
             if health.cause is not None:
                 found.append((health.resumes_at or standing.now) - standing.now)
             elif target not in doubted and not (health.on_trial and target in busy):
-                due_in = connection.scalar(self._statements.select_due_in, _of(target))
+                due_in = connection.scalar(self._statements.select_due_in, target.bound)
                 found += [] if due_in is None else [due_in]
         return max(min(found), 0.0) if found else None
-
-    # The connection to the database
-
-    @contextmanager
-    def _writing(self) -> Iterator[Connection]:
-        with readable_errors(), self._database.transaction() as connection:
-            yield connection
-
-    @contextmanager
-    def _reading(self) -> Iterator[Connection]:
-        with readable_errors(), self._database.engine.connect() as connection:
-            yield connection
 
 
 class _Statements:
@@ -378,7 +365,7 @@ class _Statements:
         now = database.now
         ids = deliveries.c.id.in_(select(database.each("ids").c.value))
         self.insert_events = database.inserter(events, _EVENT, returning=("source", "key", "id"))
-        self.insert_deliveries = database.inserter(deliveries, _DELIVERY, now=("due_at",))
+        self.insert_deliveries = database.inserter(deliveries, DELIVERY, now=("due_at",))
         self.insert_attempts = database.inserter(attempts, _ATTEMPT)
         self.select_leases = select(deliveries.c.id, deliveries.c.lease).where(ids)
         if postgres:
@@ -478,10 +465,11 @@ def _event_row(new: NewEvent) -> tuple[Any, ...]:
     )
 
 
-_DELIVERY = ("event_id", "identity", "connection", "region", "lane", "other_lane", "call", "status")
+DELIVERY = ("event_id", "identity", "connection", "region", "lane", "other_lane", "call", "status")
 
 
-def _delivery_row(event_id: int, new: NewDelivery, status: str) -> tuple[Any, ...]:
+def delivery_row(event_id: int, new: NewDelivery, status: str) -> tuple[Any, ...]:
+    """Give the values of a new delivery's columns, in the order of DELIVERY."""
     lane, other_lane = (*new.lanes, None, None)[:2]
     return (event_id, new.identity, new.connection, new.region or "", lane, other_lane, new.call, status)
 
@@ -515,10 +503,6 @@ def _postponed_row(outcome: Outcome) -> dict[str, Any]:
 def _lane(claimed: Claimed) -> int:
     """Tell whose failure it is: that of the lane, or of the call itself when it has none."""
     return claimed.lanes[0] if claimed.lanes else claimed.id
-
-
-def _of(target: Target) -> dict[str, str]:
-    return {"its": target.connection, "there": target.region}
 
 
 def _claimed(row: Row[Any]) -> Claimed:

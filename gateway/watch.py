@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, Label, Text, bindparam, func, literal_column, select
 
 from gateway.backlog import Backlog, Backlogs
-from gateway.database import Database, readable_errors
+from gateway.database import Database, reading, writing
 from gateway.notices import Notices
 from gateway.tables import IS_BROKEN, IS_OPEN, events, notices
 
@@ -56,11 +56,11 @@ class Watch:
         Raises:
             StoreError: The database cannot be used.
         """
-        with readable_errors(), self._database.engine.connect() as connection:
+        with reading(self._database) as connection:
             changes = list(self._changes(connection))
         if not changes:
             return
-        with readable_errors(), self._database.transaction() as connection:
+        with writing(self._database) as connection:
             for change in changes:
                 self._note(connection, change)
 

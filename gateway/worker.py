@@ -24,7 +24,18 @@ from gateway.customerio import Sender
 from gateway.database import Database
 from gateway.errors import StoreError
 from gateway.pauses import Change, Pacing, Probed, Target
-from gateway.retry import Attempt, Decision, Doubtful, Failed, Policy, Postponed, Retry, judge, judge_alone
+from gateway.retry import (
+    Attempt,
+    Decision,
+    Doubtful,
+    Failed,
+    Policy,
+    Postponed,
+    Retry,
+    judge,
+    judge_alone,
+    postpone,
+)
 from gateway.store import Claimed, Outcome, Store, Turn
 
 log = logging.getLogger(__name__)
@@ -175,13 +186,13 @@ class Worker:
             if probed.probe.cause is None:
                 self._decide(doubt, self._judged(judge_alone, doubt.delivery, doubt.attempt))
             else:
-                self._decide(doubt, Postponed(reason=_reason(doubt.attempt)))
+                self._decide(doubt, postpone(doubt.attempt))
         self._probed.append(probed)
 
     def _postpone(self, paused: Collection[Target]) -> None:
         """Put off what is in doubt on a connection that is paused: another worker's probe has told."""
         for doubt in [each for each in self._doubts if each.delivery.target in paused - self._probing.keys()]:
-            self._decide(doubt, Postponed(reason=_reason(doubt.attempt)))
+            self._decide(doubt, postpone(doubt.attempt))
 
     def _decide(self, doubt: _Doubt, decision: Decision) -> None:
         self._doubts.remove(doubt)
@@ -284,7 +295,7 @@ class Worker:
             self._gather(0.2)
         self._gather(0.0)
         for doubt in list(self._doubts):
-            self._decide(doubt, Postponed(reason=_reason(doubt.attempt)))
+            self._decide(doubt, postpone(doubt.attempt))
         try:
             if self._unsettled or self._probed:
                 self._claim(self._unsettled, 0)
@@ -303,10 +314,6 @@ def _report(changes: Sequence[Change]) -> None:
         else:
             # The reason may be Customer.io's own words, which quote what was sent: they stay in the database.
             log.error("connection %s is paused (%s)", change.target, health.cause)
-
-
-def _reason(attempt: Attempt) -> str:
-    return attempt.reason or f"HTTP {attempt.status}"
 
 
 def _short(attempt: Attempt) -> str:
