@@ -18,6 +18,7 @@ from gateway.errors import MappingError, Problem, Where
 from gateway.events import JSON
 
 MAX_DEPTH = 64
+_TOO_DEEP = f"values are nested more than {MAX_DEPTH} deep"
 MAX_EXPANDED = 10_000  # nodes that all aliases of a file may stand for together
 
 
@@ -146,7 +147,7 @@ class _Builder:
         if isinstance(event, yaml.AliasEvent):
             return self._alias(event, depth)
         if depth > MAX_DEPTH:
-            self._stop(event, "too-deep", f"values are nested more than {MAX_DEPTH} deep")
+            self._stop(event, "too-deep", _TOO_DEEP)
         self._refuse_tag(event)
         anchor = getattr(event, "anchor", None)
         if anchor is not None:
@@ -265,7 +266,7 @@ class _Builder:
                 event, "too-large", f"the aliases of this file stand for more than {MAX_EXPANDED:,} values"
             )
         if depth + height - 1 > MAX_DEPTH:
-            self._stop(event, "too-deep", f"values are nested more than {MAX_DEPTH} deep")
+            self._stop(event, "too-deep", _TOO_DEEP)
         return node
 
     def _measured(self, node: Node) -> tuple[int, int, Node]:
@@ -381,6 +382,8 @@ class _Explanation:
 
 
 _EXPLANATIONS = (
+    # Where the parser in C reads ahead it meets a bound of its own before ours.
+    _Explanation(said="maximum nesting depth", code="too-deep", text=_TOO_DEEP),
     _Explanation(said="(?:scanning|parsing) a tag|undefined tag", opening=True, code="yaml-tag", text=_TAG),
     _Explanation(
         said="scanning an alias",
