@@ -132,8 +132,8 @@ def test_a_broken_line_is_a_body_of_its_own(
         (b"[1] 2", "the array is not valid JSON at line 1, column 5, after item 1"),
         (b"[" * 100_000, "the array is nested too deeply, after item 0"),
         (b'["\xff"]', "the file is not UTF-8 text at byte 3"),
-        (gzip.compress(lines(*range(1000)))[:-100], "cannot be read any further"),
-        (gzip.compress(b"1\n2\n")[:12] + b"xxxxxxxxxxxx", "cannot be read any further"),
+        (gzip.compress(lines(*range(1000)), mtime=0)[:-100], "cannot be read any further"),
+        (gzip.compress(b"1\n2\n", mtime=0)[:12] + b"xxxxxxxxxxxx", "cannot be read any further"),
     ],
 )
 def test_a_file_that_breaks_off_says_where(tmp_path: Path, content: bytes, said: str) -> None:

@@ -262,7 +262,7 @@ def test_odd_text_and_numbers_are_recorded_or_told_never_a_5xx(
         (b'{"a": "' + b"x" * 20_000 + b'"}', {}, 413, "20000"),
         (b"<a/>", {"Content-Type": "text/xml"}, 415, "application/json"),
         (b"\x1f\x8b", {"Content-Encoding": "gzip"}, 400, "gzip"),
-        (gzip.compress(b" " * 1_000_000), {"Content-Encoding": "gzip"}, 413, "unpacked"),
+        (gzip.compress(b" " * 1_000_000, mtime=0), {"Content-Encoding": "gzip"}, 413, "unpacked"),
         (b"{}", {"Content-Encoding": "br"}, 415, "gzip"),
     ],
     ids=["signature", "cut off", "empty", "NaN", "nesting", "too large", "xml", "bad gzip", "bomb", "brotli"],
