@@ -207,8 +207,7 @@ class Archive:
 
     def sources(self, ids: Sequence[int]) -> dict[int, str]:
         """Give the source of each event that there is."""
-        chosen = events.c.id.in_(select(self._database.each("ids").c.value))
-        found = select(events.c.id, events.c.source).where(chosen)
+        found = select(events.c.id, events.c.source).where(self._database.among(events.c.id, "ids"))
         with reading(self._database) as connection:
             rows = connection.execute(found, {"ids": self._database.numbers(ids)})
             return {row.id: row.source for row in rows}

@@ -9,12 +9,12 @@ import select
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import cache, partial
 from importlib import resources
 from pathlib import Path
 from secrets import token_hex
-from typing import Any, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import alembic.command
 import alembic.config
@@ -25,12 +25,13 @@ from sqlalchemy import (
     BigInteger,
     ColumnElement,
     Connection,
-    CursorResult,
     Double,
     Engine,
     FromClause,
     Table,
     Text,
+    Transaction,
+    any_,
     bindparam,
     cast,
     create_engine,
@@ -41,10 +42,12 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import DatabaseError, DBAPIError, DisconnectionError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.sql import ClauseElement
 
 from gateway.errors import StoreError
-from gateway.native import natively
+from gateway.native import is_cooperative, natively
 from gateway.space import Space
+from gateway.statements import Prepared, driver_cursor
 
 #: Lanes share this many locks on PostgreSQL: one lock a lane would run out of its lock table.
 LOCKS = 1024
@@ -53,7 +56,21 @@ _MIGRATION_LOCK = 0x636167
 CHANNEL = "gateway_deliveries"
 
 
-Inserter: TypeAlias = Callable[[Connection, Sequence[tuple[Any, ...]]], CursorResult[Any]]
+#: Seconds for which a commit of SQLite may hold up the requests of its process.
+QUICK = 0.002
+#: How often SQLite's lock is tried under gevent before a thread waits in its queue, and seconds between.
+LOCK_TRIES = 200
+LOCK_PAUSE = 0.0005
+
+
+class Inserted(NamedTuple):
+    """What an inserter did: how many rows are new, and what it was to give back of each."""
+
+    number: int
+    rows: Sequence[tuple[Any, ...]]
+
+
+Inserter: TypeAlias = Callable[[Connection, Sequence[tuple[Any, ...]]], Inserted]
 
 
 class Database(Protocol):
@@ -64,8 +81,15 @@ class Database(Protocol):
     #: The time to write and to compare with, in unix seconds.
     now: ColumnElement[float]
 
-    def transaction(self) -> Any:
-        """Open a transaction that may write, as a context manager that gives the connection."""
+    def transaction(self, lanes: Collection[int] = ()) -> Any:
+        """Open a transaction that may write, as a context manager that gives the connection.
+
+        Args:
+            lanes: Locked with its beginning, as by `lock_lanes`.
+        """
+
+    def prepare(self, statement: ClauseElement) -> Prepared:
+        """Compile a statement that is run again and again."""
 
     def require_space(self) -> None:
         """Raise StoreError when the disk has no room for more, as far as that can be seen from here."""
@@ -76,19 +100,21 @@ class Database(Protocol):
     def each(self, name: str) -> FromClause:
         """Make the numbers of one bound parameter something to select from, with one column "value"."""
 
+    def among(self, column: ColumnElement[Any], name: str) -> ColumnElement[bool]:
+        """Say that a column's value is one of those numbers, so that its index is searched for each of them."""
+
     def numbers(self, values: Collection[int]) -> Any:
         """Make numbers the value of such a parameter."""
 
     def inserter(
         self, table: Table, columns: Sequence[str], *, now: Sequence[str] = (), returning: Sequence[str] = ()
     ) -> Inserter:
-        """Make a function that inserts many rows by one statement and leaves out those that conflict.
+        """Make a function that inserts many rows and leaves out those that conflict.
 
         Args:
             columns: What each row gives, in this order.
             now: Columns that are set to the present time.
-            returning: Columns that the result has a row of for each row that was inserted; without any, its
-                rowcount tells how many were.
+            returning: Columns that are to be given back of each row that was inserted.
         """
 
     def notify(self) -> None:
@@ -119,21 +145,25 @@ class SQLite:
         self._space = Space(self._path.parent, least=least_free)
         self._turn = threading.Lock()
         self._lock_file: tuple[int, int] | None = None
+        self._usual_commit = 0.0
         self._clock = clock
         # Asked for whenever a statement runs, so that a statement can be made once.
         self.now: ColumnElement[float] = bindparam("now", callable_=clock, type_=Double())
         self.engine = create_engine(url, pool_size=2, max_overflow=2, hide_parameters=True)
         event.listen(self.engine, "connect", _prepare)
-        event.listen(self.engine, "begin", _begin)
+        event.listen(self.engine, "begin", partial(_begin, "BEGIN"))
 
     @contextmanager
-    def transaction(self) -> Iterator[Connection]:
-        with self._turn, self._file_lock(), self.engine.connect() as connection:
-            connection = connection.execution_options(gateway_writes=True)
-            with connection.begin() as transaction:
+    def transaction(self, lanes: Collection[int] = ()) -> Iterator[Connection]:  # noqa: ARG002  # the file lock holds all
+        with self.engine.connect() as connection:
+            # A transaction that reads first and writes later would fail under load, whatever the timeout.
+            connection = connection.execution_options(gateway_begins="BEGIN IMMEDIATE")
+            with self._turn, self._file_lock(), connection.begin() as transaction:
                 yield connection
-                # The statements only touch memory and are over in a moment; it is the commit that waits for the disk.
-                natively(transaction.commit)
+                self._commit(transaction)
+
+    def prepare(self, statement: ClauseElement) -> Prepared:
+        return Prepared(statement, self.engine.dialect)
 
     def require_space(self) -> None:
         self._space.require()
@@ -144,6 +174,9 @@ class SQLite:
     def each(self, name: str) -> FromClause:
         return func.json_each(bindparam(name, type_=Text)).table_valued("value", name=name)
 
+    def among(self, column: ColumnElement[Any], name: str) -> ColumnElement[bool]:
+        return column.in_(self.each(name).select())
+
     def numbers(self, values: Collection[int]) -> Any:
         return "[" + ",".join(map(str, values)) + "]"
 
@@ -153,16 +186,17 @@ class SQLite:
         head, tail = _insert_into(table, (*columns, *now), returning)
         row = f"({', '.join('?' * (len(columns) + len(now)))})"
 
-        def insert(connection: Connection, rows: Sequence[tuple[Any, ...]]) -> CursorResult[Any]:
+        statement = f"{head} VALUES {row} {tail}"
+
+        def insert(connection: Connection, rows: Sequence[tuple[Any, ...]]) -> Inserted:
             times = (self._clock(),) * len(now)
             given = [(*values, *times) for values in rows]
-            if not returning:
-                return connection.exec_driver_sql(f"{head} VALUES {row} {tail}", given)
-            # Only one statement for all can give rows back.
-            together = tuple(value for values in given for value in values)
-            return connection.exec_driver_sql(
-                f"{head} VALUES {', '.join([row] * len(given))} {tail}", together
-            )
+            with driver_cursor(connection) as cursor:
+                if not returning:
+                    return Inserted(cursor.executemany(statement, given).rowcount, ())
+                # The driver gives rows back of one at a time only.
+                found = [row for values in given for row in cursor.execute(statement, values)]
+                return Inserted(len(found), found)
 
         return insert
 
@@ -201,12 +235,23 @@ class SQLite:
             pipe.unlink(missing_ok=True)
             os.close(descriptor)
 
+    def _commit(self, transaction: Transaction) -> None:
+        """Wait for the disk, which is all that a commit does: the statements before it only touch memory.
+
+        On a quick disk a thread would cost more than the wait.
+        """
+        began = time.monotonic()
+        if self._usual_commit < QUICK:
+            transaction.commit()
+        else:
+            natively(transaction.commit)
+        # Some commits write the log back into the file, which says nothing about the next.
+        self._usual_commit += (time.monotonic() - began - self._usual_commit) / 8
+
     @contextmanager
     def _file_lock(self) -> Iterator[None]:
         descriptor = self._descriptor()
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _locked_by(descriptor, tries=LOCK_TRIES if is_cooperative() else 1):
             natively(partial(fcntl.flock, descriptor, fcntl.LOCK_EX))
         try:
             yield
@@ -232,8 +277,8 @@ class PostgreSQL:
             pool_size=2,
             max_overflow=1,
             hide_parameters=True,
-            isolation_level="READ COMMITTED",
             connect_args={
+                "autocommit": True,  # the driver begins no transactions: "begin" below says how one starts
                 "connect_timeout": 3,  # seconds
                 "tcp_user_timeout": 30_000,  # milliseconds: a server that went away without a word
                 "application_name": "gateway",
@@ -243,25 +288,34 @@ class PostgreSQL:
         )
         event.listen(self.engine, "checkin", _note_the_time)
         event.listen(self.engine, "checkout", _make_sure)
-        self._notifier = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+        event.listen(self.engine, "begin", partial(_begin, _READ_COMMITTED))
 
     @contextmanager
-    def transaction(self) -> Iterator[Connection]:
-        with self.engine.begin() as connection:
-            yield connection
+    def transaction(self, lanes: Collection[int] = ()) -> Iterator[Connection]:
+        with self.engine.connect() as connection:
+            # In one round trip with the beginning.
+            begins = f"{_READ_COMMITTED}; {_taking(lanes)}" if lanes else _READ_COMMITTED
+            with connection.execution_options(gateway_begins=begins).begin():
+                yield connection
+
+    def prepare(self, statement: ClauseElement) -> Prepared:
+        return Prepared(statement, self.engine.dialect)
 
     def require_space(self) -> None:
         """Only the server sees its disk; a full one it reports with the write, of which it keeps nothing."""
 
     def lock_lanes(self, connection: Connection, lanes: Collection[int]) -> None:
-        """Take the lanes' locks in one order, so that two transactions never wait for each other."""
-        locks = sorted({number % LOCKS for number in lanes})
-        if locks:
-            connection.execute(_TAKE_LOCKS, {"space": _LOCK_SPACE, "locks": locks})
+        if lanes:
+            with driver_cursor(connection) as cursor:
+                cursor.execute(_taking(lanes))
 
     def each(self, name: str) -> FromClause:
         array = bindparam(name, type_=ARRAY(BigInteger))
         return func.unnest(cast(array, ARRAY(BigInteger))).table_valued("value", name=name).render_derived()
+
+    def among(self, column: ColumnElement[Any], name: str) -> ColumnElement[bool]:
+        # Of a subquery the planner may make a hash, and read all that the index holds for it.
+        return column == any_(cast(bindparam(name, type_=ARRAY(BigInteger)), ARRAY(BigInteger)))
 
     def numbers(self, values: Collection[int]) -> Any:
         return list(values)
@@ -281,26 +335,44 @@ class PostgreSQL:
             f" ORDER BY given.place {tail}"
         )
 
-        def insert(connection: Connection, rows: Sequence[tuple[Any, ...]]) -> CursorResult[Any]:
-            return connection.exec_driver_sql(statement, tuple(map(list, zip(*rows, strict=True))))
+        def insert(connection: Connection, rows: Sequence[tuple[Any, ...]]) -> Inserted:
+            with driver_cursor(connection) as cursor:
+                cursor.execute(statement, tuple(map(list, zip(*rows, strict=True))))
+                return Inserted(cursor.rowcount, cursor.fetchall() if returning else ())
 
         return insert
 
     def notify(self) -> None:
         """Outside of any transaction: a NOTIFY inside one makes all commits wait for each other."""
-        with self._notifier.connect() as connection:
-            connection.exec_driver_sql(f"NOTIFY {CHANNEL}")
+        with closing(self.engine.raw_connection()) as connection:
+            connection.cursor().execute(f"NOTIFY {CHANNEL}")
 
     def listen(self, wake: Callable[[], None], stopping: threading.Event) -> None:
         with self.engine.connect() as connection:
             driver: Any = connection.connection.driver_connection
             connection.detach()  # it listens for good: closed at the end, never handed to another user
-            driver.autocommit = True  # notices come between transactions only
             driver.execute(f"LISTEN {CHANNEL}")
             wake()  # for what was written before the listening began
             while not stopping.is_set():
                 for _ in driver.notifies(timeout=0.5, stop_after=1):
                     wake()
+
+
+def _locked_by(descriptor: int, *, tries: int) -> bool:
+    """Try to lock a file.
+
+    gevent's turn may come long after a thread was given the lock, and others would wait for it all that while:
+    so it is asked for again and again by whoever has the turn already.
+    """
+    for left in range(tries - 1, -1, -1):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if left:
+                time.sleep(LOCK_PAUSE)
+        else:
+            return True
+    return False
 
 
 def _insert_into(table: Table, columns: Sequence[str], returning: Sequence[str]) -> tuple[str, str]:
@@ -309,7 +381,13 @@ def _insert_into(table: Table, columns: Sequence[str], returning: Sequence[str])
     return head, tail
 
 
-_TAKE_LOCKS = text("SELECT pg_advisory_xact_lock(:space, lock) FROM unnest(CAST(:locks AS int[])) AS lock")
+_READ_COMMITTED = "BEGIN ISOLATION LEVEL READ COMMITTED"
+
+
+def _taking(lanes: Collection[int]) -> str:
+    """Write what takes the lanes' locks: in one order, so that two transactions never wait for each other."""
+    locks = ",".join(map(str, sorted({number % LOCKS for number in lanes})))
+    return f"SELECT pg_advisory_xact_lock({_LOCK_SPACE}, lock) FROM unnest('{{{locks}}}'::int[]) AS lock"  # noqa: S608  # numbers
 
 
 OTHER_SCHEMA = "the database's schema is not this version's; run: gateway migrate"
@@ -343,9 +421,9 @@ def reading(database: Database) -> Iterator[Connection]:
 
 
 @contextmanager
-def writing(database: Database) -> Iterator[Connection]:
-    """Open a transaction that may write; raises StoreError as `readable_errors` does."""
-    with readable_errors(), database.transaction() as connection:
+def writing(database: Database, lanes: Collection[int] = ()) -> Iterator[Connection]:
+    """Open a transaction that may write, with these lanes locked; raises StoreError as `readable_errors` does."""
+    with readable_errors(), database.transaction(lanes) as connection:
         yield connection
 
 
@@ -425,6 +503,8 @@ def _prepare(connection: Any, _record: object) -> None:
         "auto_vacuum = INCREMENTAL",  # only an empty file takes it, so it comes before the first table
         "journal_mode = WAL",
         "synchronous = FULL",  # a 202 is a promise that outlives a power cut
+        # In pages: seldom enough that a page of an index is written several times into the log, and then once.
+        "wal_autocheckpoint = 4000",
         "journal_size_limit = 67108864",
     ):
         cursor.execute(f"PRAGMA {pragma}")
@@ -448,12 +528,10 @@ def _make_sure(connection: Any, record: Any, _proxy: object) -> None:
         return
     try:
         connection.execute("SELECT 1")
-        connection.rollback()
     except Exception as error:
         raise DisconnectionError from error
 
 
-def _begin(connection: Connection) -> None:
-    # A transaction that reads first and writes later fails under load, whatever the timeout.
-    writes = connection.get_execution_options().get("gateway_writes", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+def _begin(begins: str, connection: Connection) -> None:
+    with driver_cursor(connection) as cursor:
+        cursor.execute(connection.get_execution_options().get("gateway_begins", begins))

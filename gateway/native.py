@@ -15,10 +15,18 @@ def natively(function: Callable[[], Result]) -> Result:
     Under gevent a wait for the disk or for a file lock would stop every request of the process: there a real
     thread waits for it. Elsewhere the caller's own thread is as good.
     """
-    if "gevent.monkey" in sys.modules:
-        from gevent import get_hub, monkey
+    if is_cooperative():
+        from gevent import get_hub
 
-        if monkey.is_module_patched("threading"):
-            result: Result = get_hub().threadpool.apply(function)
-            return result
+        result: Result = get_hub().threadpool.apply(function)
+        return result
     return function()
+
+
+def is_cooperative() -> bool:
+    """Tell whether the threads of this process are gevent's, of which one runs until it waits."""
+    if "gevent.monkey" not in sys.modules:
+        return False
+    from gevent import monkey
+
+    return bool(monkey.is_module_patched("threading"))

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Row, bindparam, null, or_, select, tuple_, update
+from sqlalchemy import Connection, bindparam, null, or_, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from gateway.database import Database
@@ -84,7 +84,8 @@ class Pauses:
         self._met: set[Target] = set()
         self._notices = Notices(database)
         self._meet = insert(connections).on_conflict_do_nothing()
-        self._read = select(connections, database.now.label("now"))
+        self._select = select(connections, database.now.label("now"))
+        self._read = database.prepare(self._select)
         its = (connections.c.connection == bindparam("its"), connections.c.region == bindparam("there"))
         self._write = update(connections).where(*its)
         is_free = or_(connections.c.probe_until.is_(None), connections.c.probe_until <= database.now)
@@ -112,7 +113,7 @@ class Pauses:
 
     def read(self, connection: Connection) -> Standing:
         """Read how all connections are."""
-        return _standing(connection.execute(self._read).all())
+        return _standing(self._read.rows(connection))
 
     def weigh(
         self,
@@ -130,7 +131,7 @@ class Pauses:
         if touched:
             # Another worker may be about to change the same: the last word is said under the rows' locks.
             columns = tuple_(connections.c.connection, connections.c.region)
-            locked = self._read.where(columns.in_(sorted(touched))).order_by(*columns).with_for_update()
+            locked = self._select.where(columns.in_(sorted(touched))).order_by(*columns).with_for_update()
             held = _standing(connection.execute(locked).all())
             before = Standing(
                 now=held.now,
@@ -211,7 +212,7 @@ def _weighed(
     }
 
 
-def _standing(rows: Sequence[Row[Any]]) -> Standing:
+def _standing(rows: Sequence[Any]) -> Standing:
     healths = {
         Target(row.connection, row.region): Health(
             cause=row.cause,

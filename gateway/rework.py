@@ -92,7 +92,7 @@ class Rework:
         self._pauses = Pauses(database)
         self._notices = Notices(database)
         self._postgres = database.engine.dialect.name == "postgresql"
-        ids = deliveries.c.id.in_(select(database.each("ids").c.value))
+        ids = database.among(deliveries.c.id, "ids")
         self._select = select(*_COLUMNS).where(ids).order_by(deliveries.c.id)
         self._cancel = (
             update(deliveries)
@@ -236,7 +236,7 @@ class Rework:
             if each.row is None
         ]
         # Another event may have been given the same call since: what waits behind it may be first now.
-        if made and self._insert(connection, made).rowcount < len(made):
+        if made and self._insert(connection, made).number < len(made):
             self._lanes.promote(connection, lanes)
         met = self._pauses.meet(
             connection, {Target(each.call.connection, each.call.region or "") for each in going}
@@ -340,7 +340,7 @@ class Rework:
         if not event_ids:
             return
         its = {"ids": self._database.numbers(set(event_ids))}
-        of_events = select(events.c.source).where(events.c.id.in_(select(self._database.each("ids").c.value)))
+        of_events = select(events.c.source).where(self._database.among(events.c.id, "ids"))
         with reading(self._database) as connection:
             sources = set(connection.scalars(of_events, its))
         for source in sorted(sources):

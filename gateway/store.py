@@ -13,7 +13,6 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Double,
-    Row,
     bindparam,
     case,
     func,
@@ -137,7 +136,8 @@ class Store:
     def record(self, batch: Sequence[NewEvent]) -> list[Recorded]:
         """Record webhooks and their deliveries, all or none; a repeat of an event key records nothing."""
         self._database.require_space()
-        with writing(self._database) as connection:
+        lanes = {lane for new in batch for delivery in new.deliveries for lane in delivery.lanes}
+        with writing(self._database, lanes) as connection:
             fresh = self._insert_events(connection, batch)
             recorded = self._name(connection, batch, fresh)
             made = [
@@ -180,7 +180,8 @@ class Store:
             probing: Those of them that we are probing already.
             busy: Connections to which we are sending.
         """
-        with writing(self._database) as connection:
+        lanes = {lane for each in outcomes for lane in each.delivery.lanes}
+        with writing(self._database, lanes) as connection:
             standing = self._pauses.read(connection)
             held = self._settle(connection, outcomes, standing) if outcomes else []
             decided = [(each.delivery.target, _lane(each.delivery), each.decision) for each in held]
@@ -209,8 +210,8 @@ class Store:
         if not claimed:
             return
         with writing(self._database) as connection:
-            connection.execute(
-                self._statements.release,
+            self._statements.release.run(
+                connection,
                 {
                     "ids": self._database.numbers([each.id for each in claimed]),
                     "leases": self._database.numbers({each.lease for each in claimed}),
@@ -239,7 +240,7 @@ class Store:
         """Insert what is new and give its ids. In the order of the keys: two groups never wait crosswise."""
         rows = {(new.source, new.key): _event_row(new) for new in reversed(batch)}
         inserted = self._statements.insert_events(connection, [rows[key] for key in sorted(rows)])
-        return {(row.source, row.key): row.id for row in inserted}
+        return {(source, key): id_ for source, key, id_ in inserted.rows}
 
     def _name(
         self, connection: Connection, batch: Sequence[NewEvent], fresh: dict[tuple[str, bytes], int]
@@ -265,7 +266,6 @@ class Store:
         if not made:
             return
         lanes = {lane for _, new in made for lane in new.lanes}
-        self._database.lock_lanes(connection, lanes)
         occupied = self._lanes.occupied(connection, lanes)
         rows = []
         for event_id, new in made:
@@ -273,7 +273,7 @@ class Store:
             occupied.update(new.lanes)
             rows.append(delivery_row(event_id, new, "pending" if first else "parked"))
         # A delivery whose identity is known is left out, and another may stand behind it that is first now.
-        if self._statements.insert_deliveries(connection, rows).rowcount < len(rows):
+        if self._statements.insert_deliveries(connection, rows).number < len(rows):
             self._lanes.promote(connection, lanes)
 
     # Settling and claiming
@@ -282,18 +282,17 @@ class Store:
         self, connection: Connection, outcomes: Sequence[Outcome], standing: Standing
     ) -> list[Outcome]:
         """Write what is still ours to write, and give it."""
-        self._database.lock_lanes(connection, {lane for each in outcomes for lane in each.delivery.lanes})
         held = self._still_held(connection, outcomes)
         if not held:
             return []
         self._statements.insert_attempts(connection, list(map(_attempt_row, held)))
         if delivered := [each.delivery.id for each in held if isinstance(each.decision, Delivered)]:
-            connection.execute(self._statements.write_delivered, {"ids": self._database.numbers(delivered)})
+            self._statements.write_delivered.run(connection, {"ids": self._database.numbers(delivered)})
         if postponed := [each for each in held if isinstance(each.decision, Postponed)]:
-            connection.execute(self._statements.write_postponed, list(map(_postponed_row, postponed)))
+            self._statements.write_postponed.run_for_each(connection, list(map(_postponed_row, postponed)))
         if failures := [each for each in held if isinstance(each.decision, Retry | Failed)]:
             rows = [_failure_row(each, standing) for each in failures]
-            connection.execute(self._statements.write_failures, rows)
+            self._statements.write_failures.run_for_each(connection, rows)
         settled = [each for each in held if isinstance(each.decision, Delivered | Failed)]
         self._lanes.promote(connection, {lane for each in settled for lane in each.delivery.lanes})
         self._note_failed(connection, [each for each in held if isinstance(each.decision, Failed)])
@@ -302,14 +301,14 @@ class Store:
     def _still_held(self, connection: Connection, outcomes: Sequence[Outcome]) -> list[Outcome]:
         """Leave out what another worker has leased since: its outcome counts, not ours."""
         ids = {"ids": self._database.numbers([each.delivery.id for each in outcomes])}
-        leases = {row.id: row.lease for row in connection.execute(self._statements.select_leases, ids)}
+        leases = {row.id: row.lease for row in self._statements.select_leases.rows(connection, ids)}
         return [each for each in outcomes if leases.get(each.delivery.id) == each.delivery.lease]
 
     def _note_failed(self, connection: Connection, failed: Sequence[Outcome]) -> None:
         if not failed:
             return
         ids = {"ids": self._database.numbers([each.delivery.id for each in failed])}
-        for row in connection.execute(self._statements.select_sources, ids):
+        for row in self._statements.select_sources.rows(connection, ids):
             text = f"deliveries of source {row.source} fail, the first is {row.id}: {row.reason}"
             self._notices.begin(connection, "failed", row.source, text)
 
@@ -335,7 +334,7 @@ class Store:
                 most = min(most, 0 if target in busy else 1)
             if most:
                 given = {"most": most, "new_lease": lease, "seconds": seconds, "paused": health.paused_for}
-                rows = connection.execute(self._statements.claim, {**target.bound, **given})
+                rows = self._statements.claim.rows(connection, {**target.bound, **given})
                 claimed += sorted(map(_claimed, rows), key=lambda each: each.id)
         return claimed
 
@@ -352,25 +351,25 @@ class Store:
             if health.cause is not None:
                 found.append((health.resumes_at or standing.now) - standing.now)
             elif target not in doubted and not (health.on_trial and target in busy):
-                due_in = connection.scalar(self._statements.select_due_in, target.bound)
-                found += [] if due_in is None else [due_in]
+                (row,) = self._statements.select_due_in.rows(connection, target.bound)
+                found += [] if row.due_in is None else [row.due_in]
         return max(min(found), 0.0) if found else None
 
 
 class _Statements:
-    """The statements of the hot path, made once: making one costs more than running it."""
+    """The statements of the hot path."""
 
     def __init__(self, database: Database) -> None:
         postgres = database.engine.dialect.name == "postgresql"
-        now = database.now
-        ids = deliveries.c.id.in_(select(database.each("ids").c.value))
+        now, prepare = database.now, database.prepare
+        ids = database.among(deliveries.c.id, "ids")
+        one = deliveries.c.id == bindparam("delivery")
         self.insert_events = database.inserter(events, _EVENT, returning=("source", "key", "id"))
         self.insert_deliveries = database.inserter(deliveries, DELIVERY, now=("due_at",))
         self.insert_attempts = database.inserter(attempts, _ATTEMPT)
-        self.select_leases = select(deliveries.c.id, deliveries.c.lease).where(ids)
-        if postgres:
-            self.select_leases = self.select_leases.with_for_update()
-        self.write_delivered = (
+        leases = select(deliveries.c.id, deliveries.c.lease).where(ids)
+        self.select_leases = prepare(leases.with_for_update() if postgres else leases)
+        self.write_delivered = prepare(
             update(deliveries)
             .where(ids)
             .values(
@@ -381,9 +380,9 @@ class _Statements:
                 reason=null(),
             )
         )
-        self.write_failures = (
+        self.write_failures = prepare(
             update(deliveries)
-            .where(deliveries.c.id == bindparam("delivery"))
+            .where(one)
             .values(
                 status=bindparam("new_status"),
                 lease=null(),
@@ -395,17 +394,15 @@ class _Statements:
                 reason=bindparam("new_reason"),
             )
         )
-        self.release = (
+        self.release = prepare(
             update(deliveries)
-            .where(ids, deliveries.c.lease.in_(select(database.each("leases").c.value)))
+            .where(ids, database.among(deliveries.c.lease, "leases"))
             .values(lease=null(), due_at=now)
         )
-        self.write_postponed = (
-            update(deliveries)
-            .where(deliveries.c.id == bindparam("delivery"))
-            .values(lease=null(), due_at=now, reason=bindparam("new_reason"))
+        self.write_postponed = prepare(
+            update(deliveries).where(one).values(lease=null(), due_at=now, reason=bindparam("new_reason"))
         )
-        self.select_sources = (
+        self.select_sources = prepare(
             select(events.c.source, deliveries.c.id, deliveries.c.reason)
             .join_from(deliveries, events, events.c.id == deliveries.c.event_id)
             .where(ids)
@@ -416,7 +413,7 @@ class _Statements:
             deliveries.c.region == bindparam("there"),
         )
         first = select(deliveries.c.due_at).where(*to_target).order_by(deliveries.c.due_at).limit(1)
-        self.select_due_in = select(first.scalar_subquery() - now)
+        self.select_due_in = prepare(select((first.scalar_subquery() - now).label("due_in")))
         due = (
             select(deliveries.c.id)
             .where(*to_target, deliveries.c.due_at <= now)
@@ -428,7 +425,7 @@ class _Statements:
         paused: ColumnElement[float] = bindparam("paused", type_=Double())
         paused_since = paused - func.coalesce(deliveries.c.paused_before, paused)
         failing_for = now - deliveries.c.first_failed_at - paused_since
-        self.claim = (
+        self.claim = prepare(
             update(deliveries)
             .where(deliveries.c.id.in_(due.scalar_subquery()))
             .values(lease=bindparam("new_lease"), due_at=now + bindparam("seconds", type_=Double()))
@@ -505,7 +502,7 @@ def _lane(claimed: Claimed) -> int:
     return claimed.lanes[0] if claimed.lanes else claimed.id
 
 
-def _claimed(row: Row[Any]) -> Claimed:
+def _claimed(row: Any) -> Claimed:
     return Claimed(
         id=row.id,
         lease=row.lease,
