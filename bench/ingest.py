@@ -1,30 +1,46 @@
 """Accepted webhooks a second, beside a bare Flask `202` under the same gunicorn settings.
 
-    python -m bench.ingest [--seconds 8] [--connections 32] [--class gevent --class gthread] [--postgresql URL]
+    python -m bench.ingest [--rounds 8] [--seconds 1.5] [--connections 32] [--postgresql URL]
 
-Each webhook is signed, verified, translated into one call or two and committed durably before its 202. The load
-comes from one process of this machine, so both sides share its cores: read the ratios, not the figures.
+Each webhook is signed, verified, translated into one call or two and committed durably before its 202. All servers
+run at once and are posted to in turns, round after round: a machine that is slow for a while is slow for all of
+them. The load comes from one process of the same machine, so it shares its cores: read the ratios, not the figures.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
+import statistics
 import threading
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
 
 from bench import serving, webhooks
+
+TARGET = 0.6
+WARM_UP = 1.0  # seconds
 
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
-    """What one server did under the load; times in milliseconds."""
+    """What one server did under the load: medians of the rounds, and the slowest and the quickest of them.
+
+    Attributes:
+        ratio: To the bare Flask of the same run.
+        p50, p99: Of all its answers, in milliseconds.
+        cost: Processor time of a webhook in the web processes, in microseconds.
+    """
 
     name: str
     per_second: float
+    slowest: float
+    quickest: float
+    ratio: float
     p50: float
     p99: float
+    cost: float
     refused: int
 
 
@@ -44,78 +60,117 @@ def bare_app() -> object:
 def main() -> None:
     """Measure and print."""
     options = _options()
-    databases = {"SQLite": ""} | ({"PostgreSQL": options.postgresql} if options.postgresql else {})
-    servers: list[tuple[str, str, str, str | None]] = []
-    for kind in options.classes:
-        servers.append((f"bare Flask, {kind}", kind, "", None))
-        for (database, server), (calls, mapping) in itertools.product(databases.items(), _MAPPINGS.items()):
-            servers.append((f"{database}, {calls}, {kind}", kind, mapping, server))
-    figures = []
-    yardstick = 0.0
-    print(f"{'':34}{'/s':>8}{'ratio':>8}{'p50 ms':>8}{'p99 ms':>8}{'not 2xx':>8}")
-    for name, kind, mapping, server in servers:
-        found = _measure(name, kind, mapping, server, options)
-        yardstick = found.per_second if server is None else yardstick
-        figures.append(asdict(found) | {"ratio": round(found.per_second / yardstick, 2)})
-        ratio = found.per_second / yardstick
-        print(
-            f"{name:34}{found.per_second:8.0f}{ratio:8.2f}{found.p50:8.1f}{found.p99:8.1f}{found.refused:8}"
-        )
-    serving.keep(__file__, figures)
-
-
-_MAPPINGS = {"one call": webhooks.ONE_CALL, "two calls": webhooks.TWO_CALLS}
+    with ExitStack() as opened:
+        cases = [_case(opened, *each) for each in _servers(options.postgresql)]
+        for _ in range(options.rounds):
+            for case in cases:
+                case.measure(options.connections, options.seconds)
+        figures = list(_figures(cases))
+    _print(figures)
+    serving.keep(__file__, {"target": TARGET, "servers": list(map(asdict, figures))})
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=8)
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--seconds", type=float, default=1.5, help="of each round on each server")
     parser.add_argument("--connections", type=int, default=32)
-    parser.add_argument("--class", dest="classes", action="append")
     parser.add_argument("--postgresql", default="", help="such as postgresql://postgres@127.0.0.1:5432")
-    options = parser.parse_args()
-    options.classes = options.classes or ["gevent"]
-    return options
+    return parser.parse_args()
 
 
-def _measure(name: str, kind: str, mapping: str, server: str | None, options: argparse.Namespace) -> Figures:
-    """Measure one server; without a database where *server* is None."""
-    with serving.scratch_directory() as directory, serving.fresh_database(server or "", directory) as url:
-        environ = webhooks.environment(directory, mapping or webhooks.ONE_CALL, url)
-        if server is not None:
-            serving.migrate(environ)
-        settings = ["-k", kind, *(["--threads", "16"] if kind == "gthread" else [])]
-        application = "bench.ingest:bare_app()" if server is None else serving.APPLICATION
-        with serving.web(environ, application=application, options=settings) as web:
-            _Load(web.port, options.connections, 1.0)
-            return _Load(web.port, options.connections, options.seconds).figures(name)
+def _print(figures: Sequence[Figures]) -> None:
+    print(
+        f"{'':24}{'/s':>7}{'from':>7}{'to':>7}{'ratio':>7}{'p50 ms':>8}{'p99 ms':>8}{'cpu us':>8}{'not 2xx':>9}"
+    )
+    for each in figures:
+        print(
+            f"{each.name:24}{each.per_second:7.0f}{each.slowest:7.0f}{each.quickest:7.0f}{each.ratio:7.2f}"
+            f"{each.p50:8.1f}{each.p99:8.1f}{each.cost:8.0f}{each.refused:9}"
+        )
+
+
+@dataclass(kw_only=True)
+class _Case:
+    """One server, and what it has done so far."""
+
+    name: str
+    web: serving.Web
+    rates: list[float] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+    refused: int = 0
+
+    def measure(self, connections: int, seconds: float) -> None:
+        """Post to it for some seconds."""
+        before = serving.processor_seconds(self.web.pid)
+        load = _Load(self.web.port, connections, seconds)
+        self.seconds += serving.processor_seconds(self.web.pid) - before
+        self.rates.append(len(load.times) / load.seconds)
+        self.times += load.times
+        self.refused += load.refused
+
+
+def _servers(postgresql: str) -> Iterator[tuple[str, str, str | None]]:
+    """List names, mappings, and where the database is: None is bare Flask, which has none."""
+    yield "bare Flask", webhooks.ONE_CALL, None
+    databases = {"SQLite": ""} | ({"PostgreSQL": postgresql} if postgresql else {})
+    for database, server in databases.items():
+        yield f"{database}, one call", webhooks.ONE_CALL, server
+        yield f"{database}, two calls", webhooks.TWO_CALLS, server
+
+
+def _case(opened: ExitStack, name: str, mapping: str, server: str | None) -> _Case:
+    directory = opened.enter_context(serving.scratch_directory())
+    url = opened.enter_context(serving.fresh_database(server or "", directory, name[-9:].replace(" ", "_")))
+    environ = webhooks.environment(directory, mapping, url)
+    if server is not None:
+        serving.migrate(environ)
+    application = "bench.ingest:bare_app()" if server is None else serving.APPLICATION
+    web = opened.enter_context(serving.web(environ, application=application))
+    _Load(web.port, 8, WARM_UP)
+    return _Case(name=name, web=web)
+
+
+def _figures(cases: Sequence[_Case]) -> Iterator[Figures]:
+    yardstick = statistics.median(cases[0].rates)
+    for case in cases:
+        times = sorted(case.times)
+        rate = statistics.median(case.rates)
+        yield Figures(
+            name=case.name,
+            per_second=round(rate),
+            slowest=round(min(case.rates)),
+            quickest=round(max(case.rates)),
+            ratio=round(rate / yardstick, 2),
+            p50=round(times[len(times) // 2] * 1000, 1),
+            p99=round(times[len(times) * 99 // 100] * 1000, 1),
+            cost=round(case.seconds / len(times) * 1e6),
+            refused=case.refused,
+        )
 
 
 class _Load:
-    """Post signed webhooks over kept-alive connections, each as soon as the last is answered."""
+    """Post signed webhooks over kept-alive connections, each as soon as the last is answered.
+
+    Attributes:
+        times: Seconds until each answer.
+        seconds: How long it took in all.
+        refused: Answers other than 202.
+    """
 
     def __init__(self, port: int, connections: int, seconds: float) -> None:
         self._port = port
-        self._times: list[float] = []
-        self._refused = 0
-        self._ends = time.monotonic() + seconds
+        self.times: list[float] = []
+        self.refused = 0
         began = time.monotonic()
+        self._ends = began + seconds
         threads = [threading.Thread(target=self._post, args=(number,)) for number in range(connections)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        self._seconds = time.monotonic() - began
-
-    def figures(self, name: str) -> Figures:
-        times = sorted(self._times)
-        return Figures(
-            name=name,
-            per_second=round(len(times) / self._seconds, 1),
-            p50=round(times[len(times) // 2] * 1000, 1),
-            p99=round(times[len(times) * 99 // 100] * 1000, 1),
-            refused=self._refused,
-        )
+        self.seconds = time.monotonic() - began
 
     def _post(self, number: int) -> None:
         with webhooks.connect(self._port) as connection:
@@ -126,8 +181,8 @@ class _Load:
                 webhook = webhooks.written(key, customer=f"cus_{hash(key) % 1000}")
                 began = time.monotonic()
                 status = webhooks.send(connection, webhook)
-                self._times.append(time.monotonic() - began)
-                self._refused += status != 202
+                self.times.append(time.monotonic() - began)
+                self.refused += status != 202
 
 
 if __name__ == "__main__":

@@ -85,8 +85,12 @@ def worker(environ: Mapping[str, str]) -> Iterator[int]:
 
 def memory(pid: int) -> list[float]:
     """Read what a process and its children hold in memory, in MiB each."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [_resident(pid), *(size for child in children for size in memory(int(child)))]
+    return [_resident(each) for each in _family(pid)]
+
+
+def processor_seconds(pid: int) -> float:
+    """Read the seconds that a process and its children have spent on a processor."""
+    return sum(map(_processor_seconds, _family(pid)))
 
 
 def keep(script: str, figures: object) -> None:
@@ -115,6 +119,18 @@ def _wait_for(port: int) -> None:
             time.sleep(1.0)
             return
     raise TimeoutError(f"the server did not answer within {PATIENCE} s")
+
+
+def _family(pid: int) -> list[int]:
+    """Give a process and all below it."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [pid, *(each for child in children for each in _family(int(child)))]
+
+
+def _processor_seconds(pid: int) -> float:
+    # After the name, which stands in brackets and may hold anything: the 12th and 13th are user and system time.
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _resident(pid: int) -> float:

@@ -5,24 +5,26 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from flask import Flask, Response
 from werkzeug.exceptions import HTTPException
+from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
 from gateway import config as configuration
 from gateway.database import OTHER_SCHEMA, Database, connect, require_schema
 from gateway.errors import StoreError
 from gateway.metrics import CONTENT_TYPE, Metrics
-from gateway.receiver import receiver
-from gateway.store import NewEvent, Recorded, Store
+from gateway.receiver import WRONG_METHOD, Arrived, Receiver, Taken, translate_and_record
+from gateway.store import Store
 from gateway.writer import Writer
 
 log = logging.getLogger(__name__)
 
 _HTTP_ERRORS = {
     404: "there is nothing at this address; webhooks are posted to /hooks/<source>",
-    405: "this address does not take that method; webhooks are sent with POST",
+    405: WRONG_METHOD,
 }
 
 
@@ -41,11 +43,12 @@ def create_app(environ: Mapping[str, str] | None = None, *, database: Database |
     sources = configuration.load_sources(config.mappings, environ)
     database = database or connect(config.database_url)
     store = Store(database)
-    writer: Writer[NewEvent, Recorded] = Writer(store.record, then=store.wake)
+    writer: Writer[Arrived, Taken] = Writer(partial(translate_and_record, store.record), then=store.wake)
     app = Flask("gateway")
     app.extensions["writer"] = writer  # for whoever made the application to close
     app.json.sort_keys = False  # type: ignore[attr-defined]  # Flask's own provider has it
-    app.register_blueprint(receiver(config, sources, writer))
+    hooks = Receiver(config, sources, writer, unexpected=_unexpected_error)
+    app.wsgi_app = DispatcherMiddleware(app.wsgi_app, {"/hooks": hooks})  # type: ignore[method-assign]  # as Flask asks
     _add_health(app, database)
     _add_metrics(app, database)
     app.register_error_handler(HTTPException, _http_error)

@@ -52,7 +52,7 @@ def take(mapping: Mapping, webhook: Webhook, now: float, *, key: str | None = No
         key=bytes.fromhex(event.key),
         received_at=now,
         headers=json.dumps(headers).encode(),
-        query=json.dumps(dict(webhook.query)).encode(),
+        query=json.dumps(dict(webhook.query)).encode() if webhook.query else b"{}",
         body=webhook.body,
         event_type=printable(translation.event_type),
         status=translation.status,
@@ -98,7 +98,10 @@ def printable(event_type: str | None) -> str | None:
     """Shorten an event type and make it fit for a log or a terminal."""
     if event_type is None:
         return None
-    return "".join(each if each.isprintable() else "\ufffd" for each in event_type[:MAX_EVENT_TYPE])
+    shortened = event_type[:MAX_EVENT_TYPE]
+    if shortened.isprintable():
+        return shortened
+    return "".join(each if each.isprintable() else "\ufffd" for each in shortened)
 
 
 def _key(

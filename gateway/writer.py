@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import queue
@@ -11,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
 from gateway.errors import StoreError
+from gateway.native import is_cooperative
 
 log = logging.getLogger(__name__)
 
@@ -19,8 +21,11 @@ Result = TypeVar("Result")
 
 PATIENCE = 3.0
 LARGEST_GROUP = 256
-#: Seconds that *then* may be put off under load.
-LONGEST_SILENCE = 0.01
+#: Under gevent a group is complete when nobody joins it in so many turns of the event loop, or after so many seconds.
+TURNS = 3
+LONGEST_GATHERING = 0.01
+#: Seconds between two calls of *then*, at least.
+SILENCE = 0.01
 
 
 class _Waiting(Generic[Item, Result]):
@@ -31,17 +36,17 @@ class _Waiting(Generic[Item, Result]):
         self.abandoned = False
         self._done = threading.Lock()
         self._done.acquire()
-        self._result: Result | StoreError
+        self._result: Result | Exception
 
     def wait(self, patience: float) -> Result:
         if not self._done.acquire(timeout=patience):
             self.abandoned = True  # what has not begun by now would serve nobody
             raise StoreError(f"the database did not take the write within {patience:g} s")
-        if isinstance(self._result, StoreError):
+        if isinstance(self._result, Exception):
             raise self._result
         return self._result
 
-    def end(self, result: Result | StoreError) -> None:
+    def end(self, result: Result | Exception) -> None:
         self._result = result
         self._done.release()
 
@@ -50,14 +55,15 @@ class Writer(Generic[Item, Result]):
     """Hands items to *commit* in groups, from one thread that starts with the first item, after any fork.
 
     Args:
-        commit: Commits a group, all or none, and gives a result for each.
-        then: Called when items were committed, unless more of them follow at once.
+        commit: Commits a group, all or none, and gives a result for each; an error in the place of a result is
+            raised to whoever waits for it.
+        then: Called when items were committed: at once, but not more than a hundred times a second.
         patience: Seconds that an item waits for its commit.
     """
 
     def __init__(
         self,
-        commit: Callable[[Sequence[Item]], Sequence[Result]],
+        commit: Callable[[Sequence[Item]], Sequence[Result | Exception]],
         *,
         then: Callable[[], None] = lambda: None,
         patience: float = PATIENCE,
@@ -67,7 +73,8 @@ class Writer(Generic[Item, Result]):
         self._patience = patience
         self._starting = threading.Lock()
         self._process: int | None = None
-        self._followed_at = 0.0
+        self._owes = False  # something was committed, and "then" not called since
+        self._follows_at = 0.0
         self._thread: threading.Thread | None = None
         self._waiting: queue.SimpleQueue[_Waiting[Item, Result] | None]
 
@@ -104,33 +111,51 @@ class Writer(Generic[Item, Result]):
             group, goes_on = self._gather()
             if group:
                 self._commit_group(group)
+                self._owes = True
+            if self._owes and (time.monotonic() >= self._follows_at or not goes_on):
                 self._follow_up()
 
     def _follow_up(self) -> None:
-        now = time.monotonic()
-        if not self._waiting.empty() and now - self._followed_at < LONGEST_SILENCE:
-            return
-        self._followed_at = now
+        self._owes, self._follows_at = False, time.monotonic() + SILENCE
         try:
             self._then()
         except Exception as error:  # noqa: BLE001  # it is for speed only, and the items are committed
             said = error if isinstance(error, StoreError) else type(error).__name__
             log.warning("after a commit: %s", said)
 
+    def _next(self) -> _Waiting[Item, Result] | None:
+        """Wait for the next item, and follow up meanwhile what was committed; None ends it all."""
+        if self._owes:
+            with contextlib.suppress(queue.Empty):
+                return self._waiting.get(timeout=max(self._follows_at - time.monotonic(), 0.0))
+            self._follow_up()
+        return self._waiting.get()
+
     def _gather(self) -> tuple[list[_Waiting[Item, Result]], bool]:
-        """Wait for an item, and take all that came with it; leave out those that nobody waits for any more.
+        """Wait for an item, and take all that come with it; leave out those that nobody waits for any more.
 
         Tells also whether more may come.
         """
         group: list[_Waiting[Item, Result]] = []
-        taken = self._waiting.get()
+        taken = self._next()
+        ends = time.monotonic() + LONGEST_GATHERING
         while taken is not None:
             if not taken.abandoned:
                 group.append(taken)
-            if len(group) == LARGEST_GROUP or self._waiting.empty():
+            if len(group) == LARGEST_GROUP or not self._more_come(ends):
                 return group, True
             taken = self._waiting.get()
         return group, False
+
+    def _more_come(self, ends: float) -> bool:
+        """Give those who are about to join a group the time for it, where all take turns in one thread."""
+        turns = TURNS if is_cooperative() else 0
+        while self._waiting.empty():
+            if not turns or time.monotonic() > ends:
+                return False
+            turns -= 1
+            time.sleep(0)  # it is the turn of all others who need not wait
+        return True
 
     def _commit_group(self, group: list[_Waiting[Item, Result]]) -> None:
         try:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import logging
+import queue
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from gateway.errors import StoreError
-from gateway.writer import Writer
+from gateway.writer import SILENCE, Writer
 
 
 class Table:
@@ -110,6 +114,40 @@ def test_what_follows_a_commit_is_done_once_for_a_burst_and_always_for_the_last(
         assert len([each.result(5) for each in others]) == 7
     writer.close()
     assert followed[-1] == len(table.groups) == 2
+
+
+def test_what_follows_a_commit_is_done_at_once_and_soon_again_though_nothing_more_comes() -> None:
+    followed: queue.SimpleQueue[float] = queue.SimpleQueue()
+    writer = Writer(Table().commit, then=lambda: followed.put(time.monotonic()))
+    writer.write("a")
+    writer.write("b")
+    first, second = followed.get(timeout=5), followed.get(timeout=5)
+    assert second - first >= SILENCE
+    assert followed.empty()
+    writer.close()
+
+
+def test_under_gevent_a_group_waits_for_those_who_are_about_to_join_it() -> None:
+    script = """
+from gevent import monkey; monkey.patch_all()
+import gevent
+from gateway.writer import Writer
+
+groups = []
+writer = Writer(lambda group: groups.append(len(group)) or group)
+
+def join(turns):
+    for _ in range(turns):
+        gevent.sleep(0)
+    writer.write(turns)
+
+gevent.joinall([gevent.spawn(join, turns) for turns in (0, 0, 2, 4, 6)])
+print(groups)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=True
+    )
+    assert done.stdout == "[5]\n"
 
 
 def test_what_follows_a_commit_may_fail_without_harm(caplog: pytest.LogCaptureFixture) -> None:
