@@ -104,7 +104,7 @@ class _Case:
     def measure(self, connections: int, seconds: float) -> None:
         """Post to it for some seconds."""
         before = serving.processor_seconds(self.web.pid)
-        load = _Load(self.web.port, connections, seconds)
+        load = Load(self.web.port, connections, seconds)
         self.seconds += serving.processor_seconds(self.web.pid) - before
         self.rates.append(len(load.times) / load.seconds)
         self.times += load.times
@@ -128,7 +128,7 @@ def _case(opened: ExitStack, name: str, mapping: str, server: str | None) -> _Ca
         serving.migrate(environ)
     application = "bench.ingest:bare_app()" if server is None else serving.APPLICATION
     web = opened.enter_context(serving.web(environ, application=application))
-    _Load(web.port, 8, WARM_UP)
+    Load(web.port, 8, WARM_UP)
     return _Case(name=name, web=web)
 
 
@@ -150,7 +150,7 @@ def _figures(cases: Sequence[_Case]) -> Iterator[Figures]:
         )
 
 
-class _Load:
+class Load:
     """Post signed webhooks over kept-alive connections, each as soon as the last is answered.
 
     Attributes:
