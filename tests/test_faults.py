@@ -1,7 +1,7 @@
 """The promise, kept while processes, databases, networks, disks and clocks fail: `pytest -m faults`.
 
 FAULTS_SCALE makes the runs shorter or longer: 1 (the default) is 5,100 orders of 300 customers, 20 kills of
-the web and 20 of the worker, and a clock that moves by a minute; `.ci/run` takes 0.1.
+the web and 20 of the worker, and a clock that moves by a minute; `.ci/run` takes 0.3.
 """
 
 from __future__ import annotations
