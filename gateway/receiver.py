@@ -33,6 +33,11 @@ log = logging.getLogger(__name__)
 #: What to say, the HTTP status, and further headers.
 Answer: TypeAlias = tuple[dict[str, Any], int, dict[str, str]]
 
+#: Seconds after which a sender may try again what we could not take.
+RETRY_AFTER_DATABASE = "5"
+RETRY_AFTER_CLOSED = "60"
+WRONG_METHOD = "this address does not take that method; webhooks are sent with POST"
+
 
 @dataclass(kw_only=True, slots=True)
 class Arrived:
@@ -73,12 +78,6 @@ def _new(arrived: Arrived) -> NewEvent | Exception:
         return take(arrived.mapping, arrived.webhook, arrived.at)
     except Exception as error:  # noqa: BLE001  # raised again where its webhook is answered
         return error
-
-
-#: Seconds after which a sender may try again what we could not take.
-RETRY_AFTER_DATABASE = "5"
-RETRY_AFTER_CLOSED = "60"
-WRONG_METHOD = "this address does not take that method; webhooks are sent with POST"
 
 
 class Receiver:
