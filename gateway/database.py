@@ -9,7 +9,7 @@ import select
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from functools import cache, partial
 from importlib import resources
 from pathlib import Path
@@ -344,8 +344,8 @@ class PostgreSQL:
 
     def notify(self) -> None:
         """Outside of any transaction: a NOTIFY inside one makes all commits wait for each other."""
-        with closing(self.engine.raw_connection()) as connection:
-            connection.cursor().execute(f"NOTIFY {CHANNEL}")
+        with self.engine.connect() as connection, driver_cursor(connection) as cursor:
+            cursor.execute(f"NOTIFY {CHANNEL}")
 
     def listen(self, wake: Callable[[], None], stopping: threading.Event) -> None:
         with self.engine.connect() as connection:

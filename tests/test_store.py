@@ -321,6 +321,12 @@ def test_a_database_without_the_tables_says_what_to_run(database_url: str) -> No
     empty.engine.dispose()
 
 
+def test_waking_workers_by_a_server_that_is_away_is_told_as_any_other_error_of_the_database() -> None:
+    database = connect("postgresql+psycopg://nobody@127.0.0.1:1/none")
+    with pytest.raises(StoreError, match="the database cannot be used: "):
+        Store(database).wake()
+
+
 def test_many_writers_and_workers_keep_every_lane_whole(database: Database) -> None:
     """Two recorders and three workers race on few lanes: one head a lane at most, and none is left behind."""
     race = Race(database.engine.url.render_as_string(hide_password=False))
