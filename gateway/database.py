@@ -184,9 +184,7 @@ class SQLite:
         self, table: Table, columns: Sequence[str], *, now: Sequence[str] = (), returning: Sequence[str] = ()
     ) -> Inserter:
         head, tail = _insert_into(table, (*columns, *now), returning)
-        row = f"({', '.join('?' * (len(columns) + len(now)))})"
-
-        statement = f"{head} VALUES {row} {tail}"
+        statement = f"{head} VALUES ({', '.join('?' * (len(columns) + len(now)))}) {tail}"
 
         def insert(connection: Connection, rows: Sequence[tuple[Any, ...]]) -> Inserted:
             times = (self._clock(),) * len(now)
@@ -503,8 +501,7 @@ def _prepare(connection: Any, _record: object) -> None:
         "auto_vacuum = INCREMENTAL",  # only an empty file takes it, so it comes before the first table
         "journal_mode = WAL",
         "synchronous = FULL",  # a 202 is a promise that outlives a power cut
-        # In pages: seldom enough that a page of an index is written several times into the log, and then once.
-        "wal_autocheckpoint = 4000",
+        "wal_autocheckpoint = 4000",  # pages: the longer the log, the seldomer one of an index goes back to the file
         "journal_size_limit = 67108864",
     ):
         cursor.execute(f"PRAGMA {pragma}")

@@ -18,8 +18,8 @@ from gateway.errors import MappingError, Problem, Where
 from gateway.events import JSON
 
 MAX_DEPTH = 64
-_TOO_DEEP = f"values are nested more than {MAX_DEPTH} deep"
 MAX_EXPANDED = 10_000  # nodes that all aliases of a file may stand for together
+_TOO_DEEP = f"values are nested more than {MAX_DEPTH} deep"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -53,10 +53,10 @@ class Retention:
         self._read_on = select(events.c.id, (events.c.received_at < self._old).label("old")).order_by(
             events.c.id
         )
-        chosen = database.among(events.c.id, "ids")
-        self._lock = select(events.c.id).where(chosen).order_by(events.c.id)
+        self._chosen = database.among(events.c.id, "ids")
+        self._lock = select(events.c.id).where(self._chosen).order_by(events.c.id)
         self._done_with = select(events.c.id).where(
-            chosen,
+            self._chosen,
             events.c.received_at < self._old,
             events.c.status != "failed",
             ~exists().where(deliveries.c.event_id == events.c.id, or_(IS_UNSETTLED, IS_FAILED)),
@@ -122,16 +122,14 @@ class Retention:
                 locked = self._lock.with_for_update(skip_locked=True)
                 ids = list(connection.scalars(locked, self._given(ids)))
             going = self._given(self._ids(connection, ids))
-            of_them = self._database.among(deliveries.c.event_id, "ids")
-            its = select(deliveries.c.id).where(of_them)
+            of_chosen = self._database.among(deliveries.c.event_id, "ids")
+            its = select(deliveries.c.id).where(of_chosen)
             return Removed(
                 attempts=connection.execute(
                     delete(attempts).where(attempts.c.delivery_id.in_(its)), going
                 ).rowcount,
-                deliveries=connection.execute(delete(deliveries).where(of_them), going).rowcount,
-                events=connection.execute(
-                    delete(events).where(self._database.among(events.c.id, "ids")), going
-                ).rowcount,
+                deliveries=connection.execute(delete(deliveries).where(of_chosen), going).rowcount,
+                events=connection.execute(delete(events).where(self._chosen), going).rowcount,
                 done=False,
             )
 
