@@ -90,7 +90,7 @@ class GatewayProcess:
         return [f"http://127.0.0.1:{port}" for port in self.ports]
 
     def start(self) -> None:
-        """Make the database, start webs and workers, and wait until all webs answer."""
+        """Make the database, start webs and workers, and wait until all are ready."""
         self.migrate()
         for process in self._all:
             process.start()
@@ -109,12 +109,15 @@ class GatewayProcess:
             )
 
     def wait_until_ready(self, timeout: float = 30.0) -> None:
-        """Wait until all webs answer /healthz; raise TimeoutError after *timeout* seconds."""
+        """Wait until all webs answer /healthz and all workers have started; TimeoutError after *timeout* seconds.
+
+        A worker that is told to end before that ends by the signal, and not by its own hand.
+        """
         deadline = time.monotonic() + timeout
-        while not all(_is_ready(url) for url in self.urls):
+        while not (all(map(_is_ready, self.urls)) and all(each.has_started for each in self.workers)):
             self.assert_running()
             if time.monotonic() > deadline:
-                raise TimeoutError(f"/healthz did not answer 200 within {timeout} s")
+                raise TimeoutError(f"webs and workers were not ready within {timeout} s")
             time.sleep(0.05)
 
     def assert_running(self) -> None:
@@ -163,6 +166,10 @@ class _Process:
                 stderr=log,
                 start_new_session=True,
             )
+
+    @property
+    def has_started(self) -> bool:
+        return b"worker started" in self._log.read_bytes()
 
     def assert_running(self) -> None:
         assert self._running is not None, f"{self.name} was not started"

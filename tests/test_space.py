@@ -249,16 +249,21 @@ def test_postgresql_that_takes_nothing_refuses_webhooks_until_it_does(
     def order(statement: str) -> None:
         with psycopg.connect(database_url, autocommit=True) as admin:
             admin.execute(statement.format(role=role).encode())
+
+    def posted(key: str) -> TestResponse:
+        """Post over a new connection; it is closed when nobody is left who might still use it."""
+        web = web_on(limited, mappings)
+        answer = post(web, key)
+        web.application.extensions["writer"].close()
         limited.engine.dispose()
+        return answer
 
     limit, lift = LIMITS[said]
-    web = web_on(limited, mappings)
-    assert post(web, "a").status_code == 202
+    assert posted("a").status_code == 202
     order(limit)
-    assert_refused(post(web, "b"))
+    assert_refused(posted("b"))
     assert said in caplog.text
     assert "refused a write" not in caplog.text  # it is the database's fault, not the webhook's
     order(lift)
     assert count(limited) == (1, 1)
-    assert post(web, "b").status_code == 202
-    web.application.extensions["writer"].close()
+    assert posted("b").status_code == 202
