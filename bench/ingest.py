@@ -10,6 +10,7 @@ them. The load comes from one process of the same machine, so it shares its core
 from __future__ import annotations
 
 import argparse
+import re
 import statistics
 import threading
 import time
@@ -122,7 +123,7 @@ def _servers(postgresql: str) -> Iterator[tuple[str, str, str | None]]:
 
 def _case(opened: ExitStack, name: str, mapping: str, server: str | None) -> _Case:
     directory = opened.enter_context(serving.scratch_directory())
-    url = opened.enter_context(serving.fresh_database(server or "", directory, name[-9:].replace(" ", "_")))
+    url = opened.enter_context(serving.fresh_database(server or "", directory, re.sub(r"\W+", "_", name)))
     environ = webhooks.environment(directory, mapping, url)
     if server is not None:
         serving.migrate(environ)
