@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 from gateway.events import JSON
 
 AddressKind: TypeAlias = Literal["cio_id", "id", "email", "anonymous_id"]
+#: The keys that may name a person, in the order in which they are taken.
+IDENTIFIERS = ("cio_id", "id", "email", "anonymous_id")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,26 +31,37 @@ class Address:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Identify:
-    """Create or update a person."""
-
-    name_of_call: ClassVar = "identify"
+class _ToPerson:
     id: str | None = None
     email: str | None = None
     cio_id: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ToAnybody(_ToPerson):
+    anonymous_id: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ToObject:
+    object_type_id: str
+    object_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identify(_ToPerson):
+    """Create or update a person."""
+
+    name_of_call: ClassVar = "identify"
     attributes: Mapping[str, JSON] = field(default_factory=dict)
     timestamp: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Track:
+class Track(_ToAnybody):
     """Record an event of a person, or of somebody not yet known."""
 
     name_of_call: ClassVar = "track"
-    id: str | None = None
-    email: str | None = None
-    cio_id: str | None = None
-    anonymous_id: str | None = None
     name: str
     attributes: Mapping[str, JSON] = field(default_factory=dict)
     timestamp: int | None = None
@@ -55,14 +69,10 @@ class Track:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Page:
+class Page(_ToAnybody):
     """Record a page view; *url* is a full address, or ``*`` for any page."""
 
     name_of_call: ClassVar = "page"
-    id: str | None = None
-    email: str | None = None
-    cio_id: str | None = None
-    anonymous_id: str | None = None
     url: str
     attributes: Mapping[str, JSON] = field(default_factory=dict)
     timestamp: int | None = None
@@ -70,50 +80,221 @@ class Page:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Destroy:
-    """Delete a person."""
+class Screen(_ToAnybody):
+    """Record a screen view in a mobile app."""
+
+    name_of_call: ClassVar = "screen"
+    name: str
+    attributes: Mapping[str, JSON] = field(default_factory=dict)
+    timestamp: int | None = None
+    event_id: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Destroy(_ToPerson):
+    """Delete a person; a later call creates them anew."""
 
     name_of_call: ClassVar = "destroy"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suppress(_ToPerson):
+    """Delete a person for good and take nothing about them any more."""
+
+    name_of_call: ClassVar = "suppress"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unsuppress(_ToPerson):
+    """Take calls about a person again; what was deleted stays so."""
+
+    name_of_call: ClassVar = "unsuppress"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Merge:
+    """Merge one person into another, for good; each is named by one identifier: ``{"id": "42"}``."""
+
+    name_of_call: ClassVar = "merge"
+    into: Mapping[str, str]
+    from_: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AddDevice(_ToPerson):
+    """Add or update a device of a person; *platform* is ``ios`` or ``android``, *last_used* unix seconds."""
+
+    name_of_call: ClassVar = "add_device"
+    token: str
+    platform: str
+    last_used: int | None = None
+    attributes: Mapping[str, JSON] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeleteDevice(_ToPerson):
+    """Remove a device of a person."""
+
+    name_of_call: ClassVar = "delete_device"
+    token: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class IdentifyObject(_ToObject):
+    """Create or update an object, and relate people to it.
+
+    Attributes:
+        people: Each an identifier and, if wanted, the ``attributes`` of the relationship.
+    """
+
+    name_of_call: ClassVar = "identify_object"
+    attributes: Mapping[str, JSON] = field(default_factory=dict)
+    people: Sequence[Mapping[str, JSON]] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeleteObject(_ToObject):
+    """Delete an object."""
+
+    name_of_call: ClassVar = "delete_object"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AddRelationships(_ToPerson):
+    """Relate a person to objects: each ``object_type_id``, ``object_id`` and, if wanted, ``attributes``."""
+
+    name_of_call: ClassVar = "add_relationships"
+    objects: Sequence[Mapping[str, JSON]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeleteRelationships(_ToPerson):
+    """Take a person's relationships to objects away."""
+
+    name_of_call: ClassVar = "delete_relationships"
+    objects: Sequence[Mapping[str, JSON]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubmitForm:
+    """Submit a form for a person; all *attributes* are texts."""
+
+    name_of_call: ClassVar = "submit_form"
+    form_id: str
     id: str | None = None
     email: str | None = None
-    cio_id: str | None = None
+    attributes: Mapping[str, JSON] = field(default_factory=dict)
 
 
-Call: TypeAlias = Identify | Track | Page | Destroy
+@dataclass(frozen=True, kw_only=True)
+class RawRequest:
+    """Any request to the API of a region's host, with the connection's credentials.
 
-CALLS: dict[str, type[Call]] = {kind.name_of_call: kind for kind in (Identify, Track, Page, Destroy)}
+    Attributes:
+        method: GET unless given, or POST where there is something to send.
+        path: Below ``/api``, as ``/v1/accounts/region``.
+        query: Texts, numbers and booleans, or lists of them for a parameter that is repeated.
+        data: The body: a text as it is, anything else as JSON.
+        form: Fields of a multipart body, as *query*; *files* are its files' contents by field, and *file_names*
+            their names, which are the fields' unless given.
+        response_type: What the answer has to be: ``json``, ``text`` or ``binary``.
+        timeout: Seconds that one attempt may take, connecting included; None leaves it to the client.
+        debug: Keep request and answer, without credentials, for whoever looks into it.
+        retry: ``max``, ``delay_ms``, ``exponential``, ``all_errors``; each in the place of the connection's own.
+    """
+
+    name_of_call: ClassVar = "request"
+    method: str | None = None
+    path: str
+    query: Mapping[str, JSON] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    data: JSON = None
+    form: Mapping[str, JSON] = field(default_factory=dict)
+    files: Mapping[str, str | bytes] = field(default_factory=dict)
+    file_names: Mapping[str, str] = field(default_factory=dict)
+    response_type: str = "json"
+    timeout: float | None = None
+    debug: bool = False
+    retry: Mapping[str, JSON] = field(default_factory=dict)
+
+
+#: What happened once, and is known by an id by which Customer.io drops a repeat.
+Occurrence: TypeAlias = Track | Page | Screen
+ToPerson: TypeAlias = (
+    Identify
+    | Occurrence
+    | Destroy
+    | Suppress
+    | Unsuppress
+    | AddDevice
+    | DeleteDevice
+    | AddRelationships
+    | DeleteRelationships
+    | SubmitForm
+)
+ToObject: TypeAlias = IdentifyObject | DeleteObject
+Call: TypeAlias = ToPerson | Merge | ToObject | RawRequest
+
+CALLS: dict[str, type[Call]] = {
+    kind.name_of_call: kind
+    for kind in (
+        *(Identify, Track, Page, Screen, Destroy, Suppress, Unsuppress, Merge, AddDevice, DeleteDevice),
+        *(IdentifyObject, DeleteObject, AddRelationships, DeleteRelationships, SubmitForm, RawRequest),
+    )
+}
+
+# One field's own name is a word of Python's.
+_WRITTEN = {"from_": "from"}
+_READ = {written: name for name, written in _WRITTEN.items()}
+
+
+def field_of(name: str) -> str:
+    """Give the field of a call that has this name where calls are written."""
+    return _READ.get(name, name)
+
+
+# Of these, nothing in them is the same as their not being there. Of `data` it is not.
+_MAY_BE_EMPTY = frozenset(
+    {"attributes", "people", "query", "headers", "form", "files", "file_names", "debug", "retry"}
+)
 
 
 def as_json(call: Call) -> dict[str, JSON]:
     """Write a call the way a mapping's tests show it: absent fields left out."""
-    written: dict[str, JSON] = {"call": call.name_of_call}
+    written: dict[str, Any] = {"call": call.name_of_call}
     for name, value in vars(call).items():
-        if name == "attributes":
-            if value:
-                written[name] = dict(value)
-        elif value is not None:
-            written[name] = value
+        if value is None or (not value and name in _MAY_BE_EMPTY):
+            continue
+        if isinstance(value, Mapping):
+            value = dict(value)
+        elif isinstance(value, tuple):
+            value = list(value)
+        written[_WRITTEN.get(name, name)] = value
     return written
 
 
 def from_json(written: Mapping[str, JSON]) -> Call:
     """Read a call back from what `as_json` wrote."""
-    values = dict(written)
-    kind = CALLS[str(values.pop("call"))]
-    return kind(**values)  # type: ignore[arg-type]  # as_json wrote exactly these fields
+    values: dict[str, Any] = {field_of(name): value for name, value in written.items()}
+    return CALLS[values.pop("call")](**values)
 
 
 def address(call: Call) -> Address | None:
     """Resolve whom a call goes to: the first of cio_id, id, email that is set, else anonymous_id.
 
     The kind of an id or email follows the rules by which Customer.io reads the path of a v1 request,
-    so that every way of sending a call reaches the same person. None: the call names nobody.
+    so that every way of sending a call reaches the same person. None: the call goes to no one person.
     """
-    if call.cio_id:
-        return Address(kind="cio_id", value=call.cio_id.removeprefix("cio_"))
-    if named := call.id or call.email:
+    return person_named(vars(call))
+
+
+def person_named(identifiers: Mapping[str, Any]) -> Address | None:
+    """Resolve the person that identifiers name, as `address` does; None: they name nobody."""
+    if cio_id := identifiers.get("cio_id"):
+        return Address(kind="cio_id", value=cio_id.removeprefix("cio_"))
+    if named := identifiers.get("id") or identifiers.get("email"):
         return _as_path(named)
-    anonymous_id = getattr(call, "anonymous_id", None)
+    anonymous_id = identifiers.get("anonymous_id")
     return Address(kind="anonymous_id", value=anonymous_id) if anonymous_id else None
 
 
@@ -128,7 +309,23 @@ def _as_path(named: str) -> Address:
     return Address(kind="id", value=named)
 
 
-def lane(connection: str, whom: Address) -> int:
-    """Number the lane of calls to one person of one connection: 64 bits, signed, as databases hold them."""
-    digest = hashlib.sha256(f"{connection}\0{whom.lane_key}".encode(errors="surrogatepass")).digest()
+def lanes(connection: str, call: Call, whom: Address | None) -> tuple[int, ...]:
+    """Number the lanes in which a call keeps its order: that of its *whom* or object, or both of a merge's.
+
+    Each is 64 bits, signed, as databases hold them. A raw request has none.
+    """
+    if whom is not None:
+        return (lane(connection, whom.lane_key),)
+    match call:
+        case Merge(into=into, from_=from_):
+            both = (person_named(into), person_named(from_))
+            return tuple(sorted({lane(connection, each.lane_key) for each in both if each is not None}))
+        case IdentifyObject() | DeleteObject():
+            return (lane(connection, "object:" + json.dumps([call.object_type_id, call.object_id])),)
+    return ()
+
+
+def lane(connection: str, key: str) -> int:
+    """Number the lane of one person or object of a connection."""
+    digest = hashlib.sha256(f"{connection}\0{key}".encode(errors="surrogatepass")).digest()
     return int.from_bytes(digest[:8], "big", signed=True)

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from typing import TypeAlias
 
 from gateway import document, signatures
 from gateway.calls import CALLS
@@ -14,6 +15,16 @@ from gateway.errors import MappingError, Problem, Severity, Where, did_you_mean
 from gateway.events import JSON
 from gateway.expressions import BadExpression, Names, compile_expression
 from gateway.functions import number_text
+from gateway.limits import (
+    MAX_TIMEOUT,
+    METHODS,
+    PLATFORMS,
+    RESPONSE_TYPES,
+    RETRY_SETTINGS,
+    header_problem,
+    path_problem,
+    retry_problem,
+)
 from gateway.mapping import (
     ANYBODY,
     SPECS,
@@ -22,6 +33,7 @@ from gateway.mapping import (
     Computed,
     Constant,
     Glob,
+    Key,
     Kind,
     ListValue,
     Mapping,
@@ -381,6 +393,8 @@ def _call_of(spec: CallSpec, node: ObjectNode, defaults: frozenset[str], notes: 
         _refuse_empty(value, f"'{key.value}'", notes)
     _check_whom(spec, node, defaults, notes)
     _check_required(spec, node, notes)
+    if spec.name == "request":
+        _check_body(node, notes)
     names = Names(inside_each=node.get("each") is not None)
     return CallRule(
         where=node.where,
@@ -413,11 +427,23 @@ def _check_required(spec: CallSpec, node: ObjectNode, notes: _Notes) -> None:
             notes.error(node.where, "missing-key", text)
 
 
+def _check_body(node: ObjectNode, notes: _Notes) -> None:
+    """A raw request has one body: data, or a form with files."""
+    if node.get("data") is not None and (node.get("form") is not None or node.get("files") is not None):
+        text = "'data' cannot stand beside 'form' or 'files': a request has one body"
+        notes.error(_at(node, "data"), "two-bodies", text)
+    files, names = node.get("files"), node.get("file_names")
+    known = {key.value for key, _ in files.entries} if isinstance(files, ObjectNode) else set()
+    for key, _ in names.entries if isinstance(names, ObjectNode) else ():
+        if key.value not in known:
+            notes.error(key.where, "file-names", f"there is no file '{key.value}' under 'files'")
+
+
 def _fields(spec: CallSpec, node: ObjectNode, names: Names, notes: _Notes) -> dict[str, Value]:
     fields = {}
     for name, key in spec.keys.items():
         written = node.get(name)
-        value = None if written is None else _COMPILE[key.kind](written, name, names, notes)
+        value = None if written is None else _compiled(key, written, name, names, notes)
         if value is not None:
             fields[name] = value
     return fields
@@ -633,14 +659,157 @@ def _object(node: ObjectNode, names: Names, notes: _Notes) -> Value | None:
     )
 
 
-_COMPILE: dict[Kind, Callable[[Node, str, Names, _Notes], Value | None]] = {
-    Kind.IDENTIFIER: _expression,
-    Kind.TEXT: _text,
-    Kind.EVENT_ID: _expression,
-    Kind.TIMESTAMP: _expression,
-    Kind.ATTRIBUTES: _attributes,
-    Kind.OBJECT: _attributes_from,
-    Kind.NOTE: _note,
+def _person(node: Node, name: str, names: Names, notes: _Notes, key: Key) -> Value | None:
+    """Compile whom a merge is about: an object with one identifier."""
+    if not isinstance(node, ObjectNode):
+        if not _is_empty(node):
+            text = f"'{name}' must be an object with one identifier, e.g.  {name}: {key.example}"
+            notes.error(node.where, "person", text)
+        return None
+    member = _member(node, f"in '{name}'", names, notes, key)
+    if len(node.entries) != 1:
+        text = f"'{name}' must have exactly one of {_listed(key.keys)}"
+        notes.error(node.where, "person", text)
+    return member
+
+
+def _members(node: Node, name: str, names: Names, notes: _Notes, key: Key) -> Value | None:
+    """Compile a list of objects that have keys of their own, or the expression that gives one."""
+    if isinstance(node, Scalar) and _is_expression(node):
+        return _computed(node, names, notes)
+    if isinstance(node, ListNode):
+        items = [_member(item, f"in '{name}'", names, notes, key) for item in node.items]
+        return ListValue(where=node.where, items=tuple(item for item in items if item is not None))
+    if not _is_empty(node):
+        text = f"'{name}' must be a list, each item with {_listed(key.keys)}; or an expression that gives one"
+        notes.error(node.where, "members", text)
+    return None
+
+
+def _member(node: Node, place: str, names: Names, notes: _Notes, key: Key) -> ObjectValue | None:
+    if not isinstance(node, ObjectNode):
+        if not _is_empty(node):
+            notes.error(node.where, "members", f"each item {place} is an object with {_listed(key.keys)}")
+        return None
+    _refuse_unknown_keys(node, key.keys, place, notes, f"; it takes {_listed(key.keys)}")
+    for name, own in key.keys.items():
+        if own.required and node.get(name) is None:
+            text = f"'{name}' is missing {place}, e.g.  {name}: {own.example}"
+            notes.error(node.where, "missing-key", text)
+    compiled = (
+        (name, _compiled(own, written, name, names, notes))
+        for name, own in key.keys.items()
+        if (written := node.get(name)) is not None
+    )
+    return ObjectValue(
+        where=node.where, entries=tuple((name, value) for name, value in compiled if value is not None)
+    )
+
+
+def _values(node: Node, name: str, names: Names, notes: _Notes, _key: Key) -> Value | None:
+    """Compile an object whose names stand in the file, and whose values may be expressions."""
+    if not isinstance(node, ObjectNode):
+        _refuse_unless_absent(node, f"'{name}' must be an object of names and values", notes)
+        return None
+    compiled = []
+    for key, written in node.entries:
+        # A file's name looks like a path, and is none.
+        is_literal = isinstance(written, Scalar) and not _is_expression(written) and not written.empty
+        plain = document.plain(written) if is_literal else None
+        value = Constant(where=written.where, value=plain) if is_literal else _value(written, names, notes)
+        if value is not None:
+            compiled.append((str(key.value), value))
+        if name == "headers":
+            literal = value.value if isinstance(value, Constant) else ""
+            if problem := header_problem(str(key.value), literal):
+                notes.error(key.where, "header", f"the header '{key.value}' {problem}")
+    return ObjectValue(where=node.where, entries=tuple(compiled))
+
+
+def _data(node: Node, _name: str, names: Names, notes: _Notes, _key: Key) -> Value | None:
+    return _value(node, names, notes)
+
+
+def _seconds(node: Node, name: str, _names: Names, notes: _Notes, _key: Key) -> Value | None:
+    value = node.value if isinstance(node, Scalar) else None
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= MAX_TIMEOUT:
+        return Constant(where=node.where, value=value)
+    text = f"'{name}' must be a number of seconds, over 0 and at most {MAX_TIMEOUT:g}"
+    _refuse_unless_absent(node, text, notes)
+    return None
+
+
+def _flag(node: Node, name: str, _names: Names, notes: _Notes, _key: Key) -> Value | None:
+    if isinstance(node, Scalar) and isinstance(node.value, bool):
+        return Constant(where=node.where, value=node.value)
+    _refuse_unless_absent(node, f"'{name}' must be true or false", notes)
+    return None
+
+
+def _retry(node: Node, name: str, _names: Names, notes: _Notes, _key: Key) -> Value | None:
+    if not isinstance(node, ObjectNode):
+        _refuse_unless_absent(node, f"'{name}' must be an object of {_listed(RETRY_SETTINGS)}", notes)
+        return None
+    _refuse_unknown_keys(node, RETRY_SETTINGS, "in 'retry'", notes, f"; it takes {_listed(RETRY_SETTINGS)}")
+    for key, written in node.entries:
+        setting = str(key.value)
+        if setting in RETRY_SETTINGS and not _is_empty(written):
+            value = document.plain(written)
+            if problem := retry_problem(setting, value):
+                notes.error(written.where, "retry", f"'{setting}' {problem}")
+    return Constant(where=node.where, value=document.plain(node))
+
+
+_Compile: TypeAlias = Callable[[Node, str, Names, _Notes, Key], Value | None]
+
+
+def _plainly(compile_: Callable[[Node, str, Names, _Notes], Value | None]) -> _Compile:
+    """Make the compilation of what is no further described by its key one of those that are."""
+    return lambda node, name, names, notes, _key: compile_(node, name, names, notes)
+
+
+_COMPILE: dict[Kind, _Compile] = {
+    Kind.IDENTIFIER: _plainly(_expression),
+    Kind.PERSON: _person,
+    Kind.REFERENCE: _plainly(_expression),
+    Kind.TEXT: _plainly(_text),
+    Kind.EVENT_ID: _plainly(_expression),
+    Kind.TIMESTAMP: _plainly(_expression),
+    Kind.ATTRIBUTES: _plainly(_attributes),
+    Kind.TEXTS: _plainly(_attributes),
+    Kind.OBJECT: _plainly(_attributes_from),
+    Kind.MEMBERS: _members,
+    Kind.VALUES: _values,
+    Kind.DATA: _data,
+    Kind.NOTE: _plainly(_note),
+    Kind.SECONDS: _seconds,
+    Kind.FLAG: _flag,
+    Kind.RETRY: _retry,
+}
+
+
+def _compiled(key: Key, node: Node, name: str, names: Names, notes: _Notes) -> Value | None:
+    value = _COMPILE[key.kind](node, name, names, notes, key)
+    check = _LITERAL_CHECKS.get(name)
+    if check is not None and isinstance(value, Constant) and (problem := check(str(value.value))):
+        notes.error(node.where, name.replace("_", "-"), f"'{name}' {problem}")
+        return None
+    return value
+
+
+def _one_of(known: tuple[str, ...]) -> Callable[[str], str | None]:
+    def check(text: str) -> str | None:
+        return None if text in known else f"must be one of {_listed(known)}{did_you_mean(text, known)}"
+
+    return check
+
+
+# What is literal text can be judged before any webhook comes.
+_LITERAL_CHECKS: dict[str, Callable[[str], str | None]] = {
+    "path": path_problem,
+    "method": _one_of(METHODS),
+    "platform": _one_of(PLATFORMS),
+    "response_type": _one_of(RESPONSE_TYPES),
 }
 
 

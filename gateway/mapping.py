@@ -17,22 +17,32 @@ from gateway.signatures import Scheme
 class Kind(Enum):
     """What a key of a call takes."""
 
-    IDENTIFIER = "identifier"
-    TEXT = "text"
+    IDENTIFIER = "identifier"  # of a person: an expression
+    PERSON = "person"  # an object with one identifier
+    REFERENCE = "reference"  # what else is known by an id: an expression that gives text
+    TEXT = "text"  # literal or an expression
     EVENT_ID = "event id"
     TIMESTAMP = "timestamp"
     ATTRIBUTES = "attributes"
-    OBJECT = "object"
-    NOTE = "note"
+    TEXTS = "texts"  # attributes that have to be texts
+    OBJECT = "object"  # an expression that gives one
+    MEMBERS = "members"  # a list of objects with keys of their own, or an expression that gives one
+    VALUES = "values"  # an object of texts, numbers and booleans
+    DATA = "data"  # any value
+    NOTE = "note"  # literal text
+    SECONDS = "seconds"  # a literal number
+    FLAG = "flag"  # true or false
+    RETRY = "retry"  # an object of literal settings
 
 
 @dataclass(frozen=True, kw_only=True)
 class Key:
-    """One key that a call may have."""
+    """One key that a call may have; *keys* are those of each of its members."""
 
     kind: Kind
     required: bool = False
     example: str = ""
+    keys: ReadOnly[str, Key] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +75,32 @@ _PROFILE = {
 _OCCURRENCE = {**_PROFILE, "event_id": Key(kind=Kind.EVENT_ID)}
 _NAME = Key(kind=Kind.TEXT, required=True, example="Invoice Paid")
 _URL = Key(kind=Kind.TEXT, required=True, example="=page.url")
+_TOKEN = Key(kind=Kind.REFERENCE, required=True, example="=device.token")
+_RELATIONSHIP = {"attributes": Key(kind=Kind.ATTRIBUTES)}
+_OBJECT = {
+    "object_type_id": Key(kind=Kind.TEXT, required=True, example='"1"'),
+    "object_id": Key(kind=Kind.REFERENCE, required=True, example="=company.id"),
+}
+_OBJECTS = Key(
+    kind=Kind.MEMBERS,
+    required=True,
+    example="[{object_type_id: 1, object_id: =company.id}]",
+    keys={**_OBJECT, **_RELATIONSHIP},
+)
+_REQUEST = {
+    "method": Key(kind=Kind.TEXT),
+    "path": Key(kind=Kind.TEXT, required=True, example="/v1/accounts/region"),
+    "query": Key(kind=Kind.VALUES),
+    "headers": Key(kind=Kind.VALUES),
+    "data": Key(kind=Kind.DATA),
+    "form": Key(kind=Kind.VALUES),
+    "files": Key(kind=Kind.VALUES),
+    "file_names": Key(kind=Kind.VALUES),
+    "response_type": Key(kind=Kind.NOTE),
+    "timeout": Key(kind=Kind.SECONDS),
+    "debug": Key(kind=Kind.FLAG),
+    "retry": Key(kind=Kind.RETRY),
+}
 
 SPECS: dict[str, CallSpec] = {
     spec.name: spec
@@ -72,7 +108,50 @@ SPECS: dict[str, CallSpec] = {
         CallSpec(name="identify", keys={**_PERSON, **_PROFILE}),
         CallSpec(name="track", keys={**ANYBODY, "name": _NAME, **_OCCURRENCE}, dated=True),
         CallSpec(name="page", keys={**ANYBODY, "url": _URL, **_OCCURRENCE}, dated=True),
+        CallSpec(name="screen", keys={**ANYBODY, "name": _NAME, **_OCCURRENCE}, dated=True),
         CallSpec(name="destroy", keys=_PERSON),
+        CallSpec(name="suppress", keys=_PERSON),
+        CallSpec(name="unsuppress", keys=_PERSON),
+        CallSpec(
+            name="merge",
+            keys={
+                "into": Key(kind=Kind.PERSON, required=True, example="{id: =user.id}", keys=_PERSON),
+                "from": Key(kind=Kind.PERSON, required=True, example="{id: =old.id}", keys=_PERSON),
+            },
+        ),
+        CallSpec(
+            name="add_device",
+            keys={
+                **_PERSON,
+                "token": _TOKEN,
+                "platform": Key(kind=Kind.TEXT, required=True, example="ios"),
+                "last_used": Key(kind=Kind.TIMESTAMP),
+                "attributes": Key(kind=Kind.TEXTS),
+            },
+        ),
+        CallSpec(name="delete_device", keys={**_PERSON, "token": _TOKEN}),
+        CallSpec(
+            name="identify_object",
+            keys={
+                **_OBJECT,
+                "attributes": _PROFILE["attributes"],
+                "attributes_from": _PROFILE["attributes_from"],
+                "people": Key(kind=Kind.MEMBERS, keys={**_PERSON, **_RELATIONSHIP}),
+            },
+        ),
+        CallSpec(name="delete_object", keys=_OBJECT),
+        CallSpec(name="add_relationships", keys={**_PERSON, "objects": _OBJECTS}),
+        CallSpec(name="delete_relationships", keys={**_PERSON, "objects": _OBJECTS}),
+        CallSpec(
+            name="submit_form",
+            keys={
+                "id": _IDENTIFIER,
+                "email": _IDENTIFIER,
+                "form_id": Key(kind=Kind.TEXT, required=True, example="signup"),
+                "attributes": Key(kind=Kind.TEXTS),
+            },
+        ),
+        CallSpec(name="request", keys=_REQUEST),
         CallSpec(name="ignore", keys={"reason": Key(kind=Kind.NOTE)}),
     )
 }

@@ -9,17 +9,19 @@ from collections.abc import Callable, Iterator
 from collections.abc import Mapping as ReadOnly
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeAlias
 
-from gateway.calls import CALLS, Address, Call, Page, Track, address, as_json, lane
+from gateway.calls import CALLS, Address, Call, Occurrence, address, as_json, field_of, lanes
 from gateway.errors import ExpressionError, TranslationError, Where
 from gateway.events import JSON, Event
 from gateway.functions import Scope, kind, number_text, truthy
+from gateway.limits import EARLIEST, LATEST, violations
 from gateway.mapping import (
     SPECS,
     CallRule,
     Computed,
     Constant,
+    Key,
     Kind,
     ListValue,
     Mapping,
@@ -30,7 +32,8 @@ from gateway.mapping import (
     find_rule,
     is_steering,
 )
-from gateway.wire import EARLIEST, LATEST, violations
+from gateway.ulids import is_ulid, ulid, ulid_of_text
+from gateway.wire import plain_text
 
 MAX_CALLS = 1_000
 #: Bytes at the end of an identity by which a call that is sent again on purpose differs from the first.
@@ -63,7 +66,7 @@ class Planned:
     @property
     def sealed(self) -> Call:
         """What is stored and sent: the call with its ULID."""
-        return replace(self.call, event_id=self.ulid) if isinstance(self.call, Track | Page) else self.call
+        return replace(self.call, event_id=self.ulid) if isinstance(self.call, Occurrence) else self.call
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -267,10 +270,12 @@ def _values(entry: CallRule, defaults: ReadOnly[str, Value], view: _View, part: 
     keys, readers = entry.spec.keys, _READERS[entry.spec.name]
     values: dict[str, Any] = _identifiers(entry, defaults, view, part)
     for name, value in entry.fields.items():
-        if (read := readers.get(name)) is not None:
-            values[name] = read(value, name, view)
-    if "attributes" in keys:
-        values["attributes"] = _attributes(entry, view)
+        if (reader := readers.get(name)) is not None:
+            into, read = reader
+            values[into] = read(value, name, view)
+    if (key := keys.get("attributes")) is not None:
+        attributes = _attributes(entry, view)
+        values["attributes"] = _written_out(attributes) if key.kind is Kind.TEXTS else attributes
     if "timestamp" in keys:
         values["timestamp"] = _timestamp(entry, defaults, view, part)
     return values
@@ -296,14 +301,15 @@ def _identifiers(
 
 def _timestamp(entry: CallRule, defaults: ReadOnly[str, Value], view: _View, part: _View) -> int | None:
     if (own := entry.fields.get("timestamp")) is not None:
-        return _unix_seconds(_resolve(own, "timestamp", view), own.where)
+        return _unix_seconds(own, "timestamp", view)
     if (default := defaults.get("timestamp")) is not None:
-        return _unix_seconds(_resolve(default, "timestamp", part), default.where)
+        return _unix_seconds(default, "timestamp", part)
     return None
 
 
-def _unix_seconds(value: JSON | _LeftOut, where: Where) -> int | None:
-    """Check a timestamp: Customer.io would silently replace one it cannot read with the present."""
+def _unix_seconds(written: Value, name: str, view: _View) -> int | None:
+    """Resolve a moment: Customer.io would silently replace one it cannot read with the present."""
+    value = _resolve(written, name, view)
     if value is None or value is _LEFT_OUT:
         return None
     if type(value) is not int and type(value) is not float:
@@ -316,7 +322,7 @@ def _unix_seconds(value: JSON | _LeftOut, where: Where) -> int | None:
         problem = "must be whole unix seconds; write =unix(…)"
     else:
         return int(value)
-    raise TranslationError(where, "timestamp", problem)
+    raise TranslationError(written.where, name, problem)
 
 
 def _attributes(entry: CallRule, view: _View) -> dict[str, JSON]:
@@ -355,32 +361,117 @@ def _optional_text(value: Value, name: str, view: _View) -> str | None:
     return _text(value, name, view) or None
 
 
-_READERS_OF_KINDS: dict[Kind, Callable[[Value, str, _View], str | None]] = {
-    Kind.TEXT: _required_text,
+def _constant(value: Value, _name: str, _view: _View) -> JSON:
+    assert isinstance(value, Constant), "the compiler takes literals only"
+    return value.value
+
+
+def _data(value: Value, name: str, view: _View) -> JSON:
+    resolved = _resolve(value, name, view)
+    return None if resolved is _LEFT_OUT else resolved
+
+
+def _texts(value: Value, name: str, view: _View) -> dict[str, str]:
+    """Resolve an object of texts; what is null is left out."""
+    assert isinstance(value, ObjectValue), "the compiler takes objects only"
+    texts = {key: _text(item, f"{name}.{key}", view) for key, item in value.entries}
+    return {key: text for key, text in texts.items() if text is not None}
+
+
+def _person(value: Value, name: str, view: _View) -> dict[str, str]:
+    return {kind: text for kind, text in _texts(value, name, view).items() if text}
+
+
+def _members(value: Value, name: str, view: _View, keys: ReadOnly[str, Key]) -> list[JSON]:
+    """Resolve a list of objects with keys of their own, whether it was written out or comes from the payload."""
+    found = _resolve(value, name, view)
+    if found is None or found is _LEFT_OUT:
+        return []
+    if not isinstance(found, list):
+        raise TranslationError(value.where, name, f"needs a list, got {kind(found)}; write =to_array(…)")
+    return [_member(each, value.where, f"{name}[{number}]", keys) for number, each in enumerate(found)]
+
+
+def _member(found: JSON, where: Where, name: str, keys: ReadOnly[str, Key]) -> JSON:
+    if not isinstance(found, dict):
+        raise TranslationError(where, name, f"must be an object with {', '.join(keys)}, got {kind(found)}")
+    if unknown := found.keys() - keys.keys():
+        problem = f"has keys that mean nothing here ({len(unknown)}); it takes {', '.join(keys)}"
+        raise TranslationError(where, name, problem)
+    member: dict[str, JSON] = {}
+    for key, value in found.items():
+        if keys[key].kind is not Kind.ATTRIBUTES:
+            text = _as_text(value, where, f"{name}.{key}")
+            member |= {key: text} if text else {}
+        elif value is not None and not isinstance(value, dict):
+            raise TranslationError(where, f"{name}.{key}", f"must be an object, got {kind(value)}")
+        elif value:
+            member[key] = value
+    return member
+
+
+_Reader: TypeAlias = Callable[[Value, str, _View], Any]
+_READERS_OF_KINDS: dict[Kind, _Reader] = {
+    Kind.PERSON: _person,
+    Kind.REFERENCE: _required_text,
     Kind.EVENT_ID: _optional_text,
+    Kind.DATA: _data,
+    Kind.NOTE: _constant,
+    Kind.SECONDS: _constant,
+    Kind.FLAG: _constant,
+    Kind.RETRY: _constant,
 }
-#: By the name of a call and of its key.
+
+
+def _reader(name: str, key: Key) -> _Reader | None:
+    match key.kind:
+        case Kind.TEXT:
+            return _required_text if key.required else _optional_text
+        case Kind.TIMESTAMP:
+            return None if name == "timestamp" else _unix_seconds
+        case Kind.MEMBERS:
+            return lambda value, name, view: _members(value, name, view, key.keys)
+        case Kind.VALUES:
+            return _texts if name in ("headers", "files", "file_names") else _data
+        case kind_:
+            return _READERS_OF_KINDS.get(kind_)
+
+
+#: By the name of a call and of its key: how what is no further special is read, and into which field.
 _READERS = {
     spec.name: {
-        name: _READERS_OF_KINDS[key.kind] for name, key in spec.keys.items() if key.kind in _READERS_OF_KINDS
+        name: (field_of(name), read)
+        for name, key in spec.keys.items()
+        if (read := _reader(name, key)) is not None
     }
     for spec in SPECS.values()
 }
 
 
+def _written_out(attributes: dict[str, JSON]) -> dict[str, JSON]:
+    """Write numbers and booleans out where only texts are taken."""
+    return {name: plain_text(value) if _is_plain(value) else value for name, value in attributes.items()}
+
+
+def _is_plain(value: JSON) -> bool:
+    return isinstance(value, bool | int | float)
+
+
 def _text(value: Value, name: str, view: _View) -> str | None:
     """Resolve what has to be text; a number is written out."""
     resolved = _resolve(value, name, view)
-    if isinstance(resolved, str):
-        return resolved
-    if resolved is None or resolved is _LEFT_OUT:
-        return None
-    if isinstance(resolved, bool) or not isinstance(resolved, int | float):
-        raise TranslationError(value.where, name, f"must be text or a number, got {kind(resolved)}")
+    return None if resolved is _LEFT_OUT else _as_text(resolved, value.where, name)
+
+
+def _as_text(value: JSON, where: Where, name: str) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TranslationError(where, name, f"must be text or a number, got {kind(value)}")
     try:
-        return number_text(resolved)
+        return number_text(value)
     except ExpressionError as error:
-        raise TranslationError(value.where, name, str(error)) from error
+        raise TranslationError(where, name, str(error)) from error
 
 
 class _LeftOut(Enum):
@@ -422,17 +513,38 @@ def _holds(condition: Computed, view: _View) -> bool:
 
 
 def _place(field: str, entry: CallRule, defaults: ReadOnly[str, Value]) -> tuple[str, Where]:
-    """Find where a field of a call was written, and what to call it there."""
-    name, _, attribute = field.partition(".")
-    written = entry.fields.get("attributes")
-    own = dict(written.entries) if isinstance(written, ObjectValue) else {}
-    if attribute in own:
-        return field, own[attribute].where
-    if attribute or name not in entry.fields:
-        # An attribute that nobody wrote comes out of the payload, and so does its name: it is not shown.
-        name = "attributes_from" if name == "attributes" else name
-    place = entry.fields.get(name) or defaults.get(name)
-    return name, entry.where if place is None else place.where
+    """Find where a field of a call was written, and what to call it there.
+
+    A name that nobody wrote comes out of the payload, and is not shown.
+    """
+    name, rest = _PLACE.fullmatch(field).groups()  # type: ignore[union-attr]  # it fits everything
+    if name == "attributes" and (name not in entry.fields or _below(entry.fields[name], rest) is None):
+        name, rest = ("attributes_from" if "attributes_from" in entry.fields else name), ""
+    written = entry.fields.get(name) or defaults.get(name)
+    if written is None:
+        return name, entry.where
+    found = _below(written, rest)
+    return (name, written.where) if found is None else (field if rest else name, found)
+
+
+_PLACE = re.compile(r"(\w*)(.*)", re.DOTALL)
+_STEP = re.compile(r"\[(\d+)\](.*)|\.(.*)", re.DOTALL)
+
+
+def _below(value: Value, path: str) -> Where | None:
+    """Find where below a value something was written; None: nowhere."""
+    step = _STEP.fullmatch(path)
+    if step is None:
+        return value.where
+    number, rest, key = step.groups()
+    if number is not None:
+        items = value.items if isinstance(value, ListValue) else ()
+        return _below(items[int(number)], rest) if int(number) < len(items) else None
+    entries = dict(value.entries) if isinstance(value, ObjectValue) else {}
+    if key in entries:  # an attribute's name may hold dots
+        return entries[key].where
+    first, dot, rest = key.partition(".")
+    return _below(entries[first], dot + rest) if first in entries else None
 
 
 def _refuse_equal_event_ids(drafts: list[_Draft]) -> None:
@@ -441,7 +553,7 @@ def _refuse_equal_event_ids(drafts: list[_Draft]) -> None:
         event_id = getattr(draft.call, "event_id", None)
         if event_id is None:
             continue
-        event_id = event_id.upper() if _ULID.fullmatch(event_id) else event_id
+        event_id = event_id.upper() if is_ulid(event_id) else event_id
         if event_id in seen:
             problem = (
                 "two calls of this event have the same, so Customer.io would drop the second; make them"
@@ -466,7 +578,7 @@ def _planned(mapping: Mapping, event: Event, drafts: list[_Draft], salt: bytes) 
             region=region,
             identity=identity,
             ulid=ulid,
-            lanes=() if draft.whom is None else (lane(connection, draft.whom),),
+            lanes=lanes(connection, draft.call, draft.whom),
             text=_STORED.encode(draft.content if ulid is None else {**draft.content, "event_id": ulid}),
         )
 
@@ -478,29 +590,13 @@ _CANONICAL = json.JSONEncoder(separators=(",", ":"), check_circular=False, sort_
 
 def _ulid_of(call: Call, source: str, connection: str, identity: bytes, salt: bytes) -> str | None:
     """Find the ULID by which Customer.io drops a repeat, if a call is of a kind that has one."""
-    if not isinstance(call, (Track, Page)):
+    if not isinstance(call, Occurrence):
         return None
     if call.event_id is None or salt:
         assert call.timestamp is not None, "a track or page always has a timestamp, if only of its receipt"
-        return _ulid(call.timestamp * 1000, hashlib.sha256(identity).digest() if salt else identity)
-    if _ULID.fullmatch(call.event_id):
+        return ulid(call.timestamp * 1000, hashlib.sha256(identity).digest() if salt else identity)
+    if is_ulid(call.event_id):
         return call.event_id.upper()
-    # Two webhooks that carry the same event_id may agree on nothing else, not even on a timestamp, and
-    # still mean the same occurrence: so the time in the ULID comes out of the hash as well. It is given
-    # a plausible date, within four years and four months of 2020, for whoever sorts or reads ULIDs.
+    # Two webhooks that carry the same event_id may agree on nothing else and still mean the same occurrence.
     told = ",".join(map(_CANONICAL.encode, (source, connection, call.event_id)))
-    digest = hashlib.sha256(f"[{told}]".encode()).digest()
-    milliseconds = _YEAR_2020 + int.from_bytes(digest[10:15], "big") % 2**37
-    return _ulid(milliseconds, digest)
-
-
-_YEAR_2020 = 1_577_836_800_000
-_ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
-_PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
-_ULID = re.compile(f"[0-7][{_ALPHABET}]{{25}}", re.IGNORECASE | re.ASCII)
-
-
-def _ulid(milliseconds: int, digest: bytes) -> str:
-    """Write 48 bits of time and the first 80 of a hash in Crockford's base 32."""
-    number = milliseconds << 80 | int.from_bytes(digest[:10], "big")
-    return "".join([_PAIRS[number >> shift & 1023] for shift in range(120, -1, -10)])
+    return ulid_of_text(f"[{told}]")

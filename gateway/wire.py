@@ -1,100 +1,174 @@
-"""From a call to the exact HTTP request of Customer.io's Track API, and the limits that a request must keep.
+"""From a call to the exact HTTP request of Customer.io's Track API: singly, or as an item of a batch.
 
-Paths, bodies and limits are those of Customer.io's OpenAPI document for the Track API, v1.
+A single request is in its v1 form where v1 has one, else it is a v2 entity. Paths and bodies are those of
+Customer.io's OpenAPI documents for the Track API; what a call has to keep to is in `limits`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from urllib.parse import quote
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote, urlencode
 
-from gateway.calls import Address, Call, Destroy, Identify, Page, Track, address
+from gateway.calls import (
+    AddDevice,
+    AddRelationships,
+    Address,
+    Call,
+    DeleteDevice,
+    DeleteObject,
+    DeleteRelationships,
+    Destroy,
+    Identify,
+    IdentifyObject,
+    Merge,
+    Occurrence,
+    Page,
+    RawRequest,
+    Screen,
+    SubmitForm,
+    Suppress,
+    ToObject,
+    ToPerson,
+    Track,
+    Unsuppress,
+    address,
+    person_named,
+)
 from gateway.events import JSON
+from gateway.functions import number_text
 
 #: The regions, and the host of each.
 HOSTS = {"us": "https://track.customer.io", "eu": "https://track-eu.customer.io"}
 REGION_PATH = "/api/v1/accounts/region"
+ENTITY_PATH = "/api/v2/entity"
+BATCH_PATH = "/api/v2/batch"
 
-MAX_ID_BYTES = 150
-MAX_ATTRIBUTES = 300
-MAX_ATTRIBUTE_NAME_BYTES = 150
-MAX_ATTRIBUTE_VALUE_BYTES = 1_000
-MAX_EVENT_NAME_BYTES = 100
-MAX_EVENT_DATA_BYTES = 100_000
-# Unix seconds: Customer.io takes anything else, milliseconds above all, for "now" and says nothing.
-EARLIEST, LATEST = 1_000_000_000, 99_999_999_999
-# Customer.io documents no limit for the address of a page or for an email; an attribute's is the nearest.
-MAX_TEXT_BYTES = 1_000
+# Customer.io says 500 kb and 32 kb, and not whether its kb has 1,000 or 1,024 bytes.
+MAX_BATCH_BYTES = 500_000
+MAX_ITEM_BYTES = 32_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class HttpRequest:
-    """One request below a region's host, without credentials."""
+    """One request below a region's host, without credentials.
+
+    Attributes:
+        path: With the query, as it stands in the request line.
+        headers: What describes the body, and what a raw request asks for.
+        response_type: What the answer has to be: ``json``, ``text`` or ``binary``.
+        timeout: Seconds that the attempt may take; None leaves it to the client.
+        debug: Keep what is sent and answered for whoever looks into it.
+    """
 
     method: str
     path: str
     body: bytes | None = None
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """The headers that describe the body."""
-        return {} if self.body is None else {"Content-Type": "application/json"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Violation:
-    """What Customer.io would refuse, replace or drop in a call; *field* is named as in a mapping."""
-
-    field: str
-    problem: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    response_type: str = "json"
+    timeout: float | None = None
+    debug: bool = False
 
 
 def request(call: Call) -> HttpRequest:
-    """Write a call as its v1 request. The call has an address and keeps the limits (see `violations`)."""
+    """Write a call as its single request. The call has an address and keeps the limits."""
+    match call:
+        case RawRequest():
+            return _raw(call)
+        case Merge():
+            body = {"primary": _identifiers(call.into), "secondary": _identifiers(call.from_)}
+            return _json("POST", "/api/v1/merge_customers", body)
+        case IdentifyObject() | DeleteObject():
+            return _json("POST", ENTITY_PATH, _object_operation(call))
+        case AddRelationships() | DeleteRelationships():
+            return _json("POST", ENTITY_PATH, _relationships_operation(call, _whom(call)))
+        case _:
+            return _to_person(call, _whom(call))
+
+
+def item(call: Call) -> bytes | None:
+    """Write a call as an item of a batch; None: it has no v2 form that says the same, or one that is too large."""
+    found = operation(call)
+    if found is None:
+        return None
+    written = _dump(found)
+    return written if len(written) <= MAX_ITEM_BYTES else None
+
+
+def batch(items: Iterable[bytes]) -> HttpRequest:
+    """Write several items as one request. Their sizes keep to `batch_size`."""
+    body = b'{"batch":[' + b",".join(items) + b"]}"
+    return HttpRequest(method="POST", path=BATCH_PATH, body=body, headers=dict(_JSON))
+
+
+def batch_size(sizes: Sequence[int]) -> int:
+    """Tell how many bytes the body of a batch of items of these sizes has."""
+    return len('{"batch":[]}') + sum(sizes) + max(len(sizes) - 1, 0)
+
+
+def operation(call: Call) -> dict[str, JSON] | None:
+    """Write a call in its v2 form; None: it has none, or none of which is known that it says the same."""
+    match call:
+        case RawRequest() | SubmitForm():
+            return None
+        case Merge():
+            primary, secondary = _identifiers(call.into), _identifiers(call.from_)
+            return {"type": "person", "action": "merge", "primary": primary, "secondary": secondary}
+        case IdentifyObject() | DeleteObject():
+            return _object_operation(call)
+        case AddRelationships() | DeleteRelationships():
+            return _relationships_operation(call, _whom(call))
+        case _:
+            return _person_operation(call, _whom(call))
+
+
+def _whom(call: Call) -> Address:
     whom = address(call)
     assert whom is not None, "a call without an address never leaves translation"
+    return whom
+
+
+def _identifiers(named: Mapping[str, Any]) -> JSON:
+    whom = person_named(named)
+    assert whom is not None, "what names nobody never leaves translation"
+    return {whom.kind: whom.value}
+
+
+# v1
+
+
+def _to_person(call: ToPerson, whom: Address) -> HttpRequest:
     match call:
         case Identify():
-            return HttpRequest(method="PUT", path=_person(whom), body=_dump(_attributes(call, whom)))
-        case Track():
-            return _event(call, whom, kind="event", name=call.name)
-        case Page():
-            return _event(call, whom, kind="page", name=call.url)
+            return _json("PUT", _person(whom), _profile(call, whom))
+        case Track() | Page() | Screen():
+            return _event(call, whom)
         case Destroy():
             return HttpRequest(method="DELETE", path=_person(whom))
+        case Suppress() | Unsuppress():
+            return _json("POST", f"{_person(whom)}/{call.name_of_call}", {})
+        case AddDevice():
+            device = {"id": call.token, **_device(call)}
+            return _json("PUT", f"{_person(whom)}/devices", {"device": device})
+        case DeleteDevice():
+            return HttpRequest(method="DELETE", path=f"{_person(whom)}/devices/{_segment(call.token)}")
+        case SubmitForm():
+            return _form(call, whom)
+    raise AssertionError(f"{call.name_of_call} has no v1 form")
 
 
-def violations(call: Call, *, whom: Address | None = None, text: str | None = None) -> list[Violation]:
-    """Find everything in a call that Customer.io would refuse, silently replace or silently drop.
-
-    A caller that has them at hand gives the call's address and *text*, any JSON in ASCII that holds the call:
-    what that shows to be right is not looked at again.
-    """
-    if (text is None or _SURROGATE_ESCAPE in text) and (unwritable := list(_unwritable(call))):
-        return unwritable
-    found = _address_violations(call, whom or address(call))
-    match call:
-        case Identify():
-            found += _attribute_violations(call.attributes)
-        case Track():
-            found += _name_violations(call.name)
-            found += _data_violations(call.attributes, text)
-        case Page():
-            found += _url_violations(call.url)
-            found += _data_violations(call.attributes, text)
-        case Destroy():
-            pass
-    return found
+def _segment(text: str) -> str:
+    return quote(text, safe="")
 
 
 def _person(whom: Address) -> str:
-    named = f"cio_{whom.value}" if whom.kind == "cio_id" else whom.value
-    return f"/api/v1/customers/{quote(named, safe='')}"
+    return f"/api/v1/customers/{_segment(f'cio_{whom.value}' if whom.kind == 'cio_id' else whom.value)}"
 
 
-def _attributes(call: Identify, whom: Address) -> dict[str, JSON]:
+def _profile(call: Identify, whom: Address) -> dict[str, JSON]:
     body: dict[str, JSON] = {}
     if call.email and call.email != whom.value:
         body["email"] = call.email
@@ -104,118 +178,174 @@ def _attributes(call: Identify, whom: Address) -> dict[str, JSON]:
     return body
 
 
-def _event(call: Track | Page, whom: Address, *, kind: str, name: str) -> HttpRequest:
-    body: dict[str, JSON] = {"name": name, "type": kind}
-    if call.event_id is not None:
-        body["id"] = call.event_id
-    if call.timestamp is not None:
-        body["timestamp"] = call.timestamp
-    body["data"] = dict(call.attributes)
+def _event(call: Occurrence, whom: Address) -> HttpRequest:
+    body = {"name": _name(call), "type": _kind(call), **_moment(call), "data": dict(call.attributes)}
     if whom.kind == "anonymous_id":
-        body["anonymous_id"] = whom.value
-        return HttpRequest(method="POST", path="/api/v1/events", body=_dump(body))
-    return HttpRequest(method="POST", path=f"{_person(whom)}/events", body=_dump(body))
+        return _json("POST", "/api/v1/events", {**body, "anonymous_id": whom.value})
+    return _json("POST", f"{_person(whom)}/events", body)
 
 
-def _dump(body: Mapping[str, JSON]) -> bytes:
+def _name(call: Occurrence) -> str:
+    return call.url if isinstance(call, Page) else call.name
+
+
+def _kind(call: Occurrence) -> str:
+    return "event" if isinstance(call, Track) else call.name_of_call
+
+
+def _moment(call: Occurrence) -> dict[str, JSON]:
+    told: dict[str, JSON] = {}
+    if call.event_id is not None:
+        told["id"] = call.event_id
+    if call.timestamp is not None:
+        told["timestamp"] = call.timestamp
+    return told
+
+
+def _device(call: AddDevice) -> dict[str, JSON]:
+    told: dict[str, JSON] = {"platform": call.platform}
+    if call.last_used is not None:
+        told["last_used"] = call.last_used
+    if call.attributes:
+        told["attributes"] = dict(call.attributes)
+    return told
+
+
+def _form(call: SubmitForm, whom: Address) -> HttpRequest:
+    # Here the key tells the kind of an identifier, so no "cio_" in it means anything.
+    named: dict[str, JSON] = {"email": whom.value} if whom.kind == "email" else {"id": call.id or call.email}
+    return _json(
+        "POST", f"/api/v1/forms/{_segment(call.form_id)}/submit", {"data": {**call.attributes, **named}}
+    )
+
+
+# v2
+
+# Of these, what they do in v2's attributes is not documented, or differs from v1's.
+_V1_ONLY = frozenset({"id", "cio_id", "anonymous_id", "cio_relationships"})
+
+
+def _person_operation(call: ToPerson, whom: Address) -> dict[str, JSON] | None:
+    head: dict[str, JSON] = {"type": "person", "identifiers": {whom.kind: whom.value}}
+    match call:
+        case Identify():
+            if not _V1_ONLY.isdisjoint(call.attributes):
+                return None
+            profile = _profile(call, whom)
+            moment = profile.pop("_timestamp", None)
+            dated: dict[str, JSON] = {} if moment is None else {"timestamp": moment}
+            return {**head, "action": "identify", "attributes": profile, **dated}
+        case Track() | Page() | Screen():
+            told = {"name": _name(call), **_moment(call), "attributes": dict(call.attributes)}
+            return {**head, "action": _kind(call), **told}
+        case Destroy():
+            return {**head, "action": "delete"}
+        case AddDevice():
+            return {**head, "action": "add_device", "device": {"token": call.token, **_device(call)}}
+        case DeleteDevice():
+            return {**head, "action": "delete_device", "device": {"token": call.token}}
+        case _:
+            return {**head, "action": call.name_of_call}
+
+
+def _relationships_operation(call: AddRelationships | DeleteRelationships, whom: Address) -> dict[str, JSON]:
+    related = [_relationship(_object(each), each) for each in call.objects]
+    head: dict[str, JSON] = {"type": "person", "identifiers": {whom.kind: whom.value}}
+    return {**head, "action": call.name_of_call, "cio_relationships": related}
+
+
+def _object_operation(call: ToObject) -> dict[str, JSON]:
+    head: dict[str, JSON] = {"type": "object", "identifiers": _object(vars(call))}
+    if isinstance(call, DeleteObject):
+        return {**head, "action": "delete"}
+    told: dict[str, JSON] = {"action": "identify", "attributes": dict(call.attributes)}
+    if call.people:
+        told["cio_relationships"] = [_relationship(_identifiers(each), each) for each in call.people]
+    return {**head, **told}
+
+
+def _object(named: Mapping[str, Any]) -> JSON:
+    return {"object_type_id": named["object_type_id"], "object_id": named["object_id"]}
+
+
+def _relationship(identifiers: JSON, told: Mapping[str, JSON]) -> JSON:
+    attributes = told.get("attributes")
+    return {"identifiers": identifiers, **({"relationship_attributes": attributes} if attributes else {})}
+
+
+# Raw requests
+
+
+def _raw(call: RawRequest) -> HttpRequest:
+    body, described = _raw_body(call)
+    own = {name.lower() for name in call.headers}
+    described = {name: value for name, value in described.items() if name.lower() not in own}
+    query = urlencode(list(_pairs(call.query)), quote_via=quote)
+    return HttpRequest(
+        method=call.method or ("GET" if body is None else "POST"),
+        path="/api" + quote(call.path, safe=_PATH_SAFE) + (f"?{query}" if query else ""),
+        body=body,
+        headers={**described, **call.headers},
+        response_type=call.response_type,
+        timeout=call.timeout,
+        debug=call.debug,
+    )
+
+
+# What may stand in a path as it is; of the percent sign the limits make sure that it begins an escape.
+_PATH_SAFE = "/%:@!$&'()*+,;=~"
+
+
+def _raw_body(call: RawRequest) -> tuple[bytes | None, dict[str, str]]:
+    if call.form or call.files:
+        return _multipart(call)
+    if isinstance(call.data, str):
+        return call.data.encode(), {"Content-Type": "text/plain; charset=utf-8"}
+    return (None, {}) if call.data is None else (_dump(call.data), dict(_JSON))
+
+
+def _pairs(named: Mapping[str, JSON]) -> Iterator[tuple[str, str]]:
+    """Go through names and values, once for each item of a list."""
+    for name, value in named.items():
+        for each in value if isinstance(value, list | tuple) else (value,):
+            yield name, plain_text(each)
+
+
+def plain_text(value: JSON) -> str:
+    """Write out a text, number, boolean or null for a query or a form."""
+    if isinstance(value, str):
+        return value
+    return json.dumps(value) if value is None or isinstance(value, bool) else number_text(value)  # type: ignore[arg-type]  # the limits refuse lists and objects
+
+
+def _multipart(call: RawRequest) -> tuple[bytes, dict[str, str]]:
+    parts = [_part(f'name="{_quoted(name)}"', value.encode()) for name, value in _pairs(call.form)]
+    for name, contents in call.files.items():
+        file_name = call.file_names.get(name, name)
+        content = contents.encode() if isinstance(contents, str) else contents
+        disposition = f'name="{_quoted(name)}"; filename="{_quoted(file_name)}"'
+        parts.append(_part(disposition, content, "Content-Type: application/octet-stream\r\n"))
+    # Made of what it stands between, so that the same request has the same bytes: nothing can hold a hash of itself.
+    boundary = hashlib.sha256(b"\0".join(parts)).hexdigest()[:32].encode()
+    body = b"".join(b"--" + boundary + b"\r\n" + part for part in parts) + b"--" + boundary + b"--\r\n"
+    return body, {"Content-Type": f"multipart/form-data; boundary={boundary.decode()}"}
+
+
+def _part(disposition: str, content: bytes, described: str = "") -> bytes:
+    return f"Content-Disposition: form-data; {disposition}\r\n{described}\r\n".encode() + content + b"\r\n"
+
+
+def _quoted(name: str) -> str:
+    """Escape a name the way browsers do (HTML, "multipart/form-data encoding algorithm")."""
+    return name.replace('"', "%22").replace("\r", "%0D").replace("\n", "%0A")
+
+
+_JSON = {"Content-Type": "application/json"}
+
+
+def _json(method: str, path: str, body: JSON) -> HttpRequest:
+    return HttpRequest(method=method, path=path, body=_dump(body), headers=dict(_JSON))
+
+
+def _dump(body: JSON) -> bytes:
     return json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
-
-
-#: How the escape of a surrogate begins, be it half of a character or one of the pair that makes a whole one.
-_SURROGATE_ESCAPE = "\\ud"
-
-
-def _unwritable(call: Call) -> Iterator[Violation]:
-    """Text that no JSON document can hold (half of a surrogate pair) would otherwise fail while sending."""
-    if _why_unwritable(vars(call)) is None:
-        return  # as nearly always: one look at the whole is enough
-    for field, value in vars(call).items():
-        if problem := _why_unwritable(value):
-            yield Violation(field=field, problem=problem)
-
-
-def _why_unwritable(value: object) -> str | None:
-    try:
-        json.dumps(value, ensure_ascii=False, default=dict, allow_nan=False).encode()
-    except UnicodeEncodeError:
-        return "holds text that is not valid Unicode"
-    except ValueError:
-        return "holds a number that JSON cannot write"
-    return None
-
-
-def _address_violations(call: Call, whom: Address | None) -> list[Violation]:
-    if whom is None:
-        return []
-    problems = []
-    if not whom.value.strip():
-        problems.append("is blank; Customer.io needs to know whom the call is about")
-    if whom.kind == "id" and whom.value in (".", ".."):
-        # Every HTTP library folds these into the path, encoded or not: the request would go elsewhere.
-        problems.append('"." and ".." cannot be sent: they change where the request goes')
-    limit = MAX_ID_BYTES if whom.kind == "id" else MAX_TEXT_BYTES
-    if (size := _size(whom.value)) > limit:
-        problems.append(f"is {size} bytes long; Customer.io takes {limit}")
-    return [Violation(field=_field_of_address(call), problem=problem) for problem in problems]
-
-
-def _field_of_address(call: Call) -> str:
-    return next(name for name in ("cio_id", "id", "email", "anonymous_id") if getattr(call, name, None))
-
-
-def _attribute_violations(attributes: Mapping[str, JSON]) -> Iterator[Violation]:
-    timestamp = attributes.get("_timestamp", LATEST)
-    if type(timestamp) is not int or not EARLIEST <= timestamp <= LATEST:
-        yield Violation(field="attributes._timestamp", problem="is not whole unix seconds; write unix(…)")
-    if not isinstance(attributes.get("_update", True), bool):
-        yield Violation(field="attributes._update", problem="is neither true nor false")
-    if len(attributes) > MAX_ATTRIBUTES:
-        yield Violation(
-            field="attributes",
-            problem=f"has {len(attributes)} attributes; Customer.io takes {MAX_ATTRIBUTES}: choose with pick(…)",
-        )
-    for number, (name, value) in enumerate(attributes.items(), start=1):
-        if not name.strip() or _size(name) > MAX_ATTRIBUTE_NAME_BYTES:
-            yield Violation(
-                field="attributes",
-                problem=f"the name of attribute {number} is {_size(name)} bytes long;"
-                f" Customer.io takes 1 to {MAX_ATTRIBUTE_NAME_BYTES}",
-            )
-        elif isinstance(value, str) and _size(value) > MAX_ATTRIBUTE_VALUE_BYTES:
-            yield Violation(
-                field=f"attributes.{name}",
-                problem=f"is {_size(value)} bytes long; Customer.io takes {MAX_ATTRIBUTE_VALUE_BYTES}:"
-                " shorten it with substring(…)",
-            )
-
-
-def _name_violations(name: str) -> list[Violation]:
-    if not name.strip():
-        return [Violation(field="name", problem="is blank; Customer.io needs a name")]
-    if (size := _size(name)) > MAX_EVENT_NAME_BYTES:
-        problem = f"is {size} bytes long; Customer.io takes {MAX_EVENT_NAME_BYTES}"
-        return [Violation(field="name", problem=problem)]
-    return []
-
-
-def _url_violations(url: str) -> list[Violation]:
-    if url != "*" and not url.lower().startswith(("http://", "https://")):
-        problem = 'is neither a full address (https://…) nor "*" for any page'
-        return [Violation(field="url", problem=problem)]
-    if (size := _size(url)) > MAX_TEXT_BYTES:
-        return [Violation(field="url", problem=f"is {size} bytes long; at most {MAX_TEXT_BYTES} are sent")]
-    return []
-
-
-def _data_violations(attributes: Mapping[str, JSON], text: str | None) -> list[Violation]:
-    # No JSON is longer in UTF-8 than it is in ASCII.
-    if text is not None and len(text) <= MAX_EVENT_DATA_BYTES:
-        return []
-    if (size := len(_dump(attributes))) <= MAX_EVENT_DATA_BYTES:
-        return []
-    problem = f"is {size} bytes of JSON; Customer.io takes {MAX_EVENT_DATA_BYTES}: choose with pick(…)"
-    return [Violation(field="attributes", problem=problem)]
-
-
-def _size(text: str) -> int:
-    return len(text.encode(errors="surrogatepass"))

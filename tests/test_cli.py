@@ -132,6 +132,20 @@ def test_translate_prints_the_exact_requests_without_credentials(files: Path) ->
     assert list(request["body"]) == ["name", "type", "id", "timestamp", "data"]
 
 
+def test_translate_shows_a_raw_request_as_it_goes_out(files: Path) -> None:
+    call = "- call: request\n      path: /v1/import\n      files: {list: =type}\n      file_names: {list: list.csv}\n"
+    mapping = MAPPING.replace("events:\n", f"events:\n  upload:\n    {call}")
+    (files / "mappings" / "shop.yaml").write_text(mapping)
+    (files / "upload.json").write_text('{"type": "upload", "customer": 1, "at": 1}')
+    (request,) = json.loads(run("translate", "mappings/shop.yaml", "upload.json", "--http").stdout)
+    assert (request["method"], request["url"]) == ("POST", "https://track.customer.io/api/v1/import")
+    boundary = request["headers"]["Content-Type"].removeprefix("multipart/form-data; boundary=")
+    assert request["body"] == (
+        f'--{boundary}\r\nContent-Disposition: form-data; name="list"; filename="list.csv"\r\n'
+        f"Content-Type: application/octet-stream\r\n\r\nupload\r\n--{boundary}--\r\n"
+    )
+
+
 def test_translate_reads_captured_headers_query_and_standard_input(files: Path) -> None:
     mapping = MAPPING.replace("event_type: =type", "event_type: =header('X-Topic')").replace(
         "id: =customer", "id: =query('who')"

@@ -17,7 +17,7 @@ from gateway.events import JSON, Event
 from gateway.mapping import Mapping
 from gateway.payloads import decode
 from gateway.translate import event_key, translate
-from gateway.wire import violations
+from gateway.limits import violations
 
 FOLDER = Path(__file__).parent.parent / "mappings"
 FILES = sorted(FOLDER.glob("*.yaml"))

@@ -13,7 +13,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.calls import Destroy, Identify, Page, Track, as_json
+from gateway.calls import (
+    AddDevice,
+    AddRelationships,
+    DeleteDevice,
+    DeleteObject,
+    DeleteRelationships,
+    Destroy,
+    Identify,
+    IdentifyObject,
+    Merge,
+    Page,
+    RawRequest,
+    Screen,
+    SubmitForm,
+    Suppress,
+    Track,
+    Unsuppress,
+    as_json,
+)
 from gateway.compiler import parse
 from gateway.errors import TranslationError
 from gateway.events import JSON, Event
@@ -137,6 +155,181 @@ def test_when_decides_whether_a_call_is_made(when: str, made: bool) -> None:
     found = translated(mapping, {"id": "u", "w": json.loads(when)})
     assert (found.status == "accepted") is made
     assert len(found.planned) == made
+
+
+def test_the_calls_beside_the_usual_four_are_made_too() -> None:
+    mapping = of_calls(
+        """
+        - {call: screen, id: =id, name: Home}
+        - {call: suppress, email: =email}
+        - {call: unsuppress, cio_id: =cio}
+        - {call: merge, into: {id: =id}, from: {email: =email}}
+        - {call: add_device, id: =id, token: =token, platform: ios, last_used: =at, attributes: {build: =build}}
+        - {call: delete_device, id: =id, token: =token}
+        - call: identify_object
+          object_type_id: 1
+          object_id: =company.id
+          attributes_from: =company
+          attributes: {plan: =plan}
+          people: [{id: =id, attributes: {role: owner}}, {email: =email}]
+        - {call: delete_object, object_type_id: '1', object_id: =company.id}
+        - call: add_relationships
+          id: =id
+          objects: "=companies[].{object_type_id: '1', object_id: id}"
+        - {call: delete_relationships, id: =id, objects: [{object_type_id: 1, object_id: =company.id}]}
+        - {call: submit_form, form_id: signup, email: =email, attributes: {age: =build, ok: true, none: =none}}
+        """
+    )
+    payload: dict[str, JSON] = {
+        "id": 42,
+        "email": "a@example.com",
+        "cio": "c1",
+        "token": "t1",
+        "at": 1767000000.0,
+        "build": 7,
+        "plan": "pro",
+        "company": {"id": 9, "name": "Acme"},
+        "companies": [{"id": 9}, {"id": 10.0}],
+    }
+    acme: dict[str, Any] = {"object_type_id": "1", "object_id": "9"}
+    assert [each.call for each in planned(mapping, payload)] == [
+        Screen(id="42", name="Home", timestamp=NOW),
+        Suppress(email="a@example.com"),
+        Unsuppress(cio_id="c1"),
+        Merge(into={"id": "42"}, from_={"email": "a@example.com"}),
+        AddDevice(id="42", token="t1", platform="ios", last_used=1767000000, attributes={"build": "7"}),
+        DeleteDevice(id="42", token="t1"),
+        IdentifyObject(
+            **acme,
+            attributes={"name": "Acme", "plan": "pro"},
+            people=[{"id": "42", "attributes": {"role": "owner"}}, {"email": "a@example.com"}],
+        ),
+        DeleteObject(**acme),
+        AddRelationships(id="42", objects=[acme, {**acme, "object_id": "10"}]),
+        DeleteRelationships(id="42", objects=[acme]),
+        SubmitForm(form_id="signup", email="a@example.com", attributes={"age": "7", "ok": "true"}),
+    ]
+
+
+def test_a_raw_request_is_what_the_mapping_says() -> None:
+    mapping = of_calls(
+        """
+        - call: request
+          path: =format('/v1/customers/{}/events', url_encode(id))
+          query: {page: =n, tag: [a, =id]}
+          headers: {X-Trace: =n, X-None: =none}
+          data: {name: =id, none: =none, kept: {or_null: =none}}
+          timeout: 2.5
+          debug: true
+          retry: {max: 3, delay_ms: 100}
+        - call: request
+          path: /v1/import
+          method: PUT
+          form: {a: =n}
+          files: {list: =id}
+          file_names: {list: list.csv}
+          response_type: text
+        """
+    )
+    assert [each.call for each in planned(mapping, {"id": "a/b", "n": 7})] == [
+        RawRequest(
+            path="/v1/customers/a%2Fb/events",
+            query={"page": 7, "tag": ["a", "a/b"]},
+            headers={"X-Trace": "7"},
+            data={"name": "a/b", "kept": None},
+            timeout=2.5,
+            debug=True,
+            retry={"max": 3, "delay_ms": 100},
+        ),
+        RawRequest(
+            path="/v1/import",
+            method="PUT",
+            form={"a": 7},
+            files={"list": "a/b"},
+            file_names={"list": "list.csv"},
+            response_type="text",
+        ),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("call", "payload", "expected"),
+    [
+        ("{call: merge, into: {id: =a}, from: {id: =b}}", {"a": "1"}, "9:43: from: names nobody"),
+        (
+            "{call: merge, into: {id: =a}, from: {id: =b}}",
+            {"a": "1", "b": 1},
+            "9:43: from: is the same person",
+        ),
+        ("{call: delete_device, id: =a, token: =b}", {"a": "1"}, "9:44: token: null or empty"),
+        (
+            "{call: add_device, id: =a, token: =a, platform: =b}",
+            {"a": "1", "b": "palm"},
+            "9:55: platform: is neither ios nor android",
+        ),
+        (
+            "{call: add_device, id: =a, token: =a, platform: ios, last_used: =b}",
+            {"a": "1", "b": 1767000000000},
+            "9:71: last_used: is too large for unix seconds",
+        ),
+        ("{call: add_relationships, id: =a, objects: =b}", {"a": 1}, "9:50: objects: is empty"),
+        (
+            "{call: add_relationships, id: =a, objects: =b}",
+            {"a": 1, "b": {}},
+            "objects: needs a list, got an object",
+        ),
+        (
+            "{call: add_relationships, id: =a, objects: =b}",
+            {"a": 1, "b": [1]},
+            "objects[0]: must be an object with",
+        ),
+        (
+            "{call: add_relationships, id: =a, objects: =b}",
+            {"a": 1, "b": [{"object_id": "1", "secret": 1}]},
+            "objects[0]: has keys that mean nothing here (1); it takes object_type_id, object_id, attributes",
+        ),
+        (
+            "{call: add_relationships, id: =a, objects: =b}",
+            {"a": 1, "b": [{"object_id": "1", "object_type_id": True}]},
+            "objects[0].object_type_id: must be text or a number, got a boolean",
+        ),
+        (
+            "{call: add_relationships, id: =a, objects: [{object_type_id: 1, object_id: =b}]}",
+            {"a": 1, "b": "v" * 151},
+            "9:82: objects[0].object_id: is 151 bytes long",
+        ),
+        (
+            "{call: identify_object, object_type_id: 1, object_id: =a, people: =b}",
+            {"a": 1, "b": [{}]},
+            "people: names nobody; it needs an id, email or cio_id",
+        ),
+        (
+            "{call: submit_form, form_id: 1, id: =a, attributes: {b: =b}}",
+            {"a": 1, "b": [1]},
+            "9:63: attributes.b: has to be text; write =to_string(…)",
+        ),
+        ("{call: request, path: =a}", {"a": "//evil"}, "9:29: path: has to be a path below /api"),
+        ("{call: request, path: =a}", {"a": "/v1/../v2"}, "9:29: path: must not have a segment"),
+        ("{call: request, path: =a}", {}, "9:29: path: null or empty"),
+        (
+            "{call: request, path: /v1/x, headers: {X-A: =a}}",
+            {"a": "b\r\nc"},
+            "9:51: headers.X-A: has to be text of printable ASCII characters",
+        ),
+    ],
+)
+def test_what_such_a_call_cannot_be_made_of_is_an_error_with_its_place(
+    call: str, payload: dict[str, JSON], expected: str
+) -> None:
+    assert expected in problem(of_calls(f"- {call}"), payload)
+
+
+def test_the_kinds_of_calls_that_happen_once_carry_a_ulid() -> None:
+    mapping = of_calls("- {call: screen, id: =id, name: Home}\n- {call: suppress, id: =id}")
+    screen, suppress = planned(mapping, {"id": 1})
+    assert isinstance(screen.sealed, Screen)
+    assert screen.sealed.event_id == screen.ulid
+    assert suppress.ulid is None
 
 
 def test_each_makes_one_call_per_item_in_order() -> None:

@@ -77,7 +77,7 @@ def record(
                 identity=hashlib.sha256((connection + text).encode()).digest(),
                 connection=connection,
                 region=region,
-                lanes=(calls.lane(connection, calls.Address(kind="id", value=person)),),
+                lanes=(calls.lane(connection, f"id:{person}"),),
                 call=text,
             )
         )

@@ -129,6 +129,16 @@ def _request(planned: Planned, connections: Mapping[str, Connection]) -> dict[st
     return {
         "method": request.method,
         "url": connection.host(planned.region) + request.path,
-        "headers": request.headers,
-        "body": None if request.body is None else json.loads(request.body),
+        "headers": dict(request.headers),
+        "body": _body(request),
     }
+
+
+def _body(request: wire.HttpRequest) -> JSON:
+    """Show a body as what it is: JSON, or the text of a raw request."""
+    if request.body is None:
+        return None
+    if request.headers.get("Content-Type") == "application/json":
+        body: JSON = json.loads(request.body)
+        return body
+    return request.body.decode(errors="replace")

@@ -1,0 +1,443 @@
+"""What Customer.io would refuse, silently replace or silently drop in a call, found before it is sent.
+
+The limits are those of Customer.io's OpenAPI documents for the Track API.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote
+
+from gateway import wire
+from gateway.calls import (
+    IDENTIFIERS,
+    AddDevice,
+    AddRelationships,
+    Address,
+    Call,
+    DeleteDevice,
+    DeleteObject,
+    DeleteRelationships,
+    Identify,
+    IdentifyObject,
+    Merge,
+    Page,
+    RawRequest,
+    Screen,
+    SubmitForm,
+    Track,
+    address,
+    person_named,
+)
+from gateway.events import JSON
+
+MAX_ID_BYTES = 150
+MAX_ATTRIBUTES = 300
+MAX_ATTRIBUTE_NAME_BYTES = 150
+MAX_ATTRIBUTE_VALUE_BYTES = 1_000
+MAX_EVENT_NAME_BYTES = 100
+MAX_EVENT_DATA_BYTES = 100_000
+# Unix seconds: Customer.io takes anything else, milliseconds above all, for "now" and says nothing.
+EARLIEST, LATEST = 1_000_000_000, 99_999_999_999
+# Customer.io documents no limit for the address of a page, an email, a token; an attribute's is the nearest.
+MAX_TEXT_BYTES = 1_000
+#: Seconds that an attempt of a raw request may be given: a delivery's lease is made for no more.
+MAX_TIMEOUT = 20.0
+
+METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
+PLATFORMS = ("ios", "android")
+RESPONSE_TYPES = ("json", "text", "binary")
+#: By the name of a setting: what it has to be, and its bounds.
+RETRY_SETTINGS: dict[str, tuple[type, int, int]] = {
+    "max": (int, 0, 100),
+    "delay_ms": (int, 0, 600_000),
+    "exponential": (bool, 0, 1),
+    "all_errors": (bool, 0, 1),
+}
+FORM_RESERVED = ("form_id", "form_name", "form_type", "form_url", "form_url_param")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Violation:
+    """What Customer.io would refuse, replace or drop in a call; *field* is named as in a mapping."""
+
+    field: str
+    problem: str
+
+
+def violations(call: Call, *, whom: Address | None = None, text: str | None = None) -> list[Violation]:
+    """Find everything in a call that Customer.io would refuse, silently replace or silently drop.
+
+    A caller that has them at hand gives the call's address and *text*, any JSON in ASCII that holds the call:
+    what that shows to be right is not looked at again.
+    """
+    if (text is None or _SURROGATE_ESCAPE in text) and (unwritable := list(_unwritable(call))):
+        return unwritable
+    whom = whom or address(call)
+    found = [] if whom is None else list(_of_address(_field_of_address(call), whom))
+    found += _of_call(call, text)
+    if not found and isinstance(call, _V2_ONLY):
+        found += _of_item(call, text)
+    return found
+
+
+#: How the escape of a surrogate begins, be it half of a character or one of the pair that makes a whole one.
+_SURROGATE_ESCAPE = "\\ud"
+_V2_ONLY = (IdentifyObject, DeleteObject, AddRelationships, DeleteRelationships)
+
+
+def _of_call(call: Call, text: str | None) -> Iterator[Violation]:
+    match call:
+        case Identify():
+            yield from _of_attributes(call.attributes)
+            yield from _of_instructions(call.attributes)
+        case Track() | Screen() | Page():
+            yield from _of_url(call.url) if isinstance(call, Page) else _of_name(call.name)
+            yield from _of_data(call.attributes, text)
+        case _:
+            yield from _of_rarer_call(call)
+
+
+def _of_rarer_call(call: Call) -> Iterator[Violation]:
+    match call:
+        case Merge():
+            yield from _of_merge(call)
+        case AddDevice():
+            yield from _of_device(call)
+        case DeleteDevice():
+            yield from _of_segment("token", call.token, MAX_TEXT_BYTES)
+        case IdentifyObject():
+            yield from _of_object(vars(call), "")
+            yield from _of_attributes(call.attributes)
+            yield from _of_people(call.people)
+        case DeleteObject():
+            yield from _of_object(vars(call), "")
+        case AddRelationships() | DeleteRelationships():
+            yield from _of_objects(call.objects)
+        case SubmitForm():
+            yield from _of_form(call)
+        case RawRequest():
+            yield from _of_raw(call)
+
+
+def _unwritable(call: Call) -> Iterator[Violation]:
+    """Text that no JSON document can hold (half of a surrogate pair) would otherwise fail while sending."""
+    if _why_unwritable(vars(call)) is None:
+        return  # as nearly always: one look at the whole is enough
+    for field, value in vars(call).items():
+        if problem := _why_unwritable(value):
+            yield Violation(field=field.rstrip("_"), problem=problem)
+
+
+def _why_unwritable(value: object) -> str | None:
+    try:
+        json.dumps(value, ensure_ascii=False, default=_readable, allow_nan=False).encode()
+    except UnicodeEncodeError:
+        return "holds text that is not valid Unicode"
+    except ValueError:
+        return "holds a number that JSON cannot write"
+    return None
+
+
+def _readable(value: Any) -> Any:
+    # A file's contents need not be text; all else that JSON does not know is some mapping of what it knows.
+    return "" if isinstance(value, bytes) else dict(value)
+
+
+# Whom and what a call is about
+
+
+def _of_address(field: str, whom: Address) -> Iterator[Violation]:
+    if not whom.value.strip():
+        yield Violation(field=field, problem="is blank; Customer.io needs to know whom the call is about")
+    if whom.kind == "id":
+        yield from _of_dots(field, whom.value)
+    limit = MAX_ID_BYTES if whom.kind == "id" else MAX_TEXT_BYTES
+    if (size := _size(whom.value)) > limit:
+        yield Violation(field=field, problem=f"is {size} bytes long; Customer.io takes {limit}")
+
+
+def _of_dots(field: str, value: str) -> Iterator[Violation]:
+    if value in (".", ".."):
+        # Every HTTP library folds these into the path, encoded or not: the request would go elsewhere.
+        problem = '"." and ".." cannot be sent: they change where the request goes'
+        yield Violation(field=field, problem=problem)
+
+
+def _field_of_address(call: Call) -> str:
+    return next(name for name in IDENTIFIERS if getattr(call, name, None))
+
+
+def _of_merge(call: Merge) -> Iterator[Violation]:
+    named = {"into": person_named(call.into), "from": person_named(call.from_)}
+    for field, whom in named.items():
+        if whom is None:
+            yield Violation(field=field, problem=f"names nobody; write  {field}: {{id: =…}}")
+        elif whom.kind == "anonymous_id":
+            yield Violation(field=field, problem="has to be an id, email or cio_id")
+        else:
+            yield from _of_address(field, whom)
+    keys = {None if whom is None else whom.lane_key for whom in named.values()}
+    if len(keys) == 1 and None not in keys:
+        yield Violation(
+            field="from", problem="is the same person as 'into'; nobody is merged into themselves"
+        )
+
+
+def _of_object(named: Mapping[str, Any], place: str) -> Iterator[Violation]:
+    for name in ("object_type_id", "object_id"):
+        value = named.get(name)
+        if not isinstance(value, str):
+            yield Violation(field=f"{place}{name}", problem="is missing")
+        else:
+            yield from _of_text(f"{place}{name}", value, MAX_ID_BYTES)
+
+
+def _of_objects(objects: Sequence[Mapping[str, JSON]]) -> Iterator[Violation]:
+    if not objects:
+        yield Violation(field="objects", problem="is empty; name one object at least")
+    for number, each in enumerate(objects):
+        yield from _of_object(each, f"objects[{number}].")
+        yield from _of_relationship(each, f"objects[{number}].")
+
+
+def _of_people(people: Sequence[Mapping[str, JSON]]) -> Iterator[Violation]:
+    for number, each in enumerate(people):
+        whom = person_named(each)
+        if whom is None or whom.kind == "anonymous_id":
+            problem = "names nobody; it needs an id, email or cio_id"
+            yield Violation(field=f"people[{number}]", problem=problem)
+        else:
+            yield from _of_address(f"people[{number}]", whom)
+        yield from _of_relationship(each, f"people[{number}].")
+
+
+def _of_relationship(told: Mapping[str, JSON], place: str) -> Iterator[Violation]:
+    attributes = told.get("attributes")
+    if isinstance(attributes, dict):
+        yield from _of_attributes(attributes, place)
+
+
+# What a call says
+
+
+def _of_attributes(attributes: Mapping[str, JSON], place: str = "") -> Iterator[Violation]:
+    if len(attributes) > MAX_ATTRIBUTES:
+        yield Violation(
+            field=f"{place}attributes",
+            problem=f"has {len(attributes)} attributes; Customer.io takes {MAX_ATTRIBUTES}: choose with pick(…)",
+        )
+    for number, (name, value) in enumerate(attributes.items(), start=1):
+        if not name.strip() or _size(name) > MAX_ATTRIBUTE_NAME_BYTES:
+            yield Violation(
+                field=f"{place}attributes",
+                problem=f"the name of attribute {number} is {_size(name)} bytes long;"
+                f" Customer.io takes 1 to {MAX_ATTRIBUTE_NAME_BYTES}",
+            )
+        elif isinstance(value, str) and _size(value) > MAX_ATTRIBUTE_VALUE_BYTES:
+            yield Violation(
+                field=f"{place}attributes.{name}",
+                problem=f"is {_size(value)} bytes long; Customer.io takes {MAX_ATTRIBUTE_VALUE_BYTES}:"
+                " shorten it with substring(…)",
+            )
+
+
+def _of_instructions(attributes: Mapping[str, JSON]) -> Iterator[Violation]:
+    yield from _of_moment("attributes._timestamp", attributes.get("_timestamp"))
+    if not isinstance(attributes.get("_update", True), bool):
+        yield Violation(field="attributes._update", problem="is neither true nor false")
+
+
+def _of_moment(field: str, value: JSON) -> Iterator[Violation]:
+    if value is not None and (type(value) is not int or not EARLIEST <= value <= LATEST):
+        yield Violation(field=field, problem="is not whole unix seconds; write unix(…)")
+
+
+def _of_text(field: str, text: str, limit: int) -> Iterator[Violation]:
+    if not text.strip():
+        yield Violation(field=field, problem=f"is blank; Customer.io needs the {field.rpartition('.')[2]}")
+    elif (size := _size(text)) > limit:
+        yield Violation(field=field, problem=f"is {size} bytes long; Customer.io takes {limit}")
+
+
+def _of_name(name: str) -> Iterator[Violation]:
+    yield from _of_text("name", name, MAX_EVENT_NAME_BYTES)
+
+
+def _of_segment(field: str, text: str, limit: int) -> Iterator[Violation]:
+    """Judge a text that becomes a segment of a path."""
+    yield from _of_text(field, text, limit)
+    yield from _of_dots(field, text)
+
+
+def _of_url(url: str) -> Iterator[Violation]:
+    if url != "*" and not url.lower().startswith(("http://", "https://")):
+        yield Violation(field="url", problem='is neither a full address (https://…) nor "*" for any page')
+    elif (size := _size(url)) > MAX_TEXT_BYTES:
+        yield Violation(field="url", problem=f"is {size} bytes long; at most {MAX_TEXT_BYTES} are sent")
+
+
+def _of_data(attributes: Mapping[str, JSON], text: str | None) -> Iterator[Violation]:
+    # No JSON is longer in UTF-8 than it is in ASCII.
+    if text is not None and len(text) <= MAX_EVENT_DATA_BYTES:
+        return
+    if (size := _written_size(attributes)) > MAX_EVENT_DATA_BYTES:
+        problem = f"is {size} bytes of JSON; Customer.io takes {MAX_EVENT_DATA_BYTES}: choose with pick(…)"
+        yield Violation(field="attributes", problem=problem)
+
+
+def _of_device(call: AddDevice) -> Iterator[Violation]:
+    yield from _of_segment("token", call.token, MAX_TEXT_BYTES)
+    if call.platform not in PLATFORMS:
+        yield Violation(field="platform", problem=f"is neither {' nor '.join(PLATFORMS)}")
+    yield from _of_moment("last_used", call.last_used)
+    yield from _of_attributes(call.attributes)
+    yield from _of_texts(call.attributes)
+
+
+def _of_form(call: SubmitForm) -> Iterator[Violation]:
+    yield from _of_segment("form_id", call.form_id, MAX_TEXT_BYTES)
+    yield from _of_attributes(call.attributes)
+    yield from _of_texts(call.attributes)
+    for name in ("id", "email", *FORM_RESERVED):
+        if name in call.attributes:
+            kept = (
+                "names the person: write it beside 'attributes'" if name in ("id", "email") else "is ignored"
+            )
+            yield Violation(field=f"attributes.{name}", problem=f"in a form, '{name}' {kept}")
+
+
+def _of_texts(attributes: Mapping[str, JSON]) -> Iterator[Violation]:
+    for name, value in attributes.items():
+        if not isinstance(value, str):
+            yield Violation(field=f"attributes.{name}", problem="has to be text; write =to_string(…)")
+
+
+def _of_item(call: Call, text: str | None) -> Iterator[Violation]:
+    """Judge the size of what there is no v1 form of: a v2 entity takes less."""
+    if (
+        text is not None and 4 * len(text) <= wire.MAX_ITEM_BYTES
+    ):  # its own marks make it longer than the call
+        return
+    if (size := len(wire.request(call).body or b"")) > wire.MAX_ITEM_BYTES:
+        problem = f"is {size} bytes of JSON; Customer.io takes {wire.MAX_ITEM_BYTES}"
+        field = "attributes" if isinstance(call, IdentifyObject | DeleteObject) else "objects"
+        yield Violation(field=field, problem=problem)
+
+
+# Raw requests
+
+
+def _of_raw(call: RawRequest) -> Iterator[Violation]:
+    if call.method is not None and call.method not in METHODS:
+        yield Violation(field="method", problem=f"is not one of {', '.join(METHODS)}")
+    if problem := path_problem(call.path):
+        yield Violation(field="path", problem=problem)
+    yield from _of_values("query", call.query)
+    for name, value in call.headers.items():
+        if problem := header_problem(name, value):
+            yield Violation(field=f"headers.{name}", problem=problem)
+    yield from _of_raw_body(call)
+    yield from _of_handling(call)
+
+
+def path_problem(path: str) -> str | None:
+    """Say what is wrong with the path of a raw request: it is only ever one below ``/api`` of Customer.io's host."""
+    if not path.startswith("/") or path.startswith("//"):
+        return "has to be a path below /api that starts with one slash, as /v1/accounts/region"
+    if path == "/api" or path.startswith("/api/"):
+        return "is taken below /api already: write /v1/… instead of /api/v1/…"
+    if "?" in path or "#" in path:
+        return "must not hold ? or #; parameters stand under 'query'"
+    if "\\" in path or not path.isprintable():
+        return "must not hold a backslash or a control character"
+    if _BAD_ESCAPE.search(path):
+        return "holds a % that begins no escape; write =url_encode(…) around what comes from a payload"
+    # Every HTTP library folds these, some of them also when they are escaped.
+    if any(unquote(segment) in (".", "..") for segment in path.split("/")):
+        return 'must not have a segment "." or "..": they change where the request goes'
+    return None
+
+
+_BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})|%(?:0[0-9A-Fa-f]|1[0-9A-Fa-f]|7[Ff]|5[Cc])")
+
+
+def header_problem(name: str, value: object) -> str | None:
+    """Say what is wrong with a header of a raw request."""
+    if name.lower() in _OUR_HEADERS:
+        return "is set by the gateway"
+    if not _HEADER_NAME.fullmatch(name):
+        return "is not the name of a header"
+    if not isinstance(value, str) or not value.isascii() or not value.isprintable():
+        return "has to be text of printable ASCII characters"
+    return None
+
+
+# What proves who we are, where the request goes and where it ends.
+_OUR_HEADERS = frozenset(
+    {
+        *("authorization", "proxy-authorization", "cookie", "host", "user-agent", "connection", "upgrade"),
+        *("content-length", "transfer-encoding", "te", "trailer", "expect", "keep-alive"),
+    }
+)
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+
+
+def _of_values(field: str, values: Mapping[str, JSON]) -> Iterator[Violation]:
+    for name, value in values.items():
+        items = value if isinstance(value, list | tuple) else (value,)
+        if any(isinstance(each, list | tuple | dict) or each is None for each in items):
+            problem = "has to be text, a number or a boolean, or a list of them"
+            yield Violation(field=f"{field}.{name}", problem=problem)
+
+
+def _of_raw_body(call: RawRequest) -> Iterator[Violation]:
+    if call.data is not None and (call.form or call.files):
+        problem = "cannot be sent together with 'form' or 'files': a request has one body"
+        yield Violation(field="data", problem=problem)
+    yield from _of_values("form", call.form)
+    for name, contents in call.files.items():
+        if not isinstance(contents, str | bytes):
+            yield Violation(field=f"files.{name}", problem="has to be the file's contents as text")
+    for name in call.file_names:
+        if name not in call.files:
+            yield Violation(field=f"file_names.{name}", problem=f"there is no file '{name}' under 'files'")
+
+
+def _of_handling(call: RawRequest) -> Iterator[Violation]:
+    if call.response_type not in RESPONSE_TYPES:
+        yield Violation(field="response_type", problem=f"is not one of {', '.join(RESPONSE_TYPES)}")
+    if call.timeout is not None and not 0 < call.timeout <= MAX_TIMEOUT:
+        yield Violation(field="timeout", problem=f"has to be over 0 and at most {MAX_TIMEOUT:g} seconds")
+    for name, value in call.retry.items():
+        if problem := retry_problem(name, value):
+            yield Violation(field=f"retry.{name}", problem=problem)
+
+
+def retry_problem(name: str, value: JSON) -> str | None:
+    """Say what is wrong with one setting of a raw request's `retry`."""
+    if name not in RETRY_SETTINGS:
+        return f"is not one of {', '.join(RETRY_SETTINGS)}"
+    kind, least, most = RETRY_SETTINGS[name]
+    if kind is bool:
+        return None if isinstance(value, bool) else "is neither true nor false"
+    if type(value) is not int or not least <= value <= most:
+        return f"has to be a whole number from {least} to {most}"
+    return None
+
+
+def _written_size(value: Mapping[str, JSON]) -> int:
+    return len(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode())
+
+
+def _size(text: str) -> int:
+    return len(text.encode(errors="surrogatepass"))
+
+
+def fields_of(found: Iterable[Violation]) -> str:
+    """Say in one line what is wrong with a call."""
+    return "; ".join(f"{each.field} {each.problem}" for each in found)
