@@ -6,10 +6,11 @@ import re
 from collections.abc import Mapping as Map
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import overload
 from urllib.parse import urlsplit
 
 from gateway.compiler import parse
-from gateway.connections import DEFAULT, Connection, variable_prefix
+from gateway.connections import DEFAULT, DEFAULT_RATE, MAX_RATE, Connection, variable_prefix
 from gateway.errors import ConfigError, MappingError, Problem
 from gateway.mapping import Mapping
 from gateway.retry import Policy
@@ -167,7 +168,13 @@ class _Reader:
     def text(self, name: str) -> str | None:
         return self._environ.get(name, "").strip() or None
 
-    def number(self, name: str, default: int, *, least: int, most: int) -> int:
+    @overload
+    def number(self, name: str, default: int, *, least: int, most: int) -> int: ...
+
+    @overload
+    def number(self, name: str, default: None = None, *, least: int, most: int) -> int | None: ...
+
+    def number(self, name: str, default: int | None = None, *, least: int, most: int) -> int | None:
         written = self.text(name)
         if written is None:
             return default
@@ -175,6 +182,12 @@ class _Reader:
             self.problems.append(f"{name} has to be a whole number from {least} to {most}")
             return default
         return int(written)
+
+    def flag(self, name: str, *, default: bool) -> bool:
+        written = (self.text(name) or str(default)).lower()
+        if written not in ("true", "false"):
+            self.problems.append(f"{name} has to be true or false")
+        return written == "true"
 
     def url(self, name: str) -> str | None:
         written = self.text(name)
@@ -233,10 +246,18 @@ class _Reader:
             api_key=api_key,
             region=self._region(f"{prefix}REGION"),
             base_url=self._base_url(f"{prefix}BASE_URL"),
-            policy=Policy(
-                delay=self.number(f"{prefix}RETRY_DELAY_MS", 1_000, least=1, most=600_000) / 1_000,
-                max_age=self.number(f"{prefix}RETRY_MAX_AGE", 72 * 3_600, least=1, most=30 * 86_400),
-            ),
+            policy=self._policy(f"{prefix}RETRY_"),
+            rate=self.number(f"{prefix}RATE", DEFAULT_RATE, least=1, most=MAX_RATE),
+        )
+
+    def _policy(self, prefix: str) -> Policy:
+        return Policy(
+            max=self.number(f"{prefix}MAX", least=0, most=1_000),
+            delay=self.number(f"{prefix}DELAY_MS", 1_000, least=1, most=600_000) / 1_000,
+            exponential=self.flag(f"{prefix}EXPONENTIAL", default=True),
+            jitter=self.flag(f"{prefix}JITTER", default=True),
+            all_errors=self.flag(f"{prefix}ALL_ERRORS", default=False),
+            max_age=self.number(f"{prefix}MAX_AGE", 72 * 3_600, least=1, most=30 * 86_400),
         )
 
     def _region(self, name: str) -> str:

@@ -8,6 +8,8 @@ from gateway.retry import Policy
 from gateway.wire import HOSTS
 
 DEFAULT = "default"
+#: Requests a second. Customer.io takes 1,000 of one workspace, from all who send to it together.
+DEFAULT_RATE, MAX_RATE = 100, 1_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,14 +19,16 @@ class Connection:
     Attributes:
         region: ``us`` or ``eu``.
         base_url: Replaces the region's host, as ``https://host``.
+        rate: Requests a second, at most, of one process; a batch is one.
     """
 
-    name: str
+    name: str = DEFAULT
     site_id: str
     api_key: str = field(repr=False)
     region: str = "us"
     base_url: str | None = None
     policy: Policy = field(default_factory=Policy)
+    rate: float = DEFAULT_RATE
 
     def host(self, region: str | None = None) -> str:
         """The scheme and host to send to; *region* wins over the connection's own."""

@@ -1,35 +1,46 @@
-"""The only network: send one request to Customer.io and report what happened. Never raises for the network."""
+"""The Customer.io client: send one call or request and report what happened.
+
+It can be used on its own, without the rest of the gateway (docs/client.md)::
+
+    from gateway.customerio import Client, Connection
+
+    with Client(Connection(site_id="…", api_key="…", region="eu")) as client:
+        client.identify(id="42", attributes={"plan": "pro"})
+        client.track(id="42", name="Order Paid", attributes={"total": 49.5}, event_id="order-7")
+"""
 
 from __future__ import annotations
 
-import base64
-import email.utils
-import json
+import random
+import secrets
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from http.cookiejar import DefaultCookiePolicy
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import count
+from types import TracebackType
 from typing import Any, Protocol, TextIO
 
-import requests
-import urllib3
+from gateway import calls, wire
+from gateway.answers import Answer, attempt_of, reason_of, shown_without_answer
+from gateway.batches import Ready, pack, ready, send_together
+from gateway.calls import IDENTIFIERS, Call, RawRequest, address, lanes
+from gateway.connections import DEFAULT, Connection, variable_prefix
+from gateway.errors import CallError, SendError
+from gateway.limits import violations
+from gateway.mending import mended
+from gateway.pace import Pace
+from gateway.retry import Attempt, Policy, Probe, again_after, policy_with
+from gateway.transport import NoAnswerError, Transport
+from gateway.ulids import ulid
+from gateway.wire import HttpRequest
 
-from gateway import __version__
-from gateway.connections import Connection, variable_prefix
-from gateway.deadlines import DeadlineAdapter, Deadlines
-from gateway.events import JSON
-from gateway.retry import Attempt, Probe
-from gateway.wire import HOSTS, REGION_PATH, HttpRequest
+__all__ = ["DEADLINE", "Answer", "Client", "Connection", "DryRun", "Policy", "Sender"]
 
-CONNECT_TIMEOUT = 5.0
+#: Seconds that an attempt may take in all.
 DEADLINE = 20.0
 #: While a probe is out nothing else is sent: an API that takes longer for it is not well.
 PROBE_DEADLINE = 5.0
-MAX_ANSWER = 65_536
-MAX_REASON = 300
-USER_AGENT = f"customerio-gateway/{__version__}"
 
 
 class Sender(Protocol):
@@ -42,59 +53,129 @@ class Sender(Protocol):
         """Find out whether a connection is well."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Answer:
-    status: int
-    body: bytes
-    headers: Mapping[str, str]
-
-
-class _NoAnswerError(Exception):
-    """No whole answer came; the text says why, in words for the operator."""
-
-
 class Client:
-    """Sends requests over one pool of kept-alive connections; any number of threads may share it.
+    """Sends calls over one pool of kept-alive connections; any number of threads may share it.
 
     Args:
+        connections: One workspace, or several by their names.
         pool: How many connections are kept open to each host.
         deadline: Seconds that an attempt may take in all, connecting and a trickling answer included.
+        sleep: Waits for so many seconds; *jitter* gives a random number in [0, 1).
     """
 
     def __init__(
-        self, connections: Mapping[str, Connection], *, pool: int = 16, deadline: float = DEADLINE
+        self,
+        connections: Connection | Mapping[str, Connection],
+        *,
+        pool: int = 16,
+        deadline: float = DEADLINE,
+        sleep: Callable[[float], None] = time.sleep,
+        jitter: Callable[[], float] = random.random,
     ) -> None:
+        if isinstance(connections, Connection):
+            connections = {connections.name: connections}
         self._connections = dict(connections)
         self._deadline = deadline
-        self._deadlines = Deadlines()
-        self._session = requests.Session()
-        self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-        adapter = DeadlineAdapter(pool_connections=8, pool_maxsize=pool)
-        self._session.mount("https://", adapter)
-        self._session.mount("http://", adapter)
-        # Proxies and certificates of the environment are read once and not with every request; .netrc never.
-        self._environment: dict[str, dict[str, Any]] = {
-            host: dict(self._session.merge_environment_settings(host, {}, True, None, None))
-            for host in {each.host(region) for each in connections.values() for region in HOSTS}
-        }
-        self._session.trust_env = False
+        self._sleep = sleep
+        self._jitter = jitter
+        self._transport = Transport(self._connections, pool=pool)
+        self._paces = {name: Pace(connection.rate) for name, connection in self._connections.items()}
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the pool; the client cannot be used afterwards."""
+        self._transport.close()
+
+    # Sent at once, for programs and for the command line
+
+    def identify(self, *, connection: str = DEFAULT, region: str | None = None, **fields: Any) -> Answer:
+        """Create or update a person; the fields are those of `calls.Identify`. Raises as `call` does."""
+        return self.call(calls.Identify(**fields), connection=connection, region=region)
+
+    def track(self, *, connection: str = DEFAULT, region: str | None = None, **fields: Any) -> Answer:
+        """Record an event; the fields are those of `calls.Track`. Raises as `call` does."""
+        return self.call(calls.Track(**fields), connection=connection, region=region)
+
+    def page(self, *, connection: str = DEFAULT, region: str | None = None, **fields: Any) -> Answer:
+        """Record a page view; the fields are those of `calls.Page`. Raises as `call` does."""
+        return self.call(calls.Page(**fields), connection=connection, region=region)
+
+    def destroy(self, *, connection: str = DEFAULT, region: str | None = None, **fields: Any) -> Answer:
+        """Delete a person; the fields are those of `calls.Destroy`. Raises as `call` does."""
+        return self.call(calls.Destroy(**fields), connection=connection, region=region)
+
+    def request(
+        self, path: str, *, connection: str = DEFAULT, region: str | None = None, **fields: Any
+    ) -> Answer:
+        """Send any request below ``/api``; the fields are those of `calls.RawRequest`. Raises as `call` does."""
+        return self.call(calls.RawRequest(path=path, **fields), connection=connection, region=region)
+
+    def call(
+        self,
+        call: Call,
+        *,
+        connection: str = DEFAULT,
+        region: str | None = None,
+        on_attempt: Callable[[Attempt], None] = lambda _: None,
+    ) -> Answer:
+        """Send any call now, and again as its connection's policy says (three times unless it does).
+
+        An event, page view or screen without an `event_id` is given one, so that a retry is not counted twice.
+
+        Args:
+            on_attempt: Is told of each attempt.
+
+        Raises:
+            CallError: It cannot be sent as it is; nothing was sent.
+            SendError: Customer.io did not take it.
+        """
+        checked = _checked(call)
+        request = wire.request(checked)
+        policy = self._policy(connection)
+        if isinstance(checked, RawRequest):
+            policy = policy_with(policy, checked.retry)
+        for tries in count(1):
+            self._wait_for_turn(connection)
+            answer, attempt = self._exchange(request, connection, region)
+            on_attempt(attempt)
+            if answer is not None and attempt.reason is None:
+                return answer
+            after = again_after(attempt, tries=tries, policy=policy, jitter=self._jitter())
+            if after is None:
+                break
+            self._sleep(after)
+        raise SendError(attempt.reason or "no answer", attempt.status)
+
+    def batch(
+        self, several: Iterable[Call], *, connection: str = DEFAULT, region: str | None = None
+    ) -> list[str | None]:
+        """Send many calls now in as few requests as there can be, those of each person in their order.
+
+        Gives for each what went wrong with it, or None where it arrived.
+
+        Raises:
+            CallError: One of them cannot be sent as it is; nothing was sent.
+        """
+        checked = list(map(_checked, several))
+        problems: list[str | None] = [None] * len(checked)
+        for wave in _waves(connection, checked):
+            told = self._send_wave([ready(checked[number]) for number in wave], connection, region)
+            for number, problem in zip(wave, told, strict=True):
+                problems[number] = problem
+        return problems
+
+    # One attempt, for the worker
 
     def send(self, request: HttpRequest, connection: str, region: str | None = None) -> Attempt:
-        """Make one attempt of a request, in the region given or the connection's own."""
-        at, started = time.time(), time.monotonic()
-        try:
-            answer = self._exchange(request, connection, region, self._deadline)
-        except _NoAnswerError as error:
-            return Attempt(status=None, reason=str(error), at=at, seconds=time.monotonic() - started)
-        understood = _understood(answer)
-        return Attempt(
-            status=answer.status,
-            reason=None if answer.status < 300 and understood else _reason(answer),
-            understood=understood,
-            retry_after=_retry_after(answer.headers.get("retry-after"), now=time.time()),
-            at=at,
-            seconds=time.monotonic() - started,
-        )
+        """Make one attempt of a request, in the region given or the connection's own. Never raises for the network."""
+        return self._exchange(request, connection, region)[1]
 
     def region_of(self, connection: str, region: str | None = None) -> tuple[str | None, str | None]:
         """Ask Customer.io for a connection's region, at the host of the one given or of its own.
@@ -121,58 +202,76 @@ class Client:
             return None, Probe(cause="misconfigured", reason=_not_known(connection))
         try:
             deadline = min(PROBE_DEADLINE, self._deadline)
-            answer = self._exchange(HttpRequest(method="GET", path=REGION_PATH), connection, region, deadline)
-        except _NoAnswerError as error:
+            answer = self._transport.exchange(_ASK_REGION, self._known(connection), region, deadline)
+        except NoAnswerError as error:
             return None, Probe(cause="unreachable", reason=str(error))
-        found = _json(answer.body)
+        found = answer.json
         if answer.status == 200 and isinstance(found, dict) and isinstance(found.get("region"), str):
             return str(found["region"]), Probe()
         if answer.status == 401:
             prefix = variable_prefix(connection)
             reason = f"HTTP 401: the site id or the API key is wrong ({prefix}SITE_ID, {prefix}API_KEY)"
             return None, Probe(cause="misconfigured", reason=reason)
-        return None, Probe(cause="unreachable", reason=_reason(answer))
+        return None, Probe(cause="unreachable", reason=reason_of(answer))
 
-    def close(self) -> None:
-        """Close the pool; the client cannot be used afterwards."""
-        self._session.close()
-        self._deadlines.stop()
+    def _exchange(self, request: HttpRequest, name: str, region: str | None) -> tuple[Answer | None, Attempt]:
+        at, started = time.time(), time.monotonic()
+        deadline = min(request.timeout or self._deadline, self._deadline)
+        try:
+            answer = self._transport.exchange(request, self._known(name), region, deadline)
+        except NoAnswerError as error:
+            seconds, debug = time.monotonic() - started, shown_without_answer(request)
+            return None, Attempt(status=None, reason=str(error), at=at, seconds=seconds, debug=debug)
+        seconds = time.monotonic() - started
+        return answer, attempt_of(request, answer, at=at, seconds=seconds, now=time.time())
 
-    def _exchange(self, request: HttpRequest, name: str, region: str | None, deadline: float) -> _Answer:
-        connection = self._connections.get(name)
-        if connection is None:
-            raise _NoAnswerError(_not_known(name))
-        host = connection.host(region)
-        with self._deadlines.attempt(deadline) as current:
-            try:
-                answer = self._read(self._send(request, connection, host, deadline))
-            except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-                late = f"no whole answer within {deadline:g} s" if current.ended else None
-                raise _NoAnswerError(late or _network_reason(error)) from error
-        if current.ended:
-            # Cut off in the middle of its headers, an answer looks like a whole one.
-            raise _NoAnswerError(f"no whole answer within {deadline:g} s")
-        return answer
+    def _known(self, name: str) -> Connection:
+        if name not in self._connections:
+            raise NoAnswerError(_not_known(name))
+        return self._connections[name]
 
-    def _send(
-        self, request: HttpRequest, connection: Connection, host: str, deadline: float
-    ) -> requests.Response:
-        prepared = self._session.prepare_request(
-            requests.Request(request.method, host, headers=_headers(request, connection), data=request.body)
-        )
-        # Set past requests' own quoting: the path goes out byte for byte as it was written.
-        prepared.url = host + request.path
-        timeout = (min(CONNECT_TIMEOUT, deadline), deadline)
-        return self._session.send(prepared, timeout=timeout, allow_redirects=False, **self._environment[host])
+    def _policy(self, name: str) -> Policy:
+        if name not in self._connections:
+            raise SendError(_not_known(name), None)
+        return self._connections[name].policy
 
-    def _read(self, response: requests.Response) -> _Answer:
-        body = response.raw.read(MAX_ANSWER + 1, decode_content=True)
-        if len(body) > MAX_ANSWER:
-            response.close()
-            raise _NoAnswerError(f"HTTP {response.status_code} with an answer of over {MAX_ANSWER} bytes")
-        response.raw.release_conn()
-        headers = {name.lower(): value for name, value in response.headers.items()}
-        return _Answer(status=response.status_code, body=body, headers=headers)
+    def _wait_for_turn(self, name: str) -> None:
+        if wait := self._paces[name].take(time.monotonic()):
+            self._sleep(wait)
+
+    def _send_wave(self, wave: Sequence[Ready], connection: str, region: str | None) -> Iterable[str | None]:
+        """Send calls of which no two are about the same person."""
+        policy, last = self._policy(connection), dict[int, Attempt]()
+        left: Sequence[int] = range(len(wave))
+        for tries in count(1):
+            last.update(self._send_once({number: wave[number] for number in left}, connection, region))
+            waits = {
+                number: after
+                for number in left
+                if (after := again_after(last[number], tries=tries, policy=policy, jitter=self._jitter()))
+                is not None
+            }
+            if not waits:
+                break
+            self._sleep(max(waits.values()))
+            left = list(waits)
+        return [last[number].reason for number in range(len(wave))]
+
+    def _send_once(
+        self, wave: Mapping[int, Ready], connection: str, region: str | None
+    ) -> Iterator[tuple[int, Attempt]]:
+        def send(request: HttpRequest) -> Attempt:
+            self._wait_for_turn(connection)
+            return self.send(request, connection, region)
+
+        together = [number for number, each in wave.items() if each.item is not None]
+        for span in pack([len(wave[number].item or b"") for number in together]):
+            numbers = together[span.start : span.stop]
+            told = send_together([wave[number] for number in numbers], send)
+            yield from (
+                (number, each) for number, each in zip(numbers, told, strict=True) if each is not None
+            )
+        yield from ((number, send(each.request)) for number, each in wave.items() if each.item is None)
 
 
 class DryRun:
@@ -188,7 +287,7 @@ class DryRun:
         known = self._connections.get(connection) or Connection(name=connection, site_id="", api_key="")
         lines = [f"{request.method} {known.host(region)}{request.path}"]
         lines += [f"{name}: {value}" for name, value in request.headers.items()]
-        lines += ["", request.body.decode()] if request.body is not None else []
+        lines += ["", request.body.decode(errors="replace")] if request.body is not None else []
         with self._turn:
             print("\n".join(lines), end="\n\n", file=self._out, flush=True)  # printing is its job
         return Attempt(status=200, at=time.time())
@@ -198,88 +297,34 @@ class DryRun:
         return Probe()
 
 
+_ASK_REGION = HttpRequest(method="GET", path=wire.REGION_PATH)
+
+
 def _not_known(name: str) -> str:
     prefix = variable_prefix(name)
     return f"connection '{name}' is not known: set {prefix}SITE_ID and {prefix}API_KEY"
 
 
-def _headers(request: HttpRequest, connection: Connection) -> dict[str, str]:
-    credentials = base64.b64encode(f"{connection.site_id}:{connection.api_key}".encode()).decode()
-    return {**request.headers, "Authorization": f"Basic {credentials}", "User-Agent": USER_AGENT}
+def _checked(call: Call) -> Call:
+    """Mend a call and make sure that Customer.io takes all of it."""
+    checked = mended(call, lambda: ulid(int(time.time() * 1000), secrets.token_bytes(10)))
+    if address(checked) is None and hasattr(checked, "id"):
+        known = [name for name in IDENTIFIERS if hasattr(checked, name)]
+        raise CallError(f"'{checked.name_of_call}' names nobody; give it one of {', '.join(known)}")
+    if found := violations(checked):
+        raise CallError("; ".join(f"{each.field} {each.problem}" for each in found))
+    return checked
 
 
-def _understood(answer: _Answer) -> bool:
-    return not answer.body or isinstance(_json(answer.body), dict)
-
-
-def _json(body: bytes) -> JSON:
-    try:
-        parsed: JSON = json.loads(body)
-    except (ValueError, RecursionError):
-        return None
-    return parsed
-
-
-def _reason(answer: _Answer) -> str:
-    if 300 <= answer.status < 400:
-        return f"HTTP {answer.status}: redirected, so the region is probably wrong"
-    said = "; ".join(_errors_in(_json(answer.body)))
-    if not said and not _understood(answer):
-        said = "the answer is not Customer.io's JSON: something else answers at this address"
-    return f"HTTP {answer.status}: {said}"[:MAX_REASON] if said else f"HTTP {answer.status}"
-
-
-def _errors_in(body: JSON) -> Iterator[str]:
-    """Read the shapes in which Customer.io reports errors: meta.error, meta.errors, errors of fields."""
-    if not isinstance(body, dict):
-        return
-    meta = body.get("meta")
-    if isinstance(meta, dict):
-        yield from (str(each) for each in (meta.get("error"), *_as_list(meta.get("errors"))) if each)
-    for each in _as_list(body.get("errors")):
-        if isinstance(each, dict):
-            told = (each.get(name) for name in ("field", "reason", "message", "detail"))
-            yield ": ".join(str(part) for part in told if part)
-
-
-def _as_list(value: JSON) -> list[JSON]:
-    return value if isinstance(value, list) else []
-
-
-def _retry_after(header: str | None, *, now: float) -> float | None:
-    """Read Retry-After, which is a number of seconds or a date."""
-    if header is None:
-        return None
-    if header.strip().isascii() and header.strip().isdigit():
-        return float(header.strip()[:9])
-    try:
-        at = email.utils.parsedate_to_datetime(header)
-    except ValueError:
-        return None
-    return max(0.0, at.timestamp() - now)
-
-
-def _network_reason(error: BaseException) -> str:
-    """Say what failed without the address's path, which holds the customer's id."""
-    if isinstance(error, requests.ConnectTimeout | urllib3.exceptions.ConnectTimeoutError):
-        return f"no connection within {CONNECT_TIMEOUT:g} s"
-    if isinstance(error, requests.ReadTimeout | urllib3.exceptions.ReadTimeoutError):
-        return "no answer in time"
-    if isinstance(error, requests.exceptions.SSLError | urllib3.exceptions.SSLError):
-        return "no trusted connection: the certificate or the TLS handshake was refused"
-    return f"the connection failed: {_innermost(error)}"
-
-
-def _innermost(error: BaseException) -> str:
-    seen: BaseException | None = error
-    found = type(error).__name__
-    while seen is not None:
-        if isinstance(seen, OSError) and seen.strerror:
-            found = seen.strerror
-        elif isinstance(seen, urllib3.exceptions.NameResolutionError):
-            return "the host's name is not known"
-        following = seen.__cause__ or seen.__context__ or getattr(seen, "reason", None)
-        if following is None and seen.args and isinstance(seen.args[0], BaseException):
-            following = seen.args[0]
-        seen = following if isinstance(following, BaseException) else None
-    return found
+def _waves(connection: str, several: Sequence[Call]) -> list[list[int]]:
+    """Divide calls so that no two of one person go out together, nor a later one before an earlier one."""
+    waves: list[list[int]] = []
+    next_of: dict[int, int] = {}
+    for number, call in enumerate(several):
+        own = lanes(connection, call, address(call))
+        wave = max((next_of.get(each, 0) for each in own), default=0)
+        next_of.update(dict.fromkeys(own, wave + 1))
+        if wave == len(waves):
+            waves.append([])
+        waves[wave].append(number)
+    return waves

@@ -9,6 +9,8 @@ GatewayError
 ├── BadExpression        an expression written in a mapping is wrong (in expressions)
 ├── ExpressionError      an expression met a value it cannot work on (no place: its owner adds it)
 ├── TranslationError     a mapping failed on a payload; holds file, line, column and field
+├── CallError            a call cannot be sent as it is; names the fields
+├── SendError            Customer.io did not take a call that was sent at once; holds the status
 └── StoreError           the database cannot take or give what was asked, for now
 
 Messages are read by strangers and land in logs: they never hold a secret, nor a value out of a payload.
@@ -97,6 +99,18 @@ class TranslationError(GatewayError):
         self.where = where
         self.field = field
         self.problem = problem
+
+
+class CallError(GatewayError):
+    """A call cannot be sent as it is: Customer.io would refuse, replace or drop something in it."""
+
+
+class SendError(GatewayError):
+    """Customer.io did not take a call; *status* is that of the last answer, None when no whole one came."""
+
+    def __init__(self, problem: str, status: int | None) -> None:
+        super().__init__(problem)
+        self.status = status
 
 
 class StoreError(GatewayError):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
@@ -54,7 +54,7 @@ RESPONSE_TYPES = ("json", "text", "binary")
 #: By the name of a setting: what it has to be, and its bounds.
 RETRY_SETTINGS: dict[str, tuple[type, int, int]] = {
     "max": (int, 0, 100),
-    "delay_ms": (int, 0, 600_000),
+    "delay_ms": (int, 1, 600_000),
     "exponential": (bool, 0, 1),
     "all_errors": (bool, 0, 1),
 }
@@ -436,8 +436,3 @@ def _written_size(value: Mapping[str, JSON]) -> int:
 
 def _size(text: str) -> int:
     return len(text.encode(errors="surrogatepass"))
-
-
-def fields_of(found: Iterable[Violation]) -> str:
-    """Say in one line what is wrong with a call."""
-    return "; ".join(f"{each.field} {each.problem}" for each in found)

@@ -6,9 +6,11 @@ bad probe pauses the connection and counts against no delivery, a good one leave
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeAlias
+
+from gateway.events import JSON
 
 HOUR = 3600.0
 #: Seconds between two tries of one delivery, at most.
@@ -29,27 +31,56 @@ class Attempt:
         status: The HTTP status; None when no whole answer came.
         reason: What went wrong, in words without any secret or body; None when nothing did.
         understood: The answer was Customer.io's JSON (or rightly empty), not some proxy's page.
+        refused_items: Which items of a batch were refused, by their number from 0, and why; all others arrived.
         retry_after: Seconds that the answer asked us to wait.
         at: When it began, in unix seconds.
         seconds: How long it took.
         sendable: False when no request could be made of the delivery at all.
+        debug: What was sent and answered, without credentials, where a raw request asks for it.
     """
 
     status: int | None
     reason: str | None = None
     understood: bool = True
+    refused_items: Mapping[int, str] = field(default_factory=dict)
     retry_after: float | None = None
     at: float = 0.0
     seconds: float = 0.0
     sendable: bool = True
+    debug: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """How a connection's deliveries are retried; both in seconds."""
+    """How a connection's calls are retried.
 
+    Attributes:
+        max: Tries beside the first, at most; None leaves it to the time (or, within one process, to RETRIES).
+        delay: Seconds before the first retry.
+        exponential: The delay doubles from one retry to the next.
+        jitter: The delay is spread at random over its upper half.
+        all_errors: What Customer.io refuses for good is tried again too.
+        max_age: Seconds of failing after which a delivery is given up.
+    """
+
+    max: int | None = None
     delay: float = 1.0
+    exponential: bool = True
+    jitter: bool = True
+    all_errors: bool = False
     max_age: float = 72 * HOUR
+
+
+#: Tries beside the first of a call that is sent at once, by the command line or the library, unless its policy says.
+RETRIES = 3
+
+
+def policy_with(policy: Policy, own: Mapping[str, JSON]) -> Policy:
+    """Put a raw request's own settings (`max`, `delay_ms`, `exponential`, `all_errors`) in a policy's place."""
+    settings: dict[str, Any] = dict(own)
+    if "delay_ms" in settings:
+        settings["delay"] = settings.pop("delay_ms") / 1_000
+    return replace(policy, **settings)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,10 +90,15 @@ class Delivered:
 
 @dataclass(frozen=True, kw_only=True)
 class Retry:
-    """Try the same delivery again *after* so many seconds."""
+    """Try the same delivery again *after* so many seconds.
+
+    Attributes:
+        suspect: The connection may be to blame, so it counts when several fail in a row.
+    """
 
     after: float
     reason: str
+    suspect: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,8 +149,10 @@ def judge(
     match _kind(attempt):
         case "good":
             return Delivered()
-        case "unsendable" | "refused":
+        case "unsendable":
             return Failed(reason=reason)
+        case "refused":
+            return _refused(reason, tries=tries, failing_for=failing_for, policy=policy, jitter=jitter)
         case "throttled":
             return Postponed(reason=reason, throttled=True, asked=attempt.retry_after)
         case "again":
@@ -129,7 +167,7 @@ def judge_alone(
     """Decide what follows a doubtful attempt once a probe has found that the connection is well."""
     reason = _reason(attempt)
     if attempt.understood and attempt.status is not None and 400 <= attempt.status < 500:
-        return Failed(reason=reason)
+        return _refused(reason, tries=tries, failing_for=failing_for, policy=policy, jitter=jitter)
     return _retry(reason, tries=tries, failing_for=failing_for, policy=policy, jitter=jitter)
 
 
@@ -144,6 +182,8 @@ def _kind(
     status = attempt.status or 0
     if not attempt.sendable:
         return "unsendable"
+    if attempt.refused_items:
+        return "refused"
     if status == 429 or (status >= 500 and attempt.retry_after is not None):
         return "throttled"
     if not attempt.understood or status in (401, 403, 404):
@@ -159,10 +199,41 @@ def _reason(attempt: Attempt) -> str:
     return attempt.reason or f"HTTP {attempt.status}"
 
 
+def _refused(reason: str, *, tries: int, failing_for: float, policy: Policy, jitter: float) -> Retry | Failed:
+    if not policy.all_errors:
+        return Failed(reason=reason)
+    decision = _retry(reason, tries=tries, failing_for=failing_for, policy=policy, jitter=jitter)
+    return replace(decision, suspect=False) if isinstance(decision, Retry) else decision
+
+
 def _retry(reason: str, *, tries: int, failing_for: float, policy: Policy, jitter: float) -> Retry | Failed:
     if failing_for >= policy.max_age:
         return Failed(reason=f"{reason} (given up after {failing_for / HOUR:.0f} hours of trying)")
-    return Retry(after=_spread(policy.delay, tries - 1, LONGEST_DELAY, jitter), reason=reason)
+    if policy.max is not None and tries > policy.max:
+        return Failed(reason=f"{reason} (given up after {tries} {'try' if tries == 1 else 'tries'})")
+    return Retry(after=_delay(policy, tries, jitter), reason=reason)
+
+
+def _delay(policy: Policy, tries: int, jitter: float) -> float:
+    doublings = tries - 1 if policy.exponential else 0
+    return _spread(policy.delay, doublings, LONGEST_DELAY, jitter if policy.jitter else 1.0)
+
+
+def again_after(attempt: Attempt, *, tries: int, policy: Policy, jitter: float) -> float | None:
+    """Decide whether a call that is sent at once is tried again, and after how many seconds; None: no more.
+
+    Here nobody asks whether the connection is well: what a proxy, a wrong key or a wrong region could have
+    answered is as final as a refusal. A longer wait than a minute is left to whoever waits.
+    """
+    kind = _kind(attempt)
+    most = RETRIES if policy.max is None else policy.max
+    if kind in ("good", "unsendable") or tries > most:
+        return None
+    status = attempt.status or 0
+    if not policy.all_errors and kind not in ("throttled", "again") and 200 <= status < 500:
+        return None
+    delay = _delay(policy, tries, jitter) if attempt.retry_after is None else attempt.retry_after
+    return delay if delay <= LONGEST_PAUSE or attempt.retry_after is None else None
 
 
 def _spread(first: float, doublings: int, most: float, jitter: float) -> float:
@@ -246,7 +317,7 @@ def after_decision(
         case Postponed(throttled=True) if health.cause not in _PROBED:
             reason, asked = decision.reason, decision.asked
             return _paused(health, "throttled", reason, asked, now, policy=policy, jitter=jitter)
-        case Retry() if lane not in health.suspects or health.on_trial:
+        case Retry(suspect=True) if lane not in health.suspects or health.on_trial:
             suspects = tuple(dict.fromkeys((*health.suspects, lane)))[-MOST_SUSPECTS:]
             suspected = replace(health, suspects=suspects)
             if not suspected.on_trial or health.cause is not None:

@@ -8,6 +8,7 @@ import pytest
 
 from gateway.config import load, load_sources
 from gateway.errors import ConfigError
+from gateway.retry import Policy
 
 CREDENTIALS = {"CUSTOMERIO_SITE_ID": "site", "CUSTOMERIO_API_KEY": "key-4711"}
 MAPPING = """\
@@ -87,6 +88,11 @@ def test_connections_are_read_with_their_own_settings() -> None:
             "CUSTOMERIO_RETRY_DELAY_MS has to be a whole number",
         ),
         (
+            {**CREDENTIALS, "CUSTOMERIO_RATE": "1001"},
+            "CUSTOMERIO_RATE has to be a whole number from 1 to 1000",
+        ),
+        ({**CREDENTIALS, "CUSTOMERIO_RETRY_JITTER": "on"}, "CUSTOMERIO_RETRY_JITTER has to be true or false"),
+        (
             {**CREDENTIALS, "CUSTOMERIO_BASE_URL": "http://proxy.example"},
             "CUSTOMERIO_BASE_URL has to start with https",
         ),
@@ -101,6 +107,27 @@ def test_a_variable_that_cannot_be_used_is_named_with_the_fix(environ: dict[str,
     with pytest.raises(ConfigError) as error:
         load(environ)
     assert str(error.value).startswith(said)
+
+
+def test_each_connection_has_its_own_rate_and_retry_settings() -> None:
+    environ = {
+        **CREDENTIALS,
+        "CUSTOMERIO_RATE": "250",
+        "CUSTOMERIO_EU_SITE_ID": "s",
+        "CUSTOMERIO_EU_API_KEY": "k",
+        "CUSTOMERIO_EU_RETRY_MAX": "0",
+        "CUSTOMERIO_EU_RETRY_DELAY_MS": "50",
+        "CUSTOMERIO_EU_RETRY_EXPONENTIAL": "false",
+        "CUSTOMERIO_EU_RETRY_JITTER": "False",
+        "CUSTOMERIO_EU_RETRY_ALL_ERRORS": "true",
+        "CUSTOMERIO_EU_RETRY_MAX_AGE": "60",
+    }
+    connections = load(environ).connections
+    assert (connections["default"].rate, connections["default"].policy) == (250, Policy())
+    assert (connections["eu"].rate, connections["eu"].policy) == (
+        100,
+        Policy(max=0, delay=0.05, exponential=False, jitter=False, all_errors=True, max_age=60),
+    )
 
 
 def test_all_wrong_variables_are_named_at_once() -> None:

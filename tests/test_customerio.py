@@ -233,11 +233,11 @@ def test_silence_is_ended_at_the_deadline() -> None:
 
 
 def test_an_answer_without_end_is_not_read_without_end() -> None:
-    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n" + b" " * 200_000
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 10000000\r\n\r\n" + b" " * 2_000_000
     with serving(answering(answer)) as url:
         attempt = send(client_of(url))
     assert attempt.status is None
-    assert attempt.reason == "HTTP 200 with an answer of over 65536 bytes"
+    assert attempt.reason == "HTTP 200 with an answer of over 1048576 bytes"
 
 
 def test_a_connection_without_credentials_says_which_variables_are_missing() -> None:
