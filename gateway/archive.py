@@ -85,12 +85,17 @@ class DeliveryEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class AttemptEntry:
-    """One HTTP try; *at* in unix seconds, *status* None when no whole answer came."""
+    """One HTTP try; *at* in unix seconds, *status* None when no whole answer came.
+
+    Attributes:
+        debug: What was sent and answered, where a raw request asks for it.
+    """
 
     at: float
     seconds: float
     status: int | None
     reason: str | None
+    debug: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -312,7 +317,13 @@ def _entry(row: Row[Any]) -> DeliveryEntry:
 
 
 def _attempt(row: Row[Any]) -> AttemptEntry:
-    return AttemptEntry(at=row.at, seconds=row.seconds, status=row.status, reason=row.reason)
+    return AttemptEntry(
+        at=row.at,
+        seconds=row.seconds,
+        status=row.status,
+        reason=row.reason,
+        debug=None if row.debug is None else row.debug.decode(),
+    )
 
 
 def _event_entry(row: Row[Any]) -> EventEntry:

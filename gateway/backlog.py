@@ -44,7 +44,9 @@ class Backlogs:
         self._last: tuple[float, Backlog] | None = None
         waits_since = func.min(func.coalesce(deliveries.c.first_failed_at, deliveries.c.due_at))
         self._pending = select(func.count(), database.now - waits_since).where(IS_PENDING)
-        self._parked = select(func.count(), database.now - waits_since).where(IS_PARKED)
+        # What is parked has a lane to wait in; said, it finds its index.
+        parked = (IS_PARKED, deliveries.c.lane.is_not(None))
+        self._parked = select(func.count(), database.now - waits_since).where(*parked)
         self._failed = select(func.count()).select_from(deliveries).where(IS_FAILED)
 
     def read(self, connection: Connection) -> Backlog:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import repeat
 
 from gateway import wire
@@ -15,17 +15,17 @@ from gateway.wire import HttpRequest
 MOST_ITEMS = 100
 
 
-@dataclass(frozen=True, kw_only=True)
 class Ready:
     """A call as it can go out: alone, and (unless *item* is None) as a part of a batch."""
 
-    request: HttpRequest
-    item: bytes | None
+    def __init__(self, call: Call) -> None:
+        self.call = call
+        self.item = wire.item(call)
 
-
-def ready(call: Call) -> Ready:
-    """Write a call both ways."""
-    return Ready(request=wire.request(call), item=wire.item(call))
+    @property
+    def request(self) -> HttpRequest:
+        """The single request, which is seldom needed where there is an item."""
+        return wire.request(self.call)
 
 
 def pack(sizes: Sequence[int], *, most: int = MOST_ITEMS) -> Iterator[range]:

@@ -23,7 +23,7 @@ from typing import Any, Protocol, TextIO
 
 from gateway import calls, wire
 from gateway.answers import Answer, attempt_of, reason_of, shown_without_answer
-from gateway.batches import Ready, pack, ready, send_together
+from gateway.batches import Ready, pack, send_together
 from gateway.calls import IDENTIFIERS, Call, RawRequest, address, lanes
 from gateway.connections import DEFAULT, Connection, variable_prefix
 from gateway.errors import CallError, SendError
@@ -166,7 +166,7 @@ class Client:
         checked = list(map(_checked, several))
         problems: list[str | None] = [None] * len(checked)
         for wave in _waves(connection, checked):
-            told = self._send_wave([ready(checked[number]) for number in wave], connection, region)
+            told = self._send_wave([Ready(checked[number]) for number in wave], connection, region)
             for number, problem in zip(wave, told, strict=True):
                 problems[number] = problem
         return problems

@@ -5,8 +5,9 @@ What the operator asks and does is in `archive`; the order of the lanes is in `l
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 
 from sqlalchemy import (
@@ -168,6 +169,7 @@ class Store:
         doubted: Collection[Target] = (),
         probing: Collection[Target] = (),
         busy: Collection[Target] = (),
+        room: Mapping[str, int] = MappingProxyType({}),
         pacing: Pacing = Pacing(),  # noqa: B008  # a frozen value
     ) -> Turn:
         """Write outcomes, promote what waited behind them, then lease up to *limit* deliveries that are due.
@@ -179,6 +181,7 @@ class Store:
             doubted: Connections to which nothing more goes until they are probed.
             probing: Those of them that we are probing already.
             busy: Connections to which we are sending.
+            room: How many deliveries a connection can take, if that is limited.
         """
         lanes = {lane for each in outcomes for lane in each.delivery.lanes}
         with writing(self._database, lanes) as connection:
@@ -189,13 +192,14 @@ class Store:
             probes = self._pauses.lease_probes(
                 connection, standing, set(doubted).difference(probing), lease, pacing
             )
+            shut = {each for each in standing.healths if room.get(each.connection) == 0}.union(doubted)
             claimed = self._claim(
-                connection, standing, doubted, busy, limit=limit, lease=lease, seconds=seconds
+                connection, standing, shut, busy, room, limit=limit, lease=lease, seconds=seconds
             )
-            if len(claimed) < limit:
-                due_in = self._due_in(connection, standing, doubted, busy)
-            else:
+            if len(claimed) == limit:
                 due_in = 0.0 if limit else None
+            else:
+                due_in = self._due_in(connection, standing, shut, busy)
         return Turn(
             lease=lease,
             claimed=claimed,
@@ -316,19 +320,22 @@ class Store:
         self,
         connection: Connection,
         standing: Standing,
-        doubted: Collection[Target],
+        shut: Collection[Target],
         busy: Collection[Target],
+        room: Mapping[str, int],
         *,
         limit: int,
         lease: int,
         seconds: float,
     ) -> list[Claimed]:
         """Take what is due, of each connection its share; what one does not need is the next one's."""
-        targets = [target for target in standing.open() if target not in doubted]
+        targets = [target for target in standing.open() if target not in shut]
+        left = dict(room)
         first = lease % len(targets) if targets else 0
         claimed: list[Claimed] = []
         for number, target in enumerate(targets[first:] + targets[:first]):
             most = -(-(limit - len(claimed)) // (len(targets) - number))
+            most = min(most, left.get(target.connection, most))
             health = standing.healths[target]
             if health.on_trial:
                 most = min(most, 0 if target in busy else 1)
@@ -336,13 +343,15 @@ class Store:
                 given = {"most": most, "new_lease": lease, "seconds": seconds, "paused": health.paused_for}
                 rows = self._statements.claim.rows(connection, {**target.bound, **given})
                 claimed += sorted(map(_claimed, rows), key=lambda each: each.id)
+                if target.connection in left:
+                    left[target.connection] -= len(rows)
         return claimed
 
     def _due_in(
         self,
         connection: Connection,
         standing: Standing,
-        doubted: Collection[Target],
+        shut: Collection[Target],
         busy: Collection[Target],
     ) -> float | None:
         """Tell in how many seconds there may be something to claim or to probe."""
@@ -350,7 +359,7 @@ class Store:
         for target, health in standing.healths.items():
             if health.cause is not None:
                 found.append((health.resumes_at or standing.now) - standing.now)
-            elif target not in doubted and not (health.on_trial and target in busy):
+            elif target not in shut and not (health.on_trial and target in busy):
                 (row,) = self._statements.select_due_in.rows(connection, target.bound)
                 found += [] if row.due_in is None else [row.due_in]
         return max(min(found), 0.0) if found else None
@@ -471,12 +480,13 @@ def delivery_row(event_id: int, new: NewDelivery, status: str) -> tuple[Any, ...
     return (event_id, new.identity, new.connection, new.region or "", lane, other_lane, new.call, status)
 
 
-_ATTEMPT = ("delivery_id", "at", "seconds", "status", "reason")
+_ATTEMPT = ("delivery_id", "at", "seconds", "status", "reason", "debug")
 
 
 def _attempt_row(outcome: Outcome) -> tuple[Any, ...]:
     attempt = outcome.attempt
-    return (outcome.delivery.id, attempt.at, attempt.seconds, attempt.status, attempt.reason)
+    debug = None if attempt.debug is None else attempt.debug.encode(errors="replace")
+    return (outcome.delivery.id, attempt.at, attempt.seconds, attempt.status, attempt.reason, debug)
 
 
 def _failure_row(outcome: Outcome, standing: Standing) -> dict[str, Any]:

@@ -110,7 +110,12 @@ Index("deliveries_identity", deliveries.c.identity, unique=True)
 Index("deliveries_event", deliveries.c.event_id)
 # A lane has one head at most.
 _partial("deliveries_head", deliveries.c.lane, where=IS_PENDING, unique=True)
-_partial("deliveries_other_head", deliveries.c.other_lane, where=IS_PENDING, unique=True)
+_partial(
+    "deliveries_other_head",
+    deliveries.c.other_lane,
+    where=IS_PENDING & deliveries.c.other_lane.is_not(None),
+    unique=True,
+)
 _partial(
     "deliveries_due",
     deliveries.c.connection,
@@ -119,8 +124,8 @@ _partial(
     deliveries.c.id,
     where=IS_PENDING,
 )
-_partial("deliveries_parked", deliveries.c.lane, PLACE, where=IS_PARKED)
-_partial("deliveries_merge", deliveries.c.lane, PLACE, where=IN_TWO_LANES)
+_partial("deliveries_parked", deliveries.c.lane, PLACE, where=IS_PARKED & deliveries.c.lane.is_not(None))
+_partial("deliveries_merge", deliveries.c.lane, PLACE, where=IN_TWO_LANES & deliveries.c.lane.is_not(None))
 _partial("deliveries_other_merge", deliveries.c.other_lane, PLACE, where=IN_TWO_LANES)
 _partial("deliveries_failed", deliveries.c.id, where=IS_FAILED)
 _partial("events_failed", events.c.received_at, events.c.source, where=IS_BROKEN)
@@ -135,6 +140,8 @@ attempts = Table(
     Column("seconds", Double, nullable=False),
     Column("status", Integer),
     Column("reason", Text),
+    # What was sent and answered, without credentials, in UTF-8; null unless a raw request asks for it.
+    Column("debug", LargeBinary),
     sqlite_autoincrement=True,
 )
 

@@ -17,11 +17,13 @@ from gateway.store import Outcome, Store
 from tests.test_store import call, event
 
 
-def fill(store: Store, number: int) -> None:
+def fill(store: Store, number: int, *, with_merges: bool) -> None:
+    """Record calls behind each other and merges, or calls of which each is the first of its lane."""
     for group in range(number):
-        made = [call(f"{group}-{each}", each) for each in range(20)]
+        made = [call(f"{group}-{each}", each if with_merges else 20 * group + each) for each in range(20)]
         merges = [
-            call(f"{group}-merge-{each}", 1_000 * group + each, 2_000 * group + each) for each in range(20)
+            call(f"{group}-merge-{each}", 1_000 * group + each, 2_000 * group + each)
+            for each in range(20 if with_merges else 0)
         ]
         store.record([event(f"{group}", *made, *merges)])
 
@@ -72,14 +74,15 @@ def statements(database: Database) -> dict[str, Any]:
     return seen
 
 
+@pytest.mark.parametrize("with_merges", [True, False])
 @pytest.mark.parametrize("statistics", ["of the empty tables", "of the full ones"])
 def test_no_hot_query_reads_a_whole_table_or_index(
-    database: Database, store: Store, statements: dict[str, Any], statistics: str
+    database: Database, store: Store, statements: dict[str, Any], statistics: str, with_merges: bool
 ) -> None:
     # Until a database has counted again, its planner goes by what it counted when little was there.
     if statistics == "of the empty tables":
         analyze(database)
-    fill(store, 200)
+    fill(store, 200, with_merges=with_merges)
     if statistics == "of the full ones":
         analyze(database)
     statements.clear()

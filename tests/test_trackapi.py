@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 import requests
 
-from tests.trackapi import Answer, Delay, Fault, Hang, ParsedRequest, Reply, Reset, Slow, TrackAPI
+from tests.trackapi import Answer, Delay, Fault, Hang, ParsedRequest, Reply, Reset, Slow, TrackAPI, Trickle
 
 ULID = "01JABCDEFGHJKMNPQRSTVWXYZ0"
 CUSTOMER = b"/api/v1/customers/42"
 EVENTS = b"/api/v1/customers/42/events"
 ANONYMOUS = b"/api/v1/events"
+BATCH = b"/api/v2/batch"
 
 
 @pytest.fixture
@@ -126,9 +127,17 @@ def test_a_different_event_under_a_known_id_is_a_conflict(api: TrackAPI) -> None
     ("method", "target", "status"),
     [
         ("GET", b"/", 400),
-        ("GET", b"/api/v2/entity", 404),
+        ("GET", b"/api/v2/entity", 405),
         ("PUT", b"/api/v1/customers", 404),
         ("POST", b"/api/v1/customers/42/event", 404),
+        ("GET", b"/api/v2/batch", 405),
+        ("POST", b"/api/v2/batches", 404),
+        ("POST", b"/api/v2/entity?dry=1", 400),
+        ("PUT", b"/api/v1/customers/42/suppress", 405),
+        ("POST", b"/api/v1/customers/42/devices", 405),
+        ("PUT", b"/api/v1/customers/42/devices/a/b", 404),
+        ("POST", b"/api/v1/segments//add_customers?id_type=id", 400),
+        ("POST", b"/api/v1/segments/7/add_customers#id", 400),
         ("POST", CUSTOMER, 405),
         ("GET", EVENTS, 405),
         ("PUT", b"/api/v1/customers/.", 400),
@@ -367,6 +376,166 @@ def test_requests_from_many_threads_are_all_kept(api: TrackAPI) -> None:
         assert [each.body["number"] for each in api.applied(str(customer))] == list(range(50))
 
 
+@pytest.mark.parametrize(
+    ("method", "target", "body", "said"),
+    [
+        ("POST", EVENTS, {"name": ""}, {"meta": {"errors": ["event name must not be blank"]}}),
+        ("POST", b"/api/v1/merge_customers", {}, {"meta": {"error": "merge.primary is missing"}}),
+        (
+            "POST",
+            b"/api/v2/entity",
+            {"type": "person", "action": "delete", "identifiers": {"id": ""}},
+            {"errors": [{"reason": "invalid", "field": "identifiers.id", "message": "id must not be blank"}]},
+        ),
+        (
+            "POST",
+            b"/api/v2/entity",
+            {"type": "person", "action": "delete"},
+            {"errors": [{"reason": "required", "field": "identifiers", "message": "identifiers is missing"}]},
+        ),
+        (
+            "POST",
+            b"/api/v2/entity",
+            {"type": "delivery", "action": "event"},
+            {
+                "errors": [
+                    {
+                        "reason": "invalid",
+                        "field": "action",
+                        "message": "there is no operation of this type and action",
+                    }
+                ]
+            },
+        ),
+    ],
+)
+def test_an_error_has_the_shape_of_its_path(
+    api: TrackAPI, method: str, target: bytes, body: dict[str, Any], said: dict[str, Any]
+) -> None:
+    answer = _send(api, method, target, body)
+    assert (answer.status, answer.json) == (400, said)
+
+
+def test_a_submitted_form_is_answered_without_a_body(api: TrackAPI) -> None:
+    with requests.Session() as session:
+        for _ in range(2):  # over one connection: nothing of the first answer may be left in it
+            answer = session.post(
+                f"{api.url}/api/v1/forms/7/submit",
+                json={"data": {"id": "1"}},
+                auth=("site", "key"),
+                timeout=5,
+            )
+            assert (answer.status_code, answer.content) == (204, b"")
+            assert "content-length" not in answer.headers
+
+
+def test_a_segment_is_changed_by_the_only_path_that_has_a_query(api: TrackAPI) -> None:
+    target = b"/api/v1/segments/7/add_customers?id_type=email"
+    assert _send(api, "POST", target, {"ids": ["Ada@example.com"]}).status == 200
+    assert api.state["segments"] == {"7": {"email:ada@example.com"}}
+
+
+def test_a_batch_is_applied_but_for_the_items_that_are_refused(api: TrackAPI) -> None:
+    items = [_event("a"), _event(""), _event("b"), {**_event("c"), "data": {}}, _event("x" * 33_000)]
+    answer = _send(api, "POST", BATCH, {"batch": items})
+    assert answer.status == 207
+    errors = answer.json["errors"]
+    assert [(each["batch_index"], each["reason"], each["field"]) for each in errors] == [
+        (1, "invalid", "name"),
+        (3, "invalid", "data"),
+        (4, "invalid", "request"),
+    ]
+    assert errors[0]["message"] == "event name must not be blank"
+    assert [each.body["name"] for each in api.applied("42")] == ["a", "b"]
+    assert [(each.status, each.target) for each in api.refused] == [(207, BATCH)] * 3
+    assert (api.requests, api.count_applied(), api.batches, api.singles) == (1, 2, [5], 0)
+
+
+def test_a_batch_that_is_all_right_is_answered_with_nothing(api: TrackAPI) -> None:
+    answer = _send(api, "POST", BATCH, {"batch": [_event("a"), _event("b")]})
+    assert (answer.status, answer.body) == (200, b"{}\n")
+    assert _send(api, "POST", b"/api/v2/entity", _event("c")).body == b"{}\n"
+    assert [each.body["name"] for each in api.applied("42")] == ["a", "b", "c"]
+    assert (api.batches, api.singles) == ([2], 1)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(b'{"batch": [', id="cut off"),
+        pytest.param({}, id="no batch"),
+        pytest.param({"batch": {}}, id="a batch that is no list"),
+        pytest.param({"batch": []}, id="an empty batch"),
+        pytest.param({"batch": [{}]}, id="an empty item"),
+        pytest.param({"batch": [None]}, id="an item that is null"),
+        pytest.param({"batch": [{"action": "event", "name": "a"}]}, id="an item without a type"),
+        pytest.param({"batch": [{"type": "person", "name": "a"}]}, id="an item without an action"),
+        pytest.param({"batch": [{"type": "person", "action": "buy"}]}, id="an unknown action"),
+        pytest.param({"batch": [{"type": "person", "action": ["event"]}]}, id="a list of actions"),
+        pytest.param({"batch": [{"type": "object", "action": "event"}]}, id="an action of another type"),
+        pytest.param({"batch": [{"type": "delivery", "action": "event"}]}, id="a delivery"),
+        pytest.param({"batch": [{"type": "person", "action": "delete"}], "more": 1}, id="a key beside it"),
+    ],
+)
+def test_of_a_malformed_batch_nothing_is_applied(api: TrackAPI, body: dict[str, Any] | bytes) -> None:
+    if isinstance(body, dict) and isinstance(body.get("batch"), list) and body["batch"]:
+        body = {**body, "batch": [_event("a"), *body["batch"], _event("b")]}
+    answer = _send(api, "POST", BATCH, body)
+    assert answer.status == 400
+    (error,) = answer.json["errors"]
+    assert error.keys() == {"reason", "field", "message"}
+    assert (api.count_applied(), api.batches, len(api.refused)) == (0, [], 1)
+
+
+def test_a_batch_may_have_500000_bytes(api: TrackAPI) -> None:
+    items = [_event("a", {"a": "x" * 31_000}) for _ in range(16)]
+    spare = 500_000 - len(_dump({"batch": items}))
+    items.append(_event("a", {"a": "x" * (spare - len(_dump([_event("a", {"a": ""})])) + 1)}))
+    whole = _dump({"batch": items})
+    assert len(whole) == 500_000
+    assert _send(api, "POST", BATCH, whole).status == 200
+    assert _send(api, "POST", BATCH, whole + b" ").status == 400
+    assert (api.count_applied(), api.batches) == (17, [17])
+
+
+def test_a_test_can_have_one_operation_refused_however_it_comes() -> None:
+    seen: list[dict[str, Any]] = []
+
+    def refuse(operation: dict[str, Any]) -> str | None:
+        seen.append(operation)
+        return "poison" if operation["body"].get("name") == "bad" else None
+
+    with TrackAPI(refuse_item=refuse) as api:
+        v1 = _send(api, "POST", EVENTS, {"name": "bad", "type": "event"})
+        assert (v1.status, v1.json) == (400, {"meta": {"errors": ["poison"]}})
+        error = {"reason": "invalid", "field": "operation", "message": "poison"}
+        entity = _send(api, "POST", b"/api/v2/entity", _event("bad"))
+        assert (entity.status, entity.json) == (400, {"errors": [error]})
+        batch = _send(api, "POST", BATCH, {"batch": [_event("good"), _event("bad")]})
+        assert (batch.status, batch.json) == (207, {"errors": [{"batch_index": 1, **error}]})
+        assert seen[0] == seen[1] == seen[3]
+        assert seen[0] == {"kind": "event", "person": "id:42", "body": {"name": "bad", "type": "event"}}
+        assert [each.body["name"] for each in api.applied("42")] == ["good"]
+        api.refuse_item = lambda _: None
+        assert _send(api, "POST", b"/api/v2/entity", _event("bad")).status == 200
+
+
+def test_a_fault_befalls_a_whole_batch() -> None:
+    def busy(request: ParsedRequest) -> Fault | None:
+        return Reply(status=503) if len(json.loads(request.body)["batch"]) > 1 else None
+
+    with TrackAPI(answer=busy) as api:
+        assert _send(api, "POST", BATCH, {"batch": [_event("a"), _event("b")]}).status == 503
+        assert _send(api, "POST", BATCH, {"batch": [_event("a")]}).status == 200
+        assert (api.count_applied(), api.batches, api.refused) == (1, [1], [])
+
+
+def test_a_batch_is_authorised_as_everything_else(api: TrackAPI) -> None:
+    answer = _send(api, "POST", BATCH, {"batch": [_event("a")]}, headers={"authorization": "Basic eDp5"})
+    assert (answer.status, answer.json) == (401, {"meta": {"error": "Unauthorized"}})
+    assert (api.count_applied(), api.batches) == (0, [])
+
+
 def test_a_fault_takes_the_place_of_the_answer() -> None:
     page = Reply(status=503, headers={"Retry-After": "2", "Content-Type": "text/html"}, body=b"<h1>busy</h1>")
     with TrackAPI(answer=_first(page)) as api:
@@ -423,6 +592,14 @@ def test_a_slow_server_applies_only_when_it_answers() -> None:
         assert api.applied("42")[0].at - began >= 0.2
 
 
+def test_an_answer_can_trickle() -> None:
+    with TrackAPI(answer=_first(Trickle(seconds=0.2))) as api:
+        began = time.monotonic()
+        assert _send(api, "PUT", CUSTOMER, {}).json == {}
+        assert time.monotonic() - began >= 0.2
+        assert api.applied("42")[0].at - began < 0.2
+
+
 def test_a_server_that_is_away_refuses_connections_and_comes_back_with_what_it_knows(api: TrackAPI) -> None:
     with _connect(api) as connection:
         connection.sendall(_written("PUT", CUSTOMER, {"plan": "pro"}))
@@ -471,6 +648,15 @@ class _Answer:
     @property
     def json(self) -> Any:
         return json.loads(self.body)
+
+
+def _event(name: str, attributes: dict[str, Any] | None = None) -> dict[str, Any]:
+    told = {} if attributes is None else {"attributes": attributes}
+    return {"type": "person", "action": "event", "identifiers": {"id": "42"}, "name": name, **told}
+
+
+def _dump(body: Any) -> bytes:
+    return json.dumps(body, separators=(",", ":")).encode()
 
 
 def _first(fault: Fault) -> Answer:

@@ -7,7 +7,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,27 +21,31 @@ from gateway.pauses import Probed
 from gateway.retry import Attempt, Policy, Probe, Retry
 from gateway.store import NewDelivery, NewEvent, Outcome, Store, Turn
 from gateway.tables import connections, deliveries, notices
-from gateway.wire import HttpRequest
+from gateway.wire import BATCH_PATH, HttpRequest
 from gateway.worker import Worker
 
 Send = Callable[[HttpRequest], Attempt]
 
 
 class Recorder:
-    """A sender that notes what it is given and answers as told."""
+    """A sender that notes what it is given and answers as told, of a batch what its items come to together."""
 
     def __init__(self, answer: Send = lambda _: Attempt(status=200)) -> None:
         self.sent: list[str] = []
+        self.requests = 0
         self.answer = answer
         self.probe_answer: Callable[[], Probe] = Probe
         self._lock = threading.Lock()
 
     def send(self, request: HttpRequest, connection: str, region: str | None = None) -> Attempt:
+        singles = _items(request) if request.path == BATCH_PATH else [request]
         with self._lock:
-            self.sent.append(
-                f"{connection}{region or ''} {request.path.rsplit('/', 1)[1]} {_number(request)}"
-            )
-        return self.answer(request)
+            self.requests += 1
+            self.sent += [
+                f"{connection}{region or ''} {each.path.rsplit('/', 1)[1]} {_number(each)}"
+                for each in singles
+            ]
+        return _together([self.answer(each) for each in singles])
 
     def probe(self, connection: str, region: str | None = None) -> Probe:  # noqa: ARG002  # as every sender
         return self.probe_answer()
@@ -56,6 +60,27 @@ def wait_until(condition: Callable[[], bool], timeout: float = 10.0) -> None:
     while not condition():
         assert time.monotonic() < ends, "it did not come to pass in time"
         time.sleep(0.01)
+
+
+def _items(batch: HttpRequest) -> list[HttpRequest]:
+    assert batch.body is not None
+    return [
+        HttpRequest(
+            method="PUT",
+            path=f"/api/v1/customers/{item['identifiers']['id']}",
+            body=json.dumps(item["attributes"]).encode(),
+        )
+        for item in json.loads(batch.body)["batch"]
+    ]
+
+
+def _together(answers: list[Attempt]) -> Attempt:
+    """Answer a batch: what is no refusal fails it as a whole, the refused are named."""
+    whole = [each for each in answers if each.status is None or each.status == 429 or each.status >= 500]
+    refused = {number: str(each.reason) for number, each in enumerate(answers) if each.status == 400}
+    if whole or len(answers) == 1 or not refused:
+        return (whole or answers)[0]
+    return Attempt(status=207, reason="HTTP 207", refused_items=refused)
 
 
 def _number(request: HttpRequest) -> int:
@@ -103,13 +128,22 @@ def record(
 
 @contextmanager
 def running(
-    database: Database, sender: Recorder, *, lease: float = 30.0, deadline: float = 5.0, delay: float = 0.05
+    database: Database,
+    sender: Recorder,
+    *,
+    lease: float = 30.0,
+    deadline: float = 5.0,
+    delay: float = 0.05,
+    threads: int = 16,
+    rates: Mapping[str, float] | None = None,
 ) -> Iterator[Worker]:
     own = connect(database.engine.url.render_as_string(hide_password=False))
     worker = Worker(
         own,
         sender,
         policies={"default": Policy(delay=delay), "other": Policy(delay=delay)},
+        rates=rates or {},
+        threads=threads,
         lease=lease,
         deadline=deadline,
         jitter=lambda: 0.0,
@@ -205,28 +239,29 @@ def test_stopping_settles_what_is_in_flight_and_gives_the_rest_back(database: Da
         return Attempt(status=200)
 
     sender = Recorder(answer)
-    record(store, *((f"p{number}", 1) for number in range(40)))
-    with running(database, sender) as worker:
-        sender.wait_for(16)
+    record(store, *((f"p{number}", 1) for number in range(250)))
+    with running(database, sender, threads=2) as worker:
+        sender.wait_for(200)
         worker.stop()
         release.set()
-    assert len(sender.sent) == 16
-    assert sorted(statuses(database)) == ["delivered"] * 16 + ["pending"] * 24
-    assert len(store.settle_and_claim([], limit=100, lease=1, seconds=1.0).claimed) == 24
+    assert (sender.requests, len(sender.sent)) == (2, 200)
+    assert sorted(statuses(database)) == ["delivered"] * 200 + ["pending"] * 50
+    assert len(store.settle_and_claim([], limit=100, lease=1, seconds=1.0).claimed) == 50
 
 
 def test_what_waits_too_long_for_its_turn_is_not_sent_under_a_lease_that_may_have_ended(
     database: Database, store: Store
 ) -> None:
-    def answer(_: HttpRequest) -> Attempt:
-        time.sleep(0.8)
+    def answer(request: HttpRequest) -> Attempt:
+        if request.path.endswith("p0"):
+            time.sleep(0.8)
         return Attempt(status=200)
 
     sender = Recorder(answer)
-    record(store, *((f"p{number}", 1) for number in range(20)))
-    with running(database, sender, lease=1.0, deadline=0.9):
-        wait_until(lambda: statuses(database) == ["delivered"] * 20, timeout=20)
-    assert len(sender.sent) == len(set(sender.sent)) == 20
+    record(store, *((f"p{number}", 1) for number in range(150)))
+    with running(database, sender, lease=1.0, deadline=0.9, threads=1):
+        wait_until(lambda: statuses(database) == ["delivered"] * 150, timeout=20)
+    assert len(sender.sent) == len(set(sender.sent)) == 150
 
 
 def test_a_worker_that_has_stopped_leaves_no_thread_behind(database: Database, store: Store) -> None:

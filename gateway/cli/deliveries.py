@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from gateway.archive import STATUSES, Archive, DeliveryEntry, DeliveryFilter, DeliveryRecord, Status
+from gateway.calls import IDENTIFIERS
 from gateway.cli.listing import (
     ID,
     all_option,
@@ -24,6 +25,7 @@ from gateway.cli.listing import (
     json_option,
     limit_option,
     moment,
+    plain_lines,
     present_database,
     require_choice,
     say_page,
@@ -203,10 +205,11 @@ def _row(entry: DeliveryEntry) -> tuple[object, ...]:
 
 def _call_in_short(entry: DeliveryEntry) -> str:
     call = json.loads(entry.call)
-    whom = next((call[name] for name in ("id", "email", "cio_id", "anonymous_id") if name in call), None)
-    return " ".join(
-        str(each) for each in (call.get("call"), call.get("name") or call.get("url"), whom) if each
-    )
+    what = next((call[name] for name in ("name", "url", "path", "form_id", "token") if name in call), None)
+    whom = next((call[name] for name in (*IDENTIFIERS, "object_id") if name in call), None)
+    if call.get("call") == "merge":
+        whom = " <- ".join([*call["into"].values(), *call["from"].values()])
+    return " ".join(str(each) for each in (call.get("call"), what, whom) if each)
 
 
 def _state(entry: DeliveryEntry) -> str:
@@ -239,4 +242,9 @@ def _record_as_text(record: DeliveryRecord) -> str:
     )
     rows = [(moment(each.at), f"{each.seconds:.2f} s", each.status, each.reason) for each in record.attempts]
     tried = table(("attempt", "took", "HTTP", "reason"), rows) if rows else "no attempt yet"
-    return f"{said}\n\n{document(json.loads(entry.call))}\n\n{tried}"
+    shown = (
+        f"\n\nattempt of {moment(each.at)}:\n\n{plain_lines(each.debug)}"
+        for each in record.attempts
+        if each.debug is not None
+    )
+    return f"{said}\n\n{document(json.loads(entry.call))}\n\n{tried}{''.join(shown)}"

@@ -114,6 +114,11 @@ def plain(text: object) -> str:
     )
 
 
+def plain_lines(text: str) -> str:
+    """Write a stranger's lines in the same way."""
+    return "\n".join(map(plain, text.splitlines()))
+
+
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """Align columns; the last may be as long as it likes."""
     cells = [list(head)] + [["" if each is None else plain(each) for each in row] for row in rows]

@@ -172,4 +172,5 @@ def _sweep(retention: Retention, stopping: threading.Event) -> None:
 
 def _worker(config: Config, database: Database, sender: Sender, *, lease: float, deadline: float) -> Worker:
     policies = {name: connection.policy for name, connection in config.connections.items()}
-    return Worker(database, sender, policies=policies, lease=lease, deadline=deadline)
+    rates = {name: connection.rate for name, connection in config.connections.items()}
+    return Worker(database, sender, policies=policies, rates=rates, lease=lease, deadline=deadline)
