@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import email.utils
 import json
 from collections.abc import Iterator, Mapping
@@ -156,7 +157,8 @@ def _body(body: bytes) -> list[str]:
     if not body:
         return []
     try:
-        text = body[:MAX_SHOWN].decode(errors="strict" if len(body) <= MAX_SHOWN else "ignore")
+        # A character that is cut through is left out; anything else that is no text makes no text of it all.
+        text, _ = codecs.utf_8_decode(body[:MAX_SHOWN], "strict", len(body) <= MAX_SHOWN)
     except UnicodeDecodeError:
         return ["", f"<{len(body)} bytes>"]
     more = f"\n<{len(body)} bytes in all>" if len(body) > MAX_SHOWN else ""

@@ -136,7 +136,7 @@ class Client:
             CallError: It cannot be sent as it is; nothing was sent.
             SendError: Customer.io did not take it.
         """
-        checked = _checked(call)
+        checked = _checked(call, region)
         request = wire.request(checked)
         policy = self._policy(connection)
         if isinstance(checked, RawRequest):
@@ -151,7 +151,8 @@ class Client:
             if after is None:
                 break
             self._sleep(after)
-        raise SendError(attempt.reason or "no answer", attempt.status)
+        more = f" (given up after {tries} tries)" if tries > 1 else ""
+        raise SendError(f"{attempt.reason}{more}", attempt.status)
 
     def batch(
         self, several: Iterable[Call], *, connection: str = DEFAULT, region: str | None = None
@@ -163,7 +164,7 @@ class Client:
         Raises:
             CallError: One of them cannot be sent as it is; nothing was sent.
         """
-        checked = list(map(_checked, several))
+        checked = [_checked(call, region) for call in several]
         problems: list[str | None] = [None] * len(checked)
         for wave in _waves(connection, checked):
             told = self._send_wave([Ready(checked[number]) for number in wave], connection, region)
@@ -305,8 +306,10 @@ def _not_known(name: str) -> str:
     return f"connection '{name}' is not known: set {prefix}SITE_ID and {prefix}API_KEY"
 
 
-def _checked(call: Call) -> Call:
+def _checked(call: Call, region: str | None) -> Call:
     """Mend a call and make sure that Customer.io takes all of it."""
+    if region is not None and region not in wire.HOSTS:
+        raise CallError(f"region must be one of {', '.join(wire.HOSTS)}")
     checked = mended(call, lambda: ulid(int(time.time() * 1000), secrets.token_bytes(10)))
     if address(checked) is None and hasattr(checked, "id"):
         known = [name for name in IDENTIFIERS if hasattr(checked, name)]

@@ -93,9 +93,11 @@ _V2_ONLY = (IdentifyObject, DeleteObject, AddRelationships, DeleteRelationships)
 def _of_call(call: Call, text: str | None) -> Iterator[Violation]:
     match call:
         case Identify():
+            yield from _of_moment("timestamp", call.timestamp)
             yield from _of_attributes(call.attributes)
             yield from _of_instructions(call.attributes)
         case Track() | Screen() | Page():
+            yield from _of_moment("timestamp", call.timestamp)
             yield from _of_url(call.url) if isinstance(call, Page) else _of_name(call.name)
             yield from _of_data(call.attributes, text)
         case _:

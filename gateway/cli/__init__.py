@@ -12,6 +12,7 @@ from gateway.cli.doctor import doctor
 from gateway.cli.events import events
 from gateway.cli.ingest import ingest
 from gateway.cli.running import migrate_command, serve, worker
+from gateway.cli.sending import destroy, identify, page, request, track
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -21,5 +22,8 @@ def main() -> None:
     configure_logging()
 
 
-for command in (serve, worker, migrate_command, check, translate_command, doctor, events, deliveries, ingest):
+for command in (
+    *(serve, worker, migrate_command, check, translate_command, doctor, events, deliveries, ingest),
+    *(identify, track, page, destroy, request),
+):
     main.add_command(command)
