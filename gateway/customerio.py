@@ -201,19 +201,32 @@ class Client:
     def _asked(self, connection: str, region: str | None) -> tuple[str | None, Probe]:
         if connection not in self._connections:
             return None, Probe(cause="misconfigured", reason=_not_known(connection))
+        known = self._connections[connection]
         try:
-            deadline = min(PROBE_DEADLINE, self._deadline)
-            answer = self._transport.exchange(_ASK_REGION, self._known(connection), region, deadline)
+            answer = self._ask_region(known, region)
+            if answer.status == 401 and (elsewhere := self._region_elsewhere(known, region)):
+                return elsewhere, Probe()
         except NoAnswerError as error:
             return None, Probe(cause="unreachable", reason=str(error))
-        found = answer.json
-        if answer.status == 200 and isinstance(found, dict) and isinstance(found.get("region"), str):
-            return str(found["region"]), Probe()
+        if found := _region_in(answer):
+            return found, Probe()
         if answer.status == 401:
             prefix = variable_prefix(connection)
             reason = f"HTTP 401: the site id or the API key is wrong ({prefix}SITE_ID, {prefix}API_KEY)"
             return None, Probe(cause="misconfigured", reason=reason)
         return None, Probe(cause="unreachable", reason=reason_of(answer))
+
+    def _ask_region(self, connection: Connection, region: str | None) -> Answer:
+        return self._transport.exchange(_ASK_REGION, connection, region, min(PROBE_DEADLINE, self._deadline))
+
+    def _region_elsewhere(self, connection: Connection, asked: str | None) -> str | None:
+        """Ask the other regions' hosts: a host may know nothing of a workspace that is not in its region."""
+        for region in wire.HOSTS:
+            if connection.host(region) != connection.host(asked) and (
+                found := _region_in(self._ask_region(connection, region))
+            ):
+                return found
+        return None
 
     def _exchange(self, request: HttpRequest, name: str, region: str | None) -> tuple[Answer | None, Attempt]:
         at, started = time.time(), time.monotonic()
@@ -299,6 +312,12 @@ class DryRun:
 
 
 _ASK_REGION = HttpRequest(method="GET", path=wire.REGION_PATH)
+
+
+def _region_in(answer: Answer) -> str | None:
+    told = answer.json
+    region = told.get("region") if answer.status == 200 and isinstance(told, dict) else None
+    return region if isinstance(region, str) else None
 
 
 def _not_known(name: str) -> str:

@@ -6,7 +6,6 @@ transaction, so a call that waited behind another goes out as soon as that one i
 
 from __future__ import annotations
 
-import json
 import logging
 import queue
 import random
@@ -16,23 +15,25 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TypeAlias, TypeVar
 
 from gateway import wire
 from gateway.batches import MOST_ITEMS, send_together
+from gateway.calls import RawRequest
 from gateway.customerio import Sender
 from gateway.database import Database
 from gateway.errors import StoreError
+from gateway.events import JSON
 from gateway.pace import Pace
 from gateway.parcels import Parcel, parcels_of, read
 from gateway.pauses import Change, Pacing, Probed, Target
 from gateway.retry import (
     Attempt,
     Decision,
-    Delivered,
     Doubtful,
+    Failed,
     Policy,
     Postponed,
     Retry,
@@ -56,11 +57,8 @@ IDLE = 1.0
 LISTENER_PATIENCE = 5.0
 #: Seconds before the database is asked again after it failed.
 DATABASE_PAUSE = 1.0
-
-
 #: Seconds after which the right to probe a connection is asked for again, while another worker has it.
 PROBE_PAUSE = 0.1
-
 
 Judged = TypeVar("Judged")
 
@@ -70,11 +68,16 @@ class _Wake:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Doubt:
-    """An attempt of which only a probe can tell whether it is the deliveries' own fault."""
+class _Tried:
+    """Deliveries that share an attempt: one alone, or those of a batch that had one fate.
 
-    deliveries: tuple[Claimed, ...]
+    Attributes:
+        retry: The settings of a raw request's own.
+    """
+
+    deliveries: Sequence[Claimed]
     attempt: Attempt
+    retry: Mapping[str, JSON]
 
     @property
     def target(self) -> Target:
@@ -87,10 +90,12 @@ class _Sent:
 
     Attributes:
         attempts: One for each of its deliveries; None for what there was no time to send.
+        retry: As of what was tried.
     """
 
     parcel: Parcel
     attempts: Sequence[Attempt | None]
+    retry: Mapping[str, JSON] = field(default_factory=dict)
 
 
 _Finished: TypeAlias = "queue.SimpleQueue[_Sent | Probed | _Wake]"
@@ -129,9 +134,11 @@ class Worker:
         self._finished: _Finished = queue.SimpleQueue()
         self._unsettled: list[Outcome] = []
         self._unsent: list[Claimed] = []
-        self._doubts: list[_Doubt] = []
+        self._doubts: list[
+            _Tried
+        ] = []  # of which only a probe can tell whether it is the deliveries' own fault
         self._probed: list[Probed] = []
-        self._probing: dict[Target, list[_Doubt]] = {}  # with the doubts that each probe is to settle
+        self._probing: dict[Target, list[_Tried]] = {}  # with the doubts that each probe is to settle
         self._in_hand: Counter[Target] = Counter()  # deliveries that are claimed and not settled
         self._waiting: list[tuple[float, Parcel]] = []  # for their turn, each with its moment
         self._out = 0  # parcels that are being sent
@@ -175,8 +182,10 @@ class Worker:
 
     def _limit(self) -> int:
         """Tell how many deliveries to ask for: enough to keep each thread busy while the next are fetched."""
-        free = 2 * self._threads - self._out - len(self._waiting)
-        return max(min(free * MOST_ITEMS, MOST_CLAIMED - self._in_hand.total()), 0)
+        free = 2 * self._threads - self._out
+        # What waits for the rate of its own connection is no reason to leave the others waiting.
+        waiting = sum(len(parcel.deliveries) for _, parcel in self._waiting)
+        return max(min(free * MOST_ITEMS, MOST_CLAIMED - self._in_hand.total() + waiting), 0)
 
     def _room(self, now: float) -> dict[str, int]:
         """Tell how many deliveries each connection that has a rate can take now."""
@@ -238,23 +247,20 @@ class Worker:
 
     def _weigh(self, sent: _Sent) -> None:
         """Decide what can be decided of a parcel without a probe."""
-        doubtful: dict[int, list[Claimed]] = {}
-        outcomes: list[Outcome] = []
+        fates: dict[int, tuple[Attempt, list[Claimed]]] = {}
         for delivery, attempt in zip(sent.parcel.deliveries, sent.attempts, strict=True):
             if attempt is None:
                 self._unsend(delivery)
-                continue
-            decision = self._judged(judge, delivery, attempt)
-            if isinstance(decision, Doubtful):
-                doubtful.setdefault(id(attempt), []).append(delivery)
             else:
-                outcomes.append(Outcome(delivery=delivery, attempt=attempt, decision=decision))
-        attempts = {id(each): each for each in sent.attempts if each is not None}
-        self._doubts += [
-            _Doubt(deliveries=tuple(deliveries), attempt=attempts[key])
-            for key, deliveries in doubtful.items()
-        ]
-        self._decide(outcomes)
+                fates.setdefault(id(attempt), (attempt, []))[1].append(delivery)
+        for attempt, deliveries in fates.values():
+            tried = _Tried(deliveries=deliveries, attempt=attempt, retry=sent.retry)
+            judged = self._judged(tried, judge)
+            decisions = [each for each in judged if not isinstance(each, Doubtful)]
+            if len(decisions) == len(judged):
+                self._conclude(tried, decisions)
+            else:
+                self._doubts.append(tried)
 
     def _unsend(self, delivery: Claimed) -> None:
         self._in_hand[delivery.target] -= 1
@@ -262,42 +268,49 @@ class Worker:
             self._unsent.append(delivery)
         # Else it was not sent in time, and is ours no longer: its lease ends by itself.
 
+    def _judged(self, tried: _Tried, rule: Callable[..., Judged]) -> list[Judged]:
+        policy = self._policies.get(tried.target.connection, Policy())
+        if tried.retry:
+            policy = policy_with(policy, tried.retry)
+        return [
+            rule(
+                tried.attempt,
+                tries=each.tries + 1,
+                failing_for=each.failing_for,
+                policy=policy,
+                jitter=self._jitter(),
+            )
+            for each in tried.deliveries
+        ]
+
     def _learn(self, probed: Probed) -> None:
         """Decide what the probe was to tell; a doubt that came up after its beginning waits for the next."""
         for doubt in self._probing.pop(probed.target):
             if probed.probe.cause is None:
-                self._settle_doubt(doubt, lambda each, attempt: self._judged(judge_alone, each, attempt))
+                self._resolve(doubt, self._judged(doubt, judge_alone))
             else:
-                self._settle_doubt(doubt, lambda _, attempt: postpone(attempt))
+                self._put_off(doubt)
         self._probed.append(probed)
 
     def _postpone(self, paused: Collection[Target]) -> None:
         """Put off what is in doubt on a connection that is paused: another worker's probe has told."""
         for doubt in [each for each in self._doubts if each.target in paused - self._probing.keys()]:
-            self._settle_doubt(doubt, lambda _, attempt: postpone(attempt))
+            self._put_off(doubt)
 
-    def _settle_doubt(self, doubt: _Doubt, rule: Callable[[Claimed, Attempt], Decision]) -> None:
+    def _put_off(self, doubt: _Tried) -> None:
+        self._resolve(doubt, [postpone(doubt.attempt)] * len(doubt.deliveries))
+
+    def _resolve(self, doubt: _Tried, decisions: Sequence[Decision]) -> None:
         self._doubts = [each for each in self._doubts if each is not doubt]
-        decided = [(each, rule(each, doubt.attempt)) for each in doubt.deliveries]
-        # A batch is one failure, not one of each of its customers.
-        self._decide(
-            [
-                Outcome(
-                    delivery=each,
-                    attempt=doubt.attempt,
-                    decision=replace(decision, suspect=number == 0)
-                    if isinstance(decision, Retry)
-                    else decision,
-                )
-                for number, (each, decision) in enumerate(decided)
-            ]
-        )
+        self._conclude(doubt, decisions)
 
-    def _decide(self, outcomes: Sequence[Outcome]) -> None:
-        for each in outcomes:
-            self._in_hand[each.delivery.target] -= 1
-        self._unsettled += outcomes
-        _tell(outcomes)
+    def _conclude(self, tried: _Tried, decisions: Sequence[Decision]) -> None:
+        self._in_hand[tried.target] -= len(decisions)
+        for number, (delivery, decision) in enumerate(zip(tried.deliveries, decisions, strict=True)):
+            # A batch is one failure, not one of each of its customers.
+            told = replace(decision, suspect=False) if number and isinstance(decision, Retry) else decision
+            self._unsettled.append(Outcome(delivery=delivery, attempt=tried.attempt, decision=told))
+        _tell(tried, decisions[0])
 
     def _settle_and_claim(self, limit: int) -> Turn:
         outcomes = self._unsettled
@@ -339,20 +352,19 @@ class Worker:
 
     def _deliver(self, parcel: Parcel) -> None:
         """Send a parcel, in a thread of the pool."""
-        attempts: Sequence[Attempt | None]
         try:
-            attempts = self._send_batch(parcel) if parcel.ready else [self._send_single(parcel)]
+            sent = self._send_batch(parcel) if parcel.ready else self._send_single(parcel)
         except Exception as error:  # noqa: BLE001  # whatever fails here is an attempt that did, and is tried again
             log.error("delivery %d: sending failed (%s)", parcel.deliveries[0].id, type(error).__name__)
             failed = Attempt(status=None, reason=f"sending failed ({type(error).__name__})", at=time.time())
-            attempts = [failed] * len(parcel.deliveries)
-        self._finished.put(_Sent(parcel=parcel, attempts=attempts))
+            sent = _Sent(parcel=parcel, attempts=[failed] * len(parcel.deliveries))
+        self._finished.put(sent)
 
     def _may_send(self, parcel: Parcel) -> bool:
         ends = parcel.claimed_at + self._lease
         return not self._stopping.is_set() and time.monotonic() + self._deadline <= ends
 
-    def _send_batch(self, parcel: Parcel) -> list[Attempt | None]:
+    def _send_batch(self, parcel: Parcel) -> _Sent:
         pace, sent = self._paces.get(parcel.target.connection), 0
 
         def send(request: wire.HttpRequest) -> Attempt:
@@ -364,32 +376,25 @@ class Worker:
                 )  # the batch has had its turn; its halves are at the expense of the next
             return self._sender.send(request, parcel.target.connection, parcel.target.region or None)
 
-        return send_together(parcel.ready, send, lambda: self._may_send(parcel))
-
-    def _judged(self, rule: Callable[..., Judged], claimed: Claimed, attempt: Attempt) -> Judged:
-        return rule(
-            attempt,
-            tries=claimed.tries + 1,
-            failing_for=claimed.failing_for,
-            policy=self._policy(claimed),
-            jitter=self._jitter(),
+        return _Sent(
+            parcel=parcel, attempts=send_together(parcel.ready, send, lambda: self._may_send(parcel))
         )
 
-    def _policy(self, claimed: Claimed) -> Policy:
-        policy = self._policies.get(claimed.connection, Policy())
-        own = json.loads(claimed.call).get("retry") if '"retry":' in claimed.call else None
-        return policy_with(policy, own) if own else policy
-
-    def _send_single(self, parcel: Parcel) -> Attempt | None:
+    def _send_single(self, parcel: Parcel) -> _Sent:
         if not self._may_send(parcel):
-            return None
+            return _Sent(parcel=parcel, attempts=[None])
         (claimed,) = parcel.deliveries
         try:
-            request = wire.request(read(claimed))
+            call = read(claimed)
+            request = wire.request(call)
         except Exception as error:  # noqa: BLE001  # one poisonous delivery must not stop the others
             reason = f"the gateway cannot make a request of it ({type(error).__name__})"
-            return Attempt(status=None, reason=reason, at=time.time(), sendable=False)
-        return self._sender.send(request, claimed.connection, claimed.region)
+            poison = Attempt(status=None, reason=reason, at=time.time(), sendable=False)
+            return _Sent(parcel=parcel, attempts=[poison])
+        attempt = self._sender.send(request, claimed.connection, claimed.region)
+        return _Sent(
+            parcel=parcel, attempts=[attempt], retry=call.retry if isinstance(call, RawRequest) else {}
+        )
 
     def _probe(self, target: Target, lease: int) -> None:
         """Ask whether a connection is well, in a thread of the pool."""
@@ -414,7 +419,7 @@ class Worker:
             self._gather(0.2)
         self._gather(0.0)
         for doubt in self._doubts:
-            self._settle_doubt(doubt, lambda _, attempt: postpone(attempt))
+            self._put_off(doubt)
         try:
             if self._unsettled or self._probed:
                 self._claim(self._unsettled, 0)
@@ -435,22 +440,18 @@ def _report(changes: Sequence[Change]) -> None:
             log.error("connection %s is paused (%s)", change.target, health.cause)
 
 
-def _tell(outcomes: Sequence[Outcome]) -> None:
-    """Log what did not arrive; of a parcel with one fate only its size and its first."""
-    fates: dict[tuple[type[Decision], int], list[Outcome]] = {}
-    for each in outcomes:
-        if not isinstance(each.decision, Delivered):
-            fates.setdefault((type(each.decision), id(each.attempt)), []).append(each)
-    for alike in fates.values():
-        first, decision = alike[0], alike[0].decision
-        more = f" (and {len(alike) - 1} sent with it)" if len(alike) > 1 else ""
-        said = f"delivery {first.delivery.id}{more}: {{}}{_short(first.attempt)}{{}}"
-        if isinstance(decision, Retry):
-            log.warning(said.format("", f"; next try in {decision.after:.1f} s"))
-        elif isinstance(decision, Postponed):
-            log.warning(said.format("", "; it waits for its connection"))
-        else:
-            log.error(said.format("failed: ", ""))
+def _tell(tried: _Tried, decision: Decision) -> None:
+    """Log what did not arrive; of a batch that had one fate only its first and its size."""
+    said = f"delivery {tried.deliveries[0].id}"
+    if more := len(tried.deliveries) - 1:
+        said += f" and {more} sent with it"
+    match decision:
+        case Retry(after=after):
+            log.warning("%s: %s; next try in %.1f s", said, _short(tried.attempt), after)
+        case Postponed():
+            log.warning("%s: %s; it waits for its connection", said, _short(tried.attempt))
+        case Failed():
+            log.error("%s: failed: %s", said, _short(tried.attempt))
 
 
 def _short(attempt: Attempt) -> str:

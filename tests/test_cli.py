@@ -224,7 +224,7 @@ def test_doctor_names_each_problem(files: Path) -> None:
         wrong_key = run("doctor", **{**good, "CUSTOMERIO_API_KEY": "wrong-4711"})
     assert wrong_region.exit_code == wrong_key.exit_code == 1
     assert "PROBLEM  source shop: closed: SHOP_TOKEN is not set" in wrong_region.output
-    assert "the workspace is in eu; set CUSTOMERIO_REGION=eu" in wrong_region.output
+    assert "the workspace is in eu, not in us: set CUSTOMERIO_REGION=eu" in wrong_region.output
     assert "the site id or the API key is wrong" in wrong_key.output
     assert "4711" not in wrong_key.output
     assert "CUSTOMERIO_SITE_ID and CUSTOMERIO_API_KEY are not set" in run("doctor").output

@@ -11,7 +11,6 @@ import click
 from gateway import config as configuration
 from gateway.cli.options import environment_of, mappings_option, opened, plain_errors
 from gateway.config import Config
-from gateway.connections import variable_prefix
 from gateway.customerio import Client
 from gateway.database import require_schema
 from gateway.errors import ConfigError, Severity, StoreError
@@ -71,12 +70,6 @@ def _examine_connections(config: Config) -> Iterator[tuple[bool, str]]:
         yield False, "Customer.io: CUSTOMERIO_SITE_ID and CUSTOMERIO_API_KEY are not set"
     client = Client(config.connections)
     for name, connection in config.connections.items():
-        region, problem = client.region_of(name)
-        if problem is not None:
-            yield False, f"Customer.io connection {name}: {problem}"
-        elif region != connection.region:
-            fix = f"set {variable_prefix(name)}REGION={region}"
-            yield False, f"Customer.io connection {name}: the workspace is in {region}; {fix}"
-        else:
-            yield True, f"Customer.io connection {name}: {region}"
+        probe = client.probe(name)
+        yield probe.cause is None, f"Customer.io connection {name}: {probe.reason or connection.region}"
     client.close()
