@@ -7,6 +7,7 @@ import email.utils
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC
 from typing import Any
 
 from gateway.events import JSON
@@ -44,7 +45,7 @@ def attempt_of(request: HttpRequest, answer: Answer, *, at: float, seconds: floa
         at: When it began, in unix seconds; *now* is when it ended, *seconds* how long it took.
     """
     understood = _is_understood(request, answer)
-    good = answer.status < 300 and answer.status != 207 and understood
+    good = 200 <= answer.status < 300 and answer.status != 207 and understood
     return Attempt(
         status=answer.status,
         reason=None if good else reason_of(answer, expects_json=request.response_type == "json"),
@@ -131,8 +132,10 @@ def _retry_after(header: str | None, *, now: float) -> float | None:
         return float(header.strip()[:9])
     try:
         at = email.utils.parsedate_to_datetime(header)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
+    if at.tzinfo is None:
+        at = at.replace(tzinfo=UTC)  # as HTTP has it
     return max(0.0, at.timestamp() - now)
 
 

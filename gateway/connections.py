@@ -32,7 +32,7 @@ class Connection:
 
     def host(self, region: str | None = None) -> str:
         """The scheme and host to send to; *region* wins over the connection's own."""
-        return self.base_url or HOSTS[region or self.region]
+        return self.base_url.rstrip("/") if self.base_url else HOSTS[region or self.region]
 
 
 def variable_prefix(name: str) -> str:

@@ -138,9 +138,7 @@ class Client:
         """
         checked = _checked(call, region)
         request = wire.request(checked)
-        policy = self._policy(connection)
-        if isinstance(checked, RawRequest):
-            policy = policy_with(policy, checked.retry)
+        policy = self._policy_of(checked, connection)
         for tries in count(1):
             self._wait_for_turn(connection)
             answer, attempt = self._exchange(request, connection, region)
@@ -222,9 +220,13 @@ class Client:
     def _region_elsewhere(self, connection: Connection, asked: str | None) -> str | None:
         """Ask the other regions' hosts: a host may know nothing of a workspace that is not in its region."""
         for region in wire.HOSTS:
-            if connection.host(region) != connection.host(asked) and (
-                found := _region_in(self._ask_region(connection, region))
-            ):
+            if connection.host(region) == connection.host(asked):
+                continue
+            try:
+                found = _region_in(self._ask_region(connection, region))
+            except NoAnswerError:
+                continue  # what is not reached does not know the workspace either
+            if found is not None:
                 return found
         return None
 
@@ -244,10 +246,11 @@ class Client:
             raise NoAnswerError(_not_known(name))
         return self._connections[name]
 
-    def _policy(self, name: str) -> Policy:
+    def _policy_of(self, call: Call, name: str) -> Policy:
         if name not in self._connections:
             raise SendError(_not_known(name), None)
-        return self._connections[name].policy
+        policy = self._connections[name].policy
+        return policy_with(policy, call.retry) if isinstance(call, RawRequest) else policy
 
     def _wait_for_turn(self, name: str) -> None:
         if wait := self._paces[name].take(time.monotonic()):
@@ -255,16 +258,17 @@ class Client:
 
     def _send_wave(self, wave: Sequence[Ready], connection: str, region: str | None) -> Iterable[str | None]:
         """Send calls of which no two are about the same person."""
-        policy, last = self._policy(connection), dict[int, Attempt]()
+        policies = [self._policy_of(each.call, connection) for each in wave]
+        last: dict[int, Attempt] = {}
         left: Sequence[int] = range(len(wave))
         for tries in count(1):
             last.update(self._send_once({number: wave[number] for number in left}, connection, region))
-            waits = {
-                number: after
-                for number in left
-                if (after := again_after(last[number], tries=tries, policy=policy, jitter=self._jitter()))
-                is not None
-            }
+            waits: dict[int, float] = {}
+            for number in left:
+                policy, jitter = policies[number], self._jitter()
+                after = again_after(last[number], tries=tries, policy=policy, jitter=jitter)
+                if after is not None:
+                    waits[number] = after
             if not waits:
                 break
             self._sleep(max(waits.values()))

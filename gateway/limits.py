@@ -176,11 +176,11 @@ def _field_of_address(call: Call) -> str:
 
 def _of_merge(call: Merge) -> Iterator[Violation]:
     named = {"into": person_named(call.into), "from": person_named(call.from_)}
-    for field, whom in named.items():
+    for (field, whom), named_by in zip(named.items(), (call.into, call.from_), strict=True):
         if whom is None:
             yield Violation(field=field, problem=f"names nobody; write  {field}: {{id: =…}}")
-        elif whom.kind == "anonymous_id":
-            yield Violation(field=field, problem="has to be an id, email or cio_id")
+        elif whom.kind == "anonymous_id" or len(named_by) > 1:
+            yield Violation(field=field, problem="has to be one of id, email, cio_id")
         else:
             yield from _of_address(field, whom)
     keys = {None if whom is None else whom.lane_key for whom in named.values()}
@@ -376,6 +376,8 @@ def header_problem(name: str, value: object) -> str | None:
         return "is not the name of a header"
     if not isinstance(value, str) or not value.isascii() or not value.isprintable():
         return "has to be text of printable ASCII characters"
+    if value != value.strip():
+        return "must not begin or end with a space; write =trim(…)"
     return None
 
 

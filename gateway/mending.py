@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields, replace
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from gateway.calls import Call, Occurrence
+from gateway.calls import IDENTIFIERS, Call, Occurrence
 from gateway.errors import CallError, ExpressionError
 from gateway.events import JSON
 from gateway.functions import number_text
 from gateway.ulids import is_ulid, ulid_of_text
 
+MAX_DIGITS = 4_000  # far more than any number has that means something
 _TEXTS = frozenset(
     {
         *("id", "email", "cio_id", "anonymous_id", "object_type_id", "object_id", "token", "form_id"),
@@ -22,7 +24,9 @@ _TEXTS = frozenset(
     }
 )
 _MOMENTS = frozenset({"timestamp", "last_used"})
-_AS_THEY_ARE = frozenset({"files", "timeout", "debug"})
+#: What may stand in an object that names a person or an object.
+_NAMING = (*IDENTIFIERS, "object_type_id", "object_id", "attributes")
+_OBJECTS = frozenset({"attributes", "query", "headers", "form", "files", "file_names", "retry"})
 
 
 def mended(call: Call, new_ulid: Callable[[], str]) -> Call:
@@ -37,7 +41,11 @@ def mended(call: Call, new_ulid: Callable[[], str]) -> Call:
     Raises:
         CallError: Something in it has no certain meaning.
     """
-    values = {name: _field(name, value) for name, value in vars(call).items()}
+    optional = {each.name for each in fields(call) if each.default is None}
+    try:
+        values = {name: _field(name, value, name in optional) for name, value in vars(call).items()}
+    except RecursionError as error:
+        raise CallError("its values are nested too deeply") from error
     plain = replace(call, **values)
     return _known(plain, new_ulid) if isinstance(plain, Occurrence) else plain
 
@@ -45,12 +53,19 @@ def mended(call: Call, new_ulid: Callable[[], str]) -> Call:
 def _known(call: Occurrence, new_ulid: Callable[[], str]) -> Occurrence:
     if not call.event_id:
         return replace(call, event_id=new_ulid())
-    return call if is_ulid(call.event_id) else replace(call, event_id=ulid_of_text(call.event_id))
+    if is_ulid(call.event_id):
+        return call
+    try:
+        return replace(call, event_id=ulid_of_text(call.event_id))
+    except UnicodeEncodeError as error:
+        raise CallError("event_id holds text that is not valid Unicode") from error
 
 
-def _field(name: str, value: Any) -> Any:
-    if value is None or name in _AS_THEY_ARE:
-        return value
+def _field(name: str, value: Any, optional: bool) -> Any:
+    if value is None and optional:
+        return None
+    if value is None:
+        raise CallError(f"{name.rstrip('_')} is missing")
     if name in _TEXTS:
         return _text(name, value)
     if name in _MOMENTS:
@@ -58,15 +73,33 @@ def _field(name: str, value: Any) -> Any:
     if name in ("into", "from_"):
         return _named(name.rstrip("_"), value)
     if name in ("objects", "people"):
-        return [_named(f"{name}[{number}]", each) for number, each in enumerate(value)]
-    return _json(name, value)
+        return [_named(f"{name}[{number}]", each) for number, each in enumerate(_listed(name, value))]
+    if name in _OBJECTS:
+        return _object(name, value)
+    if name == "timeout" and not isinstance(value, int | float):
+        raise CallError(f"timeout must be a number of seconds, got {_kind(value)}")
+    return value if name in ("timeout", "debug") else _json(name, value)
+
+
+def _listed(field: str, value: Any) -> Iterable[Any]:
+    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
+        raise CallError(f"{field} must be a list, got {_kind(value)}")
+    return value
+
+
+def _object(field: str, value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        raise CallError(f"{field} must be an object, got {_kind(value)}")
+    return dict(value) if field == "files" else _json(field, value)
 
 
 def _named(field: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         raise CallError(f"{field} must be an object, got {_kind(value)}")
+    if unknown := value.keys() - set(_NAMING):
+        raise CallError(f"{field} takes {', '.join(_NAMING)}; {len(unknown)} of its names mean nothing there")
     return {
-        name: _json(f"{field}.{name}", each) if name == "attributes" else _text(f"{field}.{name}", each)
+        name: _object(f"{field}.{name}", each) if name == "attributes" else _text(f"{field}.{name}", each)
         for name, each in value.items()
         if each is not None
     }
@@ -81,9 +114,11 @@ def _text(field: str, value: Any) -> str:
     if isinstance(number, bool) or not isinstance(number, int | float):
         raise CallError(f"{field} must be text or a number, got {_kind(value)}")
     try:
-        return number_text(number)
-    except (ExpressionError, ValueError, OverflowError) as error:
-        raise CallError(f"{field} is a number that cannot be written as text") from error
+        if math.isfinite(number):
+            return number_text(number)
+    except (ExpressionError, OverflowError):
+        pass  # as an infinite one
+    raise CallError(f"{field} is a number that cannot be written as text")
 
 
 def _moment(field: str, value: Any) -> Any:
@@ -121,7 +156,7 @@ def _unix_seconds(field: str, value: datetime) -> int:
 
 
 def _number(field: str, value: Decimal) -> int | float:
-    if not value.is_finite():
+    if not value.is_finite() or value.adjusted() > MAX_DIGITS:
         raise CallError(f"{field} is a number that JSON cannot write")
     if value == value.to_integral_value():
         return int(value)

@@ -36,9 +36,7 @@ class Transport:
         self._deadlines = Deadlines()
         self._session = requests.Session()
         self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-        adapter = DeadlineAdapter(pool_connections=8, pool_maxsize=pool)
-        self._session.mount("https://", adapter)
-        self._session.mount("http://", adapter)
+        self._adapter = DeadlineAdapter(pool_connections=8, pool_maxsize=pool)
         # Proxies and certificates of the environment are read once and not with every request; .netrc never.
         self._environment: dict[str, dict[str, Any]] = {
             host: dict(self._session.merge_environment_settings(host, {}, True, None, None))
@@ -71,6 +69,7 @@ class Transport:
 
     def close(self) -> None:
         """Close the connections; none can be used afterwards."""
+        self._adapter.close()
         self._session.close()
         self._deadlines.stop()
 
@@ -83,7 +82,8 @@ class Transport:
         # Set past requests' own quoting: the path goes out byte for byte as it was written.
         prepared.url = host + request.path
         timeout = (min(CONNECT_TIMEOUT, deadline), deadline)
-        return self._session.send(prepared, timeout=timeout, allow_redirects=False, **self._environment[host])
+        # Not by the session, which looks at where a redirect leads even if it is not to follow.
+        return self._adapter.send(prepared, timeout=timeout, **self._environment[host])
 
     def _read(self, response: requests.Response) -> Answer:
         body = response.raw.read(MAX_ANSWER + 1, decode_content=True)

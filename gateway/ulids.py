@@ -29,5 +29,5 @@ def ulid_of_text(text: str) -> str:
     the hash as well. It is a plausible date, within four years and four months of 2020, for whoever sorts or
     reads ULIDs.
     """
-    digest = hashlib.sha256(text.encode(errors="surrogatepass")).digest()
+    digest = hashlib.sha256(text.encode()).digest()
     return ulid(_YEAR_2020 + int.from_bytes(digest[10:15], "big") % 2**37, digest)

@@ -223,7 +223,7 @@ class Worker:
         due_in = IDLE if turn.due_in is None or not limit else turn.due_in
         nexts = [max(due_in, 0.001) if due_in else 0.0, IDLE, PROBE_PAUSE if others else IDLE]
         nexts += [max(at - now, 0.0) for at, _ in self._waiting[:1]]
-        nexts += [wait for pace in self._paces.values() if (wait := pace.wait(now))]
+        nexts += [max(pace.wait(now), 0.001) for pace in self._paces.values() if not pace.room(now)]
         return min(nexts)
 
     def _gather(self, patience: float) -> None:

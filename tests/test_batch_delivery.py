@@ -165,7 +165,7 @@ def life_of(person: str) -> list[Call]:
         AddDevice(id=person, token="t/1", platform="ios", last_used=NOW, attributes={"v": "1"}),
         AddDevice(id=person, token="t 2", platform="android"),
         DeleteDevice(id=person, token="t/1"),
-        IdentifyObject(**acme, attributes={"name": "Acme"}, people=[{"id": person}]),  # type: ignore[arg-type]  # a table
+        IdentifyObject(**acme, attributes={"name": "Acme"}, people=[{"id": person}]),
         AddRelationships(id=person, objects=[{**acme, "attributes": {"role": "owner"}}]),
         DeleteRelationships(id=person, objects=[{"object_type_id": "1", "object_id": "other"}]),
         SubmitForm(form_id="signup", id=person, attributes={"color": "red"}),

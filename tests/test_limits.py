@@ -78,6 +78,7 @@ def test_a_violation_never_shows_the_value() -> None:
         (Screen(id="1", name=""), ["name"]),
         (Merge(into={"id": "1"}, from_={"id": "2"}), []),
         (Merge(into={"id": "1"}, from_={}), ["from"]),
+        (Merge(into={"id": "1", "email": "a@b.c"}, from_={"id": "2"}), ["into"]),
         (Merge(into={"id": "."}, from_={"id": "x" * 151}), ["into", "from"]),
         (Merge(into={"email": "Ann@example.com"}, from_={"id": "ann@example.com"}), ["from"]),
         (AddDevice(id="1", token="t", platform="ios", last_used=NOW, attributes={"a": "b"}), []),

@@ -14,10 +14,10 @@ from gateway.checks import run_tests
 from gateway.compiler import parse
 from gateway.errors import Problem, RequestError, TranslationError
 from gateway.events import JSON, Event
+from gateway.limits import violations
 from gateway.mapping import Mapping
 from gateway.payloads import decode
 from gateway.translate import event_key, translate
-from gateway.limits import violations
 
 FOLDER = Path(__file__).parent.parent / "mappings"
 FILES = sorted(FOLDER.glob("*.yaml"))
