@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TypeAlias, TypeVar
@@ -158,7 +159,9 @@ class Worker:
             while not self._stopping.is_set():
                 self._turn(pool)
             self._wind_up()
-        # It looks up at least twice a second; only a database that does not even answer is not waited for.
+        with suppress(StoreError):  # else it looks up by itself, twice a second
+            self._store.wake()
+        # Only a database that does not even answer is not waited for.
         listener.join(LISTENER_PATIENCE)
 
     def _turn(self, pool: ThreadPoolExecutor) -> None:
