@@ -59,7 +59,9 @@ def send_together(
         return list(repeat(None, len(batch)))
     if len(batch) == 1:
         return [send(batch[0].request)]
-    attempt = send(wire.batch([each.item for each in batch if each.item is not None]))
+    items = [each.item for each in batch if each.item is not None]
+    assert len(items) == len(batch), "what has no item goes singly"
+    attempt = send(wire.batch(items))
     if attempt.status == 207 and _is_told(attempt, len(batch)):
         return [_of_item(attempt, number) for number in range(len(batch))]
     if attempt.status in (207, 413) or (attempt.status == 400 and attempt.understood):

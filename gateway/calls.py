@@ -257,13 +257,14 @@ def field_of(name: str) -> str:
 _MAY_BE_EMPTY = frozenset(
     {"attributes", "people", "query", "headers", "form", "files", "file_names", "debug", "retry"}
 )
+_USUAL_ANSWER = ("response_type", "json")
 
 
 def as_json(call: Call) -> dict[str, JSON]:
     """Write a call the way a mapping's tests show it: absent fields left out."""
     written: dict[str, Any] = {"call": call.name_of_call}
     for name, value in vars(call).items():
-        if value is None or (not value and name in _MAY_BE_EMPTY):
+        if value is None or (not value and name in _MAY_BE_EMPTY) or (name, value) == _USUAL_ANSWER:
             continue
         if isinstance(value, Mapping):
             value = dict(value)

@@ -47,9 +47,9 @@ REGION_PATH = "/api/v1/accounts/region"
 ENTITY_PATH = "/api/v2/entity"
 BATCH_PATH = "/api/v2/batch"
 
-# Customer.io says 500 kb and 32 kb, and not whether its kb has 1,000 or 1,024 bytes.
-MAX_BATCH_BYTES = 500_000
-MAX_ITEM_BYTES = 32_000
+# Customer.io says "smaller than" 500 kb and 32 kb, and not whether its kb has 1,000 or 1,024 bytes.
+MAX_BATCH_BYTES = 499_999
+MAX_ITEM_BYTES = 31_999
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -344,3 +344,9 @@ def test_a_call_is_read_back_as_it_was_written() -> None:
         *(call for call, _, _ in TABLE),
     ):
         assert from_json(json.loads(json.dumps(as_json(call)))) == call
+
+
+def test_of_a_raw_request_only_what_was_asked_for_is_written() -> None:
+    assert as_json(RawRequest(path="/v1/x")) == {"call": "request", "path": "/v1/x"}
+    asked: Call = RawRequest(path="/v1/x", data={}, response_type="text")
+    assert as_json(asked) == {"call": "request", "path": "/v1/x", "data": {}, "response_type": "text"}
