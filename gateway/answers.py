@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC
 from typing import Any
 
+from gateway.errors import printable
 from gateway.events import JSON
 from gateway.retry import Attempt
 from gateway.wire import HttpRequest
@@ -62,7 +63,7 @@ def reason_of(answer: Answer, *, expects_json: bool = True) -> str:
     """Say in one line what an answer complains of."""
     if 300 <= answer.status < 400:
         return f"HTTP {answer.status}: redirected, so the region is probably wrong"
-    said = _printable("; ".join(_errors_in(answer.json)))
+    said = printable("; ".join(_errors_in(answer.json)), MAX_REASON)
     if expects_json and not said and answer.body and not isinstance(answer.json, dict):
         said = "the answer is not Customer.io's JSON: something else answers at this address"
     return f"HTTP {answer.status}: {said}"[:MAX_REASON] if said else f"HTTP {answer.status}"
@@ -101,11 +102,6 @@ def _error(said: JSON) -> str:
     return ": ".join(dict.fromkeys(str(part) for part in told if part))
 
 
-def _printable(said: str) -> str:
-    """Make a reason fit for logs, terminals and a database that takes no NUL."""
-    return "".join(each if each.isprintable() else "\ufffd" for each in said[:MAX_REASON])
-
-
 def _as_list(value: JSON) -> list[JSON]:
     return value if isinstance(value, list) else []
 
@@ -118,7 +114,7 @@ def _refused_items(answer: Answer) -> dict[int, str]:
         index: Any = each.get("batch_index") if isinstance(each, dict) else None
         if type(index) is not int or index < 0:
             return {}
-        said = _printable(_error(each)) or "refused"
+        said = printable(_error(each), MAX_REASON) or "refused"
         before = refused.get(index, "HTTP 207: ")
         refused[index] = (f"{before}; {said}" if index in refused else f"{before}{said}")[:MAX_REASON]
     return refused

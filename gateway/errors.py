@@ -117,6 +117,12 @@ class StoreError(GatewayError):
     """The database cannot take or give what was asked, for now; trying again later may work."""
 
 
+def printable(text: str, most: int) -> str:
+    """Cut a stranger's text and make it fit for logs, terminals and a database that takes no NUL."""
+    cut = text[:most]
+    return cut if cut.isprintable() else "".join(each if each.isprintable() else "\ufffd" for each in cut)
+
+
 def did_you_mean(name: str, known: Iterable[str], pattern: str = "'{}'") -> str:
     """Make the end of a sentence that names the nearest of what is known; empty when nothing is near."""
     near = get_close_matches(name.lower(), list(known), n=1)

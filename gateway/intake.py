@@ -8,7 +8,7 @@ from collections.abc import Mapping as Map
 from secrets import token_hex
 
 from gateway import payloads, signatures
-from gateway.errors import TranslationError
+from gateway.errors import TranslationError, printable
 from gateway.events import JSON, Event, Webhook
 from gateway.mapping import Mapping
 from gateway.store import NewDelivery, NewEvent
@@ -54,7 +54,7 @@ def take(mapping: Mapping, webhook: Webhook, now: float, *, key: str | None = No
         headers=json.dumps(headers).encode(),
         query=json.dumps(dict(webhook.query)).encode() if webhook.query else b"{}",
         body=webhook.body,
-        event_type=printable(translation.event_type),
+        event_type=shown_type(translation),
         status=translation.status,
         problem=said(translation),
         deliveries=tuple(map(delivery_of, translation.planned)),
@@ -94,14 +94,9 @@ def said(translation: Translation) -> str | None:
     return str(translation.problem) if translation.problem else translation.reason
 
 
-def printable(event_type: str | None) -> str | None:
-    """Shorten an event type and make it fit for a log or a terminal."""
-    if event_type is None:
-        return None
-    shortened = event_type[:MAX_EVENT_TYPE]
-    if shortened.isprintable():
-        return shortened
-    return "".join(each if each.isprintable() else "\ufffd" for each in shortened)
+def shown_type(translation: Translation) -> str | None:
+    """Give the event type of a translation as it is shown to people."""
+    return None if translation.event_type is None else printable(translation.event_type, MAX_EVENT_TYPE)
 
 
 def _key(

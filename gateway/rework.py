@@ -17,7 +17,7 @@ from sqlalchemy import ColumnElement, Connection, Row, Select, Text, bindparam, 
 from gateway import mapping as mappings
 from gateway.database import Database, readable_errors, reading, writing
 from gateway.errors import RequestError
-from gateway.intake import delivery_of, event_of, printable, said
+from gateway.intake import delivery_of, event_of, said, shown_type
 from gateway.lanes import Lanes
 from gateway.notices import Notices
 from gateway.pauses import Pauses, Target
@@ -204,7 +204,7 @@ class Rework:
         salted = translate(mapping, event, salt=token_bytes(SALT)).planned if again else ()
         return _Wanted(
             status=translation.status,
-            event_type=printable(translation.event_type),
+            event_type=shown_type(translation),
             problem=said(translation),
             calls=tuple(map(delivery_of, translation.planned)),
             repeats=tuple(map(delivery_of, salted)),
