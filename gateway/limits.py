@@ -287,7 +287,7 @@ def _of_data(attributes: Mapping[str, JSON], text: str | None) -> Iterator[Viola
     # No JSON is longer in UTF-8 than it is in ASCII.
     if text is not None and len(text) <= MAX_EVENT_DATA_BYTES:
         return
-    if (size := _written_size(attributes)) > MAX_EVENT_DATA_BYTES:
+    if (size := len(wire.dump(dict(attributes)))) > MAX_EVENT_DATA_BYTES:
         problem = f"is {size} bytes of JSON; Customer.io takes {MAX_EVENT_DATA_BYTES}: choose with pick(…)"
         yield Violation(field="attributes", problem=problem)
 
@@ -432,10 +432,6 @@ def retry_problem(name: str, value: JSON) -> str | None:
     if type(value) is not int or not least <= value <= most:
         return f"has to be a whole number from {least} to {most}"
     return None
-
-
-def _written_size(value: Mapping[str, JSON]) -> int:
-    return len(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode())
 
 
 def _size(text: str) -> int:

@@ -88,14 +88,17 @@ def _listed(field: str, value: Any) -> Iterable[Any]:
 
 
 def _object(field: str, value: Any) -> Any:
-    if not isinstance(value, Mapping):
-        raise CallError(f"{field} must be an object, got {_kind(value)}")
+    _require_object(field, value)
     return dict(value) if field == "files" else _json(field, value)
 
 
-def _named(field: str, value: Any) -> dict[str, Any]:
+def _require_object(field: str, value: Any) -> None:
     if not isinstance(value, Mapping):
         raise CallError(f"{field} must be an object, got {_kind(value)}")
+
+
+def _named(field: str, value: Any) -> dict[str, Any]:
+    _require_object(field, value)
     if unknown := value.keys() - set(_NAMING):
         raise CallError(f"{field} takes {', '.join(_NAMING)}; {len(unknown)} of its names mean nothing there")
     return {

@@ -450,11 +450,10 @@ _READERS = {
 
 def _written_out(attributes: dict[str, JSON]) -> dict[str, JSON]:
     """Write numbers and booleans out where only texts are taken."""
-    return {name: plain_text(value) if _is_plain(value) else value for name, value in attributes.items()}
-
-
-def _is_plain(value: JSON) -> bool:
-    return isinstance(value, bool | int | float)
+    return {
+        name: plain_text(value) if isinstance(value, bool | int | float) else value
+        for name, value in attributes.items()
+    }
 
 
 def _text(value: Value, name: str, view: _View) -> str | None:

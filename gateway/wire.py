@@ -94,7 +94,7 @@ def item(call: Call) -> bytes | None:
     found = operation(call)
     if found is None:
         return None
-    written = _dump(found)
+    written = dump(found)
     return written if len(written) <= MAX_ITEM_BYTES else None
 
 
@@ -301,7 +301,7 @@ def _raw_body(call: RawRequest) -> tuple[bytes | None, dict[str, str]]:
         return _multipart(call)
     if isinstance(call.data, str):
         return call.data.encode(), {"Content-Type": "text/plain; charset=utf-8"}
-    return (None, {}) if call.data is None else (_dump(call.data), dict(_JSON))
+    return (None, {}) if call.data is None else (dump(call.data), dict(_JSON))
 
 
 def _pairs(named: Mapping[str, JSON]) -> Iterator[tuple[str, str]]:
@@ -344,8 +344,9 @@ _JSON = {"Content-Type": "application/json"}
 
 
 def _json(method: str, path: str, body: JSON) -> HttpRequest:
-    return HttpRequest(method=method, path=path, body=_dump(body), headers=dict(_JSON))
+    return HttpRequest(method=method, path=path, body=dump(body), headers=dict(_JSON))
 
 
-def _dump(body: JSON) -> bytes:
+def dump(body: JSON) -> bytes:
+    """Write JSON as it is sent."""
     return json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()

@@ -135,9 +135,7 @@ class Worker:
         self._finished: _Finished = queue.SimpleQueue()
         self._unsettled: list[Outcome] = []
         self._unsent: list[Claimed] = []
-        self._doubts: list[
-            _Tried
-        ] = []  # of which only a probe can tell whether it is the deliveries' own fault
+        self._doubts: list[_Tried] = []  # of which only a probe can tell whose fault it was
         self._probed: list[Probed] = []
         self._probing: dict[Target, list[_Tried]] = {}  # with the doubts that each probe is to settle
         self._in_hand: Counter[Target] = Counter()  # deliveries that are claimed and not settled
