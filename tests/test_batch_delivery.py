@@ -43,10 +43,11 @@ from gateway.connections import Connection
 from gateway.customerio import Client
 from gateway.database import Database, connect
 from gateway.retry import Policy
-from gateway.store import NewDelivery, NewEvent, Store
+from gateway.store import NewDelivery, Store
 from gateway.tables import deliveries
 from gateway.ulids import ulid_of_text
 from gateway.worker import Worker
+from tests.test_store import event
 from tests.trackapi import Fault, Hang, ParsedRequest, Reply, Reset, TrackAPI
 
 NOW = 1_767_225_600
@@ -66,22 +67,7 @@ def record(store: Store, made: Sequence[Call]) -> None:
                 call=text,
             )
         )
-    empty = b"{}"
-    store.record(
-        [
-            NewEvent(
-                source="shop",
-                key=hashlib.sha256(repr(made).encode()).digest(),
-                received_at=time.time(),
-                headers=empty,
-                query=empty,
-                body=empty,
-                event_type=None,
-                status="accepted",
-                deliveries=tuple(new),
-            )
-        ]
-    )
+    store.record([event(repr(made), *new)])
 
 
 def client_of(api: TrackAPI, deadline: float = 5.0) -> Client:

@@ -19,10 +19,11 @@ from gateway.calls import Identify
 from gateway.database import Database, connect
 from gateway.pauses import Probed
 from gateway.retry import Attempt, Policy, Probe, Retry
-from gateway.store import NewDelivery, NewEvent, Outcome, Store, Turn
+from gateway.store import NewDelivery, Outcome, Store, Turn
 from gateway.tables import connections, deliveries, notices
 from gateway.wire import BATCH_PATH, HttpRequest
 from gateway.worker import Worker
+from tests.test_store import event
 
 Send = Callable[[HttpRequest], Attempt]
 
@@ -106,23 +107,7 @@ def record(
                 call=text,
             )
         )
-    key = hashlib.sha256(repr((connection, made)).encode()).digest()
-    empty = b"{}"
-    store.record(
-        [
-            NewEvent(
-                source="shop",
-                key=key,
-                received_at=time.time(),
-                headers=empty,
-                query=empty,
-                body=empty,
-                event_type=None,
-                status="accepted",
-                deliveries=tuple(new),
-            )
-        ]
-    )
+    store.record([event(repr((connection, made)), *new)])
     store.wake()
 
 
