@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any, ClassVar, Literal, TypeAlias
 
 from gateway.events import JSON
@@ -149,7 +149,7 @@ class IdentifyObject(_ToObject):
 
     name_of_call: ClassVar = "identify_object"
     attributes: Mapping[str, JSON] = field(default_factory=dict)
-    people: Sequence[Mapping[str, JSON]] = ()
+    people: Sequence[Mapping[str, JSON]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,24 +253,24 @@ def field_of(name: str) -> str:
     return _READ.get(name, name)
 
 
-# Of these, nothing in them is the same as their not being there. Of `data` it is not.
-_MAY_BE_EMPTY = frozenset(
-    {"attributes", "people", "query", "headers", "form", "files", "file_names", "debug", "retry"}
-)
-_USUAL_ANSWER = ("response_type", "json")
+def _default(of: Field[Any]) -> Any:
+    return of.default if of.default_factory is MISSING else of.default_factory()
+
+
+_DEFAULTS = {kind: {of.name: _default(of) for of in fields(kind)} for kind in CALLS.values()}
 
 
 def as_json(call: Call) -> dict[str, JSON]:
-    """Write a call the way a mapping's tests show it: absent fields left out."""
+    """Write a call the way a mapping's tests show it: what says no more than its default is left out."""
     written: dict[str, Any] = {"call": call.name_of_call}
+    defaults = _DEFAULTS[type(call)]
     for name, value in vars(call).items():
-        if value is None or (not value and name in _MAY_BE_EMPTY) or (name, value) == _USUAL_ANSWER:
-            continue
         if isinstance(value, Mapping):
             value = dict(value)
         elif isinstance(value, tuple):
             value = list(value)
-        written[_WRITTEN.get(name, name)] = value
+        if value is not None and value != defaults[name]:
+            written[_WRITTEN.get(name, name)] = value
     return written
 
 
