@@ -499,11 +499,11 @@ def _prepare(connection: Any, _record: object) -> None:
     # The driver's own transactions are off: "begin" below says how one starts.
     connection.isolation_level = None
     cursor = connection.cursor()
+    cursor.execute("PRAGMA busy_timeout = 5000")  # milliseconds
     # Setting it writes, and would wait unfairly for SQLite's own lock. Only an empty file takes it.
     if cursor.execute("PRAGMA auto_vacuum").fetchone() != (_INCREMENTAL,):
         cursor.execute(f"PRAGMA auto_vacuum = {_INCREMENTAL}")
     for pragma in (
-        "busy_timeout = 5000",
         "journal_mode = WAL",
         "synchronous = FULL",  # a 202 is a promise that outlives a power cut
         "wal_autocheckpoint = 4000",  # pages: the longer the log, the seldomer one of an index goes back to the file
