@@ -11,12 +11,17 @@ from typing import Protocol
 import psycopg
 import pytest
 from flask import Flask
+from hypothesis import settings
 
 from gateway.app import create_app
 from gateway.config import load
 from gateway.database import Database, connect, migrate
 from gateway.store import Store
 from tests.machine import missing
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("untimed", settings(), deadline=None)
+settings.load_profile("untimed")
 
 POSTGRESQL = os.environ.get("TEST_POSTGRESQL", "postgresql://postgres@127.0.0.1:5432")
 
