@@ -1,0 +1,140 @@
+"""The top of a mapping file."""
+
+from __future__ import annotations
+
+from gateway import document
+from gateway.compiler.cases import read_tests
+from gateway.compiler.events import read_rules, routes_of
+from gateway.compiler.expression import read_expression, read_optional_expression
+from gateway.compiler.notes import (
+    Notes,
+    is_empty,
+    name_of,
+    refuse_empty,
+    refuse_unknown_keys,
+    refuse_unless_absent,
+)
+from gateway.compiler.values import NAME, read_connection, read_optional_note, read_region
+from gateway.compiler.verification import read_verification
+from gateway.document import ObjectNode, Scalar
+from gateway.errors import MappingError, Problem, Severity
+from gateway.expressions import Names
+from gateway.mapping import ANYBODY, Computed, Mapping, Value, Verify
+
+_DEFAULTS = (*ANYBODY, "timestamp")
+_TOP = (
+    *("version", "source", "description", "verify", "when", "event_type", "event_key"),
+    *("connection", "region", "defaults", "events", "tests"),
+)
+
+
+def parse(text: str, file: str) -> tuple[Mapping, list[Problem]]:
+    """Compile a mapping file; the problems beside it are warnings.
+
+    Raises MappingError: holds everything that is wrong with the file, in the order of the file.
+    """
+    top = document.read(text, file)
+    if not isinstance(top, ObjectNode):
+        problem = "a mapping file is an object of keys; it starts with  version: 1"
+        raise MappingError([Problem(where=top.where, code="not-an-object", text=problem)])
+    notes = Notes(text)
+    mapping = _mapping(top, file, notes)
+    problems = sorted(notes.problems, key=lambda problem: problem.where)
+    if mapping is None or any(problem.severity is Severity.ERROR for problem in problems):
+        raise MappingError(problems)
+    return mapping, problems
+
+
+def _mapping(top: ObjectNode, file: str, notes: Notes) -> Mapping | None:
+    _check_frame(top, notes)
+    verify = read_verification(top, notes)
+    event_key, deduplicate = _event_key(top, verify, notes)
+    defaults = _defaults(top, notes)
+    rules = read_rules(top, _named_defaults(top), notes)
+    source, description = _source(top, notes), read_optional_note(top, "description", notes)
+    when = read_optional_expression(top, "when", Names(), notes)
+    event_type = read_optional_expression(top, "event_type", Names(), notes)
+    connection, region = read_connection(top, notes), read_region(top, notes)
+    tests = read_tests(top, notes)
+    if verify is None:
+        return None
+    return Mapping(
+        file=file,
+        source=source,
+        description=description,
+        verify=verify,
+        when=when,
+        event_type=event_type,
+        event_key=event_key,
+        deduplicate=deduplicate,
+        connection=connection or "default",
+        region=region,
+        defaults=defaults,
+        rules=rules,
+        routes=routes_of(rules),
+        tests=tests,
+    )
+
+
+def _check_frame(top: ObjectNode, notes: Notes) -> None:
+    extensions = [str(key.value) for key, _ in top.entries if str(key.value).startswith("x-")]
+    refuse_unknown_keys(top, (*_TOP, *extensions), "at the top of the file", notes)
+    for key, value in top.entries:
+        # Each call looks for its own empty values, after a better guess at what was meant.
+        if key.value != "events":
+            refuse_empty(value, f"'{key.value}'", notes)
+    version = top.get("version")
+    if version is None:
+        notes.error(top.where, "version", "'version' is missing; this language is  version: 1")
+    elif not is_empty(version) and not (
+        isinstance(version, Scalar) and type(version.value) is int and version.value == 1
+    ):
+        notes.error(version.where, "version", "'version' must be 1")
+
+
+def _source(top: ObjectNode, notes: Notes) -> str:
+    node = top.get("source")
+    if node is None:
+        text = "'source' is missing; webhooks arrive at /hooks/<source>, e.g.  source: stripe"
+        notes.error(top.where, "source", text)
+        return ""
+    name = name_of(node)
+    if not is_empty(node) and not NAME.fullmatch(name):
+        text = "'source' must be lower-case letters, digits and hyphens, for it is part of an address"
+        notes.error(node.where, "source", text)
+    return name
+
+
+def _event_key(top: ObjectNode, verify: Verify | None, notes: Notes) -> tuple[Computed | None, bool]:
+    node = top.get("event_key")
+    if node is None:
+        if verify is not None and not verify.scheme.delivery_id:
+            text = (
+                "this scheme names no delivery, so two genuine webhooks with equal bodies count as one;"
+                " set  event_key: =id  or what else tells them apart, or  event_key: none"
+            )
+            notes.warn(verify.where, "no-event-key", text)
+        return None, True
+    if isinstance(node, Scalar) and node.value == "none":
+        return None, False
+    return read_expression(node, "event_key", Names(), notes), True
+
+
+def _defaults(top: ObjectNode, notes: Notes) -> dict[str, Value]:
+    node = top.get("defaults")
+    if not isinstance(node, ObjectNode):
+        refuse_unless_absent(node, "'defaults' must be an object of identifiers and 'timestamp'", notes)
+        return {}
+    hint = "; defaults are identifiers and 'timestamp'"
+    refuse_unknown_keys(node, _DEFAULTS, "in 'defaults'", notes, hint)
+    named = [(str(key.value), value) for key, value in node.entries if key.value in _DEFAULTS]
+    compiled = {name: read_expression(value, name, Names(), notes) for name, value in named}
+    return {name: value for name, value in compiled.items() if value is not None}
+
+
+def _named_defaults(top: ObjectNode) -> frozenset[str]:
+    """Name the defaults that were meant, also those whose expressions are wrong."""
+    node = top.get("defaults")
+    return (
+        frozenset(str(key.value) for key, _ in node.entries) if isinstance(node, ObjectNode) else frozenset()
+    )

@@ -1,0 +1,90 @@
+"""`verify`: how a sender proves itself, and where the secret is."""
+
+from __future__ import annotations
+
+import re
+
+from gateway import document, signatures
+from gateway.compiler.notes import Notes, is_empty, name_of, place_of, refuse_unknown_keys
+from gateway.document import ListNode, Node, ObjectNode, Scalar
+from gateway.errors import Where
+from gateway.mapping import Verify
+
+_VERIFY_EXAMPLE = "verify: {scheme: stripe, secret_env: STRIPE_WEBHOOK_SECRET}"
+
+
+def read_verification(top: ObjectNode, notes: Notes) -> Verify | None:
+    match top.get("verify"):
+        case None:
+            text = f"'verify' is missing; say how the sender proves itself, e.g.  {_VERIFY_EXAMPLE}"
+            notes.error(top.where, "verify", f"{text}  (no check at all has to be said: verify: none)")
+        case Scalar(value="none") as node:
+            return Verify(where=node.where, scheme=signatures.schemes()["none"], secret_env=())
+        case ObjectNode() as node:
+            return _verification(node, notes)
+        case Scalar(empty=True):
+            pass
+        case node:
+            notes.error(node.where, "verify", f"'verify' must be none, or an object, e.g.  {_VERIFY_EXAMPLE}")
+    return None
+
+
+def _verification(node: ObjectNode, notes: Notes) -> Verify | None:
+    refuse_unknown_keys(node, ("scheme", "secret_env"), "in 'verify'", notes, _INLINE_SCHEME)
+    scheme = _scheme(node, notes)
+    secret_env = _secret_env(node, notes)
+    if scheme is None:
+        return None
+    if scheme.kind == "none" and secret_env:
+        notes.error(
+            place_of(node, "secret_env"), "verify", "the scheme 'none' checks no secret; remove 'secret_env'"
+        )
+    if scheme.kind != "none" and node.get("secret_env") is None:
+        text = "'secret_env' is missing; it names the environment variable that holds the secret"
+        notes.error(node.where, "verify", text)
+    return Verify(where=node.where, scheme=scheme, secret_env=secret_env)
+
+
+_INLINE_SCHEME = "; a scheme of your own is written  scheme: {…}"
+
+
+def _scheme(node: ObjectNode, notes: Notes) -> signatures.Scheme | None:
+    written = node.get("scheme")
+    if written is None:
+        notes.error(node.where, "verify", f"'scheme' is missing, e.g.  {_VERIFY_EXAMPLE}")
+        return None
+    try:
+        return signatures.scheme_from(document.plain(written))
+    except signatures.SchemeError as error:
+        if not is_empty(written):
+            notes.error(_below(written, error.key or ""), "scheme", error.problem)
+        return None
+
+
+def _below(node: Node, path: str) -> Where:
+    """Find the place of a key that is named by its path (``timestamp.unit``), or of what comes nearest."""
+    name, _, rest = path.partition(".")
+    entries = node.entries if isinstance(node, ObjectNode) else ()
+    found = next(((key, value) for key, value in entries if key.value == name), None)
+    if found is None:
+        return node.where
+    key, value = found
+    return _below(value, rest) if rest and isinstance(value, ObjectNode) else key.where
+
+
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def _secret_env(node: ObjectNode, notes: Notes) -> tuple[str, ...]:
+    written = node.get("secret_env")
+    if written is None or is_empty(written):
+        return ()
+    names = written.items if isinstance(written, ListNode) else (written,)
+    for name in names:
+        if not _VARIABLE.fullmatch(name_of(name)):
+            # What stands here may be the secret itself, so it is not shown.
+            text = "'secret_env' must name an environment variable; a secret never stands in a mapping file"
+            notes.error(name.where, "secret-env", text)
+    if not names:
+        notes.error(written.where, "secret-env", "'secret_env' must name at least one environment variable")
+    return tuple(name_of(name) for name in names)
