@@ -173,16 +173,18 @@ class _Builder:
     def _object(self, start: yaml.Event, depth: int) -> ObjectNode:
         entries: list[tuple[Scalar, Node]] = []
         while not isinstance(event := self._next(), yaml.MappingEndEvent):
-            entries.append((self._key(event), self._node(self._next(), depth + 1)))
+            entries.append((self._key(event, entries), self._node(self._next(), depth + 1)))
         if getattr(start, "flow_style", False):
             self._find_split_expression(entries)
         entries = self._merged(self._unique(entries))
         return ObjectNode(where=self._where(start), entries=tuple(entries))
 
-    def _key(self, event: yaml.Event) -> Scalar:
+    def _key(self, event: yaml.Event, before: list[tuple[Scalar, Node]]) -> Scalar:
         if isinstance(event, yaml.AliasEvent):
             self._stop(event, "yaml", f'"*" starts a YAML alias; quote the key: "*{event.anchor}"')
         if not isinstance(event, yaml.ScalarEvent):
+            if before and _is_cut_expression(before[-1][1]):
+                self._stop(event, "unquoted-expression", _COMMA)
             self._stop(event, "yaml", "a key must be text; quote a value that contains { } or [ ]")
         self._refuse_tag(event)
         if not event.value and not event.style:
@@ -245,10 +247,10 @@ class _Builder:
         for key, value in entries:
             nothing = isinstance(value, Scalar) and value.empty
             if nothing and not key.quoted and (after_expression or _is_unbalanced(str(key.value))):
-                text = f"'{key.value}' is not a key: an expression with a comma inside {{ }} must be quoted"
+                text = f"'{key.value}' is not a key: {_COMMA}"
                 self.problems.append(Problem(where=key.where, code="unquoted-expression", text=text))
                 return
-            after_expression = isinstance(value, Scalar) and not value.quoted and _is_cut(value.value)
+            after_expression = _is_cut_expression(value)
 
     def _alias(self, event: yaml.AliasEvent, depth: int) -> Node:
         if event.anchor not in self._anchors:
@@ -298,6 +300,7 @@ class _Builder:
 
 
 _TAG = '"!" starts a YAML tag; write =!(…)'
+_COMMA = "an expression with a comma inside { } must be quoted"
 _COLON = 'an expression that contains ": " must be quoted, or written {sku:sku}'
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _WORDS: dict[str, bool | None] = {"true": True, "false": False, "null": None}
@@ -326,6 +329,10 @@ def _children(node: Node) -> list[Node]:
 
 def _is_cut(value: object) -> bool:
     return isinstance(value, str) and value.startswith("=") and _is_unbalanced(value)
+
+
+def _is_cut_expression(node: Node) -> bool:
+    return isinstance(node, Scalar) and not node.quoted and _is_cut(node.value)
 
 
 def _is_unbalanced(text: str) -> bool:

@@ -41,6 +41,8 @@ class Scope:
         headers: By names in lower case.
         received_at: Unix seconds.
         index: The number of the item under `each`, from 0.
+        let: What computes the variables, by name; called with the root.
+        known: The variables that have been asked for: each is computed once for a part.
     """
 
     root: JSON
@@ -50,7 +52,8 @@ class Scope:
     received_at: int
     event_type: str | None = None
     index: int | None = None
-    variables: Mapping[str, JSON] = field(default_factory=dict)
+    let: Mapping[str, Evaluate] = field(default_factory=dict)
+    known: dict[str, JSON] = field(default_factory=dict)
     tables: Mapping[str, Mapping[str, JSON]] = field(default_factory=dict)
 
 
@@ -294,7 +297,9 @@ def _body(scope: Scope) -> JSON:
 @_function(_literal("name"), needs_scope=True, example=("var('plan')", None, "Starter"))
 def _var(scope: Scope, name: str) -> JSON:
     """A value computed under `let`."""
-    return scope.variables.get(name)
+    if name not in scope.known:
+        scope.known[name] = scope.let[name](scope.root, scope)
+    return scope.known[name]
 
 
 @_function(

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping as Map
+from dataclasses import replace
 from secrets import token_hex
 
 from gateway import payloads, signatures
 from gateway.errors import TranslationError, printable
-from gateway.events import JSON, Event, Webhook
+from gateway.events import Event, Webhook
 from gateway.mapping import Mapping
 from gateway.store import NewDelivery, NewEvent
 from gateway.translate import Planned, Translation, event_key, translate
@@ -31,16 +32,16 @@ def take(mapping: Mapping, webhook: Webhook, now: float, *, key: str | None = No
     Raises:
         RequestError: The body cannot be decoded.
     """
-    payload = payloads.decode(webhook.body, webhook.headers.get("content-type", ""))
-    key, problem = _key(mapping, webhook, payload, now, key)
     event = Event(
         source=mapping.source,
-        key=hashlib.sha256(key.encode(errors="surrogatepass")).hexdigest(),
-        payload=payload,
+        key="",
+        payload=payloads.decode(webhook.body, webhook.headers.get("content-type", "")),
         headers=webhook.headers,
         query=webhook.query,
         received_at=int(now),
     )
+    key, problem = _key(mapping, webhook, event, key)
+    event = replace(event, key=hashlib.sha256(key.encode(errors="surrogatepass")).hexdigest())
     if problem is None:
         translation = translate(mapping, event)
     else:
@@ -100,14 +101,14 @@ def shown_type(translation: Translation) -> str | None:
 
 
 def _key(
-    mapping: Mapping, webhook: Webhook, payload: JSON, now: float, given: str | None
+    mapping: Mapping, webhook: Webhook, event: Event, given: str | None
 ) -> tuple[str, TranslationError | None]:
     """Find what makes a repeat of this webhook the same; a mapping that fails to say it fails the event."""
     if not mapping.deduplicate:
         return given or token_hex(16), None
     own, problem = None, None
     try:
-        own = event_key(mapping, payload, webhook.headers, webhook.query, int(now))
+        own = event_key(mapping, event)
     except TranslationError as error:
         problem = error
     default = signatures.delivery_id(mapping.verify.scheme, webhook)

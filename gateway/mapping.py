@@ -280,7 +280,8 @@ class MappingTest:
 
     Attributes:
         body: The decoded body, unless *payload* names a file that holds it.
-        expect: The calls, exactly and in order; None when the test expects an error.
+        expect: The calls, exactly and in order, and where a part of a split body is to fail ``{error: text}``;
+            None when the whole event is to fail.
         error: What the message of that error contains.
     """
 
@@ -301,6 +302,9 @@ class Mapping:
 
     Attributes:
         deduplicate: False for `event_key: none`: no two webhooks are the same.
+        split: Gives the parts of a body, each of which is routed on its own; None: the body is one part.
+        let: Variables, in the order of the file: one may refer to those before it.
+        tables: By name; the entry ``*`` is for keys that are not there.
         defaults: Identifiers and timestamp of calls that give none of their own.
     """
 
@@ -312,6 +316,9 @@ class Mapping:
     event_type: Computed | None
     event_key: Computed | None
     deduplicate: bool
+    split: Computed | None
+    let: ReadOnly[str, Value]
+    tables: ReadOnly[str, ReadOnly[str, JSON]]
     connection: str
     region: str | None
     defaults: ReadOnly[str, Value]

@@ -159,7 +159,7 @@ class Rework:
     def plan(self, event_id: int, mapping: mappings.Mapping, *, again: bool = False) -> Replayed | None:
         """Tell what a replay would do; nothing is changed. None: there is no such event."""
         wanted = self._translated(event_id, mapping, again=again)
-        if wanted is None or wanted.status == "failed":
+        if wanted is None or wanted.is_nothing:
             return None if wanted is None else wanted.summary()
         with reading(self._database) as connection:
             return self._compare(connection, event_id, wanted).summary(wanted)
@@ -168,7 +168,7 @@ class Rework:
         """Translate an event with this mapping, and bring its deliveries into line; None: there is no such event.
 
         What arrived stays as it is, unless it is to go out *again*. An event on which the mapping fails keeps
-        its deliveries.
+        its deliveries; if it fails on some of its parts only, the calls of the others go out.
         """
         wanted = self._translated(event_id, mapping, again=again)
         if wanted is None:
@@ -179,12 +179,11 @@ class Rework:
             before = connection.scalar(event)
             if before is None:
                 return None
-            if wanted.status != "failed":
+            if not wanted.is_nothing:
                 changes, met = self._bring_into_line(connection, event_id, wanted)
-            elif before != "failed":
-                return wanted.summary()  # it came to something once: that stays
-            self._write_event(connection, event_id, wanted)
-        if wanted.status == "failed":
+            if wanted.status != "failed" or before == "failed":  # else it came to something once: that stays
+                self._write_event(connection, event_id, wanted)
+        if wanted.is_nothing:
             return wanted.summary()
         self._pauses.remember(met)
         self._end_notices([event_id])
@@ -260,7 +259,8 @@ class Rework:
         for number, call in enumerate(wanted.calls):
             repeat = wanted.repeats[number] if wanted.repeats else None
             changes.weigh(call, its.pop(_kin(call.identity), []), call.identity in elsewhere, repeat)
-        changes.leave_out(row for group in its.values() for row in group)
+        if wanted.status != "failed":  # the part that fails now may have asked for it
+            changes.leave_out(row for group in its.values() for row in group)
         return changes
 
     def _known(self, connection: Connection, identities: Collection[bytes]) -> set[bytes]:
@@ -378,6 +378,11 @@ class _Wanted:
     problem: str | None
     calls: tuple[NewDelivery, ...] = ()
     repeats: tuple[NewDelivery, ...] = ()
+
+    @property
+    def is_nothing(self) -> bool:
+        """Whether the mapping fails on the event as a whole."""
+        return self.status == "failed" and not self.calls
 
     def summary(self) -> Replayed:
         return Replayed(status=self.status, problem=self.problem)

@@ -27,7 +27,7 @@ def evaluate(expression: str, data: JSON = None, *, index: int | None = 0) -> JS
         received_at=1767225600,
         event_type="user.created",
         index=index,
-        variables={"plan": "Starter"},
+        let={"plan": lambda _root, _scope: "Starter"},
         tables={"plans": {"price_1": "Starter", "42": "Pro", "true": "Yes", "*": "Other"}},
     )
     return compile_expression(expression, NAMES).evaluate(data, scope)

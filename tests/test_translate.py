@@ -569,11 +569,7 @@ def test_a_number_where_text_belongs_is_written_out(value: JSON, text: str) -> N
         assert (found["name"], found["event_id"]) == (text, text)
     assert (
         event_key(
-            mapping_of(HEAD.replace(": none\nevent_t", ": =n\nevent_t") + "events: {}\n"),
-            {"n": value},
-            {},
-            {},
-            NOW,
+            mapping_of(HEAD.replace(": none\nevent_t", ": =n\nevent_t") + "events: {}\n"), event({"n": value})
         )
         == text
     )
@@ -925,8 +921,7 @@ def test_two_calls_of_an_event_with_the_same_event_id_are_an_error(ids: list[JSO
 
 def key_of(written: str, payload: JSON, **given: Any) -> str | None:
     text = HEAD.replace("event_key: none", f"event_key: {written}") + "events: {}\n"
-    arguments: dict[str, Any] = {"headers": {}, "query": {}, "received_at": NOW, **given}
-    return event_key(mapping_of(text), payload, **arguments)
+    return event_key(mapping_of(text), event(payload, **given))
 
 
 @pytest.mark.parametrize(

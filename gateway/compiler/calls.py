@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 from gateway.compiler.expression import read_optional_expression
 from gateway.compiler.notes import (
     Notes,
@@ -18,12 +20,21 @@ from gateway.errors import did_you_mean
 from gateway.expressions import Names
 from gateway.mapping import SPECS, CallRule, CallSpec, Value
 
+
+@dataclass(frozen=True, kw_only=True)
+class Around:
+    """What the file says around its calls: the names that their expressions know, and which defaults there are."""
+
+    names: Names
+    defaults: frozenset[str]
+
+
 _EVERY_CALL = ("call", "when", "each", "connection", "region")
 
 
-def read_calls(node: Node, event: str, defaults: frozenset[str], notes: Notes) -> tuple[CallRule, ...]:
+def read_calls(node: Node, event: str, around: Around, notes: Notes) -> tuple[CallRule, ...]:
     if isinstance(node, ListNode):
-        calls = [_call(item, defaults, notes) for item in node.items]
+        calls = [_call(item, around, notes) for item in node.items]
         return tuple(call for call in calls if call is not None)
     if is_empty(node):
         text = f"'{event}' has no calls; write [] to ignore it, or '- call: …' below it"
@@ -35,7 +46,7 @@ def read_calls(node: Node, event: str, defaults: frozenset[str], notes: Notes) -
     return ()
 
 
-def _call(node: Node, defaults: frozenset[str], notes: Notes) -> CallRule | None:
+def _call(node: Node, around: Around, notes: Notes) -> CallRule | None:
     if (wrong := _not_flat(node)) is not None:
         text = f"a call is written flat:  - call: {wrong}  and its keys below 'call', at the same indentation"
         notes.error(node.where, "call-not-flat", text)
@@ -44,7 +55,7 @@ def _call(node: Node, defaults: frozenset[str], notes: Notes) -> CallRule | None
         notes.error(node.where, "calls", "a call must be an object that starts with  call: …")
         return None
     spec = _spec(node, notes)
-    return None if spec is None else _call_of(spec, node, defaults, notes)
+    return None if spec is None else _call_of(spec, node, around, notes)
 
 
 def _not_flat(node: Node) -> str | None:
@@ -71,24 +82,24 @@ def _spec(node: ObjectNode, notes: Notes) -> CallSpec | None:
     return SPECS[name]
 
 
-def _call_of(spec: CallSpec, node: ObjectNode, defaults: frozenset[str], notes: Notes) -> CallRule:
+def _call_of(spec: CallSpec, node: ObjectNode, around: Around, notes: Notes) -> CallRule:
     hint = f"; it takes {listed(spec.keys)}"
     if "attributes" in spec.keys:
         hint = "; an attribute stands under 'attributes'"
     refuse_unknown_keys(node, (*_EVERY_CALL, *spec.keys), f"in call '{spec.name}'", notes, hint)
     for key, value in node.entries:
         refuse_empty(value, f"'{key.value}'", notes)
-    _check_whom(spec, node, defaults, notes)
+    _check_whom(spec, node, around.defaults, notes)
     _check_required(spec, node, notes)
     if spec.name == "request":
         _check_body(node, notes)
-    names = Names(inside_each=node.get("each") is not None)
+    names = replace(around.names, inside_each=node.get("each") is not None)
     return CallRule(
         where=node.where,
         spec=spec,
         fields=_fields(spec, node, names, notes),
         when=read_optional_expression(node, "when", names, notes),
-        each=read_optional_expression(node, "each", Names(), notes),
+        each=read_optional_expression(node, "each", around.names, notes),
         connection=read_connection(node, notes),
         region=read_region(node, notes),
     )

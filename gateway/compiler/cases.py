@@ -103,8 +103,13 @@ def _expectation(node: ObjectNode, notes: Notes) -> tuple[tuple[dict[str, JSON],
 
 
 def _expected_call(node: Node, notes: Notes) -> dict[str, JSON]:
+    """Read what is expected of one call, or of one part that is to fail: ``{error: text}``."""
     data = document.plain(node)
-    if isinstance(data, dict) and data.get("call") in CALLS:
+    if isinstance(data, dict) and (data.get("call") in CALLS or _is_error(data)):
         return data
     notes.error(node.where, "test", f"an expected call must be an object with  call: {'|'.join(CALLS)}")
     return {}
+
+
+def _is_error(expected: dict[str, JSON]) -> bool:
+    return expected.keys() == {"error"} and isinstance(expected["error"], str)

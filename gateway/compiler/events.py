@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from gateway.compiler.calls import read_calls
+from gateway.compiler.calls import Around, read_calls
 from gateway.compiler.notes import Notes
 from gateway.document import Node, ObjectNode, Scalar
 from gateway.errors import Where
 from gateway.mapping import CallRule, Glob, Routes, Rule
 
 
-def read_rules(top: ObjectNode, defaults: frozenset[str], notes: Notes) -> tuple[Rule, ...]:
+def read_rules(top: ObjectNode, around: Around, notes: Notes) -> tuple[Rule, ...]:
     node = top.get("events")
     if not isinstance(node, ObjectNode):
         if node is None:
@@ -23,18 +23,18 @@ def read_rules(top: ObjectNode, defaults: frozenset[str], notes: Notes) -> tuple
                 "'events' must be an object: an event type, and below it a list of calls",
             )
         return ()
-    rules = tuple(_rule(key, value, defaults, notes) for key, value in node.entries)
+    rules = tuple(_rule(key, value, around, notes) for key, value in node.entries)
     _warn_of_unreachable(rules, notes)
     if top.get("event_type") is None:
         _warn_of_no_type(rules, notes)
     return rules
 
 
-def _rule(key: Scalar, value: Node, defaults: frozenset[str], notes: Notes) -> Rule:
+def _rule(key: Scalar, value: Node, around: Around, notes: Notes) -> Rule:
     event_types = tuple(part.strip() for part in str(key.value).split("|"))
     if "" in event_types:
         notes.error(key.where, "event-type", "an event type is missing beside '|'")
-    calls = read_calls(value, str(key.value), defaults, notes)
+    calls = read_calls(value, str(key.value), around, notes)
     if len(calls) > 1:
         _warn_of_ignore(calls, notes)
     return Rule(where=key.where, event_types=event_types, calls=calls)

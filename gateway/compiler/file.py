@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from gateway import document
+from gateway.compiler.calls import Around
 from gateway.compiler.cases import read_tests
 from gateway.compiler.events import read_rules, routes_of
 from gateway.compiler.expression import read_expression, read_optional_expression
@@ -14,17 +17,25 @@ from gateway.compiler.notes import (
     refuse_unknown_keys,
     refuse_unless_absent,
 )
-from gateway.compiler.values import NAME, read_connection, read_optional_note, read_region
+from gateway.compiler.values import (
+    NAME,
+    read_connection,
+    read_constant,
+    read_optional_note,
+    read_region,
+    read_value,
+)
 from gateway.compiler.verification import read_verification
-from gateway.document import ObjectNode, Scalar
+from gateway.document import Node, ObjectNode, Scalar
 from gateway.errors import MappingError, Problem, Severity
+from gateway.events import JSON
 from gateway.expressions import Names
-from gateway.mapping import ANYBODY, Computed, Mapping, Value, Verify
+from gateway.mapping import ANYBODY, Computed, Constant, Mapping, Value, Verify
 
 _DEFAULTS = (*ANYBODY, "timestamp")
 _TOP = (
     *("version", "source", "description", "verify", "when", "event_type", "event_key"),
-    *("connection", "region", "defaults", "events", "tests"),
+    *("split", "connection", "region", "let", "tables", "defaults", "events", "tests"),
 )
 
 
@@ -48,12 +59,17 @@ def parse(text: str, file: str) -> tuple[Mapping, list[Problem]]:
 def _mapping(top: ObjectNode, file: str, notes: Notes) -> Mapping | None:
     _check_frame(top, notes)
     verify = read_verification(top, notes)
-    event_key, deduplicate = _event_key(top, verify, notes)
-    defaults = _defaults(top, notes)
-    rules = read_rules(top, _named_defaults(top), notes)
+    tables = _tables(top, notes)
+    of_body = Names(tables=frozenset(tables))
+    let = _let(top, of_body, notes)
+    of_part = replace(of_body, variables=frozenset(let))
+    event_key, deduplicate = _event_key(top, verify, of_part, notes)
+    defaults = _defaults(top, of_part, notes)
+    rules = read_rules(top, Around(names=of_part, defaults=_named_defaults(top)), notes)
     source, description = _source(top, notes), read_optional_note(top, "description", notes)
-    when = read_optional_expression(top, "when", Names(), notes)
-    event_type = read_optional_expression(top, "event_type", Names(), notes)
+    when = read_optional_expression(top, "when", of_part, notes)
+    event_type = read_optional_expression(top, "event_type", of_part, notes)
+    split = read_optional_expression(top, "split", of_body, notes)
     connection, region = read_connection(top, notes), read_region(top, notes)
     tests = read_tests(top, notes)
     if verify is None:
@@ -67,6 +83,9 @@ def _mapping(top: ObjectNode, file: str, notes: Notes) -> Mapping | None:
         event_type=event_type,
         event_key=event_key,
         deduplicate=deduplicate,
+        split=split,
+        let=let,
+        tables=tables,
         connection=connection or "default",
         region=region,
         defaults=defaults,
@@ -105,7 +124,9 @@ def _source(top: ObjectNode, notes: Notes) -> str:
     return name
 
 
-def _event_key(top: ObjectNode, verify: Verify | None, notes: Notes) -> tuple[Computed | None, bool]:
+def _event_key(
+    top: ObjectNode, verify: Verify | None, names: Names, notes: Notes
+) -> tuple[Computed | None, bool]:
     node = top.get("event_key")
     if node is None:
         if verify is not None and not verify.scheme.delivery_id:
@@ -117,10 +138,10 @@ def _event_key(top: ObjectNode, verify: Verify | None, notes: Notes) -> tuple[Co
         return None, True
     if isinstance(node, Scalar) and node.value == "none":
         return None, False
-    return read_expression(node, "event_key", Names(), notes), True
+    return read_expression(node, "event_key", names, notes), True
 
 
-def _defaults(top: ObjectNode, notes: Notes) -> dict[str, Value]:
+def _defaults(top: ObjectNode, names: Names, notes: Notes) -> dict[str, Value]:
     node = top.get("defaults")
     if not isinstance(node, ObjectNode):
         refuse_unless_absent(node, "'defaults' must be an object of identifiers and 'timestamp'", notes)
@@ -128,8 +149,39 @@ def _defaults(top: ObjectNode, notes: Notes) -> dict[str, Value]:
     hint = "; defaults are identifiers and 'timestamp'"
     refuse_unknown_keys(node, _DEFAULTS, "in 'defaults'", notes, hint)
     named = [(str(key.value), value) for key, value in node.entries if key.value in _DEFAULTS]
-    compiled = {name: read_expression(value, name, Names(), notes) for name, value in named}
+    compiled = {name: read_expression(value, name, names, notes) for name, value in named}
     return {name: value for name, value in compiled.items() if value is not None}
+
+
+def _let(top: ObjectNode, names: Names, notes: Notes) -> dict[str, Value]:
+    """Read the variables; one that is wrong is known all the same, so that its uses are not called wrong too."""
+    node = top.get("let")
+    if not isinstance(node, ObjectNode):
+        refuse_unless_absent(node, "'let' must be an object of names and values", notes)
+        return {}
+    let: dict[str, Value] = {}
+    for key, written in node.entries:
+        earlier = replace(names, variables=frozenset(let))
+        value = read_value(written, earlier, notes)
+        let[str(key.value)] = value or Constant(where=written.where, value=None)
+    return let
+
+
+def _tables(top: ObjectNode, notes: Notes) -> dict[str, dict[str, JSON]]:
+    node = top.get("tables")
+    if not isinstance(node, ObjectNode):
+        refuse_unless_absent(
+            node, "'tables' must be an object: the name of each table, and its entries", notes
+        )
+        return {}
+    return {str(key.value): _table(str(key.value), entries, notes) for key, entries in node.entries}
+
+
+def _table(name: str, node: Node, notes: Notes) -> dict[str, JSON]:
+    if not isinstance(node, ObjectNode):
+        refuse_unless_absent(node, f"the table '{name}' must be an object of keys and values", notes)
+        return {}
+    return {str(key.value): read_constant(value, notes) for key, value in node.entries}
 
 
 def _named_defaults(top: ObjectNode) -> frozenset[str]:

@@ -97,7 +97,7 @@ def read_region(node: ObjectNode, notes: Notes) -> str | None:
 
 def _attributes(node: Node, name: str, names: Names, notes: Notes) -> Value | None:
     if isinstance(node, ObjectNode):
-        entries = [(str(key.value), _value(value, names, notes)) for key, value in node.entries]
+        entries = [(str(key.value), read_value(value, names, notes)) for key, value in node.entries]
         for key, _ in node.entries:
             if not key.value:
                 notes.error(key.where, "attribute-name", "an attribute needs a name")
@@ -141,15 +141,36 @@ def _named_in(expression: str) -> set[str]:
     return found
 
 
-def _value(node: Node, names: Names, notes: Notes) -> Value | None:
+def read_value(node: Node, names: Names, notes: Notes) -> Value | None:
     match node:
         case Scalar():
             return _scalar(node, names, notes)
         case ListNode():
-            items = [_value(item, names, notes) for item in node.items]
+            items = [read_value(item, names, notes) for item in node.items]
             return ListValue(where=node.where, items=tuple(item for item in items if item is not None))
         case ObjectNode():
             return _object(node, names, notes)
+
+
+def read_constant(node: Node, notes: Notes) -> JSON:
+    """Read what is fixed when the file is read: any value without an expression in it."""
+    wrapped = node.get("literal") if isinstance(node, ObjectNode) and len(node.entries) == 1 else None
+    if wrapped is not None:
+        return document.plain(wrapped)
+    match node:
+        case Scalar() if is_expression(node):
+            text = (
+                "this is fixed when the file is read, so it cannot be an expression; text that starts with ="
+            )
+            text += ' is written {literal: "=…"}'
+            notes.error(node.where, "not-literal", text)
+        case Scalar():
+            return node.value
+        case ListNode():
+            return [read_constant(item, notes) for item in node.items]
+        case ObjectNode():
+            return {str(key.value): read_constant(value, notes) for key, value in node.entries}
+    return None
 
 
 def _scalar(node: Scalar, names: Names, notes: Notes) -> Value | None:
@@ -176,7 +197,7 @@ def _object(node: ObjectNode, names: Names, notes: Notes) -> Value | None:
     if or_null is not None:
         computed = read_expression(or_null, "or_null", names, notes)
         return None if computed is None else OrNull(where=node.where, computed=computed)
-    entries = [(str(key.value), _value(value, names, notes)) for key, value in node.entries]
+    entries = [(str(key.value), read_value(value, names, notes)) for key, value in node.entries]
     return ObjectValue(
         where=node.where, entries=tuple((key, value) for key, value in entries if value is not None)
     )
@@ -239,7 +260,9 @@ def _values(node: Node, name: str, names: Names, notes: Notes, _key: Key) -> Val
         # A file's name looks like a path, and is none.
         is_literal = isinstance(written, Scalar) and not is_expression(written) and not written.empty
         plain = document.plain(written) if is_literal else None
-        value = Constant(where=written.where, value=plain) if is_literal else _value(written, names, notes)
+        value = (
+            Constant(where=written.where, value=plain) if is_literal else read_value(written, names, notes)
+        )
         if value is not None:
             compiled.append((str(key.value), value))
         if name == "headers":
@@ -250,7 +273,7 @@ def _values(node: Node, name: str, names: Names, notes: Notes, _key: Key) -> Val
 
 
 def _data(node: Node, _name: str, names: Names, notes: Notes, _key: Key) -> Value | None:
-    return _value(node, names, notes)
+    return read_value(node, names, notes)
 
 
 def _seconds(node: Node, name: str, _names: Names, notes: Notes, _key: Key) -> Value | None:
