@@ -6,13 +6,14 @@ import click
 
 from gateway import __version__
 from gateway.app import configure_logging
-from gateway.cli.authoring import check, translate_command
+from gateway.cli.checking import check
 from gateway.cli.deliveries import deliveries
 from gateway.cli.doctor import doctor
 from gateway.cli.events import events
 from gateway.cli.ingest import ingest
 from gateway.cli.running import migrate_command, serve, worker
 from gateway.cli.sending import destroy, identify, page, request, track
+from gateway.cli.translating import translate_command
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

@@ -1,0 +1,54 @@
+"""Read webhooks that were captured into files, for the commands of whoever writes mappings."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from gateway import payloads
+from gateway.errors import ConfigError, RequestError
+from gateway.events import JSON, Event
+
+
+def payload_loader(file: Path) -> Callable[[str], JSON]:
+    """Make what reads the payloads that a mapping file's tests name, relative to the file."""
+
+    def load(name: str) -> JSON:
+        return read_payload(file.parent / name)
+
+    return load
+
+
+def read_payload(path: Path, content_type: str = "") -> JSON:
+    """Read and decode a body; the path - is standard input. Raises ConfigError."""
+    try:
+        body = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
+        return payloads.decode(body, content_type)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror})") from error
+    except RequestError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def captured_event(source: str, payload: Path, headers: Path | None, query: tuple[str, ...]) -> Event:
+    """Read a webhook: its body, its headers, and parameters of its query as k=v. Raises ConfigError."""
+    read = read_payload(headers) if headers is not None else {}
+    given = read if isinstance(read, dict) else {}
+    # A file may hold the headers themselves, or headers and query as a captured request has them.
+    sent = given["headers"] if isinstance(given.get("headers"), dict) else given
+    assert isinstance(sent, dict)
+    names = {name.lower(): str(value) for name, value in sent.items()}
+    parameters: dict[str, str] = {}
+    if isinstance(captured := given.get("query"), dict):
+        parameters = {name: str(value) for name, value in captured.items()}
+    parameters.update(each.partition("=")[::2] for each in query)
+    return Event(
+        source=source,
+        key="translate",
+        payload=read_payload(payload, names.get("content-type", "")),
+        headers=names,
+        query=parameters,
+        received_at=int(time.time()),
+    )
