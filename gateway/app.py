@@ -14,9 +14,10 @@ from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
 from gateway import config as configuration
 from gateway.database import OTHER_SCHEMA, Database, connect, require_schema
-from gateway.errors import StoreError
+from gateway.errors import StoreError, told
 from gateway.metrics import CONTENT_TYPE, Metrics
 from gateway.receiver import WRONG_METHOD, Arrived, Receiver, Taken, translate_and_record
+from gateway.sources import Sources
 from gateway.store import Store
 from gateway.writer import Writer
 
@@ -40,12 +41,13 @@ def create_app(environ: Mapping[str, str] | None = None, *, database: Database |
     environ = os.environ if environ is None else environ
     configure_logging()
     config = configuration.load(environ)
-    sources = configuration.load_sources(config.mappings, environ)
+    sources = Sources(config.mappings, environ)
     database = database or connect(config.database_url)
     store = Store(database)
     writer: Writer[Arrived, Taken] = Writer(partial(translate_and_record, store.record), then=store.wake)
     app = Flask("gateway")
     app.extensions["writer"] = writer  # for whoever made the application to close
+    app.extensions["sources"] = sources  # for whoever runs it to keep current
     app.json.sort_keys = False  # type: ignore[attr-defined]  # Flask's own provider has it
     hooks = Receiver(config, sources, writer, unexpected=_unexpected_error)
     app.wsgi_app = DispatcherMiddleware(app.wsgi_app, {"/hooks": hooks})  # type: ignore[method-assign]  # as Flask asks
@@ -98,11 +100,7 @@ def _http_error(error: HTTPException) -> tuple[dict[str, Any], int, list[tuple[s
 
 def _unexpected_error(error: Exception) -> tuple[dict[str, Any], int, dict[str, str]]:
     """A defect of ours: the sender keeps the webhook, and the log names the place but no value."""
-    traceback = error.__traceback__
-    while traceback is not None and traceback.tb_next is not None:
-        traceback = traceback.tb_next
-    place = f"{traceback.tb_frame.f_code.co_filename}:{traceback.tb_lineno}" if traceback else "?"
-    log.error("unexpected %s at %s", type(error).__name__, place)
+    log.error("%s", told(error))
     return (
         {"error": "an error of the gateway's own; send the webhook again later"},
         503,

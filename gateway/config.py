@@ -1,9 +1,10 @@
-"""The environment and the mapping files, read once into frozen values."""
+"""The environment and the mapping files, read into frozen values."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping as Map
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import overload
@@ -96,36 +97,63 @@ def load_sources(directory: Path, environ: Map[str, str]) -> dict[str, Source]:
     """Read all mapping files of a directory; what is wrong with a file closes its own source only.
 
     Raises:
-        ConfigError: There is no such directory, or no mapping file in it.
+        ConfigError: The directory cannot be read, or there is no mapping file in it.
     """
-    sources: dict[str, Source] = {}
+    claims: dict[str, list[Source]] = {}
     for path in mapping_files(directory):
         source = load_source(path, environ)
-        if other := sources.get(source.name):
-            closed = f"{other.file} and {source.file} both say source: {source.name}; rename one"
-            source = Source(name=source.name, file=source.file, closed=closed)
-        sources[source.name] = source
-    return sources
+        claims.setdefault(source.name, []).append(source)
+    return {name: the_only(name, sources) for name, sources in claims.items()}
+
+
+def the_only(name: str, sources: Sequence[Source]) -> Source:
+    """Give the one source of a name; where several files say that name, nobody knows which is meant: it is closed."""
+    if len(sources) == 1:
+        return sources[0]
+    files = " and ".join(each.file for each in sources)
+    closed = f"{files} {'both' if len(sources) == 2 else 'all'} say source: {name}; rename one"
+    return Source(name=name, file=sources[-1].file, closed=closed)
 
 
 def load_source(path: Path, environ: Map[str, str]) -> Source:
     """Read one mapping file and the secrets that it names."""
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        closed = f"{path} cannot be read as UTF-8 text ({type(error).__name__})"
-        return Source(name=path.stem, file=str(path), closed=closed)
+        text = read_mapping(path)
+    except ConfigError as error:
+        return Source(name=path.stem, file=str(path), closed=str(error))
+    return source_of(text, path, environ, unnamed=path.stem)
+
+
+def read_mapping(path: Path) -> str:
+    """Read the text of a mapping file.
+
+    Raises:
+        ConfigError: It cannot be read, or is not text.
+    """
     try:
-        mapping, warnings = parse(text, str(path))
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read as UTF-8 text ({type(error).__name__})") from error
+
+
+def source_of(text: str, path: Path, environ: Map[str, str], *, unnamed: str) -> Source:
+    """Compile the text of a mapping file and look up the secrets that it names.
+
+    Args:
+        unnamed: The source's name where the text has errors and says none.
+    """
+    file = str(path)
+    try:
+        mapping, warnings = parse(text, file)
     except MappingError as error:
         # The file may be beyond reading, and still its source is closed, not unknown.
         named = re.search(r"^source:\s*([a-z0-9-]+)\s*(#|$)", text, re.MULTILINE)
-        name = named[1] if named else path.stem
-        return Source(name=name, file=str(path), closed=f"{path} has errors", problems=tuple(error.problems))
+        name = named[1] if named else unnamed
+        return Source(name=name, file=file, closed=f"{file} has errors", problems=tuple(error.problems))
     secrets = tuple(environ.get(name, "") for name in mapping.verify.secret_env)
     return Source(
         name=mapping.source,
-        file=str(path),
+        file=file,
         mapping=mapping,
         secrets=secrets,
         closed=_closed(mapping, secrets),
@@ -134,19 +162,25 @@ def load_source(path: Path, environ: Map[str, str]) -> Source:
 
 
 def mapping_files(directory: Path) -> list[Path]:
-    """List the mapping files of a directory.
+    """List the mapping files of a directory. Hidden ones are left out: editors keep locks and copies in them.
 
     Raises:
-        ConfigError: There is no such directory, or no mapping file in it.
+        ConfigError: The directory cannot be read, or there is no mapping file in it.
     """
-    if not directory.is_dir():
+    try:
+        if not directory.is_dir():
+            raise ConfigError(
+                f"there is no directory {directory}: set GATEWAY_MAPPINGS to where the mapping files are"
+            )
+        found = sorted(path for path in directory.iterdir() if path.suffix in (".yaml", ".yml"))
+    except OSError as error:
         raise ConfigError(
-            f"there is no directory {directory}: set GATEWAY_MAPPINGS to where the mapping files are"
-        )
-    found = sorted(path for path in directory.iterdir() if path.suffix in (".yaml", ".yml"))
-    if not found:
+            f"{directory} cannot be read ({error.strerror}): let the gateway's user read it"
+        ) from error
+    shown = [path for path in found if not path.name.startswith(".")]
+    if not shown:
         raise ConfigError(f"there is no mapping file (*.yaml) in {directory}")
-    return found
+    return shown
 
 
 def _closed(mapping: Mapping, secrets: tuple[str, ...]) -> str | None:

@@ -18,6 +18,7 @@ Messages are read by strangers and land in logs: they never hold a secret, nor a
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -115,6 +116,13 @@ class SendError(GatewayError):
 
 class StoreError(GatewayError):
     """The database cannot take or give what was asked, for now; trying again later may work."""
+
+
+def told(error: Exception) -> str:
+    """Tell of a defect of ours by its kind and place: its text may hold anything."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "?"
+    return f"unexpected {type(error).__name__} at {place}"
 
 
 def printable(text: str, most: int) -> str:

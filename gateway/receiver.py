@@ -6,7 +6,6 @@ import json
 import logging
 import time
 from collections.abc import Callable, Sequence
-from collections.abc import Mapping as Map
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -22,6 +21,7 @@ from gateway.events import Webhook
 from gateway.intake import take
 from gateway.mapping import Mapping
 from gateway.signatures import Scheme
+from gateway.sources import Sources
 from gateway.store import NewEvent, Recorded
 from gateway.writer import Writer
 
@@ -93,7 +93,7 @@ class Receiver:
     def __init__(
         self,
         config: Config,
-        sources: Map[str, Source],
+        sources: Sources,
         writer: Writer[Arrived, Taken],
         *,
         unexpected: Callable[[Exception], Answer],

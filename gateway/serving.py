@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import socket
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -51,11 +52,17 @@ def when_ready(server: Any) -> None:
             server.log.info("source %s is open: POST /hooks/%s", source.name, source.name)
 
 
-def post_worker_init(_worker: Any) -> None:
-    """Take what is loaded out of the garbage collector's sight: it would look through all of it again and again."""
+def post_worker_init(worker: Any) -> None:
+    """Make a process that has loaded the application ready for its webhooks."""
+    # Out of the garbage collector's sight: it would look through all that is loaded again and again.
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000)
+    # Under gevent it is one of its threads; being a daemon, it holds up the end of the process in no case.
+    sources = worker.wsgi.extensions["sources"]
+    threading.Thread(
+        target=sources.keep_current, args=(threading.Event(),), name="mapping files", daemon=True
+    ).start()
 
 
 def pre_request(_worker: Any, req: Any) -> None:

@@ -181,6 +181,19 @@ def test_two_files_of_one_source_close_it(tmp_path: Path) -> None:
     assert closed == f"{tmp_path}/a.yaml and {tmp_path}/b.yaml both say source: shop; rename one"
 
 
+def test_three_files_of_one_source_are_all_named(tmp_path: Path) -> None:
+    write(tmp_path, **dict.fromkeys("abc", MAPPING.format(source="shop")))
+    closed = load_sources(tmp_path, {"TOKEN": "t"})["shop"].closed
+    files = " and ".join(f"{tmp_path}/{name}.yaml" for name in "abc")
+    assert closed == f"{files} all say source: shop; rename one"
+
+
+def test_hidden_files_are_not_read(tmp_path: Path) -> None:
+    (tmp_path / ".shop.yaml").write_text(MAPPING.format(source="shop"))
+    write(tmp_path, pay=MAPPING.format(source="pay"))
+    assert list(load_sources(tmp_path, {"TOKEN": "t"})) == ["pay"]
+
+
 def test_a_file_that_is_not_text_closes_its_source(tmp_path: Path) -> None:
     (tmp_path / "shop.yaml").write_bytes(b"\xff\xfe")
     closed = load_sources(tmp_path, {})["shop"].closed
@@ -188,8 +201,10 @@ def test_a_file_that_is_not_text_closes_its_source(tmp_path: Path) -> None:
     assert "UTF-8" in closed
 
 
-def test_a_missing_or_empty_directory_says_which_variable_names_it(tmp_path: Path) -> None:
+def test_a_directory_without_mappings_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="set GATEWAY_MAPPINGS"):
         load_sources(tmp_path / "none", {})
+    with pytest.raises(ConfigError, match=r"cannot be read \(File name too long\)"):
+        load_sources(tmp_path / ("x" * 300), {})
     with pytest.raises(ConfigError, match="no mapping file"):
         load_sources(tmp_path, {})
