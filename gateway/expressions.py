@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import operator
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -178,7 +178,7 @@ def _tokenize(text: str) -> list[_Token]:
         raise BadExpression("expression", f"bad expression: {error}", 0) from None
 
 
-_OPERATORS = {"+": "add(a, b)", "-": "subtract(a, b)", "/": "divide(a, b)"}
+_OPERATORS = {"+": "add(a, b), or for text join(' ', [a, b])", "-": "subtract(a, b)", "/": "divide(a, b)"}
 _CHARACTERS = {
     "=": "two values are compared with ==",
     "$": "names start at the body by themselves, without $",
@@ -188,6 +188,7 @@ _CHARACTERS = {
     "~": "there is no ~ in expressions",
     ";": "an expression ends without ;",
     '"': 'what stands in " " is not a name that JSON could write',
+    **dict.fromkeys("‘’‚“”„´", "text is written in straight quotes: 'paid'"),
 }
 
 
@@ -308,7 +309,8 @@ def _unexpected(source: _Source, error: ParseError) -> BadExpression:
     if numeric := _bare_number(source, position):
         return numeric
     before = source.tokens[position - 1]["value"] if position else None
-    if problem := _foreign(source.tokens[position]["value"], before):
+    problem = _foreign(source.tokens[position]["value"], before) or _misplaced(source, position)
+    if problem:
         return BadExpression("expression", f"bad expression: {problem}", offset)
     if "function name" in error.msg:
         return BadExpression("expression", "bad expression: only a name without quotes can be called", offset)
@@ -325,12 +327,44 @@ def _bare_number(source: _Source, position: int) -> BadExpression | None:
     text, offset = source.text, source.offset(position)
     if kinds == ["dot", "lbracket", "number"]:
         return BadExpression("expression", "bad expression: an index has no dot before it: a[0]", offset)
+    if kinds[1:] == ["dot", "number"]:
+        return _number_in_path(source, position)
     if re.match(r"\w-", text[max(offset - 1, 0) :]) and (in_name := _odd_name(text, offset)):
         return in_name
     number = re.match(r"-?[0-9]+(?:\.[0-9]+)?", text[offset:])
     assert number is not None  # the token is one
     problem = f"numbers in expressions are written in backticks: `{_shortened(number.group())}`"
     return BadExpression("bare-number", problem, offset)
+
+
+def _number_in_path(source: _Source, position: int) -> BadExpression:
+    """Explain `items.0.sku` and `user.2fa`."""
+    start = _start_of_path(source, position - 1)
+    path, offset = source.between(start, position - 1), source.offset(position)
+    name = re.match(r"\w+", source.text[offset:])
+    if name is None or name.group().isdigit():
+        index = _shortened(name.group()) if name else "0"
+        problem = f"an index is written in brackets: {_shortened(path)}[{index}]"
+        return BadExpression("expression", f"bad expression: {problem}", offset)
+    quoted = _shortened(f'{path}."{name.group()}"')
+    problem = f"bad expression: a field name that starts with a digit needs double quotes: {quoted}"
+    return BadExpression("unquoted-name", problem, offset)
+
+
+def _misplaced(source: _Source, position: int) -> str | None:
+    """Explain what stands where it cannot stand."""
+    kinds = source.kind(position - 1) if position else "", source.kind(position)
+    text = _shortened(source.between(_start_of_path(source, position - 1), position + 1)) if position else ""
+    if kinds == ("", "dot"):
+        return "names start at the body by themselves, without a dot"
+    if kinds == ("unquoted_identifier", "unquoted_identifier"):
+        path, _, name = text.rpartition(".")
+        return f'a field name with a blank needs double quotes: {path}{"." if path else ""}"{name}"'
+    if kinds == ("dot", "literal"):
+        name = source.tokens[position]["value"]
+        path = source.between(_start_of_path(source, position - 1), position - 1)
+        return f'a field name is written in double quotes: {_shortened(path)}."{_shortened(str(name))}"'
+    return "write && instead of &" if kinds[1] == "expref" and position else None
 
 
 def _foreign(value: object, before: object) -> str | None:
@@ -368,12 +402,17 @@ def _quoted_comparison(source: _Source, position: int) -> BadExpression | None:
 
 def _bare_word(source: _Source, position: int) -> BadExpression | None:
     word = source.tokens[position]["value"]
-    after_dot = position > 0 and source.kind(position - 1) == "dot"
-    if word not in ("true", "false", "null") or after_dot:
+    before = source.kind(position - 1) if position else ""
+    meant = _WORDS.get(word) or (_PYTHON.get(word) if before in _COMPARISONS else None)
+    if meant is None or before == "dot":
         return None
     if source.kind(position + 1) in ("colon", "lparen", *_FOLLOWS_FIELD):
         return None
-    return BadExpression("bare-word", f"'{word}' is a field name; write `{word}`", source.offset(position))
+    return BadExpression("bare-word", f"'{word}' is a field name; write `{meant}`", source.offset(position))
+
+
+_WORDS = {"true": "true", "false": "false", "null": "null"}
+_PYTHON = {"True": "true", "False": "false", "None": "null"}  # in a comparison; a field may be called so
 
 
 _FOLLOWS_FIELD = ("dot", "lbracket", "filter", "flatten")
@@ -466,8 +505,8 @@ def _zero_step(source: _Source, position: int) -> BadExpression | None:
 
 
 _COMPARISONS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
-    "eq": ("==", equal),
-    "ne": ("!=", lambda left, right: not equal(left, right)),
+    "eq": ("==", operator.eq),
+    "ne": ("!=", operator.ne),
     "lt": ("<", operator.lt),
     "lte": ("<=", operator.le),
     "gt": (">", operator.gt),
@@ -544,8 +583,9 @@ def _check_arguments(function: Function, arguments: list[_Tree], source: _Source
         if problem := _argument_problem(function, index, argument):
             raise BadExpression("argument", problem, offsets[index])
     known = [argument["value"] if argument["type"] == "literal" else ... for argument in arguments]
-    if function.check and (problem := function.check(known)):
-        raise BadExpression("argument", problem, source.offset(position))
+    if function.check and (mistake := function.check(known)):
+        at = source.offset(position) if mistake.argument is None else offsets[mistake.argument]
+        raise BadExpression(mistake.code, mistake.problem, at)
 
 
 def _argument_offsets(source: _Source, position: int) -> list[int]:
@@ -565,8 +605,9 @@ def _argument_problem(function: Function, index: int, argument: _Tree) -> str | 
     if parameter.expression and argument["type"] != "expref":
         return f"{function.name}() needs & before its {parameter.name}, as in {function.example.expression}"
     literal = argument["type"] == "literal"
-    if parameter.literal and not (literal and isinstance(argument["value"], str)):
-        return f"{function.name}() needs its {parameter.name} written here in single quotes"
+    if parameter.literal and not (literal and type(argument["value"]) in parameter.kinds):
+        quoted = "in single quotes" if parameter.kinds == {str} else f"as `1` or '{parameter.name}'"
+        return f"{function.name}() needs its {parameter.name} written here {quoted}"
     if literal and argument["value"] is not None:
         return function.kind_problem(index, argument["value"])
     return None
@@ -654,7 +695,15 @@ def _index(node: _Tree) -> Evaluate:
 
 def _slice(node: _Tree) -> Evaluate:
     bounds = slice(*node["children"])
-    return lambda current, _scope: current[bounds] if isinstance(current, list) else None
+
+    def evaluate(current: JSON, scope: Scope) -> JSON:
+        if not isinstance(current, list):
+            return None
+        taken = current[bounds]
+        scope.budget.spend(len(taken))
+        return taken
+
+    return evaluate
 
 
 def _projection(node: _Tree) -> Evaluate:
@@ -684,12 +733,14 @@ def _filter_projection(node: _Tree) -> Evaluate:
         items = base(current, scope)
         if not isinstance(items, list):
             return None
+        scope.budget.spend(2 * len(items))
         return _project([item for item in items if truthy(condition(item, scope))], each, scope)
 
     return evaluate
 
 
-def _project(items: Iterable[JSON], each: Evaluate, scope: Scope) -> JSON:
+def _project(items: Collection[JSON], each: Evaluate, scope: Scope) -> JSON:
+    scope.budget.spend(len(items))
     return [value for item in items if (value := each(item, scope)) is not None]
 
 
@@ -698,12 +749,16 @@ def _flatten(node: _Tree) -> Evaluate:
 
     def evaluate(current: JSON, scope: Scope) -> JSON:
         items = base(current, scope)
-        return _flattened(items) if isinstance(items, list) else None
+        if not isinstance(items, list):
+            return None
+        flat = _flattened(items)
+        scope.budget.spend(len(items) + len(flat))
+        return flat
 
     return evaluate
 
 
-def _flattened(items: list[JSON]) -> JSON:
+def _flattened(items: list[JSON]) -> list[JSON]:
     flat: list[JSON] = []
     for item in items:
         if isinstance(item, list):
@@ -717,18 +772,26 @@ def _flattened(items: list[JSON]) -> JSON:
 
 def _multi_select_list(node: _Tree) -> Evaluate:
     items = [_compile(child) for child in node["children"]]
+    steps = 1 + len(items)
 
     def evaluate(current: JSON, scope: Scope) -> JSON:
-        return None if current is None else [item(current, scope) for item in items]
+        if current is None:
+            return None
+        scope.budget.spend(steps)
+        return [item(current, scope) for item in items]
 
     return evaluate
 
 
 def _multi_select_dict(node: _Tree) -> Evaluate:
     entries = [(child["value"], _compile(child["children"][0])) for child in node["children"]]
+    steps = 2 + len(entries)
 
     def evaluate(current: JSON, scope: Scope) -> JSON:
-        return None if current is None else {name: value(current, scope) for name, value in entries}
+        if current is None:
+            return None
+        scope.budget.spend(steps)
+        return {name: value(current, scope) for name, value in entries}
 
     return evaluate
 
@@ -767,8 +830,12 @@ def _not(node: _Tree) -> Evaluate:
 def _comparator(node: _Tree) -> Evaluate:
     left, right = map(_compile, node["children"])
     sign, compare = _COMPARISONS[node["value"]]
-    if node["value"] in ("eq", "ne"):
-        return lambda current, scope: compare(left(current, scope), right(current, scope))
+    if node["value"] == "eq":
+        return lambda current, scope: equal(left(current, scope), right(current, scope), scope.budget.spend)
+    if node["value"] == "ne":
+        return lambda current, scope: (
+            not equal(left(current, scope), right(current, scope), scope.budget.spend)
+        )
 
     def evaluate(current: JSON, scope: Scope) -> JSON:
         return _ordering(sign, compare, left(current, scope), right(current, scope))
@@ -808,18 +875,40 @@ def _reference(node: _Tree) -> Callable[[JSON, Scope], Any]:
 
 def _call(function: Function, arguments: Sequence[Callable[[JSON, Scope], Any]]) -> Evaluate:
     call, takes_null, needs_scope = function.call, function.takes_null, function.needs_scope
-    kinds = [function.parameter(index).kinds for index in range(len(arguments))]
+    kinds = [(index, kinds) for index in range(len(arguments)) if (kinds := function.parameter(index).kinds)]
+    finish = _finish(function) if function.stride else None
 
     def evaluate(current: JSON, scope: Scope) -> JSON:
         values = [argument(current, scope) for argument in arguments]
         if not takes_null and None in values:
             return None
-        for index, allowed in enumerate(kinds):
-            if allowed and type(values[index]) not in allowed:
+        for index, allowed in kinds:
+            if type(values[index]) not in allowed:
                 raise ExpressionError(function.kind_problem(index, values[index]))
-        return limited(function.name, call(scope, *values) if needs_scope else call(*values))
+        result = call(scope, *values) if needs_scope else call(*values)
+        return finish(values, result, scope) if finish else result
 
     return evaluate
+
+
+_CALL = 10  # steps that a call takes, however small its arguments
+
+
+def _finish(function: Function) -> Callable[[list[JSON], JSON, Scope], JSON]:
+    """Make what counts the work of a function and bounds its result."""
+    name, stride = function.name, function.stride
+
+    def finish(values: list[JSON], result: JSON, scope: Scope) -> JSON:
+        steps = _CALL
+        for value in (*values, result):
+            if type(value) is str:
+                steps += len(value) // stride
+            elif type(value) is list or type(value) is dict:
+                steps += len(value)
+        scope.budget.spend(steps)
+        return limited(name, result)
+
+    return finish
 
 
 _COMPILERS: Mapping[str, Callable[[_Tree], Evaluate]] = {

@@ -13,7 +13,7 @@ from gateway.calls import CALLS, Address, Call, Occurrence, address, as_json, la
 from gateway.errors import TranslationError
 from gateway.events import JSON, Event
 from gateway.fields import LEFT_OUT, View, evaluate, field_place, fields_of, holds, resolve, text_of
-from gateway.functions import Scope, kind
+from gateway.functions import Budget, Scope, kind
 from gateway.limits import violations
 from gateway.mapping import CallRule, Constant, Mapping, Rule, Value, find_rule
 from gateway.trace import Trace
@@ -124,6 +124,7 @@ class _Work:
         event_ids: The event ids of the calls so far.
         equals: How many of the calls so far were told alike.
         calls: How many calls there are so far.
+        budget: What all expressions together may still cost.
     """
 
     mapping: Mapping
@@ -134,6 +135,7 @@ class _Work:
     event_ids: set[str] = field(default_factory=set)
     equals: dict[str, int] = field(default_factory=dict)
     calls: int = 0
+    budget: Budget = field(default_factory=Budget)
 
 
 def _view(work: _Work, part: JSON) -> View:
@@ -145,6 +147,7 @@ def _view(work: _Work, part: JSON) -> View:
         query=event.query,
         received_at=event.received_at,
         tables=mapping.tables,
+        budget=work.budget,
     )
     if mapping.let:
         scope.let = {name: partial(_variable, value, name, work.trace) for name, value in mapping.let.items()}

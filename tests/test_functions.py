@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import time
 from contextlib import suppress
+from dataclasses import replace
+from itertools import product
 
 import pytest
 from hypothesis import given, settings
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 from gateway.errors import ExpressionError
 from gateway.events import JSON
 from gateway.expressions import Names, Scope, compile_expression
-from gateway.functions import FUNCTIONS, MAX_ITEMS, MAX_TEXT, Function, equal, number_text, truthy
+from gateway.functions import FUNCTIONS, MAX_ITEMS, MAX_STEPS, MAX_TEXT, Function, equal, number_text, truthy
 
 NAMES = Names(variables=frozenset({"plan"}), tables=frozenset({"plans"}), inside_each=True)
 
@@ -60,13 +62,37 @@ def test_every_function_is_described_in_one_line(function: Function) -> None:
 JMESPATH = """abs avg ceil contains ends_with floor join keys length map max max_by merge min min_by not_null
     reverse sort sort_by starts_with sum to_array to_number to_string type values"""
 OURS = """add base64 base64_decode body divide event_type first flatten format from_items header if index
-    items last lookup lower md5 multiply omit parse_json pick prefix_keys query rename replace root round
-    received_at sha256 slug split substring subtract to_bool to_json trim unique unix upper url_decode
-    url_encode var zip"""
+    items last lookup lower md5 multiply omit parse_json pick prefix_keys query regex_extract regex_match
+    regex_replace rename replace root round received_at sha256 slug split substring subtract to_bool
+    to_json trim unique unix upper url_decode url_encode var zip"""
 
 
 def test_the_table_holds_every_function() -> None:
     assert set(FUNCTIONS) == {*JMESPATH.split(), *OURS.split()}
+
+
+LANGUAGE = {
+    "around the body": "header query root body var lookup event_type received_at index",
+    "text": """lower upper trim split replace join format substring slug regex_match regex_extract
+        regex_replace""",
+    "kinds": "to_number to_string to_bool to_array parse_json to_json",
+    "time": "unix",
+    "hash, encode": "sha256 md5 base64 base64_decode url_encode url_decode",
+    "objects, lists": """pick omit rename flatten prefix_keys merge items from_items zip unique first
+        last""",
+    "numbers, choice": "add subtract multiply divide round if not_null",
+}
+
+
+@pytest.mark.parametrize("kind", LANGUAGE)
+def test_the_table_is_in_the_order_of_the_language(kind: str) -> None:
+    names = LANGUAGE[kind].split()
+    assert [name for name, function in FUNCTIONS.items() if function.kind == kind and name in names] == names
+
+
+def test_the_kinds_are_together_and_in_the_order_of_the_language() -> None:
+    kinds = [function.kind for function in FUNCTIONS.values()]
+    assert sorted(kinds, key=[*LANGUAGE].index) == kinds
 
 
 NULL_TAKERS = {"if", "not_null", "type", "to_array", "merge", "lookup"}
@@ -78,7 +104,7 @@ def test_a_null_argument_gives_null_except_where_the_language_says_otherwise(fun
     if function.takes_null or not function.parameters or function.parameters[0].literal:
         return
     least = [parameter for parameter in function.parameters if not parameter.optional]
-    written = ", ".join("&@" if parameter.expression else "nothing" for parameter in least)
+    written = ", ".join(_argument(function, position, "nothing") for position in range(len(least)))
     assert evaluate(f"{function.name}({written})", {"x": 1}) is None
 
 
@@ -121,6 +147,36 @@ def test_a_null_argument_gives_null_except_where_the_language_says_otherwise(fun
         ("replace(@, '{}', '')", "a{}b", "ab"),
         ("reverse(@)", "abc", "cba"),
         ("length(@)", "aé😀", 3),
+        ("slug(@)", "a" + "\u0316\u0300" * 3 + "\u0344\u0f73 B", "a-b"),
+        ("regex_match(@, 'b+')", "abbc", True),
+        ("regex_match(@, '^b')", "abbc", False),
+        ("regex_match(@, '(?i)^ABB')", "abbc", True),
+        ("regex_match(@, '^.$')", "😀", True),
+        ("regex_match(@, '\\p{Greek}')", "naïve λ", True),
+        ("regex_match(@, 'x')", "\ud800x", True),
+        ("regex_extract(@, 'b+')", "abbc", "bb"),
+        ("regex_extract(@, 'x+')", "abbc", None),
+        ("regex_extract(@, '(b)(c)')", "abbc", "b"),
+        ("regex_extract(@, '(b)(c)', `2`)", "abbc", "c"),
+        ("regex_extract(@, '(b)(c)', `0`)", "abbc", "bc"),
+        ("regex_extract(@, '(b)(c)', `2.0`)", "abbc", "c"),
+        ("regex_extract(@, '(x)|(b)')", "abbc", None),
+        ("regex_extract(@, '(x)|(b)', `2`)", "abbc", "b"),
+        ("regex_extract(@, '(x*)')", "abbc", ""),
+        ("regex_extract(@, '(?P<year>[0-9]{4})-(?<month>[0-9]{2})', 'month')", "on 2026-03-01", "03"),
+        ("regex_extract(@, '(?P<größe>.)$', 'größe')", "aé😀", "😀"),
+        ("regex_replace(@, 'b', 'x')", "abbc", "axxc"),
+        ("regex_replace(@, 'x', 'y')", "abbc", "abbc"),
+        ("regex_replace(@, '(\\w)(\\w)', '\\2\\1')", "abcde", "badce"),
+        ("regex_replace(@, '(x)?b', '[\\1]')", "ab", "a[]"),
+        ("regex_replace(@, 'b', '<\\0>')", "abc", "a<b>c"),
+        ("regex_replace(@, 'b', `\"\\\\\\\\\"`)", "abc", "a\\c"),
+        ("regex_replace(@, 'x*', '-')", "aéx", "-a-é--"),
+        ("regex_replace(@, '$', '!')", "é😀", "é😀!"),
+        ("regex_replace(@, '\\b', '|')", "ab cd", "|ab| |cd|"),
+        ("regex_replace(@, '\\B', '|')", "aéb", "aéb"),
+        ("regex_replace(@, '^a', 'x')", "aaa", "xaa"),
+        ("regex_replace(a, '[aé]', to)", {"a": "aéb", "to": "\\0\\0"}, "aaééb"),
         # kinds
         ("to_number(@)", "-0.50", -0.5),
         ("to_number(@)", "1e3", 1000.0),
@@ -400,6 +456,13 @@ def test_to_number_is_strict(text: str) -> None:
         ("base64_decode(@)", "é", "base64_decode() cannot read this text as base64"),
         ("base64_decode(@)", "/w==", "base64_decode() found bytes that are not text in UTF-8"),
         ("url_decode(@)", "%ff", "url_decode() found bytes that are not text in UTF-8"),
+        ("regex_match(@, 'a')", 1, "regex_match() needs text, got a number"),
+        (
+            "regex_replace('a', '(a)(?P<b>b)?', @)",
+            "\\7",
+            "a \\ in 'to' of regex_replace() stands before the number of a group; it has `1`, `2` ('b'); "
+            "the character itself is written \\\\",
+        ),
         ("merge(@)", [], "merge() needs objects, got a list"),
         ("lookup('plans', @)", [], "lookup() needs text, a number or a boolean for 'key', got a list"),
         ("pick(@, [`1`])", {}, "pick() needs a list of text"),
@@ -449,6 +512,8 @@ def test_no_error_shows_a_value(function: Function) -> None:
 
 def _argument(function: Function, position: int, other: str = "@") -> str:
     parameter = function.parameter(position)
+    if parameter.name == "pattern":
+        return "'(?P<x>.)'"
     if parameter.literal:
         return {"var": "'plan'", "lookup": "'plans'"}.get(function.name, "'x'")
     return "&@" if parameter.expression else other
@@ -477,7 +542,7 @@ def _call(function: Function) -> str:
 EVERY_CALL = [compile_expression(_call(function), NAMES) for function in FUNCTIONS.values()]
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(VALUES, VALUES, VALUES)
 def test_every_function_gives_json_or_an_expression_error_for_any_json(
     first: JSON, second: JSON, third: JSON
@@ -489,6 +554,174 @@ def test_every_function_gives_json_or_an_expression_error_for_any_json(
         with suppress(ExpressionError):
             json.dumps(call.evaluate(data, scope), allow_nan=False)
     assert repr(data) == before
+
+
+def _deep(levels: int, inner: JSON) -> JSON:
+    for _ in range(levels // 2):
+        inner = {"a": [inner]}
+    return inner
+
+
+# What functions of the kind have stumbled over.
+AWKWARD: list[JSON] = [
+    *(None, True, False, 0, -1, 2.5, 1e308, 5e-324, -0.0, 10**4000, -(10**400)),
+    *("", "a", "\ud800", "\x00", "٣", "1e400", "[", "%", "2026-02-30", "9" * 400),
+]
+AWKWARD += [[], {}, [[]], [["a", 1]], ["a", 1], ["b", "a"], [1, 2.5], [None], {"a": "b"}, {"": {"": {}}}]
+AWKWARD += [_deep(64, 1), _deep(64, "\ud800")]
+NOT_JSON: list[JSON] = [float("nan"), float("inf"), float("-inf"), [float("nan"), 1], {"a": float("inf")}]
+
+
+@pytest.mark.parametrize("function", FUNCTIONS.values(), ids=lambda function: function.name)
+def test_every_function_gives_json_or_an_expression_error_for_what_is_awkward(function: Function) -> None:
+    call = compile_expression(_call(function), NAMES)
+    taken = [place for place, parameter in enumerate(function.parameters) if not parameter.literal]
+    pool = AWKWARD if len(taken) < 3 else AWKWARD[::2]
+    for values in product(pool, repeat=len(taken)):
+        data: list[JSON] = ["a"] * len(function.parameters)
+        for place, value in zip(taken, values, strict=True):
+            data[place] = value
+        scope = Scope(root=data, body=data, headers={}, query={}, received_at=0)
+        with suppress(ExpressionError):
+            json.dumps(call.evaluate(data, scope), allow_nan=False)
+
+
+@pytest.mark.parametrize("value", NOT_JSON, ids=repr)
+def test_a_number_that_is_not_json_makes_an_expression_error_at_worst(value: JSON) -> None:
+    others: list[JSON] = ["a", 1, [1, 2.5], {"a": 1}, value]
+    for other in others:
+        data: JSON = [value, other, other]
+        scope = Scope(root=data, body=data, headers={}, query={}, received_at=0)
+        for call in EVERY_CALL:
+            with suppress(ExpressionError):
+                call.evaluate(data, scope)
+
+
+@pytest.mark.parametrize(
+    ("expression", "expected"),
+    [
+        ("@ == root()", True),
+        ("length(unique([@, root(), `1`]))", 2),
+        ("length(to_json(@))", 257),
+        ("parse_json(to_json(@)) == @", True),
+        ("keys(flatten({a: @}, '_'))", ["a_a"]),
+        ("contains([@], root())", True),
+    ],
+)
+def test_a_value_as_deep_as_a_body_may_be_is_nothing_special(expression: str, expected: JSON) -> None:
+    assert evaluate(expression, _deep(64, 1)) == expected
+
+
+MEBI = 1024 * 1024
+
+
+@pytest.mark.parametrize(
+    ("expression", "text"),
+    [
+        ("slug(@)", "\u0300\u0316" * (MEBI // 2)),
+        ("slug(@)", "\u0f73" * MEBI),
+        ("slug(@)", "é-" * (MEBI // 2)),
+        ("lower(@)", "İ" * (MEBI // 3)),
+        ("split(@, 'aaaaaaaaab')", "a" * MEBI),
+        ("replace(@, 'aaaaaaaaab', 'b')", "a" * MEBI),
+        ("contains(@, 'aaaaaaaaaaaaaaab')", "a" * MEBI),
+        ("trim(@)", " " * (MEBI - 1) + "a"),
+        ("url_decode(@)", "%41" * (MEBI // 3)),
+        ("url_decode(@)", "%" * MEBI),
+        ("url_encode(@)", "é" * (MEBI // 6)),
+        ("base64_decode(@)", "=" * MEBI),
+        ("to_number(@)", "9" * MEBI),
+        ("to_number(@)", "0." + "9" * MEBI),
+        ("unix(@)", "mon" + " " * MEBI),
+        ("unix(@)", "1 jan" + " " * MEBI),
+        ("unix(@)", "1 jan 2026 00:00 Z (" + " " * MEBI),
+        ("parse_json(@)", "[" * MEBI),
+        ("parse_json(@)", '"' * MEBI),
+        ("parse_json(@)", "\\" * MEBI),
+        ("parse_json(@)", "9" * MEBI),
+        ("format(@, 'a')", "{{" * (MEBI // 2)),
+        ("format(@, 'a')", "{}" * (MEBI // 2)),
+        ("regex_match(@, '(a+a+)+$')", "a" * MEBI + "b"),
+        ("regex_match(@, '^(a|a|aa)*$')", "a" * MEBI + "b"),
+        ("regex_extract(@, '(.*)(.*)(.*)x')", "a" * MEBI),
+        ("regex_replace(@, 'a', 'b')", "a" * MEBI),
+        ("regex_replace(@, '(a?){300}b', 'c')", "a" * MEBI),
+        ("flatten(parse_json(@), '_')", '{"a":' * 60 + "1" + "}" * 60),
+    ],
+    ids=lambda value: value if len(value) < 40 else "",
+)
+def test_a_long_text_takes_no_long_time(expression: str, text: str) -> None:
+    started = time.process_time()
+    with suppress(ExpressionError):
+        evaluate(expression, text)
+    assert time.process_time() - started < 2
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "[?contains(root(), @)]",
+        "[].length(root()[?@ == 'x'])",
+        "[].{all: root()[].{one: @}}",
+        "[].[root()[].[@]]",
+        "map(&map(&lower(@), root()), @)",
+        "map(&join('-', root()), @)",
+        "map(&unique(root()), @)",
+        "map(&sort(root()), @)",
+        "map(&sort_by(root(), &@), @)",
+        "map(&to_json(root()), @)",
+        "map(&reverse(root()), @)",
+        "map(&zip(root(), root()), @)",
+        "map(&(root() == body()), @)",
+        "map(&contains([root()], body()), @)",
+        "map(&root()[::2], @)",
+        "map(&root()[], @)",
+        "map(&from_items(root()[].[@, `1`]), @)",
+        "map(&flatten({a: from_items(root()[].[@, `1`])}, '_'), @)",
+        "map(&add(`1`, `0.5`), root()[].root()[])",
+        "map(&regex_match(@, 'a'), root()[].root()[])",
+        "map(&regex_replace(join('', root()), '(a.*z|[0-9])', 'x'), @)",
+        "map(&sha256(join('', root())), @)",
+        "map(&parse_json(to_json(root())), @)",
+        "map(&split(join(',', root()), ','), @)",
+        "map(&var('all'), @)[].length(var('all'))[].length(root()[?@ == 'x'])",
+    ],
+)
+def test_no_payload_suits_a_mapping_so_well_that_minutes_pass(expression: str) -> None:
+    data: list[JSON] = [str(number) for number in range(10_000)]
+    compiled = compile_expression(expression, Names(variables=frozenset({"all"})))
+    scope = Scope(
+        root=data, body=[*data], headers={}, query={}, received_at=0, let={"all": lambda root, _: root}
+    )
+    scope.budget.left = MAX_STEPS // 20
+    started = time.process_time()
+    with pytest.raises(
+        ExpressionError, match=r"take more than 5,000,000 steps|would give more than 100,000 items"
+    ):
+        compiled.evaluate(data, scope)
+    assert time.process_time() - started < 3
+
+
+def test_what_is_left_of_the_budget_is_shared_by_all_expressions_on_a_webhook() -> None:
+    data: JSON = [1] * 1000
+    scope = Scope(root=data, body=data, headers={}, query={}, received_at=0)
+    compile_expression("[?@ > `0`]").evaluate(data, scope)
+    compile_expression("[]").evaluate(data, replace(scope, index=1))
+    assert 4000 < MAX_STEPS - scope.budget.left < 8000
+
+
+def test_the_budget_is_enough_for_many_thousand_items() -> None:
+    items: list[JSON] = [
+        {"sku": f"sku_{number}", "price": "9.50", "tags": ["a", "b"]} for number in range(10_000)
+    ]
+    scope = Scope(root=items, body=items, headers={}, query={}, received_at=0)
+    for expression in (
+        "sort_by(map(&merge(@, {price: to_number(price)}), @), &price)[].sku",
+        "[?regex_match(sku, '_1') && contains(tags, 'a')].{sku: upper(sku), tag: tags[0]}",
+        "length(unique([].tags[]))",
+        "to_json(@)",
+    ):
+        assert compile_expression(expression).evaluate(items, scope)
 
 
 def test_choices_look_only_at_what_they_need() -> None:

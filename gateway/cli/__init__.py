@@ -11,6 +11,7 @@ from gateway.cli.deliveries import deliveries
 from gateway.cli.doctor import doctor
 from gateway.cli.events import events
 from gateway.cli.ingest import ingest
+from gateway.cli.reference import functions
 from gateway.cli.running import migrate_command, serve, worker
 from gateway.cli.sending import destroy, identify, page, request, track
 from gateway.cli.translating import translate_command
@@ -25,6 +26,6 @@ def main() -> None:
 
 for command in (
     *(serve, worker, migrate_command, check, translate_command, doctor, events, deliveries, ingest),
-    *(identify, track, page, destroy, request),
+    *(identify, track, page, destroy, request, functions),
 ):
     main.add_command(command)
