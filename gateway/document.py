@@ -89,6 +89,7 @@ def plain(node: Node) -> JSON:
 
 
 _UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
+_ODD_BLANK = re.compile("[\u00a0\u1680\u2000-\u200b\u202f\u205f\u3000\ufeff]")
 _LINE_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
 
 
@@ -192,6 +193,9 @@ class _Builder:
         key = Scalar(
             where=self._content_start(event), value=event.value, quoted=bool(event.style), empty=False
         )
+        if not key.quoted and (odd := _ODD_BLANK.match(event.value)):
+            text = f"this line starts with U+{ord(odd.group()):04X}, which only looks like a space"
+            self._stop(event, "yaml", f"{text}; type the spaces again")
         if not key.quoted and _is_cut(key.value):  # as in  - =items[].{sku: sku}
             self.problems.append(Problem(where=key.where, code="yaml", text=_COLON))
         return key
@@ -399,6 +403,12 @@ _EXPLANATIONS = (
     ),
     _Explanation(
         said="scanning an anchor", opening=True, text='"&" starts a YAML anchor; if text is meant, quote it'
+    ),
+    _Explanation(
+        said="mapping values are not allowed",
+        before=r"(?:^|[:-]) *=[^'\"`]* \? ",
+        code="expression",
+        text="bad expression: a choice is written if(condition, then, otherwise)",
     ),
     _Explanation(said="mapping values are not allowed", before="(?:^|[:-]) *=", text=_COLON),
     _Explanation(

@@ -277,10 +277,17 @@ def _of_segment(field: str, text: str, limit: int) -> Iterator[Violation]:
 
 
 def _of_url(url: str) -> Iterator[Violation]:
+    if problem := url_problem(url):
+        yield Violation(field="url", problem=problem)
+
+
+def url_problem(url: str) -> str | None:
+    """Say what is wrong with the address of a page."""
     if url != "*" and not url.lower().startswith(("http://", "https://")):
-        yield Violation(field="url", problem='is neither a full address (https://…) nor "*" for any page')
-    elif (size := _size(url)) > MAX_TEXT_BYTES:
-        yield Violation(field="url", problem=f"is {size} bytes long; at most {MAX_TEXT_BYTES} are sent")
+        return 'is neither a full address (https://…) nor "*" for any page'
+    if (size := _size(url)) > MAX_TEXT_BYTES:
+        return f"is {size} bytes long; at most {MAX_TEXT_BYTES} are sent"
+    return None
 
 
 def _of_data(attributes: Mapping[str, JSON], text: str | None) -> Iterator[Violation]:
@@ -393,10 +400,16 @@ _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 def _of_values(field: str, values: Mapping[str, JSON]) -> Iterator[Violation]:
     for name, value in values.items():
-        items = value if isinstance(value, list | tuple) else (value,)
-        if any(isinstance(each, list | tuple | dict) or each is None for each in items):
-            problem = "has to be text, a number or a boolean, or a list of them"
+        if problem := value_problem(value):
             yield Violation(field=f"{field}.{name}", problem=problem)
+
+
+def value_problem(value: object) -> str | None:
+    """Say what is wrong with a parameter of a raw request's query, or with a field of its form."""
+    items = value if isinstance(value, list | tuple) else (value,)
+    if any(isinstance(each, list | tuple | dict) or each is None for each in items):
+        return "has to be text, a number or a boolean, or a list of them"
+    return None
 
 
 def _of_raw_body(call: RawRequest) -> Iterator[Violation]:

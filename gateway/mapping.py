@@ -74,6 +74,7 @@ _PROFILE = {
 }
 _OCCURRENCE = {**_PROFILE, "event_id": Key(kind=Kind.EVENT_ID)}
 _NAME = Key(kind=Kind.TEXT, required=True, example="Invoice Paid")
+_SCREEN = Key(kind=Kind.TEXT, required=True, example="Settings")
 _URL = Key(kind=Kind.TEXT, required=True, example="=page.url")
 _TOKEN = Key(kind=Kind.REFERENCE, required=True, example="=device.token")
 _RELATIONSHIP = {"attributes": Key(kind=Kind.ATTRIBUTES)}
@@ -108,7 +109,7 @@ SPECS: dict[str, CallSpec] = {
         CallSpec(name="identify", keys={**_PERSON, **_PROFILE}),
         CallSpec(name="track", keys={**ANYBODY, "name": _NAME, **_OCCURRENCE}, dated=True),
         CallSpec(name="page", keys={**ANYBODY, "url": _URL, **_OCCURRENCE}, dated=True),
-        CallSpec(name="screen", keys={**ANYBODY, "name": _NAME, **_OCCURRENCE}, dated=True),
+        CallSpec(name="screen", keys={**ANYBODY, "name": _SCREEN, **_OCCURRENCE}, dated=True),
         CallSpec(name="destroy", keys=_PERSON),
         CallSpec(name="suppress", keys=_PERSON),
         CallSpec(name="unsuppress", keys=_PERSON),

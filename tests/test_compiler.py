@@ -585,7 +585,7 @@ def test_a_bad_expression_is_pointed_into(value: str, expected: str) -> None:
             "hello: 'Hello {{ name }}'",
             [
                 "10:16 warning: looks-like-a-template: this is literal text, in which nothing is replaced;"
-                " write an expression: =format('Order {}', id)"
+                " write an expression: =format('Hello {}', name)"
             ],
         ),
         ("plan: {literal: data.plan}", []),
@@ -906,3 +906,44 @@ def test_the_slips_that_authors_make_are_answered_with_place_and_fix(lines: str,
     place, said = expected.split(" ", 1)
     assert found.startswith(f"{place} "), found
     assert found.endswith(f": {said}"), found
+
+
+@pytest.mark.parametrize(
+    ("call", "expected"),
+    [
+        ("page, url: pricing", "url: 'url' is neither a full address (https://…) nor \"*\" for any page"),
+        ("add_relationships, objects: []", "members: 'objects' is empty; name one"),
+        (
+            "submit_form, form_id: f, attributes: {a: [1]}",
+            "wrong-kind: 'a' has to be text; write =to_string(…)",
+        ),
+        ("submit_form, form_id: f, attributes: {a: null}", "wrong-kind: 'a' has to be text"),
+    ],
+)
+def test_what_would_fail_for_every_webhook_is_told_before_any_comes(call: str, expected: str) -> None:
+    (said,) = problems(with_call(f"- {{id: =id, call: {call}}}"))
+    assert expected in said
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ("headers: {X-A: [a]}", "header: the header 'X-A' has to be text of printable ASCII characters"),
+        ("query: {a: null}", "wrong-kind: 'a' in 'query' has to be text, a number or a boolean"),
+        ("form: {a: {b: =c}}", "wrong-kind: 'a' in 'form' has to be text, a number or a boolean"),
+    ],
+)
+def test_so_is_what_no_raw_request_can_hold(keys: str, expected: str) -> None:
+    (said,) = problems(with_call(f"- {{call: request, path: /v1/x, {keys}}}"))
+    assert expected in said
+
+
+def test_somebody_to_relate_an_object_to_has_a_name() -> None:
+    (said,) = problems(with_call("- {call: identify_object, object_type_id: 1, object_id: =o, people: [{}]}"))
+    assert said.endswith("no-identifier: this names nobody; it needs one of id, email, cio_id")
+
+
+@pytest.mark.parametrize("expected", ["[{call: [a]}]", "[{call: 5}]", "[{error: [a]}]", "{}"])
+def test_an_expectation_that_is_none_is_refused(expected: str) -> None:
+    (said,) = problems(f"{HEAD}events: {{}}\ntests:\n  - {{name: x, body: {{}}, expect: {expected}}}\n")
+    assert " test: " in said

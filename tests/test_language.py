@@ -375,6 +375,16 @@ def test_a_webhook_makes_at_most_a_thousand_calls_and_has_at_most_ten_thousand_p
     assert "more than 10,000 parts" in str(parts_of(*([None] * 10_001)).problem)
 
 
+def test_all_parts_together_may_cost_no_more_than_one_webhook_may() -> None:
+    mapping = of_calls(
+        "- {call: identify, id: =`1`, attributes: {x: '=map(&length(root().text), list)'}}", "split: =@\n"
+    )
+    one: JSON = {"type": "a", "text": "x", "list": [0] * 100_000}
+    found = translate(mapping, event([one] * 40))
+    assert found.parts[0].status == "accepted"
+    assert "take more than 5,000,000 steps" in str(found.parts[-1].problem)
+
+
 def test_a_test_expects_the_error_of_a_part_at_its_place() -> None:
     tests = dedent(
         """\

@@ -94,6 +94,8 @@ def _expectation(node: ObjectNode, notes: Notes) -> tuple[tuple[dict[str, JSON],
                 written, ("error",), "in 'expect'", notes, "; a list of calls starts each with '- call: …'"
             )
             error = written.get("error")
+            if not written.entries:
+                notes.error(written.where, "test", "'expect' must be a list of calls, or {error: text}")
             return None, "" if error is None else _test_text(error, "error", notes)
         case _:
             refuse_unless_absent(
@@ -105,11 +107,9 @@ def _expectation(node: ObjectNode, notes: Notes) -> tuple[tuple[dict[str, JSON],
 def _expected_call(node: Node, notes: Notes) -> dict[str, JSON]:
     """Read what is expected of one call, or of one part that is to fail: ``{error: text}``."""
     data = document.plain(node)
-    if isinstance(data, dict) and (data.get("call") in CALLS or _is_error(data)):
+    if isinstance(node, ObjectNode) and [key.value for key, _ in node.entries] == ["error"]:
+        return {"error": _test_text(node.entries[0][1], "error", notes)}
+    if isinstance(data, dict) and isinstance(data.get("call"), str) and data["call"] in CALLS:
         return data
     notes.error(node.where, "test", f"an expected call must be an object with  call: {'|'.join(CALLS)}")
     return {}
-
-
-def _is_error(expected: dict[str, JSON]) -> bool:
-    return expected.keys() == {"error"} and isinstance(expected["error"], str)

@@ -86,6 +86,32 @@ def _suggestion(node: Node, name: str) -> str:
     return f"; did you mean  {name}: ={guess}"
 
 
+_MARK = re.compile(r"\{\{\s*(.*?)\s*\}\}|\$\{\s*(.*?)\s*\}", re.DOTALL)
+
+
+def warn_of_template(node: Scalar, text: str, notes: Notes) -> None:
+    """Warn of the placeholders of another language, which would be sent as they are."""
+    if _MARK.search(text) is None:
+        return
+    said = f"this is literal text, in which nothing is replaced; write an expression: {_formatted(text)}"
+    notes.warn(node.where, "looks-like-a-template", said)
+
+
+def _formatted(text: str) -> str:
+    """Write a text with placeholders as an expression, if what stands in them is one."""
+    values = [_MARK.sub(_inside, mark.group()) for mark in _MARK.finditer(text)]
+    template = _MARK.sub("\0", text).translate({**_DOUBLED, 0: "{}"})
+    expression = values[0] if template == "{}" else f"format('{template}', {', '.join(values)})"
+    return f"={expression}" if all(map(_compiles, [*values, expression])) else "=format('Order {}', id)"
+
+
+_DOUBLED = str.maketrans({"{": "{{", "}": "}}", "'": r"\'"})
+
+
+def _inside(mark: re.Match[str]) -> str:
+    return mark.group(1) or mark.group(2) or ""
+
+
 def _compiles(text: str) -> bool:
     try:
         compile_expression(text)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from gateway import document
-from gateway.compiler.expression import is_expression, read_computed, read_expression
+from gateway.compiler.expression import is_expression, read_computed, read_expression, warn_of_template
 from gateway.compiler.notes import (
     Notes,
     is_empty,
@@ -30,6 +30,8 @@ from gateway.limits import (
     header_problem,
     path_problem,
     retry_problem,
+    url_problem,
+    value_problem,
 )
 from gateway.mapping import Constant, Key, Kind, ListValue, ObjectValue, OrNull, Value, is_steering
 
@@ -42,6 +44,8 @@ def _text(node: Node, name: str, names: Names, notes: Notes) -> Value | None:
     if isinstance(node, ObjectNode) and len(node.entries) == 1:
         literal = node.get("literal") or node
     if isinstance(literal, Scalar) and (written := _written(literal.value)):
+        if literal is node:
+            warn_of_template(literal, written, notes)
         return Constant(where=node.where, value=written)
     if not is_empty(literal):
         notes.error(node.where, "not-text", f"'{name}' must be text that is not empty, or an expression")
@@ -152,10 +156,14 @@ def read_value(node: Node, names: Names, notes: Notes) -> Value | None:
             return _object(node, names, notes)
 
 
+_ALONE = "'{}' stands alone in its braces; an object with such a key is written {{literal: {{…}}}}"
+
+
 def read_constant(node: Node, notes: Notes) -> JSON:
     """Read what is fixed when the file is read: any value without an expression in it."""
-    wrapped = node.get("literal") if isinstance(node, ObjectNode) and len(node.entries) == 1 else None
-    if wrapped is not None:
+    if isinstance(node, ObjectNode) and (wrapped := node.get("literal")) is not None:
+        if len(node.entries) > 1:
+            notes.error(node.where, "marker", _ALONE.format("literal"))
         return document.plain(wrapped)
     match node:
         case Scalar() if is_expression(node):
@@ -187,10 +195,7 @@ def _object(node: ObjectNode, names: Names, notes: Notes) -> Value | None:
     literal, or_null = node.get("literal"), node.get("or_null")
     if (literal is not None or or_null is not None) and len(node.entries) > 1:
         marker = "or_null" if literal is None else "literal"
-        text = (
-            f"'{marker}' stands alone in its braces; an object with such a key is written {{literal: {{…}}}}"
-        )
-        notes.error(node.where, "marker", text)
+        notes.error(node.where, "marker", _ALONE.format(marker))
         return None
     if literal is not None:
         return Constant(where=node.where, value=document.plain(literal))
@@ -222,6 +227,8 @@ def _members(node: Node, name: str, names: Names, notes: Notes, key: Key) -> Val
     if isinstance(node, Scalar) and is_expression(node):
         return read_computed(node, names, notes)
     if isinstance(node, ListNode):
+        if key.required and not node.items:
+            notes.error(node.where, "members", f"'{name}' is empty; name one, e.g.  {name}: {key.example}")
         items = [_member(item, f"in '{name}'", names, notes, key) for item in node.items]
         return ListValue(where=node.where, items=tuple(item for item in items if item is not None))
     if not is_empty(node):
@@ -240,6 +247,9 @@ def _member(node: Node, place: str, names: Names, notes: Notes, key: Key) -> Obj
         if own.required and node.get(name) is None:
             text = f"'{name}' is missing {place}, e.g.  {name}: {own.example}"
             notes.error(node.where, "missing-key", text)
+    identifiers = [name for name, own in key.keys.items() if own.kind is Kind.IDENTIFIER]
+    if identifiers and all(node.get(name) is None for name in identifiers):
+        notes.error(node.where, "no-identifier", f"this names nobody; it needs one of {listed(identifiers)}")
     compiled = (
         (name, read_field(own, written, name, names, notes))
         for name, own in key.keys.items()
@@ -265,11 +275,41 @@ def _values(node: Node, name: str, names: Names, notes: Notes, _key: Key) -> Val
         )
         if value is not None:
             compiled.append((str(key.value), value))
-        if name == "headers":
-            literal = value.value if isinstance(value, Constant) else ""
-            if problem := header_problem(str(key.value), literal):
-                notes.error(key.where, "header", f"the header '{key.value}' {problem}")
+            _check_written(name, key, value, notes)
     return ObjectValue(where=node.where, entries=tuple(compiled))
+
+
+def _check_written(name: str, key: Scalar, value: Value, notes: Notes) -> None:
+    """Judge what is known of a value of a raw request before any webhook comes."""
+    if name == "headers":
+        literal = _known(value, unknown="")
+        if problem := header_problem(str(key.value), literal):
+            notes.error(key.where, "header", f"the header '{key.value}' {problem}")
+    elif name in ("query", "form") and (problem := value_problem(_known(value, unknown=""))):
+        notes.error(value.where, "wrong-kind", f"'{key.value}' in '{name}' {problem}")
+
+
+def _known(value: Value, unknown: JSON) -> JSON:
+    """Give as much of a value as is known, with *unknown* for what an expression finds."""
+    match value:
+        case Constant():
+            return value.value
+        case ObjectValue():
+            return {}
+        case ListValue():
+            return [_known(item, unknown) for item in value.items]
+        case _:
+            return unknown
+
+
+def _texts(node: Node, name: str, names: Names, notes: Notes) -> Value | None:
+    """Compile attributes that have to be texts."""
+    value = _attributes(node, name, names, notes)
+    for attribute, each in value.entries if isinstance(value, ObjectValue) else ():
+        known = _known(each, unknown="")
+        if known is None or isinstance(known, list | dict):
+            notes.error(each.where, "wrong-kind", f"'{attribute}' has to be text; write =to_string(…)")
+    return value
 
 
 def _data(node: Node, _name: str, names: Names, notes: Notes, _key: Key) -> Value | None:
@@ -322,7 +362,7 @@ _COMPILE: dict[Kind, _Compile] = {
     Kind.EVENT_ID: _plainly(read_expression),
     Kind.TIMESTAMP: _plainly(read_expression),
     Kind.ATTRIBUTES: _plainly(_attributes),
-    Kind.TEXTS: _plainly(_attributes),
+    Kind.TEXTS: _plainly(_texts),
     Kind.OBJECT: _plainly(_attributes_from),
     Kind.MEMBERS: _members,
     Kind.VALUES: _values,
@@ -353,6 +393,7 @@ def _one_of(known: tuple[str, ...]) -> Callable[[str], str | None]:
 # What is literal text can be judged before any webhook comes.
 _LITERAL_CHECKS: dict[str, Callable[[str], str | None]] = {
     "path": path_problem,
+    "url": url_problem,
     "method": _one_of(METHODS),
     "platform": _one_of(PLATFORMS),
     "response_type": _one_of(RESPONSE_TYPES),
@@ -360,15 +401,11 @@ _LITERAL_CHECKS: dict[str, Callable[[str], str | None]] = {
 
 
 _PATH = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*|\[\d+\])+", re.ASCII)
-_MARKS = re.compile(r"\{\{.*\}\}|\$\{.*\}", re.DOTALL)
 
 
 def _warn_of_path(node: Scalar, text: str, notes: Notes) -> None:
     if _PATH.fullmatch(text):
         said = f"'{text}' is literal text but looks like a path; write ={text}, or {{literal: {text}}}"
         notes.warn(node.where, "looks-like-a-path", said)
-    elif _MARKS.search(text):
-        said = (
-            "this is literal text, in which nothing is replaced; write an expression: =format('Order {}', id)"
-        )
-        notes.warn(node.where, "looks-like-a-template", said)
+    else:
+        warn_of_template(node, text, notes)
