@@ -46,7 +46,8 @@ def test_a_shipped_mapping_compiles_without_a_warning(file: Path) -> None:
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_a_shipped_mapping_begins_with_what_a_marketer_has_to_set_up(file: Path) -> None:
     mapping, _ = compiled(file)
-    where, secret, variable = file.read_text(encoding="utf-8").splitlines()[:3]
+    editor, where, secret, variable = file.read_text(encoding="utf-8").splitlines()[:4]
+    assert editor == "# yaml-language-server: $schema=schema.json"
     assert where.startswith("# Where: ")
     assert f"/hooks/{mapping.source}" in where
     assert secret.startswith("# The secret: ")

@@ -9,10 +9,12 @@ from gateway.app import configure_logging
 from gateway.cli.checking import check
 from gateway.cli.deliveries import deliveries
 from gateway.cli.doctor import doctor
+from gateway.cli.drafting import new
 from gateway.cli.events import events
 from gateway.cli.ingest import ingest
 from gateway.cli.reference import functions
 from gateway.cli.running import migrate_command, serve, worker
+from gateway.cli.schema import schema
 from gateway.cli.sending import destroy, identify, page, request, track
 from gateway.cli.translating import translate_command
 
@@ -25,7 +27,7 @@ def main() -> None:
 
 
 for command in (
-    *(serve, worker, migrate_command, check, translate_command, doctor, events, deliveries, ingest),
-    *(identify, track, page, destroy, request, functions),
+    *(serve, worker, migrate_command, new, check, translate_command, doctor, events, deliveries, ingest),
+    *(identify, track, page, destroy, request, schema, functions),
 ):
     main.add_command(command)
