@@ -110,13 +110,26 @@ def test_captured_headers_tell_the_body_the_scheme_and_the_type(files: Path, who
 
 
 def test_mappings_are_written_where_the_gateway_reads_them(files: Path) -> None:
-    (files / "elsewhere").mkdir()
-    result = run("new", "shop", "--payload", "paid.json", GATEWAY_MAPPINGS="elsewhere")
+    result = run("new", "shop", "--payload", "paid.json", GATEWAY_MAPPINGS="elsewhere/made")
     assert result.exit_code == 0
-    assert (files / "elsewhere" / "shop.yaml").exists()
-    missing = run("new", "shop", "--payload", "paid.json", GATEWAY_MAPPINGS="nowhere")
+    assert (files / "elsewhere" / "made" / "shop.yaml").exists()
+    missing = run("new", "shop", "--payload", "paid.json", "-o", "nowhere/shop.yaml")
     assert missing.exit_code == 1
-    assert "there is no directory nowhere: make it, set GATEWAY_MAPPINGS, or add  -o FILE" in missing.stderr
+    assert "there is no directory nowhere: make it, or name another file with -o" in missing.stderr
+    (files / "file").write_text("")
+    in_the_way = run("new", "shop", "--payload", "paid.json", GATEWAY_MAPPINGS="file/below")
+    assert "there is no directory file/below, nor can it be made (Not a directory)" in in_the_way.stderr
+
+
+@pytest.mark.parametrize(
+    "command", ["new other --payload paid.json", "translate mappings/shop.yaml paid.json"]
+)
+def test_headers_that_are_no_object_are_refused(files: Path, command: str) -> None:
+    run("new", "shop", "--payload", "paid.json")
+    (files / "headers.json").write_text('["X-Topic"]')
+    result = run(*command.split(), "--headers", "headers.json")
+    assert result.exit_code == 1
+    assert 'headers.json must hold an object of headers: {"X-Topic": "…"}' in result.stderr
 
 
 def test_that_nobody_was_found_is_said_loudly(files: Path) -> None:

@@ -14,15 +14,7 @@ from gateway.errors import MappingError
 from gateway.events import JSON, Event
 from gateway.mapping import Mapping
 from gateway.translate import Translation, event_key, translate
-
-NOW = 1767225600
-HEAD = "version: 1\nsource: shop\nverify: none\nevent_key: none\nevent_type: =type\n"
-
-
-def mapping_of(text: str) -> Mapping:
-    mapping, warnings = parse(text, "m.yaml")
-    assert warnings == []
-    return mapping
+from tests.test_translate import HEAD, NOW, mapping_of
 
 
 def of_calls(calls: str, top: str = "") -> Mapping:

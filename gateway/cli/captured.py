@@ -32,17 +32,25 @@ def read_payload(path: Path, content_type: str = "") -> JSON:
         raise ConfigError(f"{path}: {error}") from error
 
 
+def read_sent(path: Path | None) -> tuple[dict[str, str], dict[str, str]]:
+    """Read what was sent with a body, headers and query; no file is nothing. Raises ConfigError."""
+    read = read_payload(path) if path is not None else {}
+    given: dict[str, JSON] = read if isinstance(read, dict) else {"headers": None}
+    # A file may hold the headers themselves, or headers and query as a captured request has them.
+    headers, query = given.get("headers", given), given.get("query", {})
+    if not isinstance(headers, dict) or not isinstance(query, dict):
+        raise ConfigError(f'{path} must hold an object of headers: {{"X-Topic": "…"}}')
+    return _texts(headers), _texts(query) if "headers" in given else {}
+
+
+def _texts(values: dict[str, JSON]) -> dict[str, str]:
+    return {name: str(value) for name, value in values.items()}
+
+
 def captured_event(source: str, payload: Path, headers: Path | None, query: tuple[str, ...]) -> Event:
     """Read a webhook: its body, its headers, and parameters of its query as k=v. Raises ConfigError."""
-    read = read_payload(headers) if headers is not None else {}
-    given = read if isinstance(read, dict) else {}
-    # A file may hold the headers themselves, or headers and query as a captured request has them.
-    sent = given["headers"] if isinstance(given.get("headers"), dict) else given
-    assert isinstance(sent, dict)
-    names = {name.lower(): str(value) for name, value in sent.items()}
-    parameters: dict[str, str] = {}
-    if isinstance(captured := given.get("query"), dict):
-        parameters = {name: str(value) for name, value in captured.items()}
+    sent, parameters = read_sent(headers)
+    names = {name.lower(): value for name, value in sent.items()}
     parameters.update(each.partition("=")[::2] for each in query)
     return Event(
         source=source,

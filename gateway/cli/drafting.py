@@ -12,7 +12,7 @@ import click
 
 from gateway import config as configuration
 from gateway.checks import run_tests
-from gateway.cli.captured import payload_loader, read_payload
+from gateway.cli.captured import payload_loader, read_payload, read_sent
 from gateway.cli.options import plain_errors
 from gateway.compiler import parse
 from gateway.draft import Draft, DraftError, draft
@@ -49,12 +49,14 @@ def new(source: str, payload: Path, headers: Path | None, output: Path | None) -
     """
     _check_name(source)
     target = output or _place(source)
-    sent = _headers(headers)
+    sent, _ = read_sent(headers)
     drafted = draft(source, _payload(payload, sent), sent)
     _check(drafted, target)
     if str(target) == "-":
         click.echo(drafted.text, nl=False)
     else:
+        if output is None:
+            _make(target.parent)
         _write(target, _for_editors(target) + drafted.text)
     _tell(source, drafted, target)
 
@@ -74,22 +76,13 @@ def _place(source: str) -> Path:
     try:
         sources = configuration.load_sources(directory, os.environ)
     except ConfigError:
-        sources = {}  # the first mapping of all; without the directory, writing fails
+        sources = {}  # the first mapping of all
     if (present := sources.get(source)) is not None:
         raise ConfigError(f"{source} has a mapping already: {present.file}; {_ELSEWHERE}")
     return directory / f"{source}.yaml"
 
 
 _ELSEWHERE = "to write the new one elsewhere, add  -o FILE  (-o - prints it)"
-
-
-def _headers(path: Path | None) -> Mapping[str, str]:
-    read = read_payload(path) if path is not None else {}
-    # A file may hold the headers themselves, or headers and query as a captured request has them.
-    sent = read["headers"] if isinstance(read, dict) and isinstance(read.get("headers"), dict) else read
-    if not isinstance(sent, dict):
-        raise ConfigError(f'{path} must hold an object of headers: {{"X-Topic": "…"}}')
-    return {name: str(value) for name, value in sent.items()}
 
 
 def _payload(path: Path, headers: Mapping[str, str]) -> JSON:
@@ -118,6 +111,15 @@ def _for_editors(target: Path) -> str:
     return "# yaml-language-server: $schema=schema.json\n" if beside else ""
 
 
+def _make(directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"there is no directory {directory}, nor can it be made ({error.strerror})"
+        ) from error
+
+
 def _write(target: Path, text: str) -> None:
     try:
         with target.open("x", encoding="utf-8") as file:
@@ -126,7 +128,7 @@ def _write(target: Path, text: str) -> None:
         raise ConfigError(f"{target} is there already, and is left as it is; {_ELSEWHERE}") from error
     except FileNotFoundError as error:
         raise ConfigError(
-            f"there is no directory {target.parent}: make it, set GATEWAY_MAPPINGS, or add  -o FILE"
+            f"there is no directory {target.parent}: make it, or name another file with -o"
         ) from error
     except OSError as error:
         raise ConfigError(f"{target} cannot be written ({error.strerror})") from error
