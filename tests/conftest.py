@@ -15,35 +15,26 @@ from hypothesis import settings
 
 from gateway.app import create_app
 from gateway.config import load
-from gateway.database import Database, connect, migrate
+from gateway.database import Database, connect
 from gateway.store import Store
+from tests.databases import Kind, PostgreSQL, SQLite
 from tests.machine import missing
 
-# How long an example takes says how busy the machine is.
+# How long an example takes says how busy the machine is. HYPOTHESIS_PROFILE=thorough takes its time for many.
 settings.register_profile("untimed", settings(), deadline=None)
-settings.load_profile("untimed")
+settings.register_profile("thorough", settings(), deadline=None, max_examples=1_000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or "untimed")
 
 POSTGRESQL = os.environ.get("TEST_POSTGRESQL", "postgresql://postgres@127.0.0.1:5432")
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of an empty database of either kind, as DATABASE_URL would hold it."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/gateway.db"
-    url: str = request.getfixturevalue("postgresql_url")
-    # A test may have made the database read-only.
-    with psycopg.connect(url, autocommit=True, options="-c default_transaction_read_only=off") as admin:
-        admin.execute(_END_OTHERS)
-        admin.execute(f'ALTER DATABASE "{admin.info.dbname}" RESET ALL')
-        admin.execute("DROP SCHEMA public CASCADE")
-        admin.execute("CREATE SCHEMA public")
-    return url
+@pytest.fixture(scope="session")
+def sqlite(tmp_path_factory: pytest.TempPathFactory) -> SQLite:
+    return SQLite(tmp_path_factory.mktemp("sqlite"))
 
 
 @pytest.fixture(scope="session")
-def postgresql_url() -> Iterator[str]:
-    """The URL of a database of this run's own: to empty one takes a tenth of the time of making one."""
+def postgresql() -> Iterator[PostgreSQL]:
     name = f"gateway_test_{uuid.uuid4().hex}"
     try:
         admin = psycopg.connect(f"{POSTGRESQL}/postgres", autocommit=True, connect_timeout=3)
@@ -52,23 +43,22 @@ def postgresql_url() -> Iterator[str]:
     with admin:
         admin.execute(f'CREATE DATABASE "{name}"')
         try:
-            yield f"{POSTGRESQL}/{name}"
+            yield PostgreSQL(f"{POSTGRESQL}/{name}")
         finally:
             admin.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
 
 
-# What the test before has left connected would hold up the emptying.
-_END_OTHERS = """\
-SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
-WHERE datname = current_database() AND pid <> pg_backend_pid()
-"""
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty database of either kind, as DATABASE_URL would hold it; `database` is the same, migrated."""
+    kind: Kind = request.getfixturevalue(request.param)
+    return kind.migrated(tmp_path) if "database" in request.fixturenames else kind.empty(tmp_path)
 
 
 @pytest.fixture
 def database(database_url: str) -> Iterator[Database]:
     """An empty, migrated database."""
     made = connect(load({"DATABASE_URL": database_url}).database_url)
-    migrate(made)
     yield made
     made.engine.dispose()
 

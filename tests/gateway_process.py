@@ -24,7 +24,7 @@ _PATIENCE = 15.0
 
 
 class GatewayProcess:
-    """Webs and workers, and the database that `migrate` made for them.
+    """Webs and workers, and the database that `gateway migrate` makes for them.
 
     Leaving the context ends whatever still runs; an error that leaves it carries the end of the logs.
 
@@ -45,7 +45,9 @@ class GatewayProcess:
         self.ports = [free_port() for _ in range(webs)]
         self.logs = logs
         # Nothing of the developer's own environment may reach the gateway under test.
-        own = {"PATH": os.environ.get("PATH", os.defpath), "PORT": str(self.port)}
+        own = {"PATH": os.environ.get("PATH", os.defpath)}
+        if self.ports:
+            own["PORT"] = str(self.port)
         python = {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
         self._environment = own | python | dict(environment)
         # The settings' own address is for a platform's router; a test listens to this machine alone.
@@ -89,9 +91,10 @@ class GatewayProcess:
     def urls(self) -> list[str]:
         return [f"http://127.0.0.1:{port}" for port in self.ports]
 
-    def start(self) -> None:
-        """Make the database, start webs and workers, and wait until all are ready."""
-        self.migrate()
+    def start(self, *, migrated: bool = False) -> None:
+        """Make the database unless it is *migrated*, start webs and workers, and wait until all are ready."""
+        if not migrated:
+            self.migrate()
         for process in self._all:
             process.start()
         self.wait_until_ready()

@@ -62,12 +62,14 @@ def running_gateway(
     workers: int = 1,
     lease: float = 3.0,
     environment: Mapping[str, str] | None = None,
+    migrated: bool = False,
 ) -> Iterator[GatewayProcess]:
     """Run webs and workers that take the shop's orders.
 
     Args:
         lease: Seconds that a delivery is a worker's own; half of it is what one attempt may take.
         environment: Added to that of all its processes.
+        migrated: The database has its schema.
     """
     mappings, logs = directory / "mappings", directory / "logs"
     mappings.mkdir()
@@ -91,7 +93,7 @@ def running_gateway(
         webs=webs,
         workers=workers,
     ) as processes:
-        processes.start()
+        processes.start(migrated=migrated)
         yield processes
 
 

@@ -318,15 +318,7 @@ def test_any_text_is_a_document_or_a_mapping_error(text: str) -> None:
     assert min(min(place.line, place.column) for place in places) >= 1
 
 
-JSON_VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
-    max_leaves=10,
-)
-
-
-@given(st.dictionaries(st.text(max_size=5), JSON_VALUES, min_size=1, max_size=4))
-def test_what_is_written_as_quoted_yaml_is_read_back(data: dict[str, JSON]) -> None:
-    texts = {key: str(item) for key, item in data.items()}
+@given(st.dictionaries(st.text(max_size=5), st.text(), min_size=1, max_size=4))
+def test_what_is_written_as_quoted_yaml_is_read_back(texts: dict[str, str]) -> None:
     written = yaml.safe_dump(texts, default_style='"', allow_unicode=False)
     assert plain(read(written, "f.yaml")) == texts

@@ -13,19 +13,23 @@ from sqlalchemy import event as notices
 from gateway.database import Database
 from gateway.retry import Attempt, Decision, Delivered, Failed, Retry
 from gateway.statements import driver_cursor
-from gateway.store import Outcome, Store
+from gateway.store import NewEvent, Outcome, Store
 from tests.test_store import call, event
 
 
 def fill(store: Store, number: int, *, with_merges: bool) -> None:
     """Record calls behind each other and merges, or calls of which each is the first of its lane."""
-    for group in range(number):
-        made = [call(f"{group}-{each}", each if with_merges else 20 * group + each) for each in range(20)]
-        merges = [
-            call(f"{group}-merge-{each}", 1_000 * group + each, 2_000 * group + each)
-            for each in range(20 if with_merges else 0)
-        ]
-        store.record([event(f"{group}", *made, *merges)])
+    for first in range(0, number, 20):
+        store.record([filling(each, with_merges=with_merges) for each in range(first, first + 20)])
+
+
+def filling(group: int, *, with_merges: bool) -> NewEvent:
+    made = [call(f"{group}-{each}", each if with_merges else 20 * group + each) for each in range(20)]
+    merges = [
+        call(f"{group}-merge-{each}", 1_000 * group + each, 2_000 * group + each)
+        for each in range(20 if with_merges else 0)
+    ]
+    return event(f"{group}", *made, *merges)
 
 
 def work(store: Store) -> None:

@@ -367,8 +367,9 @@ def test_a_failed_event_is_told_the_problem_of_today(
 # Much of it
 
 
-def test_twenty_thousand_are_retried_in_portions_while_webhooks_are_recorded(
-    store: Store, rework: Rework, database: Database
+@pytest.mark.parametrize("number", [3_000, pytest.param(20_000, marks=pytest.mark.faults)])
+def test_thousands_are_retried_in_portions_while_webhooks_are_recorded(
+    store: Store, rework: Rework, database: Database, number: int
 ) -> None:
     with database.transaction() as connection:
         connection.execute(
@@ -376,16 +377,16 @@ def test_twenty_thousand_are_retried_in_portions_while_webhooks_are_recorded(
             [
                 {
                     "event_id": 1,
-                    "identity": hashlib.sha256(b"%d" % number).digest(),
+                    "identity": hashlib.sha256(b"%d" % each).digest(),
                     "connection": "default",
                     "region": "",
-                    "lane": number % 700,
+                    "lane": each % 700,
                     "call": "x",
                     "status": "failed",
                     "due_at": 0.0,
                     "reason": "no",
                 }
-                for number in range(20_000)
+                for each in range(number)
             ],
         )
     recorded: list[float] = []
@@ -396,8 +397,8 @@ def test_twenty_thousand_are_retried_in_portions_while_webhooks_are_recorded(
     done = [len(each.ids) for each in in_portions(rework.retry, ids)]
     over.set()
     recorder.join(30)
-    assert (sum(done), max(done)) == (20_000, 500)
-    assert len(recorded) > 20
+    assert (sum(done), max(done)) == (number, 500)
+    assert len(recorded) > len(done)
     assert max(recorded) < 1.5
     assert_lanes_are_whole(database)
 
@@ -414,7 +415,9 @@ def record_until(over: threading.Event, database: Database, seconds: list[float]
     own.engine.dispose()
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(
+    "seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.faults) for seed in range(2, 10))]
+)
 def test_the_lanes_are_whole_after_anything_in_any_order(
     store: Store, rework: Rework, database: Database, seed: int
 ) -> None:
@@ -480,7 +483,7 @@ def test_retries_race_with_recording_and_settling(database: Database) -> None:
         acting = [pool.submit(act) for act in (race.record, race.retry, race.retry)]
         acting += [pool.submit(race.work, lease) for lease in (1, 2)]
         with database.engine.connect() as connection:
-            while not race.recorded.is_set():
+            while not race.over.wait(0.01):  # the others race for the interpreter too
                 assert broken_lanes(connection) == []
                 connection.rollback()
         for future in acting:
@@ -493,32 +496,35 @@ class Race:
 
     def __init__(self, url: str) -> None:
         self.recorded = threading.Event()
-        self._over = threading.Event()
+        self.over = threading.Event()
         self._url = url
 
     def record(self) -> None:
         with self._own() as own:
+            store = Store(own)
             for number in range(30):
                 made = [call(f"{number}-{lane}", lane) for lane in range(6)]
                 merge = call(f"{number}-merge", number % 6, (number + 1) % 6)
-                Store(own).record([event(f"{number}", *made, merge)])
+                store.record([event(f"{number}", *made, merge)])
+                time.sleep(0.03)  # until some of it has failed: the workers are slower
         self.recorded.set()
 
     def work(self, lease: int) -> None:
         chance = random.Random(lease)
         with self._own() as own:
             hand = Hand(Store(own), lease=lease)
-            while not self._over.is_set():
+            while not self.over.is_set():
                 for claimed in hand.claim(limit=4):
                     hand.settle(claimed, Failed(reason="x") if chance.random() < 0.3 else Delivered())
 
     def retry(self) -> None:
         with self._own() as own:
-            while not self._over.is_set():
-                Rework(own).retry(Archive(own).delivery_ids(DeliveryFilter(statuses=("failed",))))
-                done = Store(own).counts()["deliveries"].keys() == {"delivered"}
+            store, archive, rework = Store(own), Archive(own), Rework(own)
+            while not self.over.is_set():
+                rework.retry(archive.delivery_ids(DeliveryFilter(statuses=("failed",))))
+                done = store.counts()["deliveries"].keys() == {"delivered"}
                 if self.recorded.is_set() and done:
-                    self._over.set()
+                    self.over.set()
 
     @contextmanager
     def _own(self) -> Iterator[Database]:
@@ -528,7 +534,7 @@ class Race:
             yield own
         except BaseException:
             self.recorded.set()
-            self._over.set()
+            self.over.set()
             raise
         finally:
             own.engine.dispose()

@@ -363,15 +363,17 @@ class Race:
 
     def record(self, recorder: int) -> None:
         own = connect(self._url)
+        store = Store(own)
         for number in range(self.EVENTS):
             made = (call(f"{recorder}-{number}-{lane}", lane) for lane in range(self.LANES))
-            Store(own).record([event(f"{recorder}-{number}", *made)])
+            store.record([event(f"{recorder}-{number}", *made)])
         own.engine.dispose()
 
     def work(self, lease: int) -> None:
         own = connect(self._url)
-        hand = Hand(Store(own), lease=lease)
-        while not self._is_done(own):
+        store = Store(own)
+        hand = Hand(store, lease=lease)
+        while not self._is_done(store):
             held = hand.claim(limit=4)
             for claimed in held:
                 self._begin(claimed)
@@ -390,5 +392,5 @@ class Race:
             self._busy.add(lane)
             self.sent[lane].append(claimed.call)
 
-    def _is_done(self, own: Database) -> bool:
-        return self.recorded.is_set() and Store(own).counts()["deliveries"].keys() == {"delivered"}
+    def _is_done(self, store: Store) -> bool:
+        return self.recorded.is_set() and store.counts()["deliveries"].keys() == {"delivered"}

@@ -8,7 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -427,18 +427,32 @@ def test_a_pause_does_not_count_as_failing(database: Database, store: Store) -> 
     assert claimed.failing_for == pytest.approx(2 * hour, abs=60)
 
 
-def test_a_worker_is_woken_and_a_pipe_that_nobody_reads_is_cleared_away(tmp_path: Path) -> None:
+def test_a_worker_is_woken_beside_one_that_is_busy_and_a_pipe_that_nobody_reads_is_cleared_away(
+    tmp_path: Path,
+) -> None:
     database = connect(f"sqlite:///{tmp_path}/gateway.db")
     pipes, stopping, woken = tmp_path / "gateway.db.workers", threading.Event(), threading.Event()
     listener = threading.Thread(target=database.listen, args=(woken.set, stopping))
     listener.start()
     assert woken.wait(5), "once at the beginning"
     os.mkfifo(pipes / "killed")
+    busy = full_pipe(pipes / "busy")
     woken.clear()
-    for _ in range(100_000 // 8):
-        database.notify()
+    database.notify()
     assert woken.wait(5)
-    assert len(list(pipes.iterdir())) == 1
+    assert len(list(pipes.iterdir())) == 2
+    os.close(busy)
     stopping.set()
     listener.join(5)
+    database.notify()
     assert list(pipes.iterdir()) == []
+
+
+def full_pipe(path: Path) -> int:
+    """Make a pipe that has a reader and no room, and give its descriptor."""
+    os.mkfifo(path)
+    descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(descriptor, b".")
+    return descriptor
