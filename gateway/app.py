@@ -15,6 +15,7 @@ from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from gateway import config as configuration
 from gateway.database import OTHER_SCHEMA, Database, connect, require_schema
 from gateway.errors import StoreError, told
+from gateway.logs import configure_logging
 from gateway.metrics import CONTENT_TYPE, Metrics
 from gateway.receiver import WRONG_METHOD, Arrived, Receiver, Taken, translate_and_record
 from gateway.sources import Sources
@@ -56,12 +57,6 @@ def create_app(environ: Mapping[str, str] | None = None, *, database: Database |
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Exception, _unexpected_error)
     return app
-
-
-def configure_logging() -> None:
-    """Log to standard error, one line a record."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
 def _add_health(app: Flask, database: Database) -> None:

@@ -71,14 +71,23 @@ def run(*arguments: str, **environ: str) -> Result:
     return CliRunner().invoke(main, arguments, env=environ)
 
 
-@pytest.mark.parametrize("name", sorted(main.commands))
+@pytest.mark.parametrize("name", main.list_commands(click.Context(main)))
 def test_every_command_has_help_and_stands_in_the_readme(name: str) -> None:
-    command = main.commands[name]
+    command = main.get_command(click.Context(main), name)
+    assert command is not None
     assert command.help
     assert f"`gateway {name}" in README
     for option in command.params:
         if isinstance(option, click.Option) and not option.hidden:
             assert option.help
+
+
+def test_the_commands_for_mappings_load_no_database(files: Path) -> None:
+    program = "import sys; from gateway.cli import main; main(['check'], standalone_mode=False)"
+    loaded = "print({'sqlalchemy', 'flask', 'requests'} & {*sys.modules})"
+    guarded = f"import atexit, sys; atexit.register(lambda: {loaded}); {program}"
+    done = subprocess.run([sys.executable, "-c", guarded], capture_output=True, text=True, timeout=30)
+    assert done.stdout == "1 file, 1 test: no errors\nset()\n"
 
 
 def test_check_counts_what_is_right(files: Path) -> None:

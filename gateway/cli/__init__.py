@@ -2,32 +2,47 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import click
 
 from gateway import __version__
-from gateway.app import configure_logging
-from gateway.cli.checking import check
-from gateway.cli.deliveries import deliveries
-from gateway.cli.doctor import doctor
-from gateway.cli.drafting import new
-from gateway.cli.events import events
-from gateway.cli.ingest import ingest
-from gateway.cli.reference import functions
-from gateway.cli.running import migrate_command, serve, worker
-from gateway.cli.schema import schema
-from gateway.cli.sending import destroy, identify, page, request, track
-from gateway.cli.translating import translate_command
+from gateway.logs import configure_logging
+
+#: The module of each command, and its name there where it has another.
+_COMMANDS = {
+    "serve": "running",
+    "worker": "running",
+    "migrate": "running.migrate_command",
+    "new": "drafting",
+    "check": "checking",
+    "translate": "translating.translate_command",
+    "functions": "reference",
+    "schema": "reference",
+    "doctor": "doctor",
+    "events": "events",
+    "deliveries": "deliveries",
+    "ingest": "ingest",
+    **dict.fromkeys(("identify", "track", "page", "destroy", "request"), "sending"),
+}
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Commands(click.Group):
+    """Loads the module of a command when it is asked for: those for mappings start three times as fast."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # as click asks
+        return sorted(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002  # the same
+        if cmd_name not in _COMMANDS:
+            return None
+        module, _, name = _COMMANDS[cmd_name].partition(".")
+        command: click.Command = getattr(import_module(f"gateway.cli.{module}"), name or cmd_name)
+        return command
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
 def main() -> None:
     """Turn webhooks into Customer.io calls: each one arrives, once, in order."""
     configure_logging()
-
-
-for command in (
-    *(serve, worker, migrate_command, new, check, translate_command, doctor, events, deliveries, ingest),
-    *(identify, track, page, destroy, request, schema, functions),
-):
-    main.add_command(command)

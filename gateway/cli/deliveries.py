@@ -22,7 +22,6 @@ from gateway.cli.listing import (
     fields,
     filters,
     go_ahead,
-    json_option,
     limit_option,
     moment,
     plain_lines,
@@ -37,7 +36,7 @@ from gateway.cli.listing import (
     worked_through,
     yes_option,
 )
-from gateway.cli.options import count, plain_errors
+from gateway.cli.options import count, json_option, plain_errors
 from gateway.rework import Done, Rework
 
 _UNSENT: tuple[Status, ...] = ("parked", "pending", "failed")

@@ -9,7 +9,8 @@ from pathlib import Path
 import click
 
 from gateway import config as configuration
-from gateway.cli.options import environment_of, mappings_option, opened, plain_errors
+from gateway.cli.opening import opened
+from gateway.cli.options import environment_of, mappings_option, plain_errors
 from gateway.config import Config
 from gateway.customerio import Client
 from gateway.database import require_schema

@@ -23,7 +23,6 @@ from gateway.cli.listing import (
     fields,
     filters,
     go_ahead,
-    json_option,
     limit_option,
     moment,
     plain,
@@ -38,7 +37,7 @@ from gateway.cli.listing import (
     worked_through,
     yes_option,
 )
-from gateway.cli.options import count, environment_of, mappings_option, plain_errors
+from gateway.cli.options import count, environment_of, json_option, mappings_option, plain_errors
 from gateway.mapping import Mapping as Rules
 from gateway.rework import Replayed, Rework
 

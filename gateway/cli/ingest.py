@@ -14,7 +14,8 @@ import click
 
 from gateway import config as configuration
 from gateway.bodies import Files
-from gateway.cli.options import environment_of, mappings_option, opened, plain_errors
+from gateway.cli.opening import opened
+from gateway.cli.options import environment_of, mappings_option, plain_errors
 from gateway.config import Config
 from gateway.database import Database, migrate, require_schema
 from gateway.errors import ConfigError, StoreError, did_you_mean

@@ -16,7 +16,7 @@ import click
 
 from gateway import config as configuration
 from gateway.archive import DeliveryEntry, DeliveryFilter, EventEntry, EventFilter
-from gateway.cli.options import opened
+from gateway.cli.opening import opened
 from gateway.database import Database, require_schema
 from gateway.rework import PORTION, in_portions
 
@@ -87,7 +87,6 @@ limit_option = click.option(
     "--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="At most so many."
 )
 before_option = click.option("--before", type=ID, metavar="ID", help="Older than this one: the next page.")
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 all_option = click.option("--all", "everything", is_flag=True, help="All that there are.")
 yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
 dry_run_option = click.option("--dry-run", is_flag=True, help="Tell what would happen, and change nothing.")

@@ -1,18 +1,15 @@
-"""What the commands have in common: options, an open database, and errors without a traceback."""
+"""What the commands have in common: options, and errors without a traceback."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 import click
 
-from gateway.config import Config
-from gateway.database import Database, connect
 from gateway.errors import GatewayError
 
 Parameters = ParamSpec("Parameters")
@@ -39,6 +36,9 @@ mappings_option = click.option(
 )
 
 
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
 def environment_of(mappings: Path | None, workers: int | None) -> dict[str, str]:
     """The environment that the options make for the processes that we start."""
     environ = dict(os.environ)
@@ -47,15 +47,6 @@ def environment_of(mappings: Path | None, workers: int | None) -> dict[str, str]
     if workers is not None:
         environ["WEB_CONCURRENCY"] = str(workers)
     return environ
-
-
-@contextmanager
-def opened(config: Config) -> Iterator[Database]:
-    database = connect(config.database_url)
-    try:
-        yield database
-    finally:
-        database.engine.dispose()
 
 
 def count(number: int, noun: str, plural: str | None = None) -> str:

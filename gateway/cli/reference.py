@@ -1,4 +1,4 @@
-"""functions: what an expression may call."""
+"""functions and schema: what the language has, for people and for editors."""
 
 from __future__ import annotations
 
@@ -10,12 +10,23 @@ from typing import Any
 
 import click
 
-from gateway.cli.listing import json_option
+from gateway.cli.options import json_option
 from gateway.errors import did_you_mean
 from gateway.events import JSON
 from gateway.functions import FUNCTIONS, Example, Function
+from gateway.schema import language
 
 WIDTH = 100  # columns
+
+
+@click.command()
+def schema() -> None:
+    """Print the JSON Schema of mapping files, by which editors complete, explain and check them.
+
+    Kept as schema.json beside a mapping, it is used where the first line of the mapping is
+    # yaml-language-server: $schema=schema.json
+    """
+    click.echo(json.dumps(language(), indent=2, ensure_ascii=False))
 
 
 @click.command()

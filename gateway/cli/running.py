@@ -17,7 +17,8 @@ import click
 
 from gateway import config as configuration
 from gateway.alerts import Alerts
-from gateway.cli.options import environment_of, mappings_option, opened, plain_errors
+from gateway.cli.opening import opened
+from gateway.cli.options import environment_of, mappings_option, plain_errors
 from gateway.config import Config
 from gateway.customerio import DEADLINE, Client, DryRun, Sender
 from gateway.database import Database, migrate, require_schema
