@@ -102,7 +102,7 @@ class Expression:
             raise ExpressionError("a value is nested too deep") from None
         except (ArithmeticError, ValueError):  # NaN and infinity: no payload has them, but a caller may
             raise ExpressionError("a number is beyond what can be worked on") from None
-        if isinstance(result, float) and not math.isfinite(result):
+        if type(result) is float and not math.isfinite(result):
             raise ExpressionError("a number is beyond what can be worked on")
         return result
 
@@ -644,7 +644,7 @@ def _literal(node: _Tree) -> Evaluate:
 
 def _field(node: _Tree) -> Evaluate:
     name: str = node["value"]
-    return lambda current, _scope: current.get(name) if isinstance(current, dict) else None
+    return lambda current, _scope: current.get(name) if type(current) is dict else None
 
 
 def _subexpression(node: _Tree) -> Evaluate:
@@ -655,14 +655,41 @@ def _subexpression(node: _Tree) -> Evaluate:
 
 
 def _path(names: Sequence[str]) -> Evaluate:
-    """Compile a.b.c, by far the most frequent expression, into one loop."""
+    """Compile a.b.c, by far the most frequent expression: into one loop, or where it is short into none."""
+    match names:
+        case [first, second]:
+            return _path_of_two(first, second)
+        case [first, second, third]:
+            return _path_of_three(first, second, third)
 
     def evaluate(current: JSON, _scope: Scope) -> JSON:
         for name in names:
-            if not isinstance(current, dict):
+            if type(current) is not dict:
                 return None
             current = current.get(name)
         return current
+
+    return evaluate
+
+
+def _path_of_two(first: str, second: str) -> Evaluate:
+    def evaluate(current: JSON, _scope: Scope) -> JSON:
+        if type(current) is dict and type(below := current.get(first)) is dict:
+            return below.get(second)
+        return None
+
+    return evaluate
+
+
+def _path_of_three(first: str, second: str, third: str) -> Evaluate:
+    def evaluate(current: JSON, _scope: Scope) -> JSON:
+        if (
+            type(current) is dict
+            and type(below := current.get(first)) is dict
+            and type(below := below.get(second)) is dict
+        ):
+            return below.get(third)
+        return None
 
     return evaluate
 
@@ -873,7 +900,59 @@ def _reference(node: _Tree) -> Callable[[JSON, Scope], Any]:
     return lambda _current, scope: lambda value: expression(value, scope)
 
 
-def _call(function: Function, arguments: Sequence[Callable[[JSON, Scope], Any]]) -> Evaluate:
+_Argument: TypeAlias = Callable[[JSON, Scope], Any]
+
+
+def _call(function: Function, arguments: Sequence[_Argument]) -> Evaluate:
+    """Compile a call; one with up to two arguments, as nearly all are, needs no lists and no loops."""
+    call = function.call
+    match arguments:
+        case [] if function.needs_scope and not function.stride:
+            return lambda _current, scope: call(scope)
+        case [only]:
+            return _call_of_one(function, only)
+        case [first, second]:
+            return _call_of_two(function, first, second)
+        case _:
+            return _call_of_any(function, arguments)
+
+
+def _call_of_one(function: Function, argument: _Argument) -> Evaluate:
+    call, takes_null, needs_scope = function.call, function.takes_null, function.needs_scope
+    kinds, finish = function.parameter(0).kinds, _finish(function) if function.stride else None
+
+    def evaluate(current: JSON, scope: Scope) -> JSON:
+        value = argument(current, scope)
+        if value is None and not takes_null:
+            return None
+        if kinds and type(value) not in kinds:
+            raise ExpressionError(function.kind_problem(0, value))
+        result = call(scope, value) if needs_scope else call(value)
+        return finish((value, result), scope) if finish else result
+
+    return evaluate
+
+
+def _call_of_two(function: Function, first: _Argument, second: _Argument) -> Evaluate:
+    call, takes_null, needs_scope = function.call, function.takes_null, function.needs_scope
+    kinds, second_kinds = function.parameter(0).kinds, function.parameter(1).kinds
+    finish = _finish(function) if function.stride else None
+
+    def evaluate(current: JSON, scope: Scope) -> JSON:
+        one, other = first(current, scope), second(current, scope)
+        if (one is None or other is None) and not takes_null:
+            return None
+        if kinds and type(one) not in kinds:
+            raise ExpressionError(function.kind_problem(0, one))
+        if second_kinds and type(other) not in second_kinds:
+            raise ExpressionError(function.kind_problem(1, other))
+        result = call(scope, one, other) if needs_scope else call(one, other)
+        return finish((one, other, result), scope) if finish else result
+
+    return evaluate
+
+
+def _call_of_any(function: Function, arguments: Sequence[_Argument]) -> Evaluate:
     call, takes_null, needs_scope = function.call, function.takes_null, function.needs_scope
     kinds = [(index, kinds) for index in range(len(arguments)) if (kinds := function.parameter(index).kinds)]
     finish = _finish(function) if function.stride else None
@@ -886,27 +965,28 @@ def _call(function: Function, arguments: Sequence[Callable[[JSON, Scope], Any]])
             if type(values[index]) not in allowed:
                 raise ExpressionError(function.kind_problem(index, values[index]))
         result = call(scope, *values) if needs_scope else call(*values)
-        return finish(values, result, scope) if finish else result
+        return finish((*values, result), scope) if finish else result
 
     return evaluate
 
 
 _CALL = 10  # steps that a call takes, however small its arguments
+_FEW = 1_000  # steps: no text and no list that was counted among them is near its limit
 
 
-def _finish(function: Function) -> Callable[[list[JSON], JSON, Scope], JSON]:
-    """Make what counts the work of a function and bounds its result."""
+def _finish(function: Function) -> Callable[[Sequence[JSON], Scope], JSON]:
+    """Make what counts the work of a function and bounds its result, which stands behind its arguments."""
     name, stride = function.name, function.stride
 
-    def finish(values: list[JSON], result: JSON, scope: Scope) -> JSON:
+    def finish(values: Sequence[JSON], scope: Scope) -> JSON:
         steps = _CALL
-        for value in (*values, result):
+        for value in values:
             if type(value) is str:
                 steps += len(value) // stride
             elif type(value) is list or type(value) is dict:
                 steps += len(value)
         scope.budget.spend(steps)
-        return limited(name, result)
+        return values[-1] if steps < _FEW else limited(name, values[-1])
 
     return finish
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from collections.abc import Mapping as ReadOnly
 from dataclasses import dataclass
 from enum import Enum
@@ -24,8 +24,9 @@ from gateway.mapping import (
     ListValue,
     ObjectValue,
     OrNull,
+    Plan,
     Value,
-    is_steering,
+    without_steering,
 )
 from gateway.trace import Trace
 from gateway.wire import plain_text
@@ -43,17 +44,16 @@ class View:
 
 def fields_of(entry: CallRule, defaults: ReadOnly[str, Value], view: View, part: View) -> dict[str, Any]:
     """Work out the fields of a call, as its class takes them. Raises TranslationError."""
-    keys, readers = entry.spec.keys, _READERS[entry.spec.name]
+    plan, readers = entry.plan, _READERS[entry.spec.name]
     values: dict[str, Any] = _identifiers(entry, defaults, view, part)
-    for name, value in entry.fields.items():
-        if (reader := readers.get(name)) is not None:
-            into, read = reader
-            values[into] = read(value, name, view)
-    if (key := keys.get("attributes")) is not None:
-        attributes = _attributes(entry, view)
-        values["attributes"] = _written_out(attributes) if key.kind is Kind.TEXTS else attributes
-    if "timestamp" in keys:
-        values["timestamp"] = _timestamp(entry, defaults, view, part)
+    for name, value in plan.fields:
+        into, read = readers[name]
+        values[into] = read(value, name, view)
+    if plan.takes_attributes:
+        attributes = _attributes(plan, view)
+        values["attributes"] = _written_out(attributes) if plan.texts else attributes
+    if plan.takes_timestamp:
+        values["timestamp"] = _timestamp(plan, defaults, view, part)
     return values
 
 
@@ -61,23 +61,23 @@ def _identifiers(
     entry: CallRule, defaults: ReadOnly[str, Value], view: View, part: View
 ) -> dict[str, str | None]:
     """Resolve whom a call is about: a call that names anybody itself takes nobody from the defaults."""
-    identifiers = entry.spec.identifiers
-    source, seen = entry.fields, view
-    if source.keys().isdisjoint(identifiers):
-        source, seen = defaults, part
-    texts = {name: text_of(source[name], name, seen) or None for name in identifiers if name in source}
+    named: Sequence[tuple[str, Value]]
+    named, seen = entry.plan.identifiers, view
+    if not named:
+        named = [(name, defaults[name]) for name in entry.spec.identifiers if name in defaults]
+        seen = part
+    texts = {name: text_of(value, name, seen) or None for name, value in named}
     if texts and not any(texts.values()):
-        first = source[next(iter(texts))]
         problem = (
             f"null or empty, so '{entry.spec.name}' names nobody; if that may be, give the call a 'when'"
         )
-        raise TranslationError(first.where, ", ".join(texts), problem)
+        raise TranslationError(named[0][1].where, ", ".join(texts), problem)
     return texts
 
 
-def _timestamp(entry: CallRule, defaults: ReadOnly[str, Value], view: View, part: View) -> int | None:
-    if (own := entry.fields.get("timestamp")) is not None:
-        return _unix_seconds(own, "timestamp", view)
+def _timestamp(plan: Plan, defaults: ReadOnly[str, Value], view: View, part: View) -> int | None:
+    if plan.timestamp is not None:
+        return _unix_seconds(plan.timestamp, "timestamp", view)
     if (default := defaults.get("timestamp")) is not None:
         return _unix_seconds(default, "timestamp", part)
     return None
@@ -86,6 +86,8 @@ def _timestamp(entry: CallRule, defaults: ReadOnly[str, Value], view: View, part
 def _unix_seconds(written: Value, name: str, view: View) -> int | None:
     """Resolve a moment: Customer.io would silently replace one it cannot read with the present."""
     value = resolve(written, name, view)
+    if type(value) is int and EARLIEST <= value <= LATEST:
+        return value
     if value is None or value is LEFT_OUT:
         return None
     if type(value) is not int and type(value) is not float:
@@ -101,26 +103,24 @@ def _unix_seconds(written: Value, name: str, view: View) -> int | None:
     raise TranslationError(written.where, name, problem)
 
 
-def _attributes(entry: CallRule, view: View) -> dict[str, JSON]:
-    found = _taken_whole(entry, view)
-    own = entry.fields.get("attributes")
-    for name, value in own.entries if isinstance(own, ObjectValue) else ():
+def _attributes(plan: Plan, view: View) -> dict[str, JSON]:
+    found = {} if plan.attributes_from is None else _taken_whole(plan.attributes_from, view)
+    for name, label, value in plan.attributes:
         # What the author names, the author decides: an expression that gives null leaves the name out.
         found.pop(name, None)
-        resolved = resolve(value, f"attributes.{name}", view)
+        resolved = resolve(value, label, view)
         if resolved is not LEFT_OUT:
             found[name] = resolved
     return found
 
 
-def _taken_whole(entry: CallRule, view: View) -> dict[str, JSON]:
-    value = entry.fields.get("attributes_from")
-    whole = None if value is None else resolve(value, "attributes_from", view)
-    if value is None or whole is None or whole is LEFT_OUT:
+def _taken_whole(value: Value, view: View) -> dict[str, JSON]:
+    whole = resolve(value, "attributes_from", view)
+    if whole is None or whole is LEFT_OUT:
         return {}
     if not isinstance(whole, dict):
         raise TranslationError(value.where, "attributes_from", f"needs an object, got {kind(whole)}")
-    return {name: item for name, item in whole.items() if item is not None and not is_steering(name)}
+    return without_steering(whole)
 
 
 def _required_text(value: Value, name: str, view: View) -> str:
@@ -235,13 +235,15 @@ def _written_out(attributes: dict[str, JSON]) -> dict[str, JSON]:
 def text_of(value: Value, name: str, view: View) -> str | None:
     """Resolve what has to be text; a number is written out."""
     resolved = resolve(value, name, view)
+    if type(resolved) is str:
+        return resolved
     return None if resolved is LEFT_OUT else _as_text(resolved, value.where, name)
 
 
 def _as_text(value: JSON, where: Where, name: str) -> str | None:
     if value is None or isinstance(value, str):
         return value
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if type(value) is not int and type(value) is not float:
         raise TranslationError(where, name, f"must be text or a number, got {kind(value)}")
     try:
         return number_text(value)
@@ -259,10 +261,18 @@ LEFT_OUT: Final = _LeftOut.NOTHING
 
 
 def resolve(value: Value, name: str, view: View) -> JSON | _LeftOut:
+    """Find what a value comes to. Raises TranslationError with its place."""
+    if isinstance(value, Computed):  # as nearly always; `match` asks more slowly, and so would one more call
+        try:
+            found = value.expression.evaluate(view.current, view.scope)
+        except ExpressionError as error:
+            if view.trace is not None:
+                view.trace.evaluated(name, value, None, str(error))
+            raise TranslationError(value.where, name, str(error)) from error
+        if view.trace is not None:
+            view.trace.evaluated(name, value, found)
+        return LEFT_OUT if found is None else found
     match value:
-        case Computed():
-            found = evaluate(value, name, view)
-            return LEFT_OUT if found is None else found
         case Constant():
             return value.value
         case OrNull():
@@ -277,15 +287,8 @@ def resolve(value: Value, name: str, view: View) -> JSON | _LeftOut:
 
 def evaluate(computed: Computed, name: str, view: View) -> JSON:
     """Evaluate an expression. Raises TranslationError with its place."""
-    try:
-        value = computed.expression.evaluate(view.current, view.scope)
-    except ExpressionError as error:
-        if view.trace is not None:
-            view.trace.evaluated(name, computed, None, str(error))
-        raise TranslationError(computed.where, name, str(error)) from error
-    if view.trace is not None:
-        view.trace.evaluated(name, computed, value)
-    return value
+    found = resolve(computed, name, view)
+    return None if found is LEFT_OUT else found
 
 
 def holds(condition: Computed, view: View) -> bool:

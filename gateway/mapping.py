@@ -165,11 +165,22 @@ _STEERING = frozenset(
         *("id", "cio_id", "_update", "_timestamp"),
     }
 )
+_STEERING_PREFIX = "cio_subscription_preferences"
 
 
 def is_steering(name: str) -> bool:
     """Tell whether an attribute is taken from `attributes` only, never out of `attributes_from`."""
-    return name in _STEERING or name.startswith("cio_subscription_preferences")
+    return name in _STEERING or name.startswith(_STEERING_PREFIX)
+
+
+def without_steering(attributes: ReadOnly[str, JSON]) -> dict[str, JSON]:
+    """Take what `attributes_from` may give: neither nulls nor what `is_steering`."""
+    # The test stands here once more because a call of it for each name would take most of the time.
+    return {
+        name: value
+        for name, value in attributes.items()
+        if value is not None and name not in _STEERING and not name.startswith(_STEERING_PREFIX)
+    }
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -216,6 +227,34 @@ Value: TypeAlias = Constant | Computed | OrNull | ObjectValue | ListValue
 
 
 @dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a call says, sorted by how it is worked out, so that nothing about it is left to decide for an event.
+
+    Attributes:
+        identifiers: Whom it is about, in the order of its kind's keys; empty: the defaults say it.
+        fields: Its further keys, in that order too.
+        takes_attributes: Its kind has any.
+        texts: They have to be texts.
+        attributes_from: The object out of the payload that they start with.
+        attributes: Those that were written: the name, the name with which an error tells its place, and the value.
+        takes_timestamp: Its kind has one.
+        timestamp: Its own; None: that of the defaults.
+    """
+
+    identifiers: tuple[tuple[str, Value], ...]
+    fields: tuple[tuple[str, Value], ...]
+    takes_attributes: bool
+    texts: bool
+    attributes_from: Value | None
+    attributes: tuple[tuple[str, str, Value], ...]
+    takes_timestamp: bool
+    timestamp: Value | None
+
+
+_APART = ("attributes", "attributes_from", "timestamp")
+
+
+@dataclass(frozen=True, kw_only=True)
 class CallRule:
     """One entry of an event: the call to make, and when, and for what."""
 
@@ -226,6 +265,27 @@ class CallRule:
     each: Computed | None = None
     connection: str | None = None
     region: str | None = None
+
+    @cached_property
+    def plan(self) -> Plan:
+        """How the fields are worked out."""
+        keys, identifiers = self.spec.keys, self.spec.identifiers
+        attributes = self.fields.get("attributes")
+        entries = attributes.entries if isinstance(attributes, ObjectValue) else ()
+        return Plan(
+            identifiers=tuple((name, self.fields[name]) for name in identifiers if name in self.fields),
+            fields=tuple(
+                (name, value)
+                for name, value in self.fields.items()
+                if name not in identifiers and name not in _APART
+            ),
+            takes_attributes="attributes" in keys,
+            texts="attributes" in keys and keys["attributes"].kind is Kind.TEXTS,
+            attributes_from=self.fields.get("attributes_from"),
+            attributes=tuple((name, f"attributes.{name}", value) for name, value in entries),
+            takes_timestamp="timestamp" in keys,
+            timestamp=self.fields.get("timestamp"),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from hashlib import sha256
 from typing import Literal
 
-from gateway.calls import CALLS, Address, Call, Occurrence, address, as_json, lanes
+from gateway.calls import CALLS, Address, Call, Occurrence, Page, Screen, Track, address, as_json, lanes
 from gateway.errors import TranslationError
 from gateway.events import JSON, Event
 from gateway.fields import LEFT_OUT, View, evaluate, field_place, fields_of, holds, resolve, text_of
 from gateway.functions import Budget, Scope, kind
 from gateway.limits import violations
-from gateway.mapping import CallRule, Constant, Mapping, Rule, Value, find_rule
+from gateway.mapping import CallRule, Computed, Constant, Mapping, Rule, Value, find_rule
 from gateway.trace import Trace
-from gateway.ulids import is_ulid, ulid, ulid_of_text
+from gateway.ulids import is_ulid, ulid_of_text
+from gateway.ulids import ulid as ulid_of_time
 
 MAX_PARTS = 10_000
 MAX_CALLS = 1_000
 #: Bytes at the end of an identity by which a call that is sent again on purpose differs from the first.
 SALT = 8
+#: Each `Occurrence`: isinstance takes several times as long for a union.
+_OCCURRENCES = (Track, Page, Screen)
 
 
-@dataclass(frozen=True, kw_only=True)
+# Nobody changes one, nor a Translation, but frozen ones take more than twice as long to make.
+@dataclass(kw_only=True, slots=True)
 class Planned:
     """One call that an event asks for, and where it goes.
 
@@ -51,10 +55,10 @@ class Planned:
     @property
     def sealed(self) -> Call:
         """What is stored and sent: the call with its ULID."""
-        return replace(self.call, event_id=self.ulid) if isinstance(self.call, Occurrence) else self.call
+        return replace(self.call, event_id=self.ulid) if isinstance(self.call, _OCCURRENCES) else self.call
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True, slots=True)
 class Translation:
     """What an event comes to: calls, nothing (with the reason), or a problem.
 
@@ -80,7 +84,7 @@ def translate(
         salt: SALT bytes, at most, that make each call another one, for the database and for Customer.io alike.
         trace: Where to write down how it went.
     """
-    work = _Work(mapping=mapping, event=event, salt=salt, trace=trace)
+    work = _Work(mapping, event, salt, trace)
     if mapping.split is None:
         return _translated(work, event.payload)
     try:
@@ -104,7 +108,7 @@ def event_key(mapping: Mapping, event: Event) -> str | None:
     """
     if mapping.event_key is None:
         return None
-    work = _Work(mapping=mapping, event=event)
+    work = _Work(mapping, event)
     if mapping.split is None:
         return _own_key(mapping, _routed(mapping, _view(work, event.payload)))
     try:
@@ -112,10 +116,9 @@ def event_key(mapping: Mapping, event: Event) -> str | None:
         keys = [_own_key(mapping, _routed(mapping, _view(work, part))) for part in parts]
     except TranslationError:
         return None
-    return _CANONICAL.encode(keys) if keys and all(keys) else None
+    return _canonical(keys) if keys and all(keys) else None
 
 
-@dataclass(kw_only=True, slots=True)
 class _Work:
     """One event that is being translated, and what its parts have to agree on.
 
@@ -127,15 +130,16 @@ class _Work:
         budget: What all expressions together may still cost.
     """
 
-    mapping: Mapping
-    event: Event
-    salt: bytes = b""
-    trace: Trace | None = None
-    keys: set[str] = field(default_factory=set)
-    event_ids: set[str] = field(default_factory=set)
-    equals: dict[str, int] = field(default_factory=dict)
-    calls: int = 0
-    budget: Budget = field(default_factory=Budget)
+    def __init__(self, mapping: Mapping, event: Event, salt: bytes = b"", trace: Trace | None = None) -> None:
+        self.mapping = mapping
+        self.event = event
+        self.salt = salt
+        self.trace = trace
+        self.keys: set[str] = set()
+        self.event_ids: set[str] = set()
+        self.equals: dict[str, int] = {}
+        self.calls = 0
+        self.budget = Budget()
 
 
 def _view(work: _Work, part: JSON) -> View:
@@ -194,8 +198,9 @@ def _summed_up(problems: list[TranslationError | None]) -> TranslationError | No
     if not found:
         return None
     number, first = found[0]
-    others = f" (and so {len(found) - 1} more of its parts)" if len(found) > 1 else ""
-    problem = f"{first.problem}; this is part {number} of {len(problems)}{others}"
+    others = len(found) - 1
+    also = f", and {others} other part{' fails' if others == 1 else 's fail'} too" if others else ""
+    problem = f"{first.problem}; this is part {number} of {len(problems)}{also}"
     return TranslationError(first.where, first.field, problem)
 
 
@@ -237,7 +242,7 @@ def _of_part(work: _Work, part: View) -> Translation:
         return _ignored(scope, reasons[0] if reasons else _why_no_calls(rule))
     _refuse_equal_event_ids(drafts, work.event_ids)
     work.calls += len(drafts)
-    planned = tuple(_planned(work, drafts))
+    planned = tuple([_planned(work, draft) for draft in drafts])
     return Translation(status="accepted", event_type=scope.event_type, planned=planned)
 
 
@@ -254,7 +259,7 @@ def _key_of_part(work: _Work, part: View) -> str | None:
     if own in work.keys:
         return None
     work.keys.add(own)
-    return hashlib.sha256(own.encode(errors="surrogatepass")).hexdigest()
+    return sha256(own.encode(errors="surrogatepass")).hexdigest()
 
 
 def _tell_rule(trace: Trace, rule: Rule | None) -> None:
@@ -282,12 +287,15 @@ class _Draft:
     """A call before it is sealed.
 
     Attributes:
+        connection, region: Where it goes.
         content: The call as JSON.
         told: What makes the call the same call, whenever its event is translated again: a list in JSON.
     """
 
     rule: CallRule
     call: Call
+    connection: str
+    region: str | None
     whom: Address | None
     content: dict[str, JSON]
     told: str
@@ -314,31 +322,33 @@ def _reason(entry: CallRule) -> str:
     return str(reason.value) if isinstance(reason, Constant) else "the mapping says 'ignore'"
 
 
-def _occasions(entry: CallRule, part: View) -> Iterator[View]:
-    """Go through what a call is to be made for: the part, or each item, if its `when` is true."""
-    for view in _items(entry, part):
-        if entry.when is None or holds(entry.when, view):
+def _occasions(entry: CallRule, part: View) -> Iterable[View]:
+    """Give what a call is to be made for: the part, or each item, if its `when` is true."""
+    if part.trace is not None:
+        part.trace.tell(2, entry.spec.name, entry.where)
+    views = (part,) if entry.each is None else _items(entry.each, part)
+    return views if entry.when is None else _fitting(entry.when, views)
+
+
+def _fitting(when: Computed, views: Iterable[View]) -> Iterator[View]:
+    for view in views:
+        if holds(when, view):
             yield view
         elif view.trace is not None:
             view.trace.tell(3, "no call: its 'when' is not true")
 
 
-def _items(entry: CallRule, part: View) -> Iterator[View]:
-    if part.trace is not None:
-        part.trace.tell(2, entry.spec.name, entry.where)
-    if entry.each is None:
-        yield part
-        return
-    items = evaluate(entry.each, "each", part)
+def _items(each: Computed, part: View) -> Iterator[View]:
+    items = evaluate(each, "each", part)
     if items is None:
         return
     if not isinstance(items, list):
         problem = f"needs a list, got {kind(items)}; write =to_array(…) for one or many"
-        raise TranslationError(entry.each.where, "each", problem)
+        raise TranslationError(each.where, "each", problem)
     for number, item in enumerate(items):
         if part.trace is not None:
             part.trace.tell(3, f"item {number} of its 'each'")
-        yield View(current=item, scope=replace(part.scope, index=number), trace=part.trace)
+        yield View(current=item, scope=part.scope.inside_each(number), trace=part.trace)
 
 
 def _draft(work: _Work, key: str, entry: CallRule, view: View, part: View) -> _Draft:
@@ -349,33 +359,29 @@ def _draft(work: _Work, key: str, entry: CallRule, view: View, part: View) -> _D
         values["timestamp"] = event.received_at
     call = CALLS[entry.spec.name](**values)
     content = as_json(call)
-    told = _told(event.source, key, *_way(mapping, entry), content, undated=undated)
+    connection, region = entry.connection or mapping.connection, entry.region or mapping.region
+    # The tag keeps an `event_id` from ever standing for some event's key, or the other way round.
+    named = ("event_id", content["event_id"]) if "event_id" in content else ("key", key)
+    told = _told([event.source, *named, connection, region, _undated(content) if undated else content])
     whom = address(call)
     for violation in violations(call, whom=whom, text=told):
         field, place = field_place(violation.field, entry, mapping.defaults)
         raise TranslationError(place, field, violation.problem)
     assert told is not None, "a call that JSON cannot write violates a limit"
-    return _Draft(rule=entry, call=call, whom=whom, content=content, told=told)
+    return _Draft(
+        rule=entry, call=call, connection=connection, region=region, whom=whom, content=content, told=told
+    )
 
 
-def _way(mapping: Mapping, entry: CallRule) -> tuple[str, str | None]:
-    """Give the connection and the region that a call goes to."""
-    return entry.connection or mapping.connection, entry.region or mapping.region
+def _undated(content: dict[str, JSON]) -> dict[str, JSON]:
+    """Take off a timestamp that is only the time of receipt, and so no part of what the call is."""
+    return {name: value for name, value in content.items() if name != "timestamp"}
 
 
-def _told(
-    source: str, key: str, connection: str, region: str | None, content: dict[str, JSON], *, undated: bool
-) -> str | None:
-    """Write down what makes a call the same call; None: it holds a number that JSON cannot write.
-
-    An undated call's timestamp is only the time of receipt, which is no part of what the call is.
-    """
-    if undated:
-        content = {name: value for name, value in content.items() if name != "timestamp"}
-    # The tag keeps an `event_id` from ever standing for some event's key, or the other way round.
-    named = ["event_id", content["event_id"]] if "event_id" in content else ["key", key]
+def _told(facts: object) -> str | None:
+    """Write down what makes a call the same call; None: it holds a number that JSON cannot write."""
     try:
-        return _CANONICAL.encode([source, *named, connection, region, content])
+        return _canonical(facts)
     except ValueError:
         return None
 
@@ -384,8 +390,8 @@ def _refuse_equal_event_ids(drafts: list[_Draft], earlier: set[str]) -> None:
     """Refuse an event id that another call of the event has; *earlier* are those of the parts before."""
     seen: set[str] = set()
     for draft in drafts:
-        event_id = getattr(draft.call, "event_id", None)
-        if event_id is None:
+        event_id = draft.content.get("event_id")
+        if not isinstance(event_id, str):
             continue
         event_id = event_id.upper() if is_ulid(event_id) else event_id
         if event_id in seen or event_id in earlier:
@@ -398,40 +404,55 @@ def _refuse_equal_event_ids(drafts: list[_Draft], earlier: set[str]) -> None:
     earlier |= seen
 
 
-def _planned(work: _Work, drafts: list[_Draft]) -> Iterator[Planned]:
-    salt = work.salt
-    for draft in drafts:
-        connection, region = _way(work.mapping, draft.rule)
-        number = work.equals.get(draft.told, 0)
-        work.equals[draft.told] = number + 1
-        identity = hashlib.sha256(f"{draft.told[:-1]},{number}]".encode()).digest()
-        identity = identity[: len(identity) - len(salt)] + salt
-        ulid = _ulid_of(draft.call, work.event.source, connection, identity, salt)
-        yield Planned(
-            call=draft.call,
-            connection=connection,
-            region=region,
-            identity=identity,
-            ulid=ulid,
-            lanes=lanes(connection, draft.call, draft.whom),
-            text=_STORED.encode(draft.content if ulid is None else {**draft.content, "event_id": ulid}),
-        )
+def _planned(work: _Work, draft: _Draft) -> Planned:
+    """Seal a call: give it what tells it apart, and write it down."""
+    number, salt = work.equals.get(draft.told, 0), work.salt
+    work.equals[draft.told] = number + 1
+    identity = sha256(f"{draft.told[:-1]},{number}]".encode()).digest()
+    if salt:
+        identity = identity[: -len(salt)] + salt
+    ulid, content = None, draft.content
+    if isinstance(draft.call, _OCCURRENCES):
+        ulid = _ulid_of(draft.call, work.event.source, draft.connection, identity, salt)
+        content = {**content, "event_id": ulid}
+    return Planned(
+        call=draft.call,
+        connection=draft.connection,
+        region=draft.region,
+        identity=identity,
+        ulid=ulid,
+        lanes=lanes(draft.connection, draft.call, draft.whom),
+        text=_stored(content),
+    )
 
 
-# Made once: json.dumps would make one for each text.
-_STORED = json.JSONEncoder(separators=(",", ":"), check_circular=False)
-_CANONICAL = json.JSONEncoder(separators=(",", ":"), check_circular=False, sort_keys=True, allow_nan=False)
-
-
-def _ulid_of(call: Call, source: str, connection: str, identity: bytes, salt: bytes) -> str | None:
-    """Find the ULID by which Customer.io drops a repeat, if a call is of a kind that has one."""
-    if not isinstance(call, Occurrence):
-        return None
+def _ulid_of(call: Occurrence, source: str, connection: str, identity: bytes, salt: bytes) -> str:
+    """Find the ULID by which Customer.io drops a repeat."""
     if call.event_id is None or salt:
         assert call.timestamp is not None, "a track or page always has a timestamp, if only of its receipt"
-        return ulid(call.timestamp * 1000, hashlib.sha256(identity).digest() if salt else identity)
+        return ulid_of_time(call.timestamp * 1000, sha256(identity).digest() if salt else identity)
     if is_ulid(call.event_id):
         return call.event_id.upper()
     # Two webhooks that carry the same event_id may agree on nothing else and still mean the same occurrence.
-    told = ",".join(map(_CANONICAL.encode, (source, connection, call.event_id)))
-    return ulid_of_text(f"[{told}]")
+    return ulid_of_text(_canonical([source, connection, call.event_id]))
+
+
+def writer(*, canonical: bool) -> Callable[[object], str]:
+    """Make what writes compact JSON in ASCII, *canonical* with its names sorted and without NaN.
+
+    json.dumps would make an encoder for each text, and JSONEncoder.encode half of one, which takes as long as
+    to write a short text.
+    """
+    encoder = json.JSONEncoder(
+        separators=(",", ":"), check_circular=False, sort_keys=canonical, allow_nan=not canonical
+    )
+    make = getattr(json.encoder, "c_make_encoder", None)
+    if make is None:  # an interpreter without the module in C
+        return encoder.encode
+    ascii_text = json.encoder.encode_basestring_ascii
+    write = make(None, encoder.default, ascii_text, None, ":", ",", canonical, False, not canonical)
+    return lambda value: "".join(write(value, 0))
+
+
+_stored = writer(canonical=False)
+_canonical = writer(canonical=True)

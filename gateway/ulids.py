@@ -8,18 +8,26 @@ import re
 _YEAR_2020 = 1_577_836_800_000
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
+_LENGTH = 26
 _ULID = re.compile(f"[0-7][{_ALPHABET}]{{25}}", re.IGNORECASE | re.ASCII)
 
 
 def is_ulid(text: str) -> bool:
     """Tell whether a text is a ULID, in either case."""
-    return _ULID.fullmatch(text) is not None
+    return len(text) == _LENGTH and _ULID.fullmatch(text) is not None
 
 
 def ulid(milliseconds: int, digest: bytes) -> str:
     """Write 48 bits of time and the first 80 of a hash in Crockford's base 32."""
-    number = milliseconds << 80 | int.from_bytes(digest[:10], "big")
-    return "".join([_PAIRS[number >> shift & 1023] for shift in range(120, -1, -10)])
+    # Three numbers that fit a machine's words: one of 128 bits takes twice as long to take apart.
+    time, first, second = milliseconds, int.from_bytes(digest[:5], "big"), int.from_bytes(digest[5:10], "big")
+    pairs = _PAIRS
+    return (
+        f"{pairs[time >> 40 & 1023]}{pairs[time >> 30 & 1023]}{pairs[time >> 20 & 1023]}"
+        f"{pairs[time >> 10 & 1023]}{pairs[time & 1023]}"
+        f"{pairs[first >> 30]}{pairs[first >> 20 & 1023]}{pairs[first >> 10 & 1023]}{pairs[first & 1023]}"
+        f"{pairs[second >> 30]}{pairs[second >> 20 & 1023]}{pairs[second >> 10 & 1023]}{pairs[second & 1023]}"
+    )
 
 
 def ulid_of_text(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -464,6 +465,15 @@ def test_index_is_known_inside_each() -> None:
     data: JSON = None
     inside = Scope(root=data, body=data, headers={}, query={}, received_at=0, index=3)
     assert compile_expression("index()", Names(inside_each=True)).evaluate(data, inside) == 3
+
+
+def test_an_item_sees_what_its_part_sees() -> None:
+    part = Scope(root=1, body=2, headers={"a": "b"}, query={"c": "d"}, received_at=3, event_type="e")
+    part.let, part.known, part.tables = {"f": lambda _current, _scope: 4}, {"g": 5}, {"h": {"i": 6}}
+    inside = part.inside_each(7)
+    assert inside == replace(part, index=7)
+    assert inside.budget is part.budget
+    assert inside.known is part.known
 
 
 # Nothing leaks, nothing explodes

@@ -311,7 +311,7 @@ def test_a_part_that_fails_is_recorded_as_such_and_the_others_go_on() -> None:
     assert [as_json(each.call)["name"] for each in found.planned] == ["open", "click"]
     assert str(found.problem) == (
         "m.yaml:24:27: name: null or empty; if that may be, write =not_null(…, 'another text'), or give the call"
-        " a 'when'; this is part 2 of 4 (and so 1 more of its parts)"
+        " a 'when'; this is part 2 of 4, and 1 other part fails too"
     )
 
 

@@ -36,7 +36,7 @@ from gateway.compiler import parse
 from gateway.errors import TranslationError
 from gateway.events import JSON, Event
 from gateway.mapping import Mapping
-from gateway.translate import SALT, Planned, Translation, event_key, translate
+from gateway.translate import SALT, Planned, Translation, event_key, translate, writer
 
 NOW = 1767225600
 HEAD = "version: 1\nsource: shop\nverify: none\nevent_key: none\nevent_type: =type\n"
@@ -793,6 +793,18 @@ def test_an_identity_is_the_hash_of_what_makes_a_call_the_same_call() -> None:
         '{"attributes":{"n":1},"call":"track","event_id":"o","id":"u","name":"x"},0]'
     )
     assert one({"n": 1, "eid": "o"}).identity == hashlib.sha256(told.encode()).digest()
+
+
+@pytest.mark.parametrize("encoder", [json.encoder.c_make_encoder, None])  # type: ignore[attr-defined]
+def test_a_call_is_written_as_json_writes_it(encoder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(json.encoder, "c_make_encoder", encoder)
+    value = {"ü": ['😀"\n', 1.5, 10**30, True, None], "b": {}, "a": {"d": 1e22, "c": -0.0}}
+    compact: Any = {"separators": (",", ":")}
+    assert writer(canonical=False)(value) == json.dumps(value, **compact)
+    assert writer(canonical=True)(value) == json.dumps(value, sort_keys=True, **compact)
+    assert writer(canonical=False)(float("nan")) == "NaN"
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        writer(canonical=True)([float("nan")])
 
 
 def test_the_same_event_translated_again_gives_the_same_identities_and_ulids() -> None:

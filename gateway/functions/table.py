@@ -66,6 +66,23 @@ class Scope:
     tables: Mapping[str, Mapping[str, JSON]] = field(default_factory=dict)
     budget: Budget = field(default_factory=Budget)
 
+    # dataclasses.replace looks at each field anew, which takes four times as long.
+    def inside_each(self, index: int) -> Scope:
+        """Give what an expression sees of one item under `each`."""
+        return Scope(
+            root=self.root,
+            body=self.body,
+            headers=self.headers,
+            query=self.query,
+            received_at=self.received_at,
+            event_type=self.event_type,
+            index=index,
+            let=self.let,
+            known=self.known,
+            tables=self.tables,
+            budget=self.budget,
+        )
+
 
 Evaluate: TypeAlias = Callable[[JSON, Scope], JSON]  # a compiled expression: current value, scope
 Apply: TypeAlias = Callable[[JSON], JSON]  # an argument like &field, bound to its scope
