@@ -452,16 +452,16 @@ def _value() -> Schema:
 
 def _constant() -> Schema:
     """What holds no expression, unless it is marked as literal."""
-    literal = {**_IS_OBJECT, "required": ["literal"], "maxProperties": 1}
-    return _unless(
-        literal,
-        {
+    return {
+        "if": {**_IS_OBJECT, "required": ["literal"]},
+        "then": {"maxProperties": 1},
+        "else": {
             "pattern": "^(?!=)",
             "errorMessage": 'A table has no expressions; text that starts with = is written {literal: "=…"}',
             "items": _refer("constant"),
             "additionalProperties": _refer("constant"),
         },
-    )
+    }
 
 
 # How a sender proves itself

@@ -343,6 +343,7 @@ BAD = [
     trying("- {name: x, body: {}, expect: [{call: ignore}]}"),
     trying("- {name: x, body: {}, expect: [{error: [x]}]}"),
     trying("- {name: x, body: {}, expect: {}}"),
+    f"{HEAD}tables: {{t: {{a: {{literal: x, b: 1}}}}}}\nevents: {{}}\n",
     with_call("page, id: =id, url: pricing"),
     with_call("page, id: =id, url: {literal: ftp://x}"),
     with_call("add_relationships, id: =id, objects: []"),
