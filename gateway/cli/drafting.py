@@ -15,6 +15,7 @@ from gateway.checks import run_tests
 from gateway.cli.captured import payload_loader, read_payload, read_sent
 from gateway.cli.options import plain_errors
 from gateway.compiler import parse
+from gateway.compiler.values import NAME
 from gateway.draft import Draft, DraftError, draft
 from gateway.errors import ConfigError
 from gateway.events import JSON
@@ -62,7 +63,7 @@ def new(source: str, payload: Path, headers: Path | None, output: Path | None) -
 
 
 def _check_name(source: str) -> None:
-    if not re.fullmatch("[a-z0-9-]+", source):
+    if not NAME.fullmatch(source):
         better = re.sub("[^a-z0-9]+", "-", source.lower()).strip("-")
         guess = f"; did you mean {better}?" if better else ""
         raise ConfigError(

@@ -6,7 +6,7 @@ import json
 
 from gateway import document
 from gateway.calls import CALLS
-from gateway.compiler.notes import Notes, is_empty, refuse_unknown_keys, refuse_unless_absent
+from gateway.compiler.notes import Notes, entries_of, is_empty, refuse_unknown_keys, refuse_unless_absent
 from gateway.document import ListNode, Node, ObjectNode, Scalar
 from gateway.events import JSON
 from gateway.mapping import MappingTest
@@ -65,11 +65,8 @@ def _test_text(node: Node, name: str, notes: Notes) -> str:
 
 
 def _test_texts(node: ObjectNode, name: str, notes: Notes) -> dict[str, str]:
-    written = node.get(name)
-    if isinstance(written, ObjectNode):
-        return {str(key.value): _test_text(value, str(key.value), notes) for key, value in written.entries}
-    refuse_unless_absent(written, f"'{name}' must be an object of names and texts", notes)
-    return {}
+    entries = entries_of(node.get(name), f"'{name}' must be an object of names and texts", notes)
+    return {str(key.value): _test_text(value, str(key.value), notes) for key, value in entries}
 
 
 def _test_time(node: ObjectNode, notes: Notes) -> int:
@@ -95,13 +92,14 @@ def _expectation(node: ObjectNode, notes: Notes) -> tuple[tuple[dict[str, JSON],
             )
             error = written.get("error")
             if not written.entries:
-                notes.error(written.where, "test", "'expect' must be a list of calls, or {error: text}")
+                notes.error(written.where, "test", _EXPECT)
             return None, "" if error is None else _test_text(error, "error", notes)
         case _:
-            refuse_unless_absent(
-                written, "'expect' must be a list of calls ([] for none), or {error: text}", notes
-            )
+            refuse_unless_absent(written, _EXPECT, notes)
     return (), None
+
+
+_EXPECT = "'expect' must be a list of calls ([] for none), or {error: text}"
 
 
 def _expected_call(node: Node, notes: Notes) -> dict[str, JSON]:

@@ -73,9 +73,7 @@ _TEMPLATE = re.compile(r"\$?\{\{?\s*(.*?)\s*\}?\}|\$\.(.*)")
 
 def _suggestion(node: Node, name: str) -> str:
     """Guess the expression that was meant: the text itself, or without the marks of another language."""
-    if not isinstance(node, Scalar):
-        return "; it is text that starts with ="
-    if node.value is None:
+    if not isinstance(node, Scalar) or node.value is None:
         return "; it is text that starts with ="
     if not isinstance(node.value, str):
         return f"; a constant is written  {name}: =`{json.dumps(node.value)}`"

@@ -11,6 +11,7 @@ from gateway.compiler.events import read_rules, routes_of
 from gateway.compiler.expression import read_expression, read_optional_expression
 from gateway.compiler.notes import (
     Notes,
+    entries_of,
     is_empty,
     name_of,
     refuse_empty,
@@ -155,12 +156,8 @@ def _defaults(top: ObjectNode, names: Names, notes: Notes) -> dict[str, Value]:
 
 def _let(top: ObjectNode, names: Names, notes: Notes) -> dict[str, Value]:
     """Read the variables; one that is wrong is known all the same, so that its uses are not called wrong too."""
-    node = top.get("let")
-    if not isinstance(node, ObjectNode):
-        refuse_unless_absent(node, "'let' must be an object of names and values", notes)
-        return {}
     let: dict[str, Value] = {}
-    for key, written in node.entries:
+    for key, written in entries_of(top.get("let"), "'let' must be an object of names and values", notes):
         earlier = replace(names, variables=frozenset(let))
         value = read_value(written, earlier, notes)
         let[str(key.value)] = value or Constant(where=written.where, value=None)
@@ -168,20 +165,14 @@ def _let(top: ObjectNode, names: Names, notes: Notes) -> dict[str, Value]:
 
 
 def _tables(top: ObjectNode, notes: Notes) -> dict[str, dict[str, JSON]]:
-    node = top.get("tables")
-    if not isinstance(node, ObjectNode):
-        refuse_unless_absent(
-            node, "'tables' must be an object: the name of each table, and its entries", notes
-        )
-        return {}
-    return {str(key.value): _table(str(key.value), entries, notes) for key, entries in node.entries}
+    text = "'tables' must be an object: the name of each table, and its entries"
+    tables = entries_of(top.get("tables"), text, notes)
+    return {str(key.value): _table(str(key.value), entries, notes) for key, entries in tables}
 
 
 def _table(name: str, node: Node, notes: Notes) -> dict[str, JSON]:
-    if not isinstance(node, ObjectNode):
-        refuse_unless_absent(node, f"the table '{name}' must be an object of keys and values", notes)
-        return {}
-    return {str(key.value): read_constant(value, notes) for key, value in node.entries}
+    entries = entries_of(node, f"the table '{name}' must be an object of keys and values", notes)
+    return {str(key.value): read_constant(value, notes) for key, value in entries}
 
 
 def _named_defaults(top: ObjectNode) -> frozenset[str]:

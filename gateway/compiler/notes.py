@@ -51,6 +51,14 @@ def refuse_unless_absent(node: Node | None, text: str, notes: Notes) -> None:
         notes.error(node.where, "wrong-kind", text)
 
 
+def entries_of(node: Node | None, text: str, notes: Notes) -> tuple[tuple[Scalar, Node], ...]:
+    """Give the entries of what has to be an object, if it is there; refuse anything else."""
+    if isinstance(node, ObjectNode):
+        return node.entries
+    refuse_unless_absent(node, text, notes)
+    return ()
+
+
 def refuse_empty(node: Node, label: str, notes: Notes) -> None:
     match node:
         case Scalar():

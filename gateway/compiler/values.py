@@ -101,13 +101,10 @@ def read_region(node: ObjectNode, notes: Notes) -> str | None:
 
 def _attributes(node: Node, name: str, names: Names, notes: Notes) -> Value | None:
     if isinstance(node, ObjectNode):
-        entries = [(str(key.value), read_value(value, names, notes)) for key, value in node.entries]
         for key, _ in node.entries:
             if not key.value:
                 notes.error(key.where, "attribute-name", "an attribute needs a name")
-        return ObjectValue(
-            where=node.where, entries=tuple((key, value) for key, value in entries if value is not None)
-        )
+        return _entries(node, names, notes)
     if isinstance(node, Scalar) and is_expression(node):
         text = f"'{name}' lists attributes one by one; a whole object is taken by  {name}_from: {node.value}"
     else:
@@ -167,11 +164,10 @@ def read_constant(node: Node, notes: Notes) -> JSON:
         return document.plain(wrapped)
     match node:
         case Scalar() if is_expression(node):
-            text = (
-                "this is fixed when the file is read, so it cannot be an expression; text that starts with ="
+            text = "this is fixed when the file is read, so it cannot be an expression"
+            notes.error(
+                node.where, "not-literal", f'{text}; text that starts with = is written {{literal: "=…"}}'
             )
-            text += ' is written {literal: "=…"}'
-            notes.error(node.where, "not-literal", text)
         case Scalar():
             return node.value
         case ListNode():
@@ -202,10 +198,14 @@ def _object(node: ObjectNode, names: Names, notes: Notes) -> Value | None:
     if or_null is not None:
         computed = read_expression(or_null, "or_null", names, notes)
         return None if computed is None else OrNull(where=node.where, computed=computed)
-    entries = [(str(key.value), read_value(value, names, notes)) for key, value in node.entries]
-    return ObjectValue(
-        where=node.where, entries=tuple((key, value) for key, value in entries if value is not None)
-    )
+    return _entries(node, names, notes)
+
+
+def _entries(node: ObjectNode, names: Names, notes: Notes) -> ObjectValue:
+    """Compile what stands in an object, under any names."""
+    compiled = [(str(key.value), read_value(value, names, notes)) for key, value in node.entries]
+    entries = tuple((key, value) for key, value in compiled if value is not None)
+    return ObjectValue(where=node.where, entries=entries)
 
 
 def _person(node: Node, name: str, names: Names, notes: Notes, key: Key) -> Value | None:
@@ -282,31 +282,30 @@ def _values(node: Node, name: str, names: Names, notes: Notes, _key: Key) -> Val
 def _check_written(name: str, key: Scalar, value: Value, notes: Notes) -> None:
     """Judge what is known of a value of a raw request before any webhook comes."""
     if name == "headers":
-        literal = _known(value, unknown="")
-        if problem := header_problem(str(key.value), literal):
+        if problem := header_problem(str(key.value), _known(value)):
             notes.error(key.where, "header", f"the header '{key.value}' {problem}")
-    elif name in ("query", "form") and (problem := value_problem(_known(value, unknown=""))):
+    elif name in ("query", "form") and (problem := value_problem(_known(value))):
         notes.error(value.where, "wrong-kind", f"'{key.value}' in '{name}' {problem}")
 
 
-def _known(value: Value, unknown: JSON) -> JSON:
-    """Give as much of a value as is known, with *unknown* for what an expression finds."""
+def _known(value: Value) -> JSON:
+    """Give as much of a value as is known, with an empty text for what an expression finds."""
     match value:
         case Constant():
             return value.value
         case ObjectValue():
             return {}
         case ListValue():
-            return [_known(item, unknown) for item in value.items]
+            return [_known(item) for item in value.items]
         case _:
-            return unknown
+            return ""
 
 
 def _texts(node: Node, name: str, names: Names, notes: Notes) -> Value | None:
     """Compile attributes that have to be texts."""
     value = _attributes(node, name, names, notes)
     for attribute, each in value.entries if isinstance(value, ObjectValue) else ():
-        known = _known(each, unknown="")
+        known = _known(each)
         if known is None or isinstance(known, list | dict):
             notes.error(each.where, "wrong-kind", f"'{attribute}' has to be text; write =to_string(…)")
     return value
