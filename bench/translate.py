@@ -34,7 +34,6 @@ from collections.abc import Mapping as Map
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
-from types import NoneType
 from typing import Any, TypeAlias
 
 import jmespath
@@ -427,19 +426,8 @@ def _signature(function: Function) -> list[dict[str, Any]]:
 def _types(parameter: Parameter) -> list[str]:
     if parameter.expression:
         return ["expref"]
-    names = {_TYPES[kind] for kind in parameter.kinds}
+    names = {str(FUNCTIONS["type"].call(kind())) for kind in parameter.kinds}
     return sorted(names | {"null"}) if names else []
-
-
-_TYPES: dict[type, str] = {
-    str: "string",
-    int: "number",
-    float: "number",
-    bool: "boolean",
-    list: "array",
-    dict: "object",
-    NoneType: "null",
-}
 
 
 def _applied(reference: Any) -> Callable[[JSON], JSON]:

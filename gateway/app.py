@@ -14,7 +14,7 @@ from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
 from gateway import config as configuration
 from gateway.database import OTHER_SCHEMA, Database, connect, require_schema
-from gateway.errors import StoreError, told
+from gateway.errors import StoreError, defect
 from gateway.logs import configure_logging
 from gateway.metrics import CONTENT_TYPE, Metrics
 from gateway.receiver import WRONG_METHOD, Arrived, Receiver, Taken, translate_and_record
@@ -95,7 +95,7 @@ def _http_error(error: HTTPException) -> tuple[dict[str, Any], int, list[tuple[s
 
 def _unexpected_error(error: Exception) -> tuple[dict[str, Any], int, dict[str, str]]:
     """A defect of ours: the sender keeps the webhook, and the log names the place but no value."""
-    log.error("%s", told(error))
+    log.error("%s", defect(error))
     return (
         {"error": "an error of the gateway's own; send the webhook again later"},
         503,

@@ -118,11 +118,19 @@ class StoreError(GatewayError):
     """The database cannot take or give what was asked, for now; trying again later may work."""
 
 
-def told(error: Exception) -> str:
+def defect(error: Exception) -> str:
     """Tell of a defect of ours by its kind and place: its text may hold anything."""
     frames = traceback.extract_tb(error.__traceback__)
     place = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "?"
     return f"unexpected {type(error).__name__} at {place}"
+
+
+SHOWN = 40  # characters of what stands in a mapping file that an error text repeats
+
+
+def shortened(text: str, most: int = SHOWN) -> str:
+    """Give as much of a text as is shown of it, and say that there is more."""
+    return text if len(text) <= most else f"{text[:most]}…"
 
 
 def printable(text: str, most: int) -> str:

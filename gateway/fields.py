@@ -13,7 +13,7 @@ from gateway.calls import field_of
 from gateway.errors import ExpressionError, TranslationError, Where
 from gateway.events import JSON
 from gateway.functions import Scope, kind, number_text, truthy
-from gateway.limits import EARLIEST, LATEST
+from gateway.limits import EARLIEST, LATEST, is_moment
 from gateway.mapping import (
     SPECS,
     CallRule,
@@ -86,7 +86,7 @@ def _timestamp(plan: Plan, defaults: ReadOnly[str, Value], view: View, part: Vie
 def _unix_seconds(written: Value, name: str, view: View) -> int | None:
     """Resolve a moment: Customer.io would silently replace one it cannot read with the present."""
     value = resolve(written, name, view)
-    if type(value) is int and EARLIEST <= value <= LATEST:
+    if is_moment(value):
         return value
     if value is None or value is LEFT_OUT:
         return None

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from gateway.config import Source, mapping_files, read_mapping, source_of, the_only
-from gateway.errors import ConfigError, Severity, told
+from gateway.errors import ConfigError, Severity, defect
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +96,7 @@ class Sources:
         try:
             self.refresh()
         except Exception as error:  # noqa: BLE001  # the webhooks, and the next look, go on
-            return told(error)
+            return defect(error)
         return None
 
     def _listed(self) -> list[Path] | None:

@@ -82,7 +82,7 @@ def _examined(files: Iterable[Path]) -> _Report:
         other = first.setdefault(source.name, file)
         if other != file:
             text = f"{other} says  source: {source.name}  too; give one of them another name"
-            where = _line_of(file, r"source\s*:")
+            where = _line_of_source(file)
             report.problems.append(Problem(where=where, code="duplicate-source", text=text))
         results = checks.run_tests(source.mapping, payload_loader(file))
         report.tests += len(results)
@@ -102,9 +102,9 @@ def _failed(result: checks.TestResult) -> Problem:
     return Problem(where=result.where, code="test-failed", text=text)
 
 
-def _line_of(file: Path, pattern: str) -> Where:
-    lines = _lines(str(file))
-    number = next((number for number, line in enumerate(lines, start=1) if re.match(pattern, line)), 1)
+def _line_of_source(file: Path) -> Where:
+    lines = enumerate(_lines(str(file)), start=1)
+    number = next((number for number, line in lines if re.match(r"source\s*:", line)), 1)
     return Where(file=str(file), line=number, column=1)
 
 

@@ -15,6 +15,7 @@ from gateway import config as configuration
 from gateway.cli.captured import captured_event
 from gateway.cli.options import plain_errors
 from gateway.connections import Connection
+from gateway.errors import shortened
 from gateway.events import JSON
 from gateway.trace import Step, Trace
 from gateway.translate import Planned, translate
@@ -80,8 +81,7 @@ _WIDEST_NAME, _DEEPEST, _LONGEST_VALUE = 30, 4, 120
 def _value(step: Step) -> str:
     if step.problem is not None:
         return click.style(f"error: {step.problem}", fg="red")
-    text = json.dumps(step.value, ensure_ascii=False)
-    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}…"
+    return shortened(json.dumps(step.value, ensure_ascii=False), _LONGEST_VALUE)
 
 
 def _request(planned: Planned, connections: Mapping[str, Connection]) -> dict[str, Any]:

@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from gateway.draft.fields import Field, Guess, Sample, direct, header, within
 from gateway.draft.vocabulary import EMAIL_WORDS, FROM, KEY_FIELDS, NO_TIME, TIME_FIELDS, TO, WRAPPERS
 from gateway.draft.words import snake, subject, words
-from gateway.events import JSON
-from gateway.limits import EARLIEST, LATEST
+from gateway.limits import is_moment
 
 # The key
 
@@ -72,7 +71,7 @@ def timestamp(sample: Sample, kind: str | None) -> Guess | None:
         (each for each, score in scored.items() if score > 0), key=lambda each: -scored[each]
     ):
         for guess in _moments(found):
-            if _is_moment(sample.value_of(guess.expression)):
+            if is_moment(sample.value_of(guess.expression)):
                 return guess
     return None
 
@@ -81,10 +80,6 @@ def _moments(found: Field) -> Iterator[Guess]:
     if not isinstance(found.value, bool):
         yield direct(found)
         yield within("unix", direct(found))
-
-
-def _is_moment(value: JSON) -> bool:
-    return type(value) is int and EARLIEST <= value <= LATEST
 
 
 def _time_score(found: Field, kind: str | None) -> int:

@@ -95,7 +95,7 @@ class Sample:
 
     @cached_property
     def _all(self) -> tuple[Field, ...]:
-        return tuple(each for each in _fields(self.part, (), {}) if each.names and each.words)
+        return tuple(each for each in _fields(self.part) if each.names and each.words)
 
     def value_of(self, expression: str) -> JSON:
         """Evaluate an expression; one that is wrong, or fails on this part, gives null."""
@@ -107,34 +107,37 @@ class Sample:
             return None
 
 
-def _fields(value: JSON, way: Way, owner: Mapping[str, JSON]) -> Iterator[Field]:
+def _fields(part: JSON) -> Iterator[Field]:
+    for way, value, owner in _nodes(part):
+        match value:
+            case bool() | str() | None:
+                yield Field(way=way, value=value, owner=owner)
+            case int() | float() if -LARGEST < value < LARGEST:
+                yield Field(way=way, value=value, owner=owner)
+
+
+def lists(part: JSON) -> Iterator[tuple[Way, list[JSON]]]:
+    """Find the lists of a payload that are not empty, and the way to each; inside a list, those of its first item."""
+    return ((way, value) for way, value, _ in _nodes(part) if isinstance(value, list) and value)
+
+
+_NOBODYS: Mapping[str, JSON] = {}
+
+
+def _nodes(
+    value: JSON, way: Way = (), owner: Mapping[str, JSON] = _NOBODYS
+) -> Iterator[tuple[Way, JSON, Mapping[str, JSON]]]:
+    """Go through a payload, of each list to its first item only: each value with its way, and what it stands in."""
     if len(way) > MAX_DEPTH:
         return
+    yield way, value, owner
     match value:
         case dict():
             for name, item in value.items():
                 if 0 < len(name) <= MAX_NAME:
-                    yield from _fields(item, (*way, name), value)
+                    yield from _nodes(item, (*way, name), value)
         case [first, *_]:
-            yield from _fields(first, (*way, 0), owner)
-        case bool() | str() | None:
-            yield Field(way=way, value=value, owner=owner)
-        case int() | float() if -LARGEST < value < LARGEST:
-            yield Field(way=way, value=value, owner=owner)
-
-
-def lists(value: JSON, way: Way = ()) -> Iterator[tuple[Way, list[JSON]]]:
-    """Find the lists of a payload, and the way to each; inside a list, those of its first item."""
-    if len(way) > MAX_DEPTH:
-        return
-    match value:
-        case dict():
-            for name, item in value.items():
-                if 0 < len(name) <= MAX_NAME:
-                    yield from lists(item, (*way, name))
-        case [first, *_]:
-            yield way, value
-            yield from lists(first, (*way, 0))
+            yield from _nodes(first, (*way, 0), owner)
 
 
 def direct(found: Field) -> Guess:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from gateway.errors import did_you_mean
+from gateway.errors import did_you_mean, shortened
 from gateway.expressions.source import (
     BadExpression,
     Source,
@@ -13,7 +13,6 @@ from gateway.expressions.source import (
     after_bracket,
     depth_change,
     operands_of,
-    shortened,
 )
 from gateway.functions import (
     FUNCTIONS,

@@ -8,7 +8,7 @@ from jmespath.exceptions import IncompleteExpressionError, JMESPathError, LexerE
 from jmespath.lexer import Lexer
 from jmespath.parser import Parser
 
-from gateway.errors import ExpressionError
+from gateway.errors import ExpressionError, shortened
 from gateway.expressions.source import (
     MAX_DEPTH,
     BadExpression,
@@ -17,7 +17,6 @@ from gateway.expressions.source import (
     Tree,
     depth_change,
     operands_of,
-    shortened,
     start_of_path,
     too_deep,
 )

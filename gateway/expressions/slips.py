@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from gateway.errors import SHOWN, shortened
 from gateway.expressions.source import (
     COMPARISONS,
     FOLLOWS_FIELD,
     NAMES,
     OPENING,
-    SHOWN,
     BadExpression,
     Source,
     after_bracket,
     depth_change,
-    shortened,
     start_of_path,
 )
 

@@ -10,7 +10,6 @@ from typing import Any, TypeAlias
 from gateway.errors import GatewayError
 
 MAX_DEPTH = 64
-SHOWN = 40  # characters of an expression that an error text repeats
 
 Tree: TypeAlias = dict[str, Any]  # a node of the parser's tree
 Token: TypeAlias = dict[str, Any]
@@ -58,11 +57,6 @@ class BadExpression(GatewayError):  # noqa: N818 - says what it is about; an Err
         self.code = code
         self.problem = problem
         self.offset = offset
-
-
-def shortened(text: str) -> str:
-    """Give as much of an expression as an error text repeats."""
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 
 
 def depth_change(source: Source, position: int) -> int:

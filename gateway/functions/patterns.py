@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 import re2
 
-from gateway.errors import ExpressionError, did_you_mean
+from gateway.errors import ExpressionError, did_you_mean, shortened
 from gateway.events import JSON
 from gateway.functions.table import CONSTANT, Budget, Group, Mistake, Scope, literal, optional, text
 from gateway.functions.values import limit_text
@@ -102,13 +102,9 @@ def _pattern_mistake(arguments: Sequence[object]) -> Mistake | None:
     try:
         _compiled(pattern)
     except ExpressionError as error:
-        shown = pattern if len(pattern) <= _SHOWN else f"{pattern[:_SHOWN]}…"
-        problem = f"bad regular expression '{shown}': {error}"
+        problem = f"bad regular expression '{shortened(pattern)}': {error}"
         return Mistake(problem=problem, argument=1, code="bad-regex")
     return None
-
-
-_SHOWN = 40  # characters of a pattern that an error text repeats
 
 
 # What a search costs, in steps: a call at all, and a character of the text for so many instructions.
