@@ -18,6 +18,7 @@ from gateway.errors import StoreError, defect
 from gateway.logs import configure_logging
 from gateway.metrics import CONTENT_TYPE, Metrics
 from gateway.receiver import WRONG_METHOD, Arrived, Receiver, Taken, translate_and_record
+from gateway.refusals import Kept, Refusals, Told
 from gateway.sources import Sources
 from gateway.store import Store
 from gateway.writer import Writer
@@ -46,11 +47,15 @@ def create_app(environ: Mapping[str, str] | None = None, *, database: Database |
     database = database or connect(config.database_url)
     store = Store(database)
     writer: Writer[Arrived, Taken] = Writer(partial(translate_and_record, store.record), then=store.wake)
+    kept: Writer[Told, None] = Writer(Kept(database).add)
     app = Flask("gateway")
-    app.extensions["writer"] = writer  # for whoever made the application to close
+    app.extensions["writer"], app.extensions["refusals"] = (
+        writer,
+        kept,
+    )  # for whoever made the application to close
     app.extensions["sources"] = sources  # for whoever runs it to keep current
     app.json.sort_keys = False  # type: ignore[attr-defined]  # Flask's own provider has it
-    hooks = Receiver(config, sources, writer, unexpected=_unexpected_error)
+    hooks = Receiver(config, sources, writer, Refusals(kept.write), unexpected=_unexpected_error)
     app.wsgi_app = DispatcherMiddleware(app.wsgi_app, {"/hooks": hooks})  # type: ignore[method-assign]  # as Flask asks
     _add_health(app, database)
     _add_metrics(app, database)

@@ -34,6 +34,7 @@ class Config:
         retention_days: Days after which what is done is removed.
         max_body: Bytes of a webhook's body, also after it is unpacked.
         public_url: The address that senders post to, for schemes that sign it.
+        proxies: How many proxies before us can be trusted to say who called them.
         alert_url: Where notices are posted.
         late_after: Seconds after which a delivery that waits is worth a notice.
         connections: By name; the one without a name of its own is ``default``.
@@ -44,6 +45,7 @@ class Config:
     retention_days: int
     max_body: int
     public_url: str | None
+    proxies: int
     alert_url: str | None = field(repr=False)
     late_after: float
     connections: Map[str, Connection]
@@ -59,7 +61,11 @@ class Source:
     """A mapping file as the receiver uses it: open, or closed for a reason.
 
     Attributes:
+        secrets: Any one of them proves a webhook.
+        tokens: Any one of them lets a handshake pass that asks for it.
         closed: Why no webhook can be taken; None when all is well.
+        is_unused: It is closed because none of the variables that it names is set, as shipped files are until
+            somebody wants them.
         problems: Errors and warnings of the file.
     """
 
@@ -67,7 +73,9 @@ class Source:
     file: str
     mapping: Mapping | None = None
     secrets: tuple[str, ...] = field(default=(), repr=False)
+    tokens: tuple[str, ...] = field(default=(), repr=False)
     closed: str | None = None
+    is_unused: bool = False
     problems: tuple[Problem, ...] = ()
 
 
@@ -84,6 +92,7 @@ def load(environ: Map[str, str]) -> Config:
         retention_days=reader.number("GATEWAY_RETENTION_DAYS", DEFAULT_RETENTION_DAYS, least=1, most=3_650),
         max_body=reader.number("GATEWAY_MAX_BODY", DEFAULT_MAX_BODY, least=1, most=100 * 1_048_576),
         public_url=reader.url("GATEWAY_PUBLIC_URL"),
+        proxies=reader.number("GATEWAY_PROXIES", 0, least=0, most=10),
         alert_url=reader.alert_url(),
         late_after=60.0 * reader.number("GATEWAY_ALERT_MINUTES", DEFAULT_ALERT_MINUTES, least=1, most=43_200),
         connections={each.name: each for each in reader.connections()},
@@ -150,15 +159,24 @@ def source_of(text: str, path: Path, environ: Map[str, str], *, unnamed: str) ->
         named = re.search(r"^source:\s*([a-z0-9-]+)\s*(#|$)", text, re.MULTILINE)
         name = named[1] if named else unnamed
         return Source(name=name, file=file, closed=f"{file} has errors", problems=tuple(error.problems))
-    secrets = tuple(environ.get(name, "") for name in mapping.verify.secret_env)
+    verify = mapping.verify
+    secrets = tuple(each for name in verify.secret_env for each in secrets_in(environ.get(name, "")))
     return Source(
         name=mapping.source,
         file=file,
         mapping=mapping,
         secrets=secrets,
-        closed=_closed(mapping, secrets),
+        tokens=tuple(secrets_in(environ.get(verify.token_env or "", ""))),
+        closed=_closed(mapping, environ),
+        is_unused=bool(verify.secret_env) and not secrets,
         problems=tuple(warnings),
     )
+
+
+def secrets_in(value: str) -> list[str]:
+    """Read the secrets that a variable holds, one on each line: while one replaces another there are two."""
+    # A line break at its end is what remains of a copy; blanks may be part of a secret, and are looked at later.
+    return [line for line in value.splitlines() if line]
 
 
 def mapping_files(directory: Path) -> list[Path]:
@@ -183,12 +201,22 @@ def mapping_files(directory: Path) -> list[Path]:
     return shown
 
 
-def _closed(mapping: Mapping, secrets: tuple[str, ...]) -> str | None:
-    for name, secret in zip(mapping.verify.secret_env, secrets, strict=True):
-        if not secret:
+def _closed(mapping: Mapping, environ: Map[str, str]) -> str | None:
+    verify = mapping.verify
+    for name in verify.secret_env:
+        secrets = secrets_in(environ.get(name, ""))
+        if not secrets:
             return f"{name} is not set: it holds the secret of source {mapping.source}"
-        if problem := secret_problem(mapping.verify.scheme, secret):
-            return f"{name}: {problem}"
+        for secret in secrets:
+            if problem := secret_problem(verify.scheme, secret):
+                return f"{name}: {problem}"
+    if verify.token_env is not None and not secrets_in(environ.get(verify.token_env, "")):
+        return f"{verify.token_env} is not set: it holds the verify token of source {mapping.source}"
+    if verify.scheme.signs_address and not environ.get("GATEWAY_PUBLIC_URL", "").strip():
+        return (
+            f"GATEWAY_PUBLIC_URL is not set: the sender of {mapping.source} signs the address that it posts to,"
+            " such as https://hooks.example.com"
+        )
     return None
 
 

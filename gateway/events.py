@@ -18,6 +18,7 @@ class Webhook:
         query: The first value of each parameter of the URL's query.
         body: The bytes that the sender signed.
         url: The public address the sender posted to, for schemes that sign it.
+        rest: What follows the source's name in the path, for schemes whose secret stands there.
     """
 
     method: str
@@ -25,6 +26,7 @@ class Webhook:
     headers: Mapping[str, str]
     query: Mapping[str, str]
     body: bytes
+    rest: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

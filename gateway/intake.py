@@ -32,6 +32,11 @@ def take(mapping: Mapping, webhook: Webhook, now: float, *, key: str | None = No
     Raises:
         RequestError: The body cannot be decoded.
     """
+    scheme = mapping.verify.scheme
+    if scheme.content_type is not None:
+        # The header is not signed. It is recorded as it is read, so that a replay reads the same.
+        headers = {**webhook.headers, "content-type": scheme.content_type}
+        webhook = replace(webhook, headers=headers)
     event = Event(
         source=mapping.source,
         key="",
@@ -46,20 +51,24 @@ def take(mapping: Mapping, webhook: Webhook, now: float, *, key: str | None = No
         translation = translate(mapping, event)
     else:
         translation = Translation(status="failed", event_type=None, problem=problem)
-    secret = signatures.secret_headers(mapping.verify.scheme)
-    headers = {name: REDACTED if name in secret else value for name, value in webhook.headers.items()}
+    headers = _redacted(webhook.headers, signatures.secret_headers(scheme))
+    query = _redacted(webhook.query, signatures.secret_parameters(scheme))
     return NewEvent(
         source=event.source,
         key=bytes.fromhex(event.key),
         received_at=now,
         headers=json.dumps(headers).encode(),
-        query=json.dumps(dict(webhook.query)).encode() if webhook.query else b"{}",
+        query=json.dumps(query).encode() if query else b"{}",
         body=webhook.body,
         event_type=shown_type(translation),
         status=translation.status,
         problem=said(translation),
         deliveries=tuple(map(delivery_of, translation.planned)),
     )
+
+
+def _redacted(values: Map[str, str], secret: frozenset[str]) -> dict[str, str]:
+    return {name: REDACTED if name in secret else value for name, value in values.items()}
 
 
 def event_of(source: str, key: bytes, headers: bytes, query: bytes, body: bytes, received_at: float) -> Event:

@@ -6,12 +6,15 @@ from collections.abc import Mapping as ReadOnly
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
+from ipaddress import IPv4Network, IPv6Network
 from typing import TypeAlias
 
 from gateway.errors import Where
 from gateway.events import JSON
 from gateway.expressions import Expression
 from gateway.signatures import Scheme
+
+Network: TypeAlias = IPv4Network | IPv6Network
 
 
 class Kind(Enum):
@@ -328,11 +331,19 @@ class Routes:
 
 @dataclass(frozen=True, kw_only=True)
 class Verify:
-    """How the sender of a webhook proves itself."""
+    """How the sender of a webhook proves itself.
+
+    Attributes:
+        secret_env: The variables that hold the secrets, each one or several.
+        token_env: The variable of the token that the sender shows in its handshake.
+        networks: The addresses that webhooks may come from; empty: any.
+    """
 
     where: Where
     scheme: Scheme
     secret_env: tuple[str, ...]
+    token_env: str | None = None
+    networks: tuple[Network, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -362,6 +373,8 @@ class Mapping:
     """One mapping file, compiled.
 
     Attributes:
+        event_type: The mapping's own, else its scheme's.
+        default_key: The event key of the scheme, which is about the whole body.
         deduplicate: False for `event_key: none`: no two webhooks are the same.
         split: Gives the parts of a body, each of which is routed on its own; None: the body is one part.
         let: Variables, in the order of the file: one may refer to those before it.
@@ -376,6 +389,7 @@ class Mapping:
     when: Computed | None
     event_type: Computed | None
     event_key: Computed | None
+    default_key: Computed | None
     deduplicate: bool
     split: Computed | None
     let: ReadOnly[str, Value]

@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from sqlalchemy import Connection, func, select
 
 from gateway.backlog import Backlog, Backlogs
 from gateway.database import Database, reading
 from gateway.native import natively
 from gateway.notices import KINDS
-from gateway.tables import IS_OPEN, connections, notices
+from gateway.tables import IS_OPEN, connections, notices, refusals
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 
@@ -41,12 +41,13 @@ class Metrics:
         """Name nothing: the registry would read the database for it."""
         yield from ()
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
+    def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
         """Read the metrics, for the registry."""
         with reading(self._database) as connection:
             yield from _of_backlog(self._backlogs.read(connection))
             yield _paused(connection)
             yield _open_notices(connection)
+            yield _refused(connection)
 
 
 def _of_backlog(backlog: Backlog) -> Iterator[GaugeMetricFamily]:
@@ -79,6 +80,14 @@ def _paused(connection: Connection) -> GaugeMetricFamily:
     for row in connection.execute(asked.order_by(connections.c.connection, connections.c.region)):
         paused.add_metric([row.connection, row.region, row.cause or ""], 0 if row.cause is None else 1)
     return paused
+
+
+def _refused(connection: Connection) -> CounterMetricFamily:
+    return CounterMetricFamily(
+        "gateway_webhooks_refused",
+        "Webhooks that were refused as unproven, or for their network; of a flood counted in steps.",
+        value=connection.scalar(select(func.coalesce(func.sum(refusals.c.times), 0))),
+    )
 
 
 def _open_notices(connection: Connection) -> GaugeMetricFamily:

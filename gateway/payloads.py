@@ -19,6 +19,9 @@ MAX_NESTING = 64
 MAX_FORM_FIELDS = 1_000
 MAX_GZIP_MEMBERS = 100
 
+#: The media type of forms.
+FORM = "application/x-www-form-urlencoded"
+
 
 def decode(body: bytes, content_type: str) -> JSON:
     """Read a body as its content type says; a missing one, and text/plain, mean JSON.
@@ -27,7 +30,7 @@ def decode(body: bytes, content_type: str) -> JSON:
     """
     media_type, _, parameters = content_type.partition(";")
     media_type = media_type.strip().lower()
-    is_form = media_type == "application/x-www-form-urlencoded"
+    is_form = media_type == FORM
     if not is_form and not _is_json(media_type):
         raise RequestError(
             415,
@@ -177,7 +180,8 @@ def _text(data: bytes, what: str) -> str:
 # Forms
 
 
-def _form(body: bytes) -> JSON:
+def form_fields(body: bytes) -> list[tuple[str, str]]:
+    """Read the fields of a form in their order; raises RequestError for a malformed one."""
     # A real form writes these as %7B and %5B; JSON under a form's name is what `curl -d` sends.
     if body.lstrip().startswith((b"{", b"[")):
         raise RequestError(415, "the body looks like JSON but is sent as a form; send it as application/json")
@@ -185,11 +189,16 @@ def _form(body: bytes) -> JSON:
         raise RequestError(400, f"the form has more than {MAX_FORM_FIELDS} fields")
     if bad := _BAD_ESCAPE.search(body):
         raise RequestError(400, f"the form has a % without two hex digits after it at byte {bad.start() + 1}")
+    fields = (
+        (number, field.partition(b"=")) for number, field in enumerate(body.split(b"&"), start=1) if field
+    )
+    return [(_unquoted(name, number), _unquoted(value, number)) for number, (name, _, value) in fields]
+
+
+def _form(body: bytes) -> JSON:
     form: dict[str, JSON] = {}
-    for number, field in enumerate(body.split(b"&"), start=1):
-        if field:
-            name, _, value = field.partition(b"=")
-            _put(form, _way(_unquoted(name, number), number), _unquoted(value, number), number)
+    for number, (name, value) in enumerate(form_fields(body), start=1):
+        _put(form, _way(name, number), value, number)
     return form
 
 

@@ -10,33 +10,36 @@ from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from werkzeug.exceptions import ClientDisconnected
-from werkzeug.wrappers import Request
-from werkzeug.wsgi import get_content_length, get_input_stream
-
 from gateway import payloads, signatures
 from gateway.config import Config, Source
-from gateway.errors import RequestError, StoreError, VerificationError
+from gateway.errors import RequestError, StoreError, VerificationError, printable
 from gateway.events import Webhook
 from gateway.intake import take
 from gateway.mapping import Mapping
-from gateway.signatures import Scheme
+from gateway.refusals import Refusals
+from gateway.signatures import Handshake, Scheme
 from gateway.sources import Sources
 from gateway.store import NewEvent, Recorded
 from gateway.writer import Writer
+from gateway.wsgi import address_of, webhook_of
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 log = logging.getLogger(__name__)
 
-#: What to say, the HTTP status, and further headers.
-Answer: TypeAlias = tuple[dict[str, Any], int, dict[str, str]]
+#: What to say, as JSON or as it is; the HTTP status; and further headers.
+Answer: TypeAlias = tuple[dict[str, Any] | str, int, dict[str, str]]
 
 #: Seconds after which a sender may try again what we could not take.
 RETRY_AFTER_DATABASE = "5"
 RETRY_AFTER_CLOSED = "60"
+#: Characters of what a sender says to the operator.
+MAX_TOLD = 200
 WRONG_METHOD = "this address does not take that method; webhooks are sent with POST"
+#: All that a sender is told of a webhook that was refused: the operator is told why.
+REFUSED = "this webhook is not proven to come from the sender of this source"
+UNKNOWN = {"error": "there is no such source; its name is the last part of the address"}
 
 
 @dataclass(kw_only=True, slots=True)
@@ -87,6 +90,7 @@ class Receiver:
     verification and translation together.
 
     Args:
+        refusals: Tells the operator what was refused.
         unexpected: Tells the log of a defect of ours, and gives what its sender is answered.
     """
 
@@ -95,6 +99,7 @@ class Receiver:
         config: Config,
         sources: Sources,
         writer: Writer[Arrived, Taken],
+        refusals: Refusals,
         *,
         unexpected: Callable[[Exception], Answer],
         clock: Callable[[], float] = time.time,
@@ -102,6 +107,7 @@ class Receiver:
         self._config = config
         self._sources = sources
         self._writer = writer
+        self._refusals = refusals
         self._unexpected = unexpected
         self._clock = clock
 
@@ -111,25 +117,26 @@ class Receiver:
             said, status, headers = self._answer(environ)
         except Exception as error:  # noqa: BLE001  # the last resort, as Flask has one for its views
             said, status, headers = self._unexpected(error)
-        body = (_COMPACT.encode(said) + "\n").encode()
-        described = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
+        if isinstance(said, str):
+            body, kind = said.encode("utf-8", "surrogatepass"), headers.pop("Content-Type", _TEXT)
+        else:
+            body, kind = (_COMPACT.encode(said) + "\n").encode(), "application/json"
+        described = [("Content-Type", kind)] if body else []
+        described.append(("Content-Length", str(len(body))))
         start_response(_STATUS_LINES[status], [*described, *headers.items()])
-        return [body]
+        return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
 
     def _answer(self, environ: WSGIEnvironment) -> Answer:
-        name = environ["PATH_INFO"][1:]
+        name, _, rest = environ["PATH_INFO"][1:].partition("/")
         # A name that is not one of ours is a stranger's text, and has no place in the log.
         source = self._sources.get(name)
-        if source is None:
+        if source is None or (rest and not _has_secret_path(source)):
             log.info("a webhook came for a source that is not known")
-            return {"error": "there is no such source; its name is the last part of the address"}, 404, {}
-        if environ["REQUEST_METHOD"] != "POST":
-            return {"error": WRONG_METHOD}, 405, {"Allow": "POST"}
+            return UNKNOWN, 404, {}
         try:
-            return self._receive(source, environ)
+            return self._receive(source, environ, rest)
         except VerificationError as error:
-            log.warning("source %s: a webhook was refused: %s", name, error)
-            return {"error": str(error)}, error.status, {}
+            return _fixed(source, error.status) or ({"error": REFUSED}, error.status, {})
         except RequestError as error:
             log.info("source %s: HTTP %d: %s", name, error.status, error)
             return {"error": str(error)}, error.status, {}
@@ -138,94 +145,108 @@ class Receiver:
             answer = {"error": "the webhook could not be recorded; send it again later"}
             return answer, 503, {"Retry-After": RETRY_AFTER_DATABASE}
 
-    def _receive(self, source: Source, environ: WSGIEnvironment) -> Answer:
+    def _receive(self, source: Source, environ: WSGIEnvironment, rest: str) -> Answer:
         mapping = source.mapping
-        if mapping is None or source.closed is not None:
-            log.error("source %s is closed: %s", source.name, source.closed)
-            answer = {"error": "this source is closed for now: its operator finds the reason in the log"}
-            return answer, 503, {"Retry-After": RETRY_AFTER_CLOSED}
-        now = self._clock()
-        webhook = _webhook(environ, self._config)
-        verified = _verified(mapping.verify.scheme, source.secrets, webhook, self._config.max_body, now)
-        return _told(self._writer.write(Arrived(mapping=mapping, webhook=verified, at=now)))
+        if mapping is None:
+            return self._closed(source)
+        self._check_network(source, mapping, environ)
+        scheme, method = mapping.verify.scheme, environ["REQUEST_METHOD"]
+        methods = {each.method for each in scheme.handshakes}
+        if method != "POST" and method not in methods:
+            return {"error": WRONG_METHOD}, 405, {"Allow": ", ".join(sorted({"POST"} | methods))}
+        if source.closed is not None and not methods:
+            return self._closed(source)
+        now, config = self._clock(), self._config
+        webhook = webhook_of(environ, public_url=config.public_url, limit=config.max_body, rest=rest)
+        unpacked = _unpacked(webhook, config.max_body)
+        handshake = signatures.handshake_in(scheme, unpacked)
+        if handshake is not None and not handshake.signed:
+            return _greeted(source, handshake, unpacked, source.secrets)
+        if method != "POST" and handshake is None:
+            return {"error": WRONG_METHOD}, 405, {"Allow": "POST"}
+        if source.closed is not None:
+            return self._closed(source)
+        proof = self._verified(source, scheme, unpacked, webhook, now)
+        if handshake is not None:
+            return _greeted(source, handshake, unpacked, (proof,))
+        return _told(self._writer.write(Arrived(mapping=mapping, webhook=unpacked, at=now)), scheme)
+
+    def _verified(
+        self, source: Source, scheme: Scheme, unpacked: Webhook, webhook: Webhook, now: float
+    ) -> str:
+        """Check the proof of a webhook, and give the secret that made it.
+
+        Some senders sign the bytes on the wire and some the bytes before packing; each is proof of the secret.
+        """
+        try:
+            return signatures.verify(scheme, source.secrets, unpacked, now)
+        except VerificationError as error:
+            if unpacked is not webhook:
+                try:
+                    return signatures.verify(scheme, source.secrets, webhook, now)
+                except VerificationError:
+                    pass  # what was wrong with the unpacked one is told
+            self._refusals.tell(source.name, scheme, source.secrets, unpacked, now, error)
+            raise
+
+    def _closed(self, source: Source) -> Answer:
+        self._refusals.tell_closed(source.name, source.closed or "", self._clock())
+        answer = {"error": "this source is closed for now: its operator finds the reason in the log"}
+        return answer, 503, {"Retry-After": RETRY_AFTER_CLOSED}
+
+    def _check_network(self, source: Source, mapping: Mapping, environ: WSGIEnvironment) -> None:
+        networks = mapping.verify.networks
+        if not networks:
+            return
+        address = address_of(environ, self._config.proxies)
+        if address is None or not any(address in network for network in networks):
+            self._refusals.tell_network(source.name, address, self._clock())
+            raise RequestError(403, "webhooks of this source are not taken from this address")
 
 
 _COMPACT = json.JSONEncoder(separators=(",", ":"))
 _STATUS_LINES = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
 
 
-def _told(taken: Taken) -> Answer:
+_TEXT = "text/plain; charset=utf-8"
+
+
+def _has_secret_path(source: Source) -> bool:
+    at = source.mapping.verify.scheme.at if source.mapping is not None else None
+    return at is not None and at.part == "path"
+
+
+def _greeted(source: Source, handshake: Handshake, webhook: Webhook, secrets: Sequence[str]) -> Answer:
+    """Answer a handshake."""
+    assert source.mapping is not None, "a handshake is one of its scheme"
+    reply = signatures.reply_to(handshake, source.mapping.verify.scheme, webhook, secrets, source.tokens)
+    log.info("source %s: a handshake of its sender was answered", source.name)
+    if reply.told is not None and source.closed is not None:
+        shown = printable(reply.told, MAX_TOLD)
+        log.warning("source %s: its sender says, for you to set as its secret: %s", source.name, shown)
+    return reply.body, 200, {"Content-Type": reply.content_type, **reply.headers}
+
+
+def _told(taken: Taken, scheme: Scheme) -> Answer:
     recorded, new = taken.recorded, taken.new
     if recorded.duplicate:
-        return {"event": recorded.id, "duplicate": True}, 200, {}
-    answer: dict[str, Any] = {"event": recorded.id, "calls": len(new.deliveries)}
-    if new.status == "failed":
+        answer: dict[str, Any] = {"event": recorded.id, "duplicate": True}
+        status = 200
+    else:
+        answer, status = {"event": recorded.id, "calls": len(new.deliveries)}, 202
+    if new.status == "failed" and not recorded.duplicate:
         answer["error"] = new.problem
         log.error("event %d: failed: %s", recorded.id, new.problem)
-    return answer, 202, {}
+    if scheme.answer is None:
+        return answer, status, {}
+    text = scheme.answer.text
+    return answer if text is None else text, scheme.answer.status, {}
 
 
-# Receive
-
-
-def _webhook(environ: WSGIEnvironment, config: Config) -> Webhook:
-    return Webhook(
-        method=environ["REQUEST_METHOD"],
-        url=(config.public_url or "") + environ["RAW_URI"],
-        headers=_headers(environ),
-        query=dict(Request(environ).args.items()) if environ.get("QUERY_STRING") else {},
-        body=_body(environ, config.max_body),
-    )
-
-
-def _headers(environ: WSGIEnvironment) -> dict[str, str]:
-    """Read the headers where WSGI puts them: one that was sent twice has its values joined there already."""
-    headers = {
-        name[5:].replace("_", "-").lower(): value
-        for name, value in environ.items()
-        if name.startswith("HTTP_")
-    }
-    for name, key in (("content-type", "CONTENT_TYPE"), ("content-length", "CONTENT_LENGTH")):
-        if value := environ.get(key):
-            headers[name] = value
-    return headers
-
-
-def _body(environ: WSGIEnvironment, limit: int) -> bytes:
-    """Read the body and no more than the limit of it, whether its length was announced or not."""
-    length = get_content_length(environ)
-    try:
-        if length is None:
-            # Werkzeug reads as much as its maximum and says nothing of the rest: one byte more than we take
-            # tells the two apart.
-            body = get_input_stream(environ, max_content_length=limit + 1).read()
-        else:
-            body = environ["wsgi.input"].read(length) if length <= limit else b""
-    except (ClientDisconnected, OSError):
-        raise RequestError(400, "the body ended too early") from None
-    if max(length or 0, len(body)) > limit:
-        raise RequestError(413, f"the body is larger than {limit} bytes (GATEWAY_MAX_BODY)")
-    if length is not None and len(body) < length:
-        raise RequestError(400, "the body ended too early")
-    return body
-
-
-# Verify
-
-
-def _verified(scheme: Scheme, secrets: Sequence[str], webhook: Webhook, limit: int, now: float) -> Webhook:
-    """Check the signature and unpack the body.
-
-    Some senders sign the bytes on the wire and some the bytes before packing; each is proof of the secret.
-    """
-    unpacked = _unpacked(webhook, limit)
-    try:
-        signatures.verify(scheme, secrets, unpacked, now)
-    except VerificationError:
-        if unpacked is webhook:
-            raise
-        signatures.verify(scheme, secrets, webhook, now)
-    return unpacked
+def _fixed(source: Source, status: int) -> Answer | None:
+    """Say nothing where the sender wants to hear a fixed text."""
+    answer = source.mapping.verify.scheme.answer if source.mapping is not None else None
+    return None if answer is None or answer.text is None else ("", status, {})
 
 
 def _unpacked(webhook: Webhook, limit: int) -> Webhook:

@@ -13,6 +13,7 @@ from gateway.calls import CALLS
 from gateway.compiler.values import NAME
 from gateway.limits import MAX_TIMEOUT, METHODS, PLATFORMS, RESPONSE_TYPES, RETRY_SETTINGS
 from gateway.mapping import ANYBODY, SPECS, CallSpec, Key, Kind
+from gateway.signatures.template import COVERING, VARIABLES
 
 Schema: TypeAlias = dict[str, Any]
 
@@ -36,6 +37,7 @@ def language() -> Schema:
             "call": _call(),
             **{f"call.{spec.name}": _call_of(spec) for spec in SPECS.values()},
             **{f"key.{name}": key for name, key in _keys().items()},
+            **{f"scheme.{name}": key for name, key in _scheme_keys().items()},
             "value": _value(),
             "constant": _constant(),
         },
@@ -122,11 +124,12 @@ _PROOF = "{scheme: stripe, secret_env: STRIPE_WEBHOOK_SECRET}"
 
 
 def _routing() -> Schema:
+    key = 'The routing key; most schemes bring one along, and without any only "*" matches.'
     same = 'What makes a repeated webhook the same; null takes the default, "none" switches it off.'
     parts = "One request body gives many parts, each routed on its own."
     return {
         "when": _told(_EXPRESSION, "Events for which it is not true are recorded as ignored.", "=livemode"),
-        "event_type": _told(_EXPRESSION, 'The routing key; without it only "*" matches.', "=type"),
+        "event_type": _told(_EXPRESSION, key, "=type"),
         "event_key": _told({**_EXPRESSION, "pattern": "^=|^none$"}, same, "=id", "none"),
         "split": _told(_EXPRESSION, parts, "=events", "=to_array(@)"),
     }
@@ -468,18 +471,41 @@ def _constant() -> Schema:
 
 
 def _verify() -> Schema:
-    secret = _about("The environment variable that holds the secret, or a list of them.", "WEBHOOK_SECRET")
+    table = signatures.schemes()
+    proofless = [name for name, scheme in table.items() if scheme.kind == "none"]
+    asking = [name for name, scheme in table.items() if any(each.token for each in scheme.handshakes)]
     proof = {
         **_IS_OBJECT,
-        "properties": {"scheme": _scheme(), "secret_env": secret | _one_or_several(_VARIABLE)},
+        "properties": {"scheme": _scheme(), **_variables(), "networks": _networks()},
         "required": ["scheme"],
         "additionalProperties": False,
-        "if": {"required": ["scheme"], "properties": {"scheme": _checks_nothing()}},
-        "then": {"properties": {"secret_env": False}},
-        "else": {"required": ["secret_env"]},
+        "allOf": [
+            {
+                "if": _with_scheme(proofless),
+                "then": {"properties": {"secret_env": False}},
+                "else": {"required": ["secret_env"]},
+            },
+            _unless(_with_scheme(asking), {"properties": {"verify_token_env": False}}),
+        ],
     }
     nothing = {**_one_of(["none"]), "errorMessage": f"The sender's proof is none, or an object, as  {_PROOF}"}
     return {"anyOf": [nothing, proof]}
+
+
+def _variables() -> dict[str, Schema]:
+    return {
+        "secret_env": _told(
+            _one_or_several(_VARIABLE),
+            "The environment variable that holds the secret, or several; any one of them proves a webhook.",
+            "WEBHOOK_SECRET",
+            ["NEW_SECRET", "OLD_SECRET"],
+        ),
+        "verify_token_env": _told(
+            _VARIABLE,
+            "The environment variable of the token that the sender shows when the webhook is set up there.",
+            "VERIFY_TOKEN",
+        ),
+    }
 
 
 _VARIABLE: Schema = {
@@ -489,9 +515,21 @@ _VARIABLE: Schema = {
 }
 
 
-def _checks_nothing() -> Schema:
-    names = [name for name, scheme in signatures.schemes().items() if scheme.kind == "none"]
-    return {"if": _IS_OBJECT, "then": _starts_from(names), "else": _says_one_of(names)}
+def _networks() -> Schema:
+    # What looks like an address and is none, only the checker sees.
+    one = {
+        "type": "string",
+        "pattern": "^[0-9A-Fa-f:.]+(?:%[^%/]+)?(?:/[0-9.]+)?$",
+        "errorMessage": "This has to be an IP address or a network, such as 3.18.12.63 or 10.0.0.0/8",
+    }
+    about = "The IP addresses or networks that webhooks may come from; without it any."
+    return _told(_one_or_several(one), about, "10.0.0.0/8", ["3.18.12.63", "2001:db8::/32"])
+
+
+def _with_scheme(names: Iterable[str]) -> Schema:
+    """The condition that a scheme is one of these, or starts from one."""
+    scheme = {"if": _IS_OBJECT, "then": _starts_from(names), "else": _says_one_of(names)}
+    return {"required": ["scheme"], "properties": {"scheme": scheme}}
 
 
 def _starts_from(names: Iterable[str]) -> Schema:
@@ -524,55 +562,60 @@ def _inline_scheme(incomplete: Iterable[str]) -> Schema:
         "base": _told(_named_schemes(signatures.schemes()), "The scheme of the table to start from."),
         "kind": _told(_one_of(get_args(signatures.Kind)), "Or what kind of scheme this is."),
     }
+    problem = "This does not say where to look: add the `header` that the sender uses, or `at` another place"
+    somewhere = {"anyOf": [{"required": [name], "errorMessage": problem} for name in ("header", "at")]}
     return {
         **_IS_OBJECT,
         "properties": start,
         "if": {"required": ["base"]},
         "then": {"properties": {"kind": False}},
         "else": {"required": ["kind"]},
+        "dependencies": {"at": {"properties": {"header": False}}},
         "allOf": [
-            *(_scheme_of(kind, start) for kind in get_args(signatures.Kind)),
-            {"if": _starts_from(incomplete), "then": {"required": ["header"]}},
+            *(_scheme_of(kind, start) for kind in signatures.KEYS),
+            {"if": _starts_from(incomplete), "then": somewhere},
         ],
     }
 
 
-def _scheme_of(kind: str, start: Iterable[str]) -> Schema:
+def _scheme_of(kind: signatures.Kind | signatures.Special, start: Iterable[str]) -> Schema:
     names = [name for name, scheme in signatures.schemes().items() if scheme.kind == kind]
-    keys = _scheme_keys()
-    known = {name: keys[name] for name in _OF_SCHEME.get(kind, keys)}
+    keys = {name: _refer(f"scheme.{name}") for name in signatures.KEYS[kind]}
+    known = keys | ({"signed": _signed(kind)} if "signed" in keys else {})
     then = {"properties": {**dict.fromkeys(start, True), **known}, "additionalProperties": False}
     return {"if": _starts_from(names), "then": then}
 
 
-#: The keys of a scheme, by its kind; one that is not here takes all.
-_OF_SCHEME: dict[str, tuple[str, ...]] = {
-    "token": ("header", "prefix", "delivery_id"),
-    "basic": ("header", "prefix", "delivery_id"),
-    "none": ("delivery_id",),
-}
-
-
 def _scheme_keys() -> dict[str, Schema]:
+    """Give the keys that say the same in every kind of scheme."""
+    headers = _one_or_several(_HEADER_NAME)
     return {
-        "header": _told(
-            _one_or_several(_HEADER_NAME),
-            "The header of the signature or token, or several; the first one sent counts.",
-        ),
+        "header": _told(headers, "The header of the signature or token, or several that may hold it."),
+        "at": _told(_at(), "Or its place elsewhere.", "path", "query.token", "body.signature"),
         "prefix": _told({"type": "string"}, "What stands in front of the signature or token.", "sha256="),
         "key": _told(_FILLED, "The header is a list; its items called so are signatures.", "v1"),
+        "positional": _told(
+            {"type": "boolean"}, "The header is a list: first the time of sending, then signatures."
+        ),
         "items": _told(_FILLED, "What separates the items of the list.", ","),
         "sep": _told(_FILLED, "What separates an item's name from its value.", "="),
         "algorithm": _told(_one_of(get_args(signatures.Algorithm)), "The hash."),
         "encoding": _told(_one_of(get_args(signatures.Encoding)), "How the signature is written."),
         "secret": _told(_secret(), "How the secret, as the sender shows it, becomes a key."),
-        "signed": _told(_signed(), "What the signature covers.", "{body}", "{ts}.{body}"),
         "timestamp": _told(_timestamp(), "Where the time of sending stands, and how old it may be."),
         "delivery_id": _told(
             _delivery_id(),
             "The headers that tell a repeated webhook, several of an entry taken together; the first entry of"
             " which all were sent counts.",
         ),
+    }
+
+
+def _at() -> Schema:
+    return {
+        "type": "string",
+        "pattern": r"^(?:path$|(?:query|body)\.[\s\S])",
+        "errorMessage": "This is path, query.NAME or body.PATH; a header is named by `header`",
     }
 
 
@@ -590,6 +633,7 @@ def _timestamp() -> Schema:
             _one_or_several(_HEADER_NAME), "The header that holds it, or several; the first one sent counts."
         ),
         "item": _told(_FILLED, "Or its name among the items of the signature header.", "t"),
+        "body": _told(_FILLED, "Or its path in the JSON of the body.", "sent_at"),
         "unit": _told(_one_of(get_args(signatures.Unit)), "Seconds, milliseconds or ISO 8601."),
         "tolerance": _told(
             _tolerance(), "Seconds that it may be off, or none: any time will do.", 300, "none"
@@ -607,12 +651,22 @@ def _delivery_id() -> Schema:
     return {"anyOf": [_HEADER_NAME, {"type": "array", "items": _one_or_several(_HEADER_NAME)}]}
 
 
-def _signed() -> Schema:
-    variable = rf"\{{(?:body|ts|id|method|url|header\.{_NAME_OF_HEADER})\}}"
+def _signed(kind: str) -> Schema:
+    """A template that covers the body; a digest puts the secret in, which no other kind does."""
+    is_digest = kind == "digest"
+    covering = rf"(?=[\s\S]*\{{(?:{'|'.join(COVERING)})\}})"
+    demanded = rf"{covering}(?=[\s\S]*\{{secret\}})" if is_digest else covering
+    known = [name for name in VARIABLES if is_digest or name != "secret"]
+    variable = rf"\{{(?:{'|'.join(known)}|header\.{_NAME_OF_HEADER}|(?:query|body)\.[^{{}}]+)\}}"
+    needed = "{secret} and {body} or {form}" if is_digest else "{body} or {form}"
+    others = ", ".join(f"{{{name}}}" for name in known if name not in (*COVERING, "secret"))
+    places = "{header.NAME}, {query.NAME} and {body.PATH}"
+    examples = ["{secret}{body}"] if is_digest else ["{body}", "{ts}.{body}"]
     return {
+        **_about("What the signature covers.", *examples),
         "type": "string",
-        "pattern": rf"^(?=[\s\S]*\{{body\}})(?:[^{{}}]|{variable})*$",
-        "errorMessage": "A template with {body}, and with any of {ts}, {id}, {method}, {url}, {header.NAME}",
+        "pattern": rf"^{demanded}(?:[^{{}}]|{variable})*$",
+        "errorMessage": f"A template with {needed}, and with any of {others}, {places}",
     }
 
 

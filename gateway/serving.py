@@ -28,7 +28,10 @@ keepalive = 5
 worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108  # a directory, not a file of ours
 # A second way in that nothing here uses.
 control_socket_disable = True
-# Without the query, which may hold a secret. Nothing is logged unless --access-logfile asks for it.
+# A signature of any size is ours to refuse.
+limit_request_field_size = 32_768
+logger_class = "gateway.accesslog.AccessLogger"
+# Nothing is logged unless --access-logfile asks for it.
 access_log_format = '%(h)s "%(m)s %(U)s" %(s)s %(b)s %(M)sms'
 
 _LINGER_SECONDS = 2.0
@@ -46,10 +49,14 @@ def when_ready(server: Any) -> None:
     for source in sources.values():
         for problem in source.problems:
             server.log.warning("%s", problem)
-        if source.closed is not None:
-            server.log.warning("source %s is closed: %s", source.name, source.closed)
-        else:
+        if source.closed is None:
             server.log.info("source %s is open: POST /hooks/%s", source.name, source.name)
+        elif not source.is_unused:
+            server.log.warning("source %s is closed: %s", source.name, source.closed)
+    if unused := [source.name for source in sources.values() if source.is_unused]:
+        server.log.info(
+            "closed, as their secrets are not set (gateway sources shows which): %s", ", ".join(unused)
+        )
 
 
 def post_worker_init(worker: Any) -> None:

@@ -185,6 +185,17 @@ notices = Table(
     sqlite_autoincrement=True,
 )
 
+#: One row a source whose webhooks have been refused: the last reason, for the operator to see.
+refusals = Table(
+    "refusals",
+    metadata,
+    Column("source", Text, primary_key=True),
+    # Of how many webhooks a process has told; of a flood it tells every few seconds.
+    Column("times", BigInteger, nullable=False),
+    Column("last_at", Double, nullable=False),
+    Column("problem", Text, nullable=False),
+)
+
 IS_OPEN = notices.c.ended_at.is_(None)
 Index(
     "notices_open",

@@ -102,10 +102,17 @@ def translate(
 
 
 def event_key(mapping: Mapping, event: Event) -> str | None:
-    """Find what a mapping says makes a repeated webhook the same; None leaves it to the scheme.
+    """Find what makes a repeated webhook the same, as the mapping says or else its scheme; None: neither knows.
 
     Raises TranslationError, but not for a part of a split event: that one fails when it is translated.
     """
+    own = _mapped_key(mapping, event)
+    if own is not None or mapping.default_key is None:
+        return own
+    return text_of(mapping.default_key, "event_key", _view(_Work(mapping, event), event.payload)) or None
+
+
+def _mapped_key(mapping: Mapping, event: Event) -> str | None:
     if mapping.event_key is None:
         return None
     work = _Work(mapping, event)

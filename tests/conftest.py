@@ -87,3 +87,4 @@ def make_app(database: Database) -> Iterator[MakeApp]:
     yield make
     for app in made:
         app.extensions["writer"].close()
+        app.extensions["refusals"].close()

@@ -7,15 +7,17 @@ import re
 from itertools import groupby
 from pathlib import Path
 
+from gateway import signatures
 from gateway.functions import FUNCTIONS, Function
 from gateway.mapping import SPECS, CallSpec, Kind
+from gateway.signatures import Scheme
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "mappings.md"
 
 
 def with_parts(text: str) -> str:
     """The document with its generated parts as they have to be."""
-    parts = {"calls": calls(), "functions": functions()}
+    parts = {"calls": calls(), "functions": functions(), "schemes": schemes()}
     return re.sub(
         r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)",
         lambda found: f"{found[1]}{parts[found[2]]}{found[3]}",
@@ -50,6 +52,27 @@ def _function(function: Function) -> str:
     example = f"{_code(function.example.expression)} → {_code(output)}"
     description = " ".join(function.description.split()).replace("|", r"\|")
     return f"| {_code(function.signature)} | {description} | {example} |"
+
+
+def schemes() -> str:
+    rows = ["| scheme | for | brings along |", "|---|---|---|"]
+    return "\n".join([*rows, *map(_scheme, signatures.schemes().values())]) + "\n"
+
+
+def _scheme(scheme: Scheme) -> str:
+    expressions = {"event_type": scheme.event_type, "event_key": scheme.event_key}
+    brought = [_code(f"{key}: {expression}") for key, expression in expressions.items() if expression]
+    brought += ["the delivery's id"] if scheme.delivery_id else []
+    brought += ["the content type"] if scheme.content_type else []
+    brought += ["a handshake"] if scheme.handshakes else []
+    return f"| `{scheme.name}` | {_prose(scheme.description)} | {', '.join(brought)} |"
+
+
+def _prose(text: str) -> str:
+    """Write text in which only `code` is marked."""
+    parts = text.replace("|", r"\|").split("`")
+    parts[::2] = [part.replace("<", "&lt;") for part in parts[::2]]
+    return "`".join(parts)
 
 
 def _code(text: str) -> str:

@@ -196,7 +196,7 @@ def test_translate_says_that_nothing_took_the_event(files: Path) -> None:
 
 def test_migrate_makes_the_database(files: Path) -> None:
     result = run("migrate")
-    assert (result.exit_code, result.output) == (0, "the database's schema is at version 0005\n")
+    assert (result.exit_code, result.output) == (0, "the database's schema is at version 0006\n")
     assert (files / "gateway.db").exists()
 
 
@@ -229,10 +229,11 @@ def test_doctor_names_each_problem(files: Path) -> None:
             "CUSTOMERIO_API_KEY": "key-4711",
             "CUSTOMERIO_BASE_URL": api.url,
         }
-        wrong_region = run("doctor", **good)
+        wrong_region = run("doctor", **good, SHOP_TOKEN="s3cret-4711 ")
         wrong_key = run("doctor", **{**good, "CUSTOMERIO_API_KEY": "wrong-4711"})
     assert wrong_region.exit_code == wrong_key.exit_code == 1
-    assert "PROBLEM  source shop: closed: SHOP_TOKEN is not set" in wrong_region.output
+    assert "PROBLEM  source shop: closed: SHOP_TOKEN: the secret begins or ends" in wrong_region.output
+    assert "closed, as their secrets are not set (gateway sources shows which): shop\n" in wrong_key.output
     assert "the workspace is in eu, not in us: set CUSTOMERIO_REGION=eu" in wrong_region.output
     assert "the site id or the API key is wrong" in wrong_key.output
     assert "4711" not in wrong_key.output

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from textwrap import dedent, indent
+from typing import get_args
 
 import pytest
 
+from gateway import signatures
 from gateway.calls import CALLS
 from gateway.compiler import parse
 from gateway.errors import MappingError, Severity
-from gateway.mapping import SPECS, Constant, Glob, Mapping, find_rule
+from gateway.mapping import SPECS, Computed, Constant, Glob, Mapping, find_rule
 
 HEAD = """\
 version: 1
@@ -255,6 +257,81 @@ def test_an_optional_key_at_the_top_is_checked(line: str, expected: list[str]) -
             "3:42 secret-env: 'secret_env' must name an environment variable;"
             " a secret never stands in a mapping file",
         ),
+        (
+            "verify: {scheme: {kind: digest, header: X-S, signed: '{body}'}, secret_env: A}",
+            "3:46 scheme: a digest proves nothing without the secret; add {secret}",
+        ),
+        (
+            "verify: {scheme: {kind: token, at: header.X-Token}, secret_env: A}",
+            "3:32 scheme: 'at' must be path, query.NAME or body.PATH, such as query.token;"
+            " a header is `header`",
+        ),
+        (
+            "verify: {scheme: {kind: adyen}, secret_env: A}",
+            "3:19 scheme: 'adyen' is a scheme of the table; write  base: adyen",
+        ),
+        (
+            "verify: {scheme: {base: github, event_type: =type}, secret_env: A}",
+            "3:33 scheme: unknown key 'event_type' in a scheme of kind hmac",
+        ),
+        (
+            "verify: {scheme: github, secret_env: A, network: 10.0.0.0/8}",
+            "3:41 unknown-key: unknown key 'network' in 'verify'; did you mean 'networks'?",
+        ),
+        (
+            "verify: {scheme: github, secret_env: A, networks: []}",
+            "3:51 networks: 'networks' must name at least one address or network",
+        ),
+        (
+            "verify: {scheme: github, secret_env: A, networks: [10.0.0.0/8, example.com]}",
+            "3:64 networks: 'networks' must hold IP addresses or networks, such as 3.18.12.63 or 10.0.0.0/8",
+        ),
+        (
+            "verify: {scheme: github, secret_env: A, networks: 10.0.0.1/8}",
+            "3:51 networks: '10.0.0.1/8' names one address of a network; did you mean 10.0.0.0/8?",
+        ),
+        (
+            "verify: {scheme: github, secret_env: A, networks: ['fe80::1%eth0']}",
+            "3:52 networks: 'networks' must hold IP addresses or networks, such as 3.18.12.63 or 10.0.0.0/8",
+        ),
+        (
+            "verify: {scheme: github, secret_env: A, networks: ['::ffff:10.0.0.0/104']}",
+            "3:52 networks: '::ffff:10.0.0.0/104' never matches: an IPv4 address is written as such",
+        ),
+        (
+            "verify: {scheme: github, secret_env: A, networks: 167772160}",
+            "3:51 networks: 'networks' must hold IP addresses or networks, such as 3.18.12.63 or 10.0.0.0/8",
+        ),
+        (
+            "verify: {scheme: github, secret_env: A, networks: {from: 10.0.0.0/8}}",
+            "3:51 networks: 'networks' must hold IP addresses or networks, such as 3.18.12.63 or 10.0.0.0/8",
+        ),
+        (
+            "verify: {scheme: github, secret_env: A, networks: }",
+            "3:51 empty-value: 'networks' has no value; write null if a null is meant, or remove it",
+        ),
+        (
+            "verify: {scheme: meta, secret_env: A}",
+            "3:9 warning: verify-token: the sender (meta) shows a verify token when the webhook is set up;"
+            " name the variable that holds yours:  verify_token_env: VERIFY_TOKEN",
+        ),
+        (
+            "verify: {scheme: {base: meta, algorithm: sha1}, secret_env: A}",
+            "3:9 warning: verify-token: the sender (meta) shows a verify token",
+        ),
+        (
+            "verify: {scheme: github, secret_env: A, verify_token_env: B}",
+            "3:59 verify-token: the scheme 'github' has no verify token; remove 'verify_token_env'",
+        ),
+        (
+            "verify: {scheme: none, verify_token_env: B}",
+            "3:42 verify-token: the scheme 'none' has no verify token; remove 'verify_token_env'",
+        ),
+        (
+            "verify: {scheme: meta, secret_env: A, verify_token_env: [B, C]}",
+            "3:57 secret-env: 'verify_token_env' must name an environment variable;"
+            " a secret never stands in a mapping file",
+        ),
     ],
 )
 def test_the_check_of_the_sender_has_to_be_complete(verify: str, expected: str) -> None:
@@ -266,6 +343,88 @@ def test_a_secret_pasted_where_its_variable_belongs_is_not_repeated() -> None:
     text = f"{HEAD}events: {{'*': []}}\n".replace("SHOP_SECRET", "whsec_c2VjcmV0+/=")
     assert "c2VjcmV0" not in "\n".join(problems(text))
     assert problems(text)[0].startswith("3:38 secret-env: ")
+
+
+def test_a_verify_token_pasted_where_its_variable_belongs_is_not_repeated() -> None:
+    verify = "{scheme: meta, secret_env: A, verify_token_env: c2VjcmV0+/=}"
+    (found,) = problems(f"version: 1\nsource: a\nverify: {verify}\nevents: {{'*': []}}\nevent_key: =id\n")
+    assert found.startswith("3:57 secret-env: 'verify_token_env' must name")
+    assert "c2VjcmV0" not in found
+
+
+def verified(verify: str, *lines: str) -> Mapping:
+    return good("\n".join(["version: 1", "source: a", f"verify: {verify}", "events: {'*': []}", *lines]))
+
+
+@pytest.mark.parametrize(
+    ("written", "networks"),
+    [
+        ("10.0.0.0/8", ["10.0.0.0/8"]),
+        ("3.18.12.63", ["3.18.12.63/32"]),
+        ("'::1'", ["::1/128"]),
+        (
+            "[3.18.12.63, '2001:db8::/32', 10.0.0.0/255.0.0.0]",
+            ["3.18.12.63/32", "2001:db8::/32", "10.0.0.0/8"],
+        ),
+    ],
+)
+def test_the_networks_of_a_sender_are_read(written: str, networks: list[str]) -> None:
+    mapping = verified(f"{{scheme: github, secret_env: A, networks: {written}}}")
+    assert [str(network) for network in mapping.verify.networks] == networks
+
+
+def test_networks_alone_can_be_the_check_of_a_sender() -> None:
+    verify = verified("{scheme: none, networks: 10.0.0.0/8}", "event_key: none").verify
+    assert (verify.scheme.kind, len(verify.networks)) == ("none", 1)
+
+
+def test_a_verify_token_is_for_senders_that_show_one() -> None:
+    mapping = verified("{scheme: meta, secret_env: A, verify_token_env: B}", "event_key: none")
+    assert (mapping.verify.token_env, mapping.verify.networks) == ("B", ())
+    assert verified("{scheme: github, secret_env: A}").verify.token_env is None
+
+
+def shown(computed: Computed | None) -> str | None:
+    return None if computed is None else computed.expression.text
+
+
+def test_a_scheme_brings_event_type_and_key_along() -> None:
+    mapping = verified("{scheme: stripe, secret_env: A}")
+    assert (shown(mapping.event_type), shown(mapping.default_key)) == ("type", "id")
+    assert (mapping.event_key, mapping.deduplicate) == (None, True)
+    # The place of what a scheme says is that of the scheme.
+    assert mapping.event_type is not None
+    assert str(mapping.event_type.where) == "m.yaml:3:9"
+
+
+def test_a_scheme_that_starts_from_another_brings_the_same_along() -> None:
+    mapping = verified("{scheme: {base: stripe, algorithm: sha512}, secret_env: A}")
+    assert (shown(mapping.event_type), shown(mapping.default_key)) == ("type", "id")
+
+
+def test_a_mapping_that_says_event_type_and_key_itself_has_its_own() -> None:
+    mapping = verified("{scheme: stripe, secret_env: A}", "event_type: =kind", "event_key: =key")
+    assert (shown(mapping.event_type), shown(mapping.event_key)) == ("kind", "key")
+
+
+def test_where_no_two_webhooks_are_the_same_the_key_of_the_scheme_does_not_count_either() -> None:
+    mapping = verified("{scheme: stripe, secret_env: A}", "event_key: none")
+    assert (mapping.event_key, mapping.default_key, mapping.deduplicate) == (None, None, False)
+
+
+@pytest.mark.parametrize("name", signatures.schemes())
+def test_what_a_scheme_of_the_table_brings_along_compiles(name: str) -> None:
+    scheme = signatures.schemes()[name]
+    start = "kind" if name in get_args(signatures.Kind) else "base"
+    header = (
+        "" if scheme.header or scheme.at or "header" not in signatures.KEYS[scheme.kind] else ", header: X-S"
+    )
+    token = ", verify_token_env: B" if any(each.token for each in scheme.handshakes) else ""
+    proof = "" if scheme.kind == "none" else f", secret_env: A{token}"
+    key = [] if scheme.names_deliveries else ["event_key: none"]
+    mapping = verified(f"{{scheme: {{{start}: {name}{header}}}{proof}}}", *key)
+    assert (mapping.event_type is None) == (scheme.event_type is None)
+    assert (mapping.default_key is None) == (scheme.event_key is None)
 
 
 def test_a_scheme_without_a_delivery_and_no_event_key_is_a_warning() -> None:
@@ -713,9 +872,27 @@ def test_the_event_types_of_a_file_are_checked(events: str, expected: list[str])
 
 
 def test_without_an_event_type_only_a_star_can_match() -> None:
-    text = HEAD.replace("event_type: =type\n", "") + "events: {a: [], '*': []}\n"
+    text = HEAD.replace("event_type: =type\n", "event_key: =id\n") + "events: {a: [], '*': []}\n"
+    assert problems(text.replace("github", "bearer")) == [
+        "5:10 warning: no-event-type: 'a' never matches: without an 'event_type' only \"*\" does"
+    ]
+
+
+def test_the_event_type_that_a_scheme_brings_along_can_match() -> None:
+    assert problems(HEAD.replace("event_type: =type\n", "") + "events: {a: [], '*': []}\n") == []
+
+
+@pytest.mark.parametrize("key", ["=id", "none"])
+def test_a_key_of_ones_own_is_warned_of_where_a_scheme_leaves_the_body_unsigned(key: str) -> None:
+    text = HEAD.replace("github", "mailgun") + f"event_key: {key}\nevents: {{}}\n"
+    (warning,) = problems(text)
+    assert warning.startswith("5:12 warning: unsigned-body: the scheme 'mailgun' does not sign the body")
+
+
+def test_an_event_type_that_is_wrong_is_not_the_same_as_none() -> None:
+    text = HEAD.replace("=type", "type").replace("github", "bearer") + "event_key: =id\nevents: {a: []}\n"
     assert problems(text) == [
-        "4:10 warning: no-event-type: 'a' never matches: without an 'event_type' only \"*\" does"
+        "4:13 not-an-expression: 'event_type' must be an expression; did you mean  event_type: =type"
     ]
 
 

@@ -101,7 +101,8 @@ def test_any_body_gives_calls_or_a_problem_and_never_an_exception(file: Path, da
     event = Event(source=file.stem, key="k", payload=body, headers=headers, query={}, received_at=1767225600)
     translation = translate(mapping, event)
     assert (translation.problem is not None) == (translation.status == "failed")
-    assert bool(translation.planned) == (translation.status == "accepted")
+    if mapping.split is None or translation.status != "failed":  # a part that fails leaves the others theirs
+        assert bool(translation.planned) == (translation.status == "accepted")
     assert [found for planned in translation.planned for found in violations(planned.sealed)] == []
     assert len({planned.identity for planned in translation.planned}) == len(translation.planned)
 

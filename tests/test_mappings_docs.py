@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import re
 from textwrap import indent
+from typing import get_args
 
 import pytest
 
+from gateway import signatures
 from gateway.checks import run_tests
 from gateway.compiler import parse
 from gateway.errors import MappingError
 from gateway.expressions import compile_expression
 from gateway.mapping import Mapping
+from gateway.signatures.reading import _SPELLED
 from tests.reference import DOCUMENT, with_parts
 
 TEXT = DOCUMENT.read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
 FILES = [block for block in BLOCKS if block.startswith("version: 1")]
-FRAGMENTS = [block for block in BLOCKS if not block.startswith("version: 1")]
+PROOFS = [block for block in BLOCKS if block.startswith("verify:")]
+PROOFS += re.findall(r"\| `(verify: [^`]*)` \|", TEXT)
+FRAGMENTS = [block for block in BLOCKS if not block.startswith(("version: 1", "verify:"))]
 
 
 def test_the_generated_parts_are_those_of_the_code() -> None:
@@ -44,6 +49,29 @@ def of_fragment(block: str) -> Mapping:
 @pytest.mark.parametrize("block", FRAGMENTS, ids=range(len(FRAGMENTS)))
 def test_a_piece_of_a_file_checks_clean(block: str) -> None:
     assert len(of_fragment(block).rules[0].calls) == 1
+
+
+def of_proof(verify: str) -> Mapping:
+    text = f"version: 1\nsource: a\n{verify}\nevent_key: none\nevent_type: =type\nevents: {{}}\n"
+    mapping, warnings = parse(text, "a.yaml")
+    assert warnings == []
+    return mapping
+
+
+@pytest.mark.parametrize("verify", PROOFS)
+def test_a_way_to_verify_checks_clean(verify: str) -> None:
+    assert of_proof(verify).verify.scheme.name
+
+
+def test_every_key_and_kind_of_a_scheme_is_explained() -> None:
+    chapter = TEXT.partition("### A scheme of your own")[2].partition("\n## ")[0]
+    kinds, keys, variables = (
+        {name for row in table.split("\n") for name in re.findall(r"`([^`]+)`", row.split(" | ")[0])}
+        for table in re.findall(r"\|---\|---.*\|\n((?:\|.*\n)+)", chapter)
+    )
+    assert kinds == set(get_args(signatures.Kind))
+    assert keys == {key for known in signatures.KEYS.values() for key in known}
+    assert variables == {f"{{{name}}}" for name in _SPELLED}
 
 
 def test_the_expressions_of_the_table_are_expressions() -> None:

@@ -13,6 +13,7 @@ from sqlalchemy import update
 from gateway.app import create_app
 from gateway.database import Database
 from gateway.notices import Notices
+from gateway.refusals import Kept, Told
 from gateway.store import Store
 from gateway.tables import connections, deliveries
 from tests.gateway_process import GatewayProcess
@@ -65,6 +66,21 @@ def test_an_empty_gateway_tells_zeros(web: FlaskClient) -> None:
         ("gateway_notices_open", "failed"): 0,
         ("gateway_notices_open", "late"): 0,
         ("gateway_notices_open", "broken"): 0,
+        ("gateway_webhooks_refused_total",): 0,
+    }
+
+
+def test_webhooks_that_were_refused_are_counted_over_all_sources(
+    web: FlaskClient, database: Database
+) -> None:
+    kept = Kept(database)
+    kept.add([Told(source="shop", times=3, problem="old"), Told(source="shop", times=1, problem="new")])
+    kept.add([Told(source="other", times=2, problem="odd")])
+
+    assert samples(web.get("/metrics").text)[("gateway_webhooks_refused_total",)] == 6
+    assert {name: (each.times, each.problem) for name, each in kept.read().items()} == {
+        "shop": (4, "new"),
+        "other": (2, "odd"),
     }
 
 

@@ -1012,6 +1012,267 @@ events: {}
         ],
     ),
     (
+        "the keys of a scheme beside its name",
+        """\
+version: 1
+source: shop
+verify: {scheme: hmac, header: X-Signature, secret_env: A}
+event_key: none
+event_type: =type
+events: {}
+""",
+        [
+            "3:18: error scheme: the scheme 'hmac' does not know where to look; write it as an "
+            "object and add `header`, the name of the header that the sender uses",
+            "3:24: error unknown-key: unknown key 'header' in 'verify'; a scheme of your own is "
+            "written  scheme: {…}",
+        ],
+    ),
+    (
+        "a kind of scheme without the header",
+        """\
+version: 1
+source: shop
+verify: {scheme: hmac, secret_env: A}
+event_key: none
+event_type: =type
+events: {}
+""",
+        [
+            "3:18: error scheme: the scheme 'hmac' does not know where to look; write it as an "
+            "object and add `header`, the name of the header that the sender uses",
+        ],
+    ),
+    (
+        "a scheme with the header as the place",
+        """\
+version: 1
+source: shop
+verify: {scheme: {kind: token, at: header.X-Token}, secret_env: A}
+event_key: none
+event_type: =type
+events: {}
+""",
+        [
+            "3:32: error scheme: 'at' must be path, query.NAME or body.PATH, such as query.token; a "
+            "header is `header`",
+        ],
+    ),
+    (
+        "two places for one token",
+        """\
+version: 1
+source: shop
+verify: {scheme: {kind: token, header: X-Token, at: query.token}, secret_env: A}
+event_key: none
+event_type: =type
+events: {}
+""",
+        [
+            "3:49: error scheme: the signature stands in a `header`, or `at` another place; give one",
+        ],
+    ),
+    (
+        "a scheme that is code taken for a kind",
+        """\
+version: 1
+source: shop
+verify: {scheme: {kind: twilio}, secret_env: A}
+event_key: none
+event_type: =type
+events: {}
+""",
+        [
+            "3:19: error scheme: 'twilio' is a scheme of the table; write  base: twilio",
+        ],
+    ),
+    (
+        "a signature that leaves the body out",
+        """\
+version: 1
+source: shop
+verify: {scheme: {kind: hmac, header: X-S, signed: '{url}'}, secret_env: A}
+event_key: none
+event_type: =type
+events: {}
+""",
+        [
+            "3:44: error scheme: 'signed' leaves the body out, so anybody could change it; add {body}",
+        ],
+    ),
+    (
+        "a field of the body taken for all of it",
+        """\
+version: 1
+source: shop
+verify: {scheme: {kind: hmac, header: X-S, signed: '{body.data}'}, secret_env: A}
+event_key: none
+event_type: =type
+events: {}
+""",
+        [
+            "3:44: error scheme: 'signed' leaves the body out, so anybody could change it; add {body}",
+        ],
+    ),
+    (
+        "the secret in what an HMAC signs",
+        """\
+version: 1
+source: shop
+verify: {scheme: {kind: hmac, header: X-S, signed: '{secret}{body}'}, secret_env: A}
+event_key: none
+event_type: =type
+events: {}
+""",
+        [
+            "3:44: error scheme: {secret} is for a scheme of kind digest; leave it out",
+        ],
+    ),
+    (
+        "a hash without a secret",
+        """\
+version: 1
+source: shop
+verify: {scheme: {kind: digest, header: X-S, signed: '{body}'}, secret_env: A}
+event_key: none
+event_type: =type
+events: {}
+""",
+        [
+            "3:46: error scheme: a digest proves nothing without the secret; add {secret}",
+        ],
+    ),
+    (
+        "a misspelt variable of a template",
+        """\
+version: 1
+source: shop
+verify: {scheme: {kind: hmac, header: X-S, signed: '{uri}{body}'}, secret_env: A}
+event_key: none
+event_type: =type
+events: {}
+""",
+        [
+            "3:44: error scheme: unknown variable {uri}; did you mean 'url'?",
+        ],
+    ),
+    (
+        "a time that is not signed",
+        """\
+version: 1
+source: shop
+verify: {scheme: {kind: hmac, header: X-S, timestamp: {header: X-T}}, secret_env: A}
+event_key: none
+event_type: =type
+events: {}
+""",
+        [
+            "3:18: error scheme: the timestamp is not signed; add {ts} to 'signed'",
+        ],
+    ),
+    (
+        "a list by position that has names too",
+        """\
+version: 1
+source: shop
+verify: {scheme: {base: stripe, positional: true}, secret_env: A}
+event_key: none
+event_type: =type
+events: {}
+""",
+        [
+            "3:33: error scheme: the items of a list have names, of which `key` is one, or are "
+            "`positional`; not both",
+        ],
+    ),
+    (
+        "a network with bits beyond its mask",
+        """\
+version: 1
+source: shop
+verify: {scheme: github, secret_env: A, networks: [10.0.0.1/8]}
+event_key: none
+event_type: =type
+events: {}
+""",
+        [
+            "3:52: error networks: '10.0.0.1/8' names one address of a network; did you mean 10.0.0.0/8?",
+        ],
+    ),
+    (
+        "the name of a host as a network",
+        """\
+version: 1
+source: shop
+verify: {scheme: github, secret_env: A, networks: hooks.example.com}
+event_key: none
+event_type: =type
+events: {}
+""",
+        [
+            "3:51: error networks: 'networks' must hold IP addresses or networks, such as 3.18.12.63 "
+            "or 10.0.0.0/8",
+        ],
+    ),
+    (
+        "a misspelt list of networks",
+        """\
+version: 1
+source: shop
+verify: {scheme: github, secret_env: A, network: 10.0.0.0/8}
+event_key: none
+event_type: =type
+events: {}
+""",
+        [
+            "3:41: error unknown-key: unknown key 'network' in 'verify'; did you mean 'networks'?",
+        ],
+    ),
+    (
+        "a sender that shows a verify token, without one",
+        """\
+version: 1
+source: shop
+verify: {scheme: meta, secret_env: A}
+event_key: none
+event_type: =type
+events: {}
+""",
+        [
+            "3:9: warning verify-token: the sender (meta) shows a verify token when the webhook is "
+            "set up; name the variable that holds yours:  verify_token_env: VERIFY_TOKEN",
+        ],
+    ),
+    (
+        "a verify token for a sender that shows none",
+        """\
+version: 1
+source: shop
+verify: {scheme: github, secret_env: A, verify_token_env: B}
+event_key: none
+event_type: =type
+events: {}
+""",
+        [
+            "3:59: error verify-token: the scheme 'github' has no verify token; remove 'verify_token_env'",
+        ],
+    ),
+    (
+        "the verify token itself in the file",
+        """\
+version: 1
+source: shop
+verify: {scheme: meta, secret_env: A, verify_token_env: my-token}
+event_key: none
+event_type: =type
+events: {}
+""",
+        [
+            "3:57: error secret-env: 'verify_token_env' must name an environment variable; a secret "
+            "never stands in a mapping file",
+        ],
+    ),
+    (
         "a region that there is not",
         """\
 events:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from textwrap import indent
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
@@ -18,12 +18,13 @@ from jsonschema import Draft7Validator
 
 from gateway import signatures
 from gateway.cli import main
-from gateway.compiler import calls, cases, file, parse, values
+from gateway.compiler import calls, cases, file, parse, values, verification
 from gateway.document import plain, read
 from gateway.errors import MappingError, Severity
 from gateway.events import JSON
 from gateway.mapping import SPECS, Key, Kind
 from gateway.schema import LITERALS, OF_KIND, Schema, key_of, language
+from gateway.signatures import reading
 
 MAPPINGS = Path(__file__).parent.parent / "mappings"
 SCHEMA = Draft7Validator(language())
@@ -145,6 +146,13 @@ GOOD = [
     verified("{scheme: none}"),
     verified("{scheme: {kind: none, delivery_id: X-Id}}"),
     verified("{scheme: {base: none}}"),
+    verified("{scheme: meta, secret_env: S, verify_token_env: T}"),
+    verified("{scheme: meta, secret_env: S}"),
+    verified("{scheme: {base: meta, algorithm: sha512}, secret_env: S, verify_token_env: T}"),
+    verified("{scheme: github, secret_env: S, networks: 10.0.0.0/8}"),
+    verified("{scheme: none, networks: [3.18.12.63, '2001:db8::/32', '::1', 10.0.0.0/255.0.0.0]}"),
+    verified("{scheme: adyen, secret_env: S}"),
+    verified("{scheme: path, secret_env: S}"),
     signed("base: hmac, header: X-Signature"),
     signed("base: stripe"),
     signed("kind: token, header: [X-Token, X-Old-Token], prefix: 'Token '"),
@@ -152,6 +160,23 @@ GOOD = [
     signed("kind: hmac, header: X-S, key: v1, items: ' ', sep: '=', algorithm: sha512, encoding: base64"),
     signed("base: github, secret: {strip: whsec_, encoding: hex}, delivery_id: [[A, B], C]"),
     signed("base: github, delivery_id: []"),
+    signed("kind: ed25519, header: X-S, encoding: hex, secret: {encoding: hex}"),
+    signed("kind: ecdsa, header: X-S, timestamp: {header: X-T}, signed: '{ts}{body}'"),
+    signed("kind: digest, header: X-S"),
+    signed("kind: digest, header: X-S, algorithm: sha1, signed: '{secret}{method}{decoded_url}{body}'"),
+    signed("kind: token, at: path"),
+    signed("kind: token, at: query.hub.token"),
+    signed("base: token, at: 'body.value[].clientState'"),
+    signed("kind: hmac, at: body.signature, signed: '{url}{form}'"),
+    signed("kind: hmac, header: X-S, positional: true, timestamp: {unit: ms}, signed: '{ts}.{body}'"),
+    signed("base: github, positional: false, signed: '{body}{query.a b}{body.a[].b}{header.X-A}'"),
+    signed("kind: hmac, header: X-S, timestamp: {body: sent.at, tolerance: 60}"),
+    signed("base: adyen, secret: {encoding: base64}, delivery_id: X-Id"),
+    signed("base: twilio, delivery_id: X-S"),
+    # A place that a mapping names takes that of the scheme it starts from.
+    signed("base: stripe, timestamp: {body: t}"),
+    signed("base: stripe, at: query.token"),
+    signed("base: path, header: X-S"),
     signed("base: stripe, timestamp: {unit: ms, tolerance: none}, signed: '{method}{ts}{header.X-A}{body}'"),
     signed(
         "kind: hmac, header: X-S, timestamp: {header: X-T, unit: iso, tolerance: 60}, signed: '{ts}{body}'"
@@ -169,6 +194,7 @@ GOOD = [
 ]
 
 BAD = [
+    signed("base: twilio, header: X-S"),
     # The top
     "- version: 1\n",
     "version: 1\n",
@@ -308,12 +334,45 @@ BAD = [
     verified("{scheme: github, secret_env: [S, =s]}"),
     verified("{scheme: none, secret_env: S}"),
     verified("{scheme: {kind: none}, secret_env: S}"),
+    verified("{scheme: github, secret_env: S, verify_token_env: T}"),
+    verified("{scheme: {base: github}, secret_env: S, verify_token_env: T}"),
+    verified("{scheme: none, verify_token_env: T}"),
+    verified("{scheme: meta, secret_env: S, verify_token_env: [T, U]}"),
+    verified("{scheme: meta, secret_env: S, verify_token_env: my-token}"),
+    verified("{scheme: meta, secret_env: S, verify_token_env: null}"),
+    verified("{scheme: github, secret_env: S, networks: []}"),
+    verified("{scheme: github, secret_env: S, networks: null}"),
+    verified("{scheme: github, secret_env: S, networks: 10}"),
+    verified("{scheme: github, secret_env: S, networks: example.com}"),
+    verified("{scheme: github, secret_env: S, networks: [[10.0.0.0/8]]}"),
+    verified("{scheme: github, secret_env: S, networks: [10.0.0.0/8, everything]}"),
+    verified("{scheme: token, secret_env: S}"),
     signed("header: X-S"),
     signed("base: github, kind: hmac"),
+    signed("kind: adyen"),
+    signed("kind: stripe"),
     signed("base: gihub"),
     signed("kind: sha256, header: X-S"),
     signed("kind: hmac"),
+    signed("kind: ecdsa"),
     signed("base: token"),
+    signed("kind: token, at: header.X-S"),
+    signed("kind: token, at: query"),
+    signed("kind: token, at: path.token"),
+    signed("kind: token, at: 'body.'"),
+    signed("kind: token, at: [path]"),
+    signed("kind: token, at: query.token, header: X-S"),
+    signed("kind: basic, at: path"),
+    signed("kind: hmac, header: X-S, positional: 1, timestamp: {unit: ms}, signed: '{ts}.{body}'"),
+    signed("kind: hmac, header: X-S, timestamp: {body: ''}"),
+    signed("kind: hmac, header: X-S, timestamp: {query: t}, signed: '{ts}.{body}'"),
+    signed("kind: ed25519, header: X-S, algorithm: sha256"),
+    signed("kind: digest, header: X-S, signed: '{body}'"),
+    signed("kind: digest, header: X-S, signed: '{secret}'"),
+    signed("kind: hmac, header: X-S, event_type: =type"),
+    signed("kind: hmac, header: X-S, content_type: application/json"),
+    signed("base: adyen, header: X-S"),
+    signed("base: braintree, secret: {encoding: hex}"),
     signed("base: github, header: []"),
     signed("base: github, header: 'X S'"),
     signed("base: github, prefix: 1"),
@@ -327,6 +386,12 @@ BAD = [
     signed("base: github, signed: '{id}'"),
     signed("base: github, signed: '{body}{when}'"),
     signed("base: github, signed: '{{body}}'"),
+    signed("base: github, signed: '{body}{secret}'"),
+    signed("base: github, signed: '{body.data}'"),
+    signed("base: github, signed: '{body}{query}'"),
+    signed("base: github, signed: '{body}{path}'"),
+    signed("base: github, signed: '{body}{header.X S}'"),
+    signed("base: github, signed: '{body}{form.a}'"),
     signed("base: github, delivery_id: [[]]"),
     # Tests
     with_line("tests: {name: a}"),
@@ -407,6 +472,14 @@ ONLY_THE_CHECKER_SEES = {
     "keys of a scheme that contradict each other": [
         (signed("base: github, key: v1"), "scheme"),
         (signed("base: stripe, signed: '{body}'"), "scheme"),
+        (signed("base: stripe, positional: true"), "scheme"),
+        (signed("base: path, prefix: 'x'"), "scheme"),
+        (signed("base: recurly, sep: ':'"), "scheme"),
+        (signed("base: github, sep: ':'"), "scheme"),
+    ],
+    "what looks like a network and is none": [
+        (verified("{scheme: github, secret_env: S, networks: 10.0.0.1/8}"), "networks"),
+        (verified("{scheme: github, secret_env: S, networks: [1.2.3.4.5, '::1']}"), "networks"),
     ],
     "what the gateway keeps to itself in a raw request": [
         (with_call("request, path: /v1/x, headers: {Authorization: x}"), "header"),
@@ -435,31 +508,59 @@ def test_only_the_checker_sees_it(text: str, code: str) -> None:
     assert SCHEMA.is_valid(yaml.safe_load(text))
 
 
-#: Schemes that differ from the simplest of their kind by one key, as far as that can be.
+#: For each key of a scheme an example that differs from the simplest scheme of its kind, as far as that can be.
 BY_KEY = {
     "header": "header: [X-S, X-T]",
-    "prefix": "header: X-S, prefix: a",
-    "key": "header: X-S, key: v1",
-    "items": "header: X-S, items: ' ', key: v1",
-    "sep": "header: X-S, sep: ':', key: v1",
-    "algorithm": "header: X-S, algorithm: sha1",
-    "encoding": "header: X-S, encoding: base64",
-    "secret": "header: X-S, secret: {strip: a}",
-    "signed": "header: X-S, signed: '{url}{body}'",
-    "timestamp": "header: X-S, timestamp: {header: X-T}, signed: '{ts}{body}'",
-    "delivery_id": "header: X-S, delivery_id: X-Id",
+    "at": "at: query.signature",
+    "prefix": "prefix: a",
+    "key": "key: v1",
+    "positional": "positional: true, timestamp: {unit: ms}, signed: '{secret}{ts}{body}'",
+    "items": "items: ' ', key: v1",
+    "sep": "sep: ':', key: v1",
+    "algorithm": "algorithm: sha1",
+    "encoding": "encoding: base64",
+    "secret": "secret: {strip: a}",
+    "signed": "signed: '{secret}{url}{body}'",
+    "timestamp": "timestamp: {header: X-T}, signed: '{secret}{ts}{body}'",
+    "delivery_id": "delivery_id: X-Id",
 }
 
 
 def test_each_key_of_a_scheme_has_an_example() -> None:
-    assert set(BY_KEY) == {each.name for each in fields(signatures.Scheme)} - {"name", "kind", "description"}
+    assert set(BY_KEY) == {key for keys in signatures.KEYS.values() for key in keys}
+    assert set(BY_KEY) == {each.name for each in fields(signatures.Scheme)} - {
+        "name",
+        "kind",
+        *reading._ABOUT,
+    }
 
 
-@pytest.mark.parametrize("kind", ["hmac", "token", "basic"])
-@pytest.mark.parametrize("scheme", BY_KEY.values())
-def test_a_kind_of_scheme_has_the_same_keys_to_checker_and_schema(kind: str, scheme: str) -> None:
-    text = signed(f"kind: {kind}, {scheme}")
-    assert accepted(text) == (errors(text) == set())
+def test_each_kind_of_scheme_has_its_keys() -> None:
+    assert set(signatures.KEYS) == {*get_args(signatures.Kind), *get_args(signatures.Special)}
+
+
+@pytest.mark.parametrize("kind", signatures.KEYS)
+@pytest.mark.parametrize("key", BY_KEY)
+def test_a_kind_of_scheme_has_the_same_keys_to_checker_and_schema(
+    kind: signatures.Kind | signatures.Special, key: str
+) -> None:
+    keys = signatures.KEYS[kind]
+    start = "kind" if kind in get_args(signatures.Kind) else "base"
+    header = "header: X-S, " if "header" in keys and key not in ("header", "at") else ""
+    example = BY_KEY[key].replace("{secret}", "{secret}" if kind == "digest" else "")
+    proof = "" if kind == "none" else "secret_env: S, "
+    text = verified(f"{{{proof}scheme: {{{start}: {kind}, {header}{example}}}}}")
+    assert accepted(text) == (errors(text) == set()) == (key in keys)
+
+
+@pytest.mark.parametrize("name", signatures.schemes())
+def test_a_scheme_of_the_table_is_the_same_to_checker_and_schema(name: str) -> None:
+    for scheme in (name, f"{{base: {name}}}", f"{{base: {name}, at: path}}"):
+        for rest in ("", ", secret_env: S", ", secret_env: S, verify_token_env: T"):
+            text = verified(f"{{scheme: {scheme}{rest}}}")
+            found = errors(text)
+            # Where a base's own place is, only the checker sees.
+            assert accepted(text) == (found == set()) or ("at: path" in scheme and found == {"scheme"})
 
 
 CHANGED = [plain(read(text, "m.yaml")) for text in GOOD]
@@ -475,7 +576,12 @@ VALUES: list[Any] = [
     ),
 ]
 NAMES = sorted(
-    {"nmae", "x-a", "literal", "or_null", "call", *(name for spec in SPECS.values() for name in spec.keys)}
+    {
+        *("nmae", "x-a", "literal", "or_null", "call", "base", "kind"),
+        *(name for spec in SPECS.values() for name in spec.keys),
+        *verification.KEYS,
+        *BY_KEY,
+    }
 )
 
 
@@ -523,6 +629,7 @@ def test_every_kind_and_key_of_the_language_is_in_the_schema() -> None:
     assert LITERALS.keys() == values._LITERAL_CHECKS.keys()
     assert set(language()["properties"]) == set(file._TOP)
     assert set(language()["properties"]["tests"]["items"]["properties"]) == set(cases._TEST)
+    assert set(language()["properties"]["verify"]["anyOf"][1]["properties"]) == set(verification.KEYS)
     for name, spec in SPECS.items():
         known = language()["definitions"][f"call.{name}"]["properties"]
         assert set(known) == {*calls._EVERY_CALL, *spec.keys}

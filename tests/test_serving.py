@@ -18,6 +18,7 @@ import pytest
 
 from gateway.database import connect, migrate
 from gateway.store import Store
+from tests.test_signatures import VECTORS, secrets_of
 
 MAPPING = """\
 version: 1
@@ -27,13 +28,27 @@ event_type: =type
 events:
   x: []
 """
-LIMIT = 1_000
+PROVEN = """\
+version: 1
+source: {source}
+verify: {{scheme: {scheme}, secret_env: SECRET_OF_{source}}}
+event_key: none
+events: {{}}
+"""
+#: Known answers that are wrong.
+FORGED = [vector for vector in VECTORS if not vector["valid"]]
+SECRET = "s3cret-4711"
+ACCESS = "%(r)s|%(U)s|%(q)s|%({raw_uri}e)s|%({path_info}e)s|%({query_string}e)s|%(s)s"
+LIMIT = 2_000
 
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("serving")
     (made / "open.yaml").write_text(MAPPING)
+    (made / "hidden.yaml").write_text(PROVEN.format(source="hidden", scheme="path"))
+    for number, vector in enumerate(FORGED):
+        (made / f"v{number}.yaml").write_text(PROVEN.format(source=f"v{number}", scheme=vector["scheme"]))
     migrate(connect(f"sqlite:///{made}/gateway.db"))
     return made
 
@@ -48,11 +63,20 @@ def port(directory: Path) -> Iterator[int]:
         "DATABASE_URL": f"sqlite:///{directory}/gateway.db",
         "GATEWAY_MAPPINGS": str(directory),
         "GATEWAY_MAX_BODY": str(LIMIT),
+        "GATEWAY_PUBLIC_URL": "https://hooks.example.com",
         "WEB_CONCURRENCY": "1",
+        "SECRET_OF_hidden": SECRET,
+        # As a platform sets it, with a format of its own.
+        "GUNICORN_CMD_ARGS": f"--access-logfile - --access-logformat '{ACCESS}'",
     }
+    environ |= {f"SECRET_OF_v{number}": secrets_of(vector)[0] for number, vector in enumerate(FORGED)}
     with (directory / "log").open("wb") as log:
         process = subprocess.Popen(
-            [*command, "--bind", f"127.0.0.1:{port}"], env=environ, stderr=log, start_new_session=True
+            [*command, "--bind", f"127.0.0.1:{port}"],
+            env=environ,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
         )
     try:
         wait_for(port)
@@ -120,7 +144,7 @@ def test_a_length_over_the_limit_is_refused_before_any_of_it_is_sent(port: int) 
     with sender(port) as connection:
         connection.sendall(head(f"Content-Length: {LIMIT + 1}"))
         status, body, _ = answer(connection)
-    assert (status, body) == (413, {"error": "the body is larger than 1000 bytes (GATEWAY_MAX_BODY)"})
+    assert (status, body) == (413, {"error": "the body is larger than 2000 bytes (GATEWAY_MAX_BODY)"})
 
 
 def test_a_huge_length_is_refused_and_the_connection_closed(port: int) -> None:
@@ -190,6 +214,60 @@ def test_a_chunked_body_over_the_limit_is_not_taken_for_its_beginning(port: int)
         assert answer(connection)[0] == 413
 
 
+def test_forged_webhooks_of_all_schemes_are_refused(port: int) -> None:
+    for number, vector in enumerate(FORGED):
+        body = vector["body"].encode()
+        _, mark, query = vector["url"].partition("?")
+        given = {"Content-Type": "application/json"} | vector["headers"]
+        lines = [
+            f"{vector['method']} /hooks/v{number}{mark}{query} HTTP/1.1",
+            "Host: x",
+            f"Content-Length: {len(body)}",
+        ]
+        lines += [f"{name}: {value}" for name, value in given.items()]
+        with sender(port) as connection:
+            connection.sendall(("\r\n".join(lines) + "\r\n\r\n").encode() + body)
+            assert status_of(connection) == 401, vector["id"]
+
+
+@pytest.mark.parametrize("header", ["x" * 16_384, "v1=" + "0" * 16_000, "\xff" * 300, ",,,,", "t=,v1="])
+def test_a_signature_header_of_any_size_and_form_is_a_401(port: int, header: str) -> None:
+    number = next(number for number, vector in enumerate(FORGED) if vector["scheme"] == "stripe")
+    lines = [f"POST /hooks/v{number} HTTP/1.1", "Host: x", "Content-Length: 2", f"Stripe-Signature: {header}"]
+    with sender(port) as connection:
+        connection.sendall(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1") + b"\xff\xfe")
+        assert status_of(connection) == 401
+
+
+def test_a_secret_in_an_address_is_in_no_log(port: int, directory: Path) -> None:
+    for path, status in (
+        (f"/hooks/hidden/{SECRET}", 202),
+        (f"/hooks/hidden/x?token={SECRET}", 401),
+        (f"//hooks/hidden/{SECRET}", 404),
+        (f"/%68ooks/hidden/{SECRET}?a={SECRET}", 202),
+        (f"/hooks/hidden/{SECRET}%0aforged", 401),
+    ):
+        with sender(port) as connection:
+            connection.sendall(head("Content-Length: 2", path=path) + b"{}")
+            assert status_of(connection) == status, path
+    logged = wait_for_line(directory / "log", "/hooks/hidden/[redacted]|/hooks/hidden/[redacted]|")
+    assert SECRET not in logged
+    assert "\nforged" not in logged
+    assert "|/healthz|" in logged
+
+
+def wait_for_line(log: Path, text: str) -> str:
+    ends = time.monotonic() + 5
+    while text not in (logged := log.read_text(errors="replace")) and time.monotonic() < ends:
+        time.sleep(0.05)
+    assert text in logged
+    return logged
+
+
+def status_of(connection: socket.socket) -> int:
+    return int(connection.recv(4096)[9:12])
+
+
 def test_a_gzip_bomb_is_refused_quickly(port: int) -> None:
     bomb = gzip.compress(b" " * 500_000)
     assert len(bomb) < LIMIT
@@ -200,7 +278,9 @@ def test_a_gzip_bomb_is_refused_quickly(port: int) -> None:
         assert time.monotonic() - began < 1
 
 
-@pytest.mark.parametrize("path", ["/hooks/nobody", "/hooks/%0a%1b[31mx", "/hooks/open/", "/hooks/../healthz"])
+@pytest.mark.parametrize(
+    "path", ["/hooks/nobody", "/hooks/%0a%1b[31mx", "/hooks/open/secret", "/hooks/../healthz"]
+)
 def test_other_addresses_are_not_found(port: int, path: str) -> None:
     with sender(port) as connection:
         connection.sendall(head("Content-Length: 2", path=path) + b"{}")

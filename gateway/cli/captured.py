@@ -10,6 +10,7 @@ from pathlib import Path
 from gateway import payloads
 from gateway.errors import ConfigError, RequestError
 from gateway.events import JSON, Event
+from gateway.mapping import Mapping
 
 
 def payload_loader(file: Path) -> Callable[[str], JSON]:
@@ -22,10 +23,14 @@ def payload_loader(file: Path) -> Callable[[str], JSON]:
 
 
 def read_payload(path: Path, content_type: str = "") -> JSON:
-    """Read and decode a body; the path - is standard input. Raises ConfigError."""
+    """Read and decode a body; the path - is standard input. Raises ConfigError.
+
+    A form may also be written as the JSON that it is decoded to, as tools that capture webhooks show it.
+    """
     try:
         body = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
-        return payloads.decode(body, content_type)
+        is_shown = content_type.startswith(payloads.FORM) and body.lstrip().startswith((b"{", b"["))
+        return payloads.decode(body, "" if is_shown else content_type)
     except OSError as error:
         raise ConfigError(f"{path} cannot be read ({error.strerror})") from error
     except RequestError as error:
@@ -47,13 +52,15 @@ def _texts(values: dict[str, JSON]) -> dict[str, str]:
     return {name: str(value) for name, value in values.items()}
 
 
-def captured_event(source: str, payload: Path, headers: Path | None, query: tuple[str, ...]) -> Event:
+def captured_event(mapping: Mapping, payload: Path, headers: Path | None, query: tuple[str, ...]) -> Event:
     """Read a webhook: its body, its headers, and parameters of its query as k=v. Raises ConfigError."""
     sent, parameters = read_sent(headers)
     names = {name.lower(): value for name, value in sent.items()}
+    if mapping.verify.scheme.content_type is not None:
+        names["content-type"] = mapping.verify.scheme.content_type
     parameters.update(each.partition("=")[::2] for each in query)
     return Event(
-        source=source,
+        source=mapping.source,
         key="translate",
         payload=read_payload(payload, names.get("content-type", "")),
         headers=names,

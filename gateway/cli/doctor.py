@@ -60,10 +60,12 @@ def _examine_sources(config: Config, environ: Mapping[str, str]) -> Iterator[tup
     for source in sources.values():
         for problem in source.problems:
             yield problem.severity is not Severity.ERROR, str(problem)
-        if source.closed is not None:
-            yield False, f"source {source.name}: closed: {source.closed}"
-        else:
+        if source.closed is None:
             yield True, f"source {source.name}: {source.file}"
+        elif not source.is_unused:
+            yield False, f"source {source.name}: closed: {source.closed}"
+    if unused := [source.name for source in sources.values() if source.is_unused]:
+        yield True, f"closed, as their secrets are not set (gateway sources shows which): {', '.join(unused)}"
 
 
 def _examine_connections(config: Config) -> Iterator[tuple[bool, str]]:

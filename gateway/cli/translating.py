@@ -43,7 +43,7 @@ def translate_command(
     source = configuration.load_source(mapping, os.environ)
     if source.mapping is None:
         raise click.ClickException("\n".join(map(str, source.problems)) or str(source.closed))
-    event = captured_event(source.name, payload, headers, query)
+    event = captured_event(source.mapping, payload, headers, query)
     trace = Trace() if explain else None
     translation = translate(source.mapping, event, trace=trace)
     for line in _explained(trace.steps) if trace is not None else ():

@@ -9,7 +9,8 @@ from gateway.errors import Where
 from gateway.mapping import CallRule, Glob, Routes, Rule
 
 
-def read_rules(top: ObjectNode, around: Around, notes: Notes) -> tuple[Rule, ...]:
+def read_rules(top: ObjectNode, around: Around, notes: Notes, *, is_routed: bool) -> tuple[Rule, ...]:
+    """Read the entries of `events`; without an event type (*is_routed*) only one of them can match."""
     node = top.get("events")
     if not isinstance(node, ObjectNode):
         if node is None:
@@ -25,7 +26,7 @@ def read_rules(top: ObjectNode, around: Around, notes: Notes) -> tuple[Rule, ...
         return ()
     rules = tuple(_rule(key, value, around, notes) for key, value in node.entries)
     _warn_of_unreachable(rules, notes)
-    if top.get("event_type") is None:
+    if not is_routed:
         _warn_of_no_type(rules, notes)
     return rules
 

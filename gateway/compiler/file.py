@@ -30,7 +30,7 @@ from gateway.compiler.verification import read_verification
 from gateway.document import Node, ObjectNode, Scalar
 from gateway.errors import MappingError, Problem, Severity
 from gateway.events import JSON
-from gateway.expressions import Names
+from gateway.expressions import Names, compile_expression
 from gateway.mapping import ANYBODY, Computed, Constant, Mapping, Value, Verify
 
 _DEFAULTS = (*ANYBODY, "timestamp")
@@ -65,11 +65,13 @@ def _mapping(top: ObjectNode, file: str, notes: Notes) -> Mapping | None:
     let = _let(top, of_body, notes)
     of_part = replace(of_body, variables=frozenset(let))
     event_key, deduplicate = _event_key(top, verify, of_part, notes)
+    event_type = _event_type(top, verify, of_part, notes)
     defaults = _defaults(top, of_part, notes)
-    rules = read_rules(top, Around(names=of_part, defaults=_named_defaults(top)), notes)
+    around = Around(names=of_part, defaults=_named_defaults(top))
+    is_routed = event_type is not None or top.get("event_type") is not None
+    rules = read_rules(top, around, notes, is_routed=is_routed)
     source, description = _source(top, notes), read_optional_note(top, "description", notes)
     when = read_optional_expression(top, "when", of_part, notes)
-    event_type = read_optional_expression(top, "event_type", of_part, notes)
     split = read_optional_expression(top, "split", of_body, notes)
     connection, region = read_connection(top, notes), read_region(top, notes)
     tests = read_tests(top, notes)
@@ -83,6 +85,7 @@ def _mapping(top: ObjectNode, file: str, notes: Notes) -> Mapping | None:
         when=when,
         event_type=event_type,
         event_key=event_key,
+        default_key=_of_scheme(verify, verify.scheme.event_key) if deduplicate else None,
         deduplicate=deduplicate,
         split=split,
         let=let,
@@ -125,18 +128,38 @@ def _source(top: ObjectNode, notes: Notes) -> str:
     return name
 
 
+def _event_type(top: ObjectNode, verify: Verify | None, names: Names, notes: Notes) -> Computed | None:
+    node = top.get("event_type")
+    if node is not None:
+        return read_expression(node, "event_type", names, notes)
+    return None if verify is None else _of_scheme(verify, verify.scheme.event_type)
+
+
+def _of_scheme(verify: Verify, expression: str | None) -> Computed | None:
+    """Compile what the scheme says where the mapping says nothing."""
+    if expression is None:
+        return None
+    return Computed(where=verify.where, expression=compile_expression(expression.removeprefix("=")))
+
+
 def _event_key(
     top: ObjectNode, verify: Verify | None, names: Names, notes: Notes
 ) -> tuple[Computed | None, bool]:
     node = top.get("event_key")
     if node is None:
-        if verify is not None and not verify.scheme.delivery_id:
+        if verify is not None and not verify.scheme.names_deliveries:
             text = (
                 "this scheme names no delivery, so two genuine webhooks with equal bodies count as one;"
                 " set  event_key: =id  or what else tells them apart, or  event_key: none"
             )
             notes.warn(verify.where, "no-event-key", text)
         return None, True
+    if verify is not None and not verify.scheme.covers_body:
+        text = (
+            f"the scheme '{verify.scheme.name}' does not sign the body: only its own key keeps a stranger from putting"
+            " another body behind a signature that was seen; remove 'event_key'"
+        )
+        notes.warn(node.where, "unsigned-body", text)
     if isinstance(node, Scalar) and node.value == "none":
         return None, False
     return read_expression(node, "event_key", names, notes), True

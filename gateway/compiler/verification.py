@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+from ipaddress import ip_interface, ip_network
 
 from gateway import document, signatures
 from gateway.compiler.notes import Notes, is_empty, name_of, place_of, refuse_unknown_keys
 from gateway.document import ListNode, Node, ObjectNode, Scalar
 from gateway.errors import Where
-from gateway.mapping import Verify
+from gateway.mapping import Network, Verify
 
+KEYS = ("scheme", "secret_env", "verify_token_env", "networks")
 _VERIFY_EXAMPLE = "verify: {scheme: stripe, secret_env: STRIPE_WEBHOOK_SECRET}"
 
 
@@ -30,9 +32,11 @@ def read_verification(top: ObjectNode, notes: Notes) -> Verify | None:
 
 
 def _verification(node: ObjectNode, notes: Notes) -> Verify | None:
-    refuse_unknown_keys(node, ("scheme", "secret_env"), "in 'verify'", notes, _INLINE_SCHEME)
+    refuse_unknown_keys(node, KEYS, "in 'verify'", notes, _INLINE_SCHEME)
     scheme = _scheme(node, notes)
-    secret_env = _secret_env(node, notes)
+    secret_env = _variables(node, "secret_env", notes)
+    tokens = _variables(node, "verify_token_env", notes)
+    networks = _networks(node, notes)
     if scheme is None:
         return None
     if scheme.kind == "none" and secret_env:
@@ -42,7 +46,57 @@ def _verification(node: ObjectNode, notes: Notes) -> Verify | None:
     if scheme.kind != "none" and node.get("secret_env") is None:
         text = "'secret_env' is missing; it names the environment variable that holds the secret"
         notes.error(node.where, "verify", text)
-    return Verify(where=node.where, scheme=scheme, secret_env=secret_env)
+    _check_token(node, scheme, notes)
+    return Verify(
+        where=node.where,
+        scheme=scheme,
+        secret_env=secret_env,
+        token_env=tokens[0] if tokens else None,
+        networks=networks,
+    )
+
+
+def _check_token(node: ObjectNode, scheme: signatures.Scheme, notes: Notes) -> None:
+    """Some senders show, before the first webhook, a token that the operator typed in there."""
+    is_asked = any(each.token is not None for each in scheme.handshakes)
+    if is_asked and node.get("verify_token_env") is None:
+        text = (
+            f"the sender ({scheme.name}) shows a verify token when the webhook is set up; name the variable that"
+            " holds yours:  verify_token_env: VERIFY_TOKEN"
+        )
+        notes.warn(node.where, "verify-token", text)
+    if not is_asked and node.get("verify_token_env") is not None:
+        text = f"the scheme '{scheme.name}' has no verify token; remove 'verify_token_env'"
+        notes.error(place_of(node, "verify_token_env"), "verify-token", text)
+
+
+def _networks(node: ObjectNode, notes: Notes) -> tuple[Network, ...]:
+    written = node.get("networks")
+    if written is None or is_empty(written):
+        return ()
+    items = written.items if isinstance(written, ListNode) else (written,)
+    if not items:
+        notes.error(written.where, "networks", "'networks' must name at least one address or network")
+    return tuple(found for item in items if (found := _network(item, notes)) is not None)
+
+
+def _network(node: Node, notes: Notes) -> Network | None:
+    # As text: a number would be taken for an address too.
+    text = str(node.value) if isinstance(node, Scalar) else ""
+    try:
+        network = ip_network(text, strict=False)
+    except ValueError:
+        network = None
+    if network is None or "%" in text:
+        said = "'networks' must hold IP addresses or networks, such as 3.18.12.63 or 10.0.0.0/8"
+    elif network.version == 6 and network.network_address.ipv4_mapped is not None:
+        said = f"'{text}' never matches: an IPv4 address is written as such, e.g.  10.0.0.0/8"
+    elif "/" in text and ip_interface(text).ip != network.network_address:
+        said = f"'{text}' names one address of a network; did you mean {network}?"
+    else:
+        return network
+    notes.error(node.where, "networks", said)
+    return None
 
 
 _INLINE_SCHEME = "; a scheme of your own is written  scheme: {…}"
@@ -75,16 +129,17 @@ def _below(node: Node, path: str) -> Where:
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
-def _secret_env(node: ObjectNode, notes: Notes) -> tuple[str, ...]:
-    written = node.get("secret_env")
+def _variables(node: ObjectNode, key: str, notes: Notes) -> tuple[str, ...]:
+    written = node.get(key)
     if written is None or is_empty(written):
         return ()
-    names = written.items if isinstance(written, ListNode) else (written,)
+    several = isinstance(written, ListNode) and key == "secret_env"
+    names = written.items if isinstance(written, ListNode) and several else (written,)
     for name in names:
         if not _VARIABLE.fullmatch(name_of(name)):
             # What stands here may be the secret itself, so it is not shown.
-            text = "'secret_env' must name an environment variable; a secret never stands in a mapping file"
+            text = f"'{key}' must name an environment variable; a secret never stands in a mapping file"
             notes.error(name.where, "secret-env", text)
     if not names:
-        notes.error(written.where, "secret-env", "'secret_env' must name at least one environment variable")
+        notes.error(written.where, "secret-env", f"'{key}' must name at least one environment variable")
     return tuple(name_of(name) for name in names)

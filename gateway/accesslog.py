@@ -1,0 +1,48 @@
+"""gunicorn's log without secrets: an address may hold one, after the source's name or in its query."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+from urllib.parse import unquote
+
+from gunicorn.glogging import Logger
+
+from gateway.errors import printable
+
+_SECRET = "[redacted]"  # noqa: S105  # what is shown in the place of one
+_HOOK = re.compile("/+hooks/+[^/?]*")
+_MOST = 500
+
+
+class AccessLogger(Logger):  # type: ignore[misc]  # gunicorn ships no types
+    """Logs requests as any format asks for, be it the platform's own, but never the end of a webhook's address."""
+
+    def atoms(self, resp: Any, req: Any, environ: dict[str, Any], request_time: Any) -> Any:
+        """Give what a format can show of a request."""
+        path, _, query = environ.get("RAW_URI", "").partition("?")
+        shown = _shown(path)
+        asked = _SECRET if query and _is_hook(path) else query
+        address = {
+            "RAW_URI": f"{shown}?{asked}" if asked else shown,
+            "REQUEST_URI": f"{shown}?{asked}" if asked else shown,
+            "PATH_INFO": shown,
+            "QUERY_STRING": asked,
+        }
+        return super().atoms(resp, req, environ | address, request_time)
+
+    def exception(self, msg: str, *args: Any, **options: Any) -> None:
+        """Log an error, whose arguments may be an address."""
+        shown = (_shown(each.partition("?")[0]) if str(each)[:1] == "/" else each for each in args)
+        super().exception(msg, *shown, **options)
+
+
+def _shown(path: str) -> str:
+    found = _HOOK.match(decoded := unquote(path))
+    if found is None:
+        return printable(decoded, _MOST)
+    return printable(found[0], _MOST) + (f"/{_SECRET}" if decoded[found.end() :].strip("/") else "")
+
+
+def _is_hook(path: str) -> bool:
+    return _HOOK.match(unquote(path)) is not None

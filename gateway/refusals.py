@@ -1,0 +1,148 @@
+"""Webhooks that were refused, and why: told to the operator, by the log and by the database, and to nobody else."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from gateway.database import Database, reading, writing
+from gateway.errors import StoreError, VerificationError, printable
+from gateway.events import Webhook
+from gateway.signatures import Scheme, likely_cause
+from gateway.tables import refusals
+from gateway.wsgi import Address
+
+log = logging.getLogger(__name__)
+
+#: Seconds between two refusals of a source of which the cause is looked for and kept: anybody can cause a flood.
+EVERY = 10.0
+MAX_PROBLEM = 500
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refusal:
+    """The last refusal of a source, and how many there have been."""
+
+    times: int
+    last_at: float
+    problem: str
+
+
+class Refusals:
+    """Tells of the webhooks that one process refuses.
+
+    Args:
+        write: Has the database keep what there is to tell, and waits for it.
+    """
+
+    def __init__(self, write: Callable[[Told], object]) -> None:
+        self._write = write
+        self._lock = threading.Lock()
+        self._due_at: dict[str, float] = {}
+        self._untold: Counter[str] = Counter()
+
+    def tell(
+        self,
+        source: str,
+        scheme: Scheme,
+        secrets: Sequence[str],
+        webhook: Webhook,
+        now: float,
+        error: VerificationError,
+    ) -> None:
+        """Tell of a webhook that its scheme refused, once in a while with the likely cause."""
+        if not self._is_due(source, now):
+            log.warning("source %s: a webhook was refused: %s", source, error)
+            return
+        cause = likely_cause(scheme, secrets, webhook, now)
+        self._keep(source, f"{error}; {cause}" if cause else str(error))
+
+    def tell_network(self, source: str, address: Address | None, now: float) -> None:
+        """Tell of a request that came from a network of which the mapping says nothing."""
+        came_from = address or "an address that nobody can tell; is GATEWAY_PROXIES right?"
+        self._tell(source, f"it came from {came_from}, which is none of its 'networks'", now)
+
+    def tell_closed(self, source: str, reason: str, now: float) -> None:
+        """Tell of a webhook that found its source closed."""
+        self._tell(source, f"the source is closed: {reason}", now)
+
+    def _tell(self, source: str, problem: str, now: float) -> None:
+        if self._is_due(source, now):
+            self._keep(source, problem)
+        else:
+            log.warning("source %s: a webhook was refused: %s", source, problem)
+
+    def _is_due(self, source: str, now: float) -> bool:
+        with self._lock:
+            self._untold[source] += 1
+            # A clock that was set back makes it due, too.
+            if 0 < self._due_at.get(source, 0.0) - now <= EVERY:
+                return False
+            self._due_at[source] = now + EVERY
+            return True
+
+    def _keep(self, source: str, problem: str) -> None:
+        log.warning("source %s: a webhook was refused: %s", source, problem)
+        with self._lock:
+            times = self._untold.pop(source, 0)
+        told = Told(source=source, times=times, problem=printable(problem, MAX_PROBLEM))
+        try:
+            self._write(told)
+        except StoreError as error:
+            log.error("source %s: this refusal is only in the log: %s", source, error)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Told:
+    """What a process has to tell: so many more webhooks of a source were refused, the last one for this problem."""
+
+    source: str
+    times: int
+    problem: str
+
+
+class Kept:
+    """The refusals that the database keeps."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        insert = postgresql.insert if database.engine.dialect.name == "postgresql" else sqlite.insert
+        new = insert(refusals)
+        self._add = new.on_conflict_do_update(
+            index_elements=[refusals.c.source],
+            set_={
+                "times": refusals.c.times + new.excluded.times,
+                "last_at": new.excluded.last_at,
+                "problem": new.excluded.problem,
+            },
+        )
+
+    def add(self, group: Sequence[Told]) -> list[None]:
+        """Keep what was told.
+
+        Raises:
+            StoreError: The database cannot be used.
+        """
+        with writing(self._database) as connection:
+            for told in group:
+                row = {"source": told.source, "times": told.times, "problem": told.problem}
+                connection.execute(self._add.values(last_at=self._database.now), row)
+        return [None] * len(group)
+
+    def read(self) -> dict[str, Refusal]:
+        """Give the last refusal of each source that has one.
+
+        Raises:
+            StoreError: The database cannot be used.
+        """
+        with reading(self._database) as connection:
+            rows = connection.execute(select(refusals)).all()
+        return {
+            row.source: Refusal(times=row.times, last_at=row.last_at, problem=row.problem) for row in rows
+        }

@@ -1,0 +1,60 @@
+"""Tell whether a webhook comes from whom it says it does, by schemes that are data.
+
+A scheme is an entry of schemes.yaml, or written in a mapping; only what data cannot say is code here.
+"""
+
+from gateway.signatures.causes import likely_cause
+from gateway.signatures.handshakes import Reply, handshake_in, reply_to
+from gateway.signatures.keys import secret_problem
+from gateway.signatures.places import Place
+from gateway.signatures.reading import KEYS, scheme_from, schemes
+from gateway.signatures.scheme import (
+    MAX_TOLERANCE,
+    SENT_SECRETS,
+    Algorithm,
+    Encoding,
+    Handshake,
+    Kind,
+    Scheme,
+    SchemeError,
+    SecretEncoding,
+    Special,
+    Unit,
+)
+from gateway.signatures.verifying import (
+    MAX_CANDIDATES,
+    MAX_HEADER,
+    delivery_id,
+    secret_headers,
+    secret_parameters,
+    verify,
+)
+
+__all__ = [
+    "KEYS",
+    "MAX_CANDIDATES",
+    "MAX_HEADER",
+    "MAX_TOLERANCE",
+    "SENT_SECRETS",
+    "Algorithm",
+    "Encoding",
+    "Handshake",
+    "Kind",
+    "Place",
+    "Reply",
+    "Scheme",
+    "SchemeError",
+    "SecretEncoding",
+    "Special",
+    "Unit",
+    "delivery_id",
+    "handshake_in",
+    "likely_cause",
+    "reply_to",
+    "scheme_from",
+    "schemes",
+    "secret_headers",
+    "secret_parameters",
+    "secret_problem",
+    "verify",
+]
