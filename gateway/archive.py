@@ -5,11 +5,22 @@ All of it only reads: it never holds up the receiver, however much there is to r
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, and_, func, literal_column, or_, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    and_,
+    bindparam,
+    func,
+    literal_column,
+    or_,
+    select,
+)
 
 from gateway.database import Database, reading
 from gateway.tables import (
@@ -25,6 +36,9 @@ from gateway.tables import (
 Status: TypeAlias = Literal["parked", "pending", "delivered", "failed", "cancelled"]
 STATUSES: tuple[Status, ...] = ("parked", "pending", "delivered", "failed", "cancelled")
 EVENT_STATUSES = ("accepted", "ignored", "failed")
+
+#: Among so many events, the newest of all, the last one of a source is looked for first.
+NEWEST = 1_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,6 +231,16 @@ class Archive:
             rows = connection.execute(found, {"ids": self._database.numbers(ids)})
             return {row.id: row.source for row in rows}
 
+    def last_events(self, names: Collection[str]) -> dict[str, EventEntry]:
+        """Give the last event of each of these sources that has one."""
+        found: Select[Any] = select(*_EVENT_COLUMNS).where(self._database.among(events.c.id, "ids"))
+        with reading(self._database) as connection:
+            ids = {row.source: row.id for row in connection.execute(_last_of_newest)}
+            asked = [ids.get(name) or connection.scalar(_last_of_source, {"name": name}) for name in names]
+            given = self._database.numbers([id_ for id_ in asked if id_ is not None])
+            rows = connection.execute(found, {"ids": given})
+            return {row.source: _event_entry(row) for row in rows}
+
     def _entries(self) -> Select[Any]:
         its_lease_lasts = and_(deliveries.c.lease.is_not(None), deliveries.c.due_at > self._database.now)
         return select(
@@ -250,6 +274,14 @@ _EVENT_COLUMNS: tuple[ColumnElement[Any], ...] = (
     events.c.problem,
     _calls.scalar_subquery().label("calls"),
 )
+
+# No index has the events of a source in their order, and an index for this alone would cost every insert. A source
+# with much to do is among the newest events. One that is not there has few, or none: the index of (source, key)
+# gives all of them. Asked for the plain max(id), a database may rather go back through the whole table to the first
+# event of that source, hence the sum.
+_newest = select(events.c.source, events.c.id).order_by(events.c.id.desc()).limit(NEWEST).subquery()
+_last_of_newest = select(_newest.c.source, func.max(_newest.c.id).label("id")).group_by(_newest.c.source)
+_last_of_source = select(func.max(events.c.id + 0)).where(events.c.source == bindparam("name"))
 
 
 def _conditions(asked: DeliveryFilter) -> Iterator[ColumnElement[bool]]:

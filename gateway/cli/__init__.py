@@ -20,6 +20,7 @@ _COMMANDS = {
     "functions": "reference",
     "schema": "reference",
     "doctor": "doctor",
+    "sources": "sources",
     "events": "events",
     "deliveries": "deliveries",
     "ingest": "ingest",
