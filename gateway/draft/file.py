@@ -108,6 +108,8 @@ def _frame(plan: Plan) -> list[str]:
 
 def _verify(plan: Plan) -> list[str]:
     written = {"scheme": plan.verify.scheme, "secret_env": variable(plan.source)}
+    if plan.verify.has_token:
+        written["verify_token_env"] = variable(plan.source, "VERIFY_TOKEN")
     return [*comments(plan.verify.notes), *entry("verify", written)]
 
 

@@ -19,22 +19,26 @@ class Verification:
         origin: Where the secret comes from, for people.
         notes: What was guessed, and what to look at.
         named: The sender gives each delivery an id of its own, which the scheme knows.
+        has_token: The sender shows a token of ours in its handshake.
     """
 
     scheme: JSON
     origin: str
     notes: tuple[str, ...]
     named: bool = False
+    has_token: bool = False
 
 
 _SHOWN = "the sender shows it where its webhooks are set up."
 _CHOSEN = "a long random text of your own, known to the sender and to the gateway."
+_LOGIN = "user:password, as the sender was told."
+_ORIGINS = {"token": _CHOSEN, "basic": _LOGIN}
 
 
 def verification(source: str, headers: Mapping[str, str]) -> Verification:
     """Guess the scheme of a source."""
     sent = {name.lower(): value for name, value in headers.items()}
-    known = _known_by_header(sent) or _known_by_name(source)
+    known = _known(source, sent)
     if known is not None:
         return known
     for name, value in headers.items():
@@ -43,27 +47,76 @@ def verification(source: str, headers: Mapping[str, str]) -> Verification:
     return _token(headers) or _bearer(sent)
 
 
-def variable(source: str) -> str:
-    """Name the environment variable that holds the secret of a source."""
+def variable(source: str, what: str = "WEBHOOK_SECRET") -> str:
+    """Name the environment variable that holds the secret of a source, or what else it has to know."""
     name = source.upper().replace("-", "_")
-    return f"{name}_WEBHOOK_SECRET" if name[:1].isalpha() else f"SOURCE_{name}_WEBHOOK_SECRET"
+    return f"{name}_{what}" if name[:1].isalpha() else f"SOURCE_{name}_{what}"
 
 
-def _known_by_header(sent: Mapping[str, str]) -> Verification | None:
-    for name, scheme in schemes().items():
-        found = next((each for each in scheme.header if each.lower() in sent), None)
-        if scheme.kind == "hmac" and found is not None:
-            note = f"Guessed from the header {found}."
-            return Verification(scheme=name, origin=_SHOWN, notes=(note,), named=bool(scheme.delivery_id))
-    return None
+def _known(source: str, sent: Mapping[str, str]) -> Verification | None:
+    """Guess a scheme of the table: that of the source's name, unless the headers speak of another sender."""
+    by_header = [name for name in schemes() if _is_signed_so(name, sent)]
+    by_name = next((name for name in schemes() if _is_named_so(name, source)), None)
+    if by_name is not None and (by_name in by_header or not by_header):
+        return _of_table(by_name, "Guessed from the name of the source.")
+    if not by_header:
+        return None
+    # Of senders that sign alike, the one whose own header names the delivery.
+    best = next((name for name in by_header if _names_delivery(name, sent)), by_header[0])
+    header = next(each for each in schemes()[best].header if each.lower() in sent)
+    return _of_table(best, f"Guessed from the header {header}.")
 
 
-def _known_by_name(source: str) -> Verification | None:
-    for name, scheme in schemes().items():
-        if scheme.kind == "hmac" and scheme.header and name in source.split("-"):
-            note = "Guessed from the name of the source."
-            return Verification(scheme=name, origin=_SHOWN, notes=(note,), named=bool(scheme.delivery_id))
-    return None
+#: Schemes that belong to no sender, and headers that belong to many.
+_OF_ANYBODY = frozenset(
+    (
+        "hmac",
+        "digest",
+        "ed25519",
+        "ecdsa",
+        "token",
+        "basic",
+        "none",
+        "bearer",
+        "authorization",
+        "path",
+        "query",
+    )
+)
+_HEADERS_OF_ANYBODY = frozenset(("x-signature", "authorization"))
+
+
+def _is_named_so(name: str, source: str) -> bool:
+    return name not in _OF_ANYBODY and f"-{name.replace('_', '-')}-" in f"-{source}-"
+
+
+def _is_signed_so(name: str, sent: Mapping[str, str]) -> bool:
+    scheme = schemes()[name]
+    if name in _OF_ANYBODY:
+        return False
+    values = [
+        sent[each.lower()] for each in scheme.header if each.lower() in sent.keys() - _HEADERS_OF_ANYBODY
+    ]
+    return any(value.lower().startswith(scheme.prefix) for value in values)
+
+
+def _names_delivery(name: str, sent: Mapping[str, str]) -> bool:
+    return any(all(each.lower() in sent for each in names) for names in schemes()[name].delivery_id)
+
+
+def _of_table(name: str, note: str) -> Verification:
+    scheme = schemes()[name]
+    notes = (note, *([_ADDRESS] if scheme.signs_address else []))
+    return Verification(
+        scheme=name,
+        origin=_ORIGINS.get(scheme.kind, _SHOWN),
+        notes=notes,
+        named=scheme.names_deliveries,
+        has_token=any(each.token is not None for each in scheme.handshakes),
+    )
+
+
+_ADDRESS = "The sender signs the address that it posts to: set GATEWAY_PUBLIC_URL to how that begins."
 
 
 _SIGNATURE = re.compile(r"signature(?!-(?:timestamp|input))|hmac|-sha(?:1|256|512)$")
@@ -141,7 +194,7 @@ def _bearer(sent: Mapping[str, str]) -> Verification:
     authorization = sent.get("authorization", "").lower()
     if authorization.startswith("basic "):
         note = "Guessed from the header Authorization; the secret is written user:password."
-        return Verification(scheme="basic", origin="user:password, as the sender was told.", notes=(note,))
+        return Verification(scheme="basic", origin=_LOGIN, notes=(note,))
     if authorization.startswith("bearer "):
         note = "Guessed from the header Authorization."
         return Verification(scheme="bearer", origin=_CHOSEN, notes=(note,))
