@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from gateway.events import JSON
 from gateway.signatures import likely_cause, scheme_from, schemes
+from gateway.signatures.causes import MOST
 from tests.test_signatures import BODY, HMAC, NOW, SECRET, b64, mac, stripe_header, webhook
 
 SHOWN = b'{"type": "user.created", "name": "Z\\u00f6e"}'
@@ -67,6 +68,13 @@ def test_the_mistake_is_named(scheme: JSON, headers: dict[str, str], body: bytes
     assert said in found
     assert bool(said) == bool(found)
     assert SECRET not in found
+
+
+def test_a_large_body_is_not_tried_again_and_again() -> None:
+    body = b" " * (MOST - 1)
+
+    assert "without the white space" in cause(HMAC, signed(b""), body=body)
+    assert "most likely" in cause(HMAC, signed(b""), body=body + b"  ")
 
 
 def test_a_secret_that_has_to_be_decoded_is_told() -> None:
