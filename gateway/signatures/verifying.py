@@ -247,29 +247,26 @@ def _digest_matches(
 def _ed25519_matches(
     scheme: Scheme, secret: str, request: Request, timestamp: str, candidates: Sequence[bytes]
 ) -> bool:
-    from cryptography.exceptions import InvalidSignature
-
     key, signed = ed25519_key(key_of(scheme, secret)), filled(scheme, request, timestamp)
-    for candidate in candidates:
-        try:
-            key.verify(candidate, signed)
-        except InvalidSignature:
-            continue
-        return True
-    return False
+    return _any_is_valid(lambda candidate: key.verify(candidate, signed), candidates)
 
 
 def _ecdsa_matches(
     scheme: Scheme, secret: str, request: Request, timestamp: str, candidates: Sequence[bytes]
 ) -> bool:
-    from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives.asymmetric.ec import ECDSA
     from cryptography.hazmat.primitives.hashes import SHA256
 
     key, signed = ecdsa_key(key_of(scheme, secret)), filled(scheme, request, timestamp)
+    return _any_is_valid(lambda candidate: key.verify(candidate, signed, ECDSA(SHA256())), candidates)
+
+
+def _any_is_valid(verify_one: Callable[[bytes], None], candidates: Sequence[bytes]) -> bool:
+    from cryptography.exceptions import InvalidSignature
+
     for candidate in candidates:
         try:
-            key.verify(candidate, signed, ECDSA(SHA256()))
+            verify_one(candidate)
         except InvalidSignature:
             continue
         return True
