@@ -450,6 +450,14 @@ def test_slack_hears_its_challenge_when_it_is_signed(gateway: Gateway) -> None:
     assert gateway.events() == []
 
 
+def test_a_body_too_large_for_a_handshake_is_a_webhook(gateway: Gateway) -> None:
+    gateway.scheme("slack")
+    body = json.dumps({"type": "url_verification", "challenge": "c1", "more": "x" * 20_000}).encode()
+
+    assert answered(gateway.send("slack", body=body, headers=slack(body)))[2] == ""
+    assert len(gateway.events()) == 1
+
+
 def test_meta_hears_its_challenge_for_the_verify_token_only(gateway: Gateway) -> None:
     gateway.scheme("meta", more=", verify_token_env: VERIFY")
     gateway.environ["VERIFY"] = "v-token"

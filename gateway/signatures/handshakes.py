@@ -19,6 +19,8 @@ from gateway.signatures.scheme import Handshake, Scheme, Shown
 
 #: Characters of what is echoed.
 MOST = 4096
+#: Bytes of a body that can be a handshake: a larger one is not even decoded before it is proven.
+MOST_BODY = 16_384
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +38,7 @@ def handshake_in(scheme: Scheme, webhook: Webhook) -> Handshake | None:
 
     One that needs no proof never bears a signature: a webhook is not taken for it.
     """
-    if not scheme.handshakes:
+    if not scheme.handshakes or len(webhook.body) > MOST_BODY:
         return None
     request = Request(webhook, scheme.content_type)
     is_signed = any(name.lower() in webhook.headers for name in scheme.header)
