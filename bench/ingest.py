@@ -45,19 +45,6 @@ class Figures:
     refused: int
 
 
-def bare_app() -> object:
-    """Make the yardstick: Flask that reads the body and answers 202."""
-    from flask import Flask, request
-
-    app = Flask("bare")
-
-    @app.post("/hooks/bench")
-    def receive() -> tuple[dict[str, int], int]:
-        return {"calls": len(request.get_data()) and 0}, 202
-
-    return app
-
-
 def main() -> None:
     """Measure and print."""
     options = _options()
@@ -127,7 +114,7 @@ def _case(opened: ExitStack, name: str, mapping: str, server: str | None) -> _Ca
     environ = webhooks.environment(directory, mapping, url)
     if server is not None:
         serving.migrate(environ)
-    application = "bench.ingest:bare_app()" if server is None else serving.APPLICATION
+    application = serving.BARE_APPLICATION if server is None else serving.APPLICATION
     web = opened.enter_context(serving.web(environ, application=application))
     Load(web.port, 8, WARM_UP)
     return _Case(name=name, web=web)

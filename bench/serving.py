@@ -14,14 +14,32 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import psycopg
 
 GUNICORN = (sys.executable, "-m", "gunicorn", "-c", "python:gateway.serving", "--log-level", "error")
 GATEWAY = (sys.executable, "-m", "gateway")
 APPLICATION = "gateway.app:create_app()"
+BARE_APPLICATION = "bench.serving:bare_app()"
 #: Seconds that the web may take until it answers.
 PATIENCE = 20
+
+
+def bare_app() -> object:
+    """Make the yardstick: Flask that reads the body and answers 202."""
+    from flask import Flask, request
+
+    app = Flask("bare")
+    # The settings have each process look for changed mapping files; here there are none.
+    app.extensions["sources"] = SimpleNamespace(keep_current=lambda _stopping: None)
+
+    @app.post("/hooks/<source>")
+    def receive(source: str) -> tuple[dict[str, Any], int]:
+        return {"source": source, "calls": len(request.get_data()) and 0}, 202
+
+    return app
 
 
 @contextmanager
