@@ -20,8 +20,10 @@ from gateway.wsgi import Address
 
 log = logging.getLogger(__name__)
 
-#: Seconds between two refusals of a source of which the cause is looked for and kept: anybody can cause a flood.
+#: Seconds between two refusals of a source of which the cause is looked for and kept, and how many others are in the
+#: log meanwhile: anybody can cause a flood.
 EVERY = 10.0
+MOST_LINES = 5
 MAX_PROBLEM = 500
 
 
@@ -58,7 +60,7 @@ class Refusals:
     ) -> None:
         """Tell of a webhook that its scheme refused, once in a while with the likely cause."""
         if not self._is_due(source, now):
-            log.warning("source %s: a webhook was refused: %s", source, error)
+            self._log(source, str(error))
             return
         cause = likely_cause(scheme, secrets, webhook, now)
         self._keep(source, f"{error}; {cause}" if cause else str(error))
@@ -76,7 +78,7 @@ class Refusals:
         if self._is_due(source, now):
             self._keep(source, problem)
         else:
-            log.warning("source %s: a webhook was refused: %s", source, problem)
+            self._log(source, problem)
 
     def _is_due(self, source: str, now: float) -> bool:
         with self._lock:
@@ -87,10 +89,17 @@ class Refusals:
             self._due_at[source] = now + EVERY
             return True
 
+    def _log(self, source: str, problem: str) -> None:
+        with self._lock:
+            shown = self._untold[source] <= MOST_LINES
+        if shown:
+            log.warning("source %s: a webhook was refused: %s", source, problem)
+
     def _keep(self, source: str, problem: str) -> None:
-        log.warning("source %s: a webhook was refused: %s", source, problem)
         with self._lock:
             times = self._untold.pop(source, 0)
+        more = f" (the last of {times:,} since it was told before)" if times > MOST_LINES + 1 else ""
+        log.warning("source %s: a webhook was refused: %s%s", source, problem, more)
         told = Told(source=source, times=times, problem=printable(problem, MAX_PROBLEM))
         try:
             self._write(told)

@@ -23,7 +23,7 @@ from gateway.app import create_app
 from gateway.config import load, secrets_in
 from gateway.database import Database, connect
 from gateway.receiver import REFUSED, Receiver
-from gateway.refusals import EVERY, Kept, Refusals
+from gateway.refusals import EVERY, MOST_LINES, Kept, Refusals
 from gateway.signatures import schemes
 from gateway.sources import Sources
 from gateway.tables import events
@@ -261,7 +261,9 @@ def test_a_sender_is_told_nothing_of_why_and_the_operator_a_likely_cause(
     assert SECRET not in kept["slack"].problem
 
 
-def test_a_flood_of_refusals_is_counted_and_written_once_in_a_while(gateway: Gateway) -> None:
+def test_a_flood_of_refusals_is_counted_and_written_once_in_a_while(
+    gateway: Gateway, caplog: pytest.LogCaptureFixture
+) -> None:
     gateway.scheme("github")
     for _ in range(50):
         assert gateway.send("github", body=b"{}").json == {"error": REFUSED}
@@ -270,6 +272,9 @@ def test_a_flood_of_refusals_is_counted_and_written_once_in_a_while(gateway: Gat
 
     (refusal,) = Kept(gateway.database).read().values()
     assert refusal.times == 51
+    told = [each.getMessage() for each in caplog.records if "refused" in each.getMessage()]
+    assert len(told) == 1 + MOST_LINES + 1
+    assert told[-1].endswith("(the last of 50 since it was told before)")
     assert refusal.problem.startswith("no signature in the header X-Hub-Signature-256")
     assert gateway.events() == []
 
