@@ -608,6 +608,7 @@ def _scheme_keys() -> dict[str, Schema]:
             "The headers that tell a repeated webhook, several of an entry taken together; the first entry of"
             " which all were sent counts.",
         ),
+        "trust": _told(headers, "Headers that are believed although nothing signs them."),
     }
 
 

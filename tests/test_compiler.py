@@ -882,6 +882,36 @@ def test_the_event_type_that_a_scheme_brings_along_can_match() -> None:
     assert problems(HEAD.replace("event_type: =type\n", "") + "events: {a: [], '*': []}\n") == []
 
 
+@pytest.mark.parametrize(
+    ("scheme", "lines", "warned"),
+    [
+        ("github", "event_type: =header('X-Type')", ["event_type"]),
+        ("github", "event_type: =header( 'X-GitHub-EVENT' )", []),
+        ("github", "event_key: =header('X-GitHub-Delivery')", []),
+        (
+            "github",
+            "event_key: =join('-', [id, header('X-Try'), header('X-Day')])",
+            ["event_key", "event_key"],
+        ),
+        ("bearer", "event_type: =header('X-Type')", []),
+        ("{base: github, trust: X-type}", "event_type: =header('X-Type')", []),
+        ("{kind: hmac, header: X-S, signed: '{header.X-Type}{body}'}", "event_type: =header('X-Type')", []),
+        (
+            "{kind: hmac, header: X-S, signed: '{header.X-Types}{body}'}",
+            "event_type: =header('X-Type')",
+            ["event_type"],
+        ),
+    ],
+)
+def test_what_tells_events_apart_is_not_taken_from_a_header_that_nobody_signs(
+    scheme: str, lines: str, warned: list[str]
+) -> None:
+    text = HEAD.replace("event_type: =type\n", "").replace("github", scheme) + f"{lines}\nevents: {{}}\n"
+    found = [each for each in problems(text) if "no-event-key" not in each]
+    assert [each.partition("take '")[2].partition("'")[0] for each in found] == warned, found
+    assert all("trust: X-" in each for each in found)
+
+
 @pytest.mark.parametrize("key", ["=id", "none"])
 def test_a_key_of_ones_own_is_warned_of_where_a_scheme_leaves_the_body_unsigned(key: str) -> None:
     text = HEAD.replace("github", "mailgun") + f"event_key: {key}\nevents: {{}}\n"

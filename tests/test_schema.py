@@ -523,6 +523,7 @@ BY_KEY = {
     "signed": "signed: '{secret}{url}{body}'",
     "timestamp": "timestamp: {header: X-T}, signed: '{secret}{ts}{body}'",
     "delivery_id": "delivery_id: X-Id",
+    "trust": "trust: [X-Type, X-Kind]",
 }
 
 

@@ -329,6 +329,7 @@ def _written(scheme: Scheme) -> dict[str, JSON]:
         "signed": scheme.signed,
         "timestamp": _timestamp(scheme),
         "delivery_id": _one_or_more([_one_or_more(names) for names in scheme.delivery_id]),
+        "trust": _one_or_more(scheme.trust),
     }
     return _filled({key: written[key] for key in KEYS[scheme.kind]})
 

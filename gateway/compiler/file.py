@@ -30,7 +30,7 @@ from gateway.compiler.verification import read_verification
 from gateway.document import Node, ObjectNode, Scalar
 from gateway.errors import MappingError, Problem, Severity
 from gateway.events import JSON
-from gateway.expressions import Names, compile_expression
+from gateway.expressions import Names, compile_expression, headers_in
 from gateway.mapping import ANYBODY, Computed, Constant, Mapping, Value, Verify
 
 _DEFAULTS = (*ANYBODY, "timestamp")
@@ -65,6 +65,7 @@ def _mapping(top: ObjectNode, file: str, notes: Notes) -> Mapping | None:
     let = _let(top, of_body, notes)
     of_part = replace(of_body, variables=frozenset(let))
     event_key, deduplicate = _event_key(top, verify, of_part, notes)
+    _warn_of_unsigned_headers(top, verify, notes)
     event_type = _event_type(top, verify, of_part, notes)
     defaults = _defaults(top, of_part, notes)
     around = Around(names=of_part, defaults=_named_defaults(top))
@@ -126,6 +127,21 @@ def _source(top: ObjectNode, notes: Notes) -> str:
         text = "'source' must be lower-case letters, digits and hyphens, for it is part of an address"
         notes.error(node.where, "source", text)
     return name
+
+
+def _warn_of_unsigned_headers(top: ObjectNode, verify: Verify | None, notes: Notes) -> None:
+    """Whoever has seen one webhook can send it again with other headers: as another event, of another type."""
+    for key in ("event_key", "event_type"):
+        node = top.get(key)
+        if verify is None or not isinstance(node, Scalar):
+            continue
+        for name in headers_in(str(node.value)):
+            if not verify.scheme.believes(name):
+                text = (
+                    f"the header {name} is not signed: whoever has seen a webhook can send it again with another one;"
+                    f" take '{key}' from the body, or say in the scheme that it has to do:  trust: {name}"
+                )
+                notes.warn(node.where, "unsigned-header", text)
 
 
 def _event_type(top: ObjectNode, verify: Verify | None, names: Names, notes: Notes) -> Computed | None:

@@ -13,11 +13,12 @@ from gateway.draft.envelope import event_key, timestamp
 from gateway.draft.event_type import Parts, event_type, parts_of
 from gateway.draft.fields import Guess, Sample, Way
 from gateway.draft.people import Person, person
-from gateway.draft.verification import Verification, verification
+from gateway.draft.verification import Verification, trusting, verification
 from gateway.draft.words import is_removal, subject
 from gateway.draft.writing import scalar
 from gateway.errors import GatewayError
 from gateway.events import JSON
+from gateway.expressions import headers_in
 
 
 class DraftError(GatewayError):
@@ -98,6 +99,7 @@ def plan_of(source: str, body: JSON, headers: Mapping[str, str]) -> Plan:
     kind = sample.value_of(type_.expression) if type_ is not None else None
     assert kind is None or isinstance(kind, str), "only texts are taken for a type"
     key, verify = event_key(sample, type_), verification(source, sample.headers)
+    verify = trusting(verify, [name for each in (type_, key) if each for name in headers_in(each.expression)])
     who, time = person(sample, kind, key), timestamp(sample, kind)
     named = ways_of(type_, key, *who.identifiers.values())
     return Plan(

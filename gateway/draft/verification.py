@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from gateway.events import JSON
 from gateway.signatures import SchemeError, scheme_from, schemes
@@ -45,6 +45,18 @@ def verification(source: str, headers: Mapping[str, str]) -> Verification:
         if _SIGNATURE.search(name.lower()) and (inline := _inline(name, value)) is not None:
             return inline
     return _token(headers) or _bearer(sent)
+
+
+def trusting(verify: Verification, headers: Sequence[str]) -> Verification:
+    """Have a scheme believe the headers by which events are told apart, where it signs none of them."""
+    scheme = scheme_from(verify.scheme)
+    unsigned: list[JSON] = [name for name in dict.fromkeys(headers) if not scheme.believes(name)]
+    if not unsigned:
+        return verify
+    own: JSON = verify.scheme if isinstance(verify.scheme, dict) else {"base": verify.scheme}
+    assert isinstance(own, dict), "made just now"
+    note = "Nothing seems to sign the headers under 'trust': if the body says the same, take it from there."
+    return replace(verify, scheme={**own, "trust": unsigned}, notes=(*verify.notes, note))
 
 
 def variable(source: str, what: str = "WEBHOOK_SECRET") -> str:

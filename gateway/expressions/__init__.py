@@ -7,6 +7,7 @@ kinds and errors are the mapping language's own.
 from __future__ import annotations
 
 import math
+import re
 
 from gateway.errors import ExpressionError
 from gateway.events import JSON
@@ -17,7 +18,7 @@ from gateway.expressions.slips import check_slips
 from gateway.expressions.source import BadExpression, Source
 from gateway.functions import Evaluate, Scope
 
-__all__ = ["BadExpression", "Expression", "Names", "Scope", "compile_expression"]
+__all__ = ["BadExpression", "Expression", "Names", "Scope", "compile_expression", "headers_in"]
 
 MAX_LENGTH = 4096
 
@@ -48,6 +49,14 @@ class Expression:
         if type(result) is float and not math.isfinite(result):
             raise ExpressionError("a number is beyond what can be worked on")
         return result
+
+
+_HEADER = re.compile(r"\bheader\(\s*'([^']+)'")
+
+
+def headers_in(text: str) -> list[str]:
+    """Name the headers that an expression takes something from."""
+    return _HEADER.findall(text)
 
 
 _ANYWHERE = Names()

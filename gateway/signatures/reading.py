@@ -392,6 +392,7 @@ _READERS: Mapping[str, Callable[[str, JSON], Any]] = {
     "timestamp.unit": _one_of(Unit),
     "timestamp.tolerance": _tolerance,
     "delivery_id": _delivery_id,
+    "trust": _header_names,
 }
 
 _SIGNED_KEYS = tuple(key for key in _READERS if "." not in key)
@@ -408,8 +409,8 @@ KEYS: Mapping[Kind | Special, tuple[str, ...]] = {
     "token": ("header", "at", "prefix", "delivery_id"),
     "basic": ("header", "prefix", "delivery_id"),
     "none": ("delivery_id",),
-    "adyen": ("secret", "delivery_id"),
-    "braintree": ("delivery_id",),
-    "contentful": ("delivery_id",),
-    "twilio": ("delivery_id",),
+    "adyen": ("secret", "delivery_id", "trust"),
+    "braintree": ("delivery_id", "trust"),
+    "contentful": ("delivery_id", "trust"),
+    "twilio": ("delivery_id", "trust"),
 }

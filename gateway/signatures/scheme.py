@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
@@ -115,6 +116,7 @@ class Scheme:
         signed: What the signature covers, as a template of the variables in `reading`.
         delivery_id: The headers that tell a repeated webhook, several of an entry taken together; the first
             entry of which all were sent counts.
+        trust: Headers that are believed although nothing signs them, because the sender says no other way.
         event_key: An expression for what makes a repeated webhook the same, where the mapping has none.
         event_type: The same for the event type.
         content_type: What the body is, whatever the (unsigned) header says.
@@ -137,6 +139,7 @@ class Scheme:
     signed: str = "{body}"
     timestamp: Timestamp | None = None
     delivery_id: tuple[tuple[str, ...], ...] = ()
+    trust: tuple[str, ...] = ()
     event_key: str | None = None
     event_type: str | None = None
     content_type: str | None = None
@@ -148,6 +151,17 @@ class Scheme:
     def signs_address(self) -> bool:
         """Whether the signature covers the address that the sender posts to."""
         return self.kind == "twilio" or "{url}" in self.signed or "{decoded_url}" in self.signed
+
+    def believes(self, header: str) -> bool:
+        """Tell whether a header is as good as proven, or the scheme says that it has to do."""
+        if self.kind in (*SENT_SECRETS, "none"):
+            return True
+        named = (*self.trust, *(name for names in self.delivery_id for name in names))
+        said = f"{self.event_key} {self.event_type} {self.signed}".lower()
+        return (
+            header.lower() in map(str.lower, named)
+            or re.search(rf"header(?:\('|\.){re.escape(header.lower())}['}}]", said) is not None
+        )
 
     @property
     def covers_body(self) -> bool:
