@@ -21,10 +21,10 @@ from gateway.signatures.scheme import (
     Special,
     Unit,
 )
+from gateway.signatures.template import delivery_id
 from gateway.signatures.verifying import (
     MAX_CANDIDATES,
     MAX_HEADER,
-    delivery_id,
     secret_headers,
     secret_parameters,
     verify,

@@ -8,6 +8,7 @@ from urllib.parse import unquote
 
 from gateway import payloads
 from gateway.errors import RequestError, VerificationError
+from gateway.events import Webhook
 from gateway.signatures.places import Place, Request, place
 from gateway.signatures.scheme import Scheme
 
@@ -45,27 +46,39 @@ def place_in(variable: str) -> Place | None:
     return None if found is None or found.part == "path" else found
 
 
+def delivery_id(scheme: Scheme, webhook: Webhook) -> str | None:
+    """Give what the sender says makes a repeated webhook the same, if it says so in headers."""
+    for names in scheme.delivery_id:
+        values = [webhook.headers.get(name.lower(), "") for name in names]
+        if all(values):
+            return " ".join(values)
+    return None
+
+
 def _value(variable: str, scheme: Scheme, request: Request, timestamp: str, key: bytes) -> bytes:
+    webhook, value = request.webhook, None
     match variable:
         case "body":
-            return request.webhook.body
+            return webhook.body
         case "form":
             return form_of(request)
         case "secret":
             return key
-    if where := place_in(variable):
-        text = request.need(where)
-        return as_sent(text) if where.part == "header" else text.encode("utf-8", "surrogatepass")
-    webhook = request.webhook
-    value = {
-        "ts": timestamp,
-        "id": _delivery(scheme, request),
-        "method": webhook.method,
-        "url": webhook.url,
-        "decoded_url": _decoded(webhook.url),
-    }[variable]
+        case "ts":
+            value = timestamp
+        case "id":
+            value = delivery_id(scheme, webhook)
+        case "method":
+            value = webhook.method
+        case "url":
+            value = webhook.url
+        case "decoded_url":
+            value = _ESCAPES.sub(lambda found: unquote(found[0]), webhook.url)
+        case _:
+            return _at(place_in(variable), request)
     if not value:
-        raise VerificationError(_MISSING[variable].format(id=_spelled(scheme)))
+        named = " or ".join(" with ".join(names) for names in scheme.delivery_id)
+        raise VerificationError(_MISSING[variable].format(id=named))
     return as_sent(value)
 
 
@@ -77,14 +90,14 @@ _MISSING = {
 }
 _MISSING["decoded_url"] = _MISSING["url"]
 
-
-def _delivery(scheme: Scheme, request: Request) -> str:
-    sent = ([request.text(Place("header", name)) for name in names] for names in scheme.delivery_id)
-    return next((" ".join(texts) for texts in sent if all(texts)), "")
+#: What HubSpot takes for itself again before it signs an address.
+_ESCAPES = re.compile("%(?:3A|2F|3F|40|21|24|27|28|29|2A|2C|3B)", re.IGNORECASE)
 
 
-def _spelled(scheme: Scheme) -> str:
-    return " or ".join(" with ".join(names) for names in scheme.delivery_id)
+def _at(where: Place | None, request: Request) -> bytes:
+    assert where is not None, "a template was read before"
+    text = request.need(where)
+    return as_sent(text) if where.part == "header" else text.encode("utf-8", "surrogatepass")
 
 
 def form_of(request: Request) -> bytes:
@@ -100,14 +113,6 @@ def form_of(request: Request) -> bytes:
     except RequestError as error:
         raise VerificationError(f"{error}; this scheme signs the fields of a form") from None
     return "".join(name + value for name, value in sorted(set(fields))).encode()
-
-
-#: What HubSpot takes for itself again before it signs an address.
-_ESCAPES = re.compile("%(?:3A|2F|3F|40|21|24|27|28|29|2A|2C|3B)", re.IGNORECASE)
-
-
-def _decoded(url: str) -> str:
-    return _ESCAPES.sub(lambda found: unquote(found[0]), url)
 
 
 def as_sent(text: str) -> bytes:

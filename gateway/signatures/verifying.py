@@ -43,15 +43,6 @@ def verify(scheme: Scheme, secrets: Sequence[str], webhook: Webhook, now: float)
     return _VERIFIERS[scheme.kind](scheme, secrets, Request(webhook, scheme.content_type), now)
 
 
-def delivery_id(scheme: Scheme, webhook: Webhook) -> str | None:
-    """Give what the sender says makes a repeated webhook the same, if it says so in headers."""
-    for names in scheme.delivery_id:
-        values = [webhook.headers.get(name.lower(), "") for name in names]
-        if all(values):
-            return " ".join(values)
-    return None
-
-
 def secret_headers(scheme: Scheme) -> frozenset[str]:
     """Name the headers, in lower case, that must not be kept with an event."""
     if scheme.kind not in SENT_SECRETS:
