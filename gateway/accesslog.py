@@ -33,16 +33,24 @@ class AccessLogger(Logger):  # type: ignore[misc]  # gunicorn ships no types
 
     def exception(self, msg: str, *args: Any, **options: Any) -> None:
         """Log an error, whose arguments may be an address."""
-        shown = (_shown(each.partition("?")[0]) if str(each)[:1] == "/" else each for each in args)
+        shown = (_shown(each.partition("?")[0]) if "/" in str(each) else each for each in args)
         super().exception(msg, *shown, **options)
+
+    def warning(self, msg: str, *args: Any, **options: Any) -> None:
+        """Log a warning; of a request that is malformed only what is wrong with it, and nothing it says."""
+        malformed = _MALFORMED.match(msg)
+        super().warning(malformed[0] if malformed else msg, *args, **options)
+
+
+_MALFORMED = re.compile(r"Invalid request from ip=[^ ]*: [\w ]+")
 
 
 def _shown(path: str) -> str:
-    found = _HOOK.match(decoded := unquote(path))
+    found = _HOOK.search(decoded := unquote(path))
     if found is None:
         return printable(decoded, _MOST)
     return printable(found[0], _MOST) + (f"/{_SECRET}" if decoded[found.end() :].strip("/") else "")
 
 
 def _is_hook(path: str) -> bool:
-    return _HOOK.match(unquote(path)) is not None
+    return _HOOK.search(unquote(path)) is not None

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping as Map
 from dataclasses import replace
 from secrets import token_hex
+from urllib.parse import quote
 
 from gateway import payloads, signatures
 from gateway.errors import TranslationError, printable
@@ -19,7 +20,9 @@ MAX_EVENT_TYPE = 200
 REDACTED = "[redacted]"
 
 
-def take(mapping: Mapping, webhook: Webhook, now: float, *, key: str | None = None) -> NewEvent:
+def take(
+    mapping: Mapping, webhook: Webhook, now: float, *, key: str | None = None, proof: str = ""
+) -> NewEvent:
     """Translate a webhook and make what is to be recorded of it.
 
     A mapping that fails on it gives an event that is kept as failed, with the problem.
@@ -28,6 +31,7 @@ def take(mapping: Mapping, webhook: Webhook, now: float, *, key: str | None = No
         webhook: Verified, its body unpacked.
         now: When it was received, in unix seconds.
         key: What makes a repeat of it the same where the mapping says that nothing does (`event_key: none`).
+        proof: The secret that proved it.
 
     Raises:
         RequestError: The body cannot be decoded.
@@ -51,8 +55,10 @@ def take(mapping: Mapping, webhook: Webhook, now: float, *, key: str | None = No
         translation = translate(mapping, event)
     else:
         translation = Translation(status="failed", event_type=None, problem=problem)
-    headers = _redacted(webhook.headers, signatures.secret_headers(scheme))
-    query = _redacted(webhook.query, signatures.secret_parameters(scheme))
+    # A secret that is sent along may stand elsewhere too: proxies write the address into headers of their own.
+    sent = proof if scheme.kind in signatures.SENT_SECRETS else ""
+    headers = _redacted(webhook.headers, signatures.secret_headers(scheme), sent)
+    query = _redacted(webhook.query, signatures.secret_parameters(scheme), sent)
     return NewEvent(
         source=event.source,
         key=bytes.fromhex(event.key),
@@ -67,8 +73,12 @@ def take(mapping: Mapping, webhook: Webhook, now: float, *, key: str | None = No
     )
 
 
-def _redacted(values: Map[str, str], secret: frozenset[str]) -> dict[str, str]:
-    return {name: REDACTED if name in secret else value for name, value in values.items()}
+def _redacted(values: Map[str, str], secret: frozenset[str], sent: str) -> dict[str, str]:
+    shown = {sent, quote(sent, safe="")} - {""}
+    return {
+        name: REDACTED if name in secret or any(each in value for each in shown) else value
+        for name, value in values.items()
+    }
 
 
 def event_of(source: str, key: bytes, headers: bytes, query: bytes, body: bytes, received_at: float) -> Event:
@@ -121,4 +131,4 @@ def _key(
     except TranslationError as error:
         problem = error
     default = signatures.delivery_id(mapping.verify.scheme, webhook)
-    return own or default or hashlib.sha256(webhook.body).hexdigest(), problem
+    return own or default or signatures.fingerprint(mapping.verify.scheme, webhook), problem

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -17,6 +17,7 @@ from gateway.config import Config, Source
 from gateway.errors import RequestError, StoreError, VerificationError, printable
 from gateway.events import Webhook
 from gateway.intake import take
+from gateway.logs import Few
 from gateway.mapping import Mapping
 from gateway.refusals import Refusals
 from gateway.signatures import Handshake, Scheme
@@ -50,10 +51,11 @@ UNKNOWN = {"error": "there is no such source; its name is the last part of the a
 
 @dataclass(kw_only=True, slots=True)
 class Arrived:
-    """A webhook that is trusted, and when it came, in unix seconds."""
+    """A webhook that is trusted, for the secret that proved it, and when it came, in unix seconds."""
 
     mapping: Mapping
     webhook: Webhook
+    proof: str = field(repr=False)
     at: float
 
 
@@ -84,7 +86,7 @@ def translate_and_record(
 
 def _new(arrived: Arrived) -> NewEvent | Exception:
     try:
-        return take(arrived.mapping, arrived.webhook, arrived.at)
+        return take(arrived.mapping, arrived.webhook, arrived.at, proof=arrived.proof)
     except Exception as error:  # noqa: BLE001  # raised again where its webhook is answered
         return error
 
@@ -117,6 +119,7 @@ class Receiver:
         self._unexpected = unexpected
         self._clock = clock
         self._large = threading.Lock()
+        self._few = Few()
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
         """Take one request."""
@@ -138,14 +141,18 @@ class Receiver:
         # A name that is not one of ours is a stranger's text, and has no place in the log.
         source = self._sources.get(name)
         if source is None or (rest and not _has_secret_path(source)):
-            log.info("a webhook came for a source that is not known")
+            if self._few.lets("", self._clock()):
+                log.info("a webhook came for a source that is not known")
             return UNKNOWN, 404, {}
         try:
             return self._receive(source, environ, rest)
+        except _ElsewhereError:
+            return {"error": "webhooks of this source are not taken from this address"}, 403, {}
         except VerificationError as error:
             return _fixed(source, error.status) or ({"error": REFUSED}, error.status, {})
         except RequestError as error:
-            log.info("source %s: HTTP %d: %s", name, error.status, error)
+            if self._few.lets(name, self._clock()):
+                log.info("source %s: HTTP %d: %s", name, error.status, error)
             return {"error": str(error)}, error.status, {}
         except StoreError as error:
             log.error("source %s: a webhook could not be recorded: %s", name, error)
@@ -168,7 +175,7 @@ class Receiver:
         unpacked = _unpacked(webhook, config.max_body)
         handshake = signatures.handshake_in(scheme, unpacked)
         if handshake is not None and not handshake.signed:
-            return _greeted(source, handshake, unpacked, source.secrets)
+            return self._greeted(source, handshake, unpacked, source.secrets)
         if method != "POST" and handshake is None:
             return {"error": WRONG_METHOD}, 405, {"Allow": "POST"}
         if source.closed is not None:
@@ -176,8 +183,9 @@ class Receiver:
         with self._turn(unpacked):
             proof = self._verified(source, scheme, unpacked, webhook, now)
         if handshake is not None:
-            return _greeted(source, handshake, unpacked, (proof,))
-        return _told(self._writer.write(Arrived(mapping=mapping, webhook=unpacked, at=now)), scheme)
+            return self._greeted(source, handshake, unpacked, (proof,))
+        arrived = Arrived(mapping=mapping, webhook=unpacked, proof=proof, at=now)
+        return _told(self._writer.write(arrived), scheme)
 
     @contextmanager
     def _turn(self, webhook: Webhook) -> Iterator[None]:
@@ -209,6 +217,21 @@ class Receiver:
             self._refusals.tell(source.name, scheme, source.secrets, unpacked, now, error)
             raise
 
+    def _greeted(
+        self, source: Source, handshake: Handshake, webhook: Webhook, secrets: Sequence[str]
+    ) -> Answer:
+        """Answer a handshake."""
+        assert source.mapping is not None, "a handshake is one of its scheme"
+        reply = signatures.reply_to(handshake, source.mapping.verify.scheme, webhook, secrets, source.tokens)
+        if self._few.lets(source.name, self._clock()):
+            log.info("source %s: a handshake of its sender was answered", source.name)
+            if reply.told is not None and source.closed is not None:
+                shown = printable(reply.told, MAX_TOLD)
+                log.warning(
+                    "source %s: its sender says, for you to set as its secret: %s", source.name, shown
+                )
+        return reply.body, 200, {"Content-Type": reply.content_type, **reply.headers}
+
     def _closed(self, source: Source) -> Answer:
         self._refusals.tell_closed(source.name, source.closed or "", self._clock())
         answer = {"error": "this source is closed for now: its operator finds the reason in the log"}
@@ -221,7 +244,11 @@ class Receiver:
         address = address_of(environ, self._config.proxies)
         if address is None or not any(address in network for network in networks):
             self._refusals.tell_network(source.name, address, self._clock())
-            raise RequestError(403, "webhooks of this source are not taken from this address")
+            raise _ElsewhereError
+
+
+class _ElsewhereError(Exception):
+    """A request comes from none of the source's networks."""
 
 
 _COMPACT = json.JSONEncoder(separators=(",", ":"))
@@ -234,17 +261,6 @@ _TEXT = "text/plain; charset=utf-8"
 def _has_secret_path(source: Source) -> bool:
     at = source.mapping.verify.scheme.at if source.mapping is not None else None
     return at is not None and at.part == "path"
-
-
-def _greeted(source: Source, handshake: Handshake, webhook: Webhook, secrets: Sequence[str]) -> Answer:
-    """Answer a handshake."""
-    assert source.mapping is not None, "a handshake is one of its scheme"
-    reply = signatures.reply_to(handshake, source.mapping.verify.scheme, webhook, secrets, source.tokens)
-    log.info("source %s: a handshake of its sender was answered", source.name)
-    if reply.told is not None and source.closed is not None:
-        shown = printable(reply.told, MAX_TOLD)
-        log.warning("source %s: its sender says, for you to set as its secret: %s", source.name, shown)
-    return reply.body, 200, {"Content-Type": reply.content_type, **reply.headers}
 
 
 def _told(taken: Taken, scheme: Scheme) -> Answer:

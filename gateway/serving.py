@@ -26,6 +26,8 @@ graceful_timeout = 20
 keepalive = 5
 # The heartbeat file of each process; on a disk it could block.
 worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108  # a directory, not a file of ours
+# Whoever may say for whom a request was forwarded has no say in its path.
+forwarder_headers = ""
 # A second way in that nothing here uses.
 control_socket_disable = True
 # A signature of any size is ours to refuse.

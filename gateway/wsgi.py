@@ -7,6 +7,7 @@ import re
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, TypeAlias
 
+from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import ClientDisconnected
 from werkzeug.wrappers import Request
 from werkzeug.wsgi import get_content_length, get_input_stream
@@ -16,6 +17,9 @@ from gateway.events import Webhook
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
+
+#: Characters of all headers: they are recorded with a webhook, and are not all signed.
+MAX_HEADERS = 65_536
 
 Address: TypeAlias = IPv4Address | IPv6Address
 
@@ -29,7 +33,7 @@ def webhook_of(environ: WSGIEnvironment, *, public_url: str | None, limit: int, 
         rest: What follows the source's name in the path.
 
     Raises:
-        RequestError: The body is too large, or ends too early.
+        RequestError: The body is too large, or ends too early; the headers are too long.
     """
     return Webhook(
         method=environ["REQUEST_METHOD"],
@@ -60,7 +64,7 @@ _WITH_PORT = re.compile(r"\[([^\]]+)\](?::\d+)?|([^:]+):\d+")
 def _address(text: str) -> Address | None:
     found = _WITH_PORT.fullmatch(text)
     try:
-        address = ipaddress.ip_address((found[1] or found[2]) if found else text)
+        address = ipaddress.ip_address(((found[1] or found[2]) if found else text).partition("%")[0])
     except ValueError:
         return None
     return getattr(address, "ipv4_mapped", None) or address
@@ -76,6 +80,8 @@ def _headers(environ: WSGIEnvironment) -> dict[str, str]:
     for name, key in (("content-type", "CONTENT_TYPE"), ("content-length", "CONTENT_LENGTH")):
         if value := environ.get(key):
             headers[name] = value
+    if sum(map(len, headers.values())) > MAX_HEADERS:
+        raise RequestError(431, f"the headers are longer than {MAX_HEADERS:,} characters together")
     return headers
 
 
@@ -89,7 +95,7 @@ def _body(environ: WSGIEnvironment, limit: int) -> bytes:
             body = get_input_stream(environ, max_content_length=limit + 1).read()
         else:
             body = environ["wsgi.input"].read(length) if length <= limit else b""
-    except (ClientDisconnected, OSError):
+    except (ClientDisconnected, OSError, ParseException):
         raise RequestError(400, "the body ended too early") from None
     if max(length or 0, len(body)) > limit:
         raise RequestError(413, f"the body is larger than {limit} bytes (GATEWAY_MAX_BODY)")

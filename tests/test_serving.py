@@ -246,6 +246,8 @@ def test_a_secret_in_an_address_is_in_no_log(port: int, directory: Path) -> None
         (f"//hooks/hidden/{SECRET}", 404),
         (f"/%68ooks/hidden/{SECRET}?a={SECRET}", 202),
         (f"/hooks/hidden/{SECRET}%0aforged", 401),
+        (f"http://x/hooks/hidden/{SECRET}?a={SECRET}", 202),
+        (f"/hooks/hidden/{SECRET}?name=\u00e9", 400),
     ):
         with sender(port) as connection:
             connection.sendall(head("Content-Length: 2", path=path) + b"{}")
@@ -254,6 +256,19 @@ def test_a_secret_in_an_address_is_in_no_log(port: int, directory: Path) -> None
     assert SECRET not in logged
     assert "\nforged" not in logged
     assert "|/healthz|" in logged
+
+
+@pytest.mark.parametrize("chunks", [b"zz\r\n{}\r\n", b"2\r\n{}xx", b"0\r\nno trailer\r\n\r\n"])
+def test_a_chunked_body_that_is_malformed_is_a_400(port: int, chunks: bytes) -> None:
+    with sender(port) as connection:
+        connection.sendall(head("Transfer-Encoding: chunked") + chunks)
+        assert status_of(connection) == 400
+
+
+def test_a_header_of_a_forwarder_has_no_say_in_the_path(port: int) -> None:
+    with sender(port) as connection:
+        connection.sendall(head("SCRIPT_NAME: /nope", "Content-Length: 12") + b'{"type":"x"}')
+        assert status_of(connection) in (200, 202)
 
 
 def wait_for_line(log: Path, text: str) -> str:

@@ -10,9 +10,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, unquote_to_bytes, urlencode, urlsplit
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flask import Flask
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -57,6 +58,12 @@ class Gateway:
         text = ALLOWED.format(source=source, verify=verify)
         (self._directory / f"{source}.yaml").write_text(text, encoding="utf-8")
         self.environ |= environ
+
+    def shipped(self, name: str, secret: str = SECRET) -> None:
+        """Add a source of a scheme's own name that leaves the key of an event to the scheme."""
+        self.scheme(name, secret)
+        file = self._directory / f"{name}.yaml"
+        file.write_text(file.read_text(encoding="utf-8").replace("event_key: none, ", ""), encoding="utf-8")
 
     def scheme(self, name: str, secret: str = SECRET, more: str = "") -> None:
         """Add a source of a scheme's own name."""
@@ -190,7 +197,7 @@ def test_no_request_makes_an_error_of_ours(
 
     assert answer.status_code < 500
     if name not in ("dropbox",) and method == "POST":
-        assert answer.status_code in (400, 401, 413, 415) or (
+        assert answer.status_code in (400, 401, 413, 415, 431) or (
             answer.status_code == 200 and shared.events() == []
         )
 
@@ -373,10 +380,13 @@ def test_a_secret_in_the_address_opens_the_source_and_is_not_kept(
 
     assert gateway.send(f"path/{SECRET}", body=b"{}").status_code == 202
     assert gateway.send(f"query?token={SECRET}&shop=1", body=b"{}").status_code == 202
+    forwarded = {"X-Original-URL": f"/hooks/path/{quote(SECRET)}"}
+    assert gateway.send(f"path/{SECRET}", body=b"[]", headers=forwarded).status_code == 202
     for wrong in ("path", "path/", "path/x", f"path/{SECRET}/", "query", "query?token=", f"query/{SECRET}"):
         assert gateway.send(wrong, body=b"{}").status_code in (401, 404), wrong
     assert gateway.send(f"github/{SECRET}", body=b"{}").status_code == 404
-    first, second = gateway.events()
+    first, second, third = gateway.events()
+    assert json.loads(third.headers)["x-original-url"] == "[redacted]"
     assert json.loads(first.query) == {}
     assert json.loads(second.query) == {"token": "[redacted]", "shop": "1"}
     assert SECRET not in caplog.text
@@ -646,6 +656,147 @@ def test_discord_hears_its_ping_and_no_forged_one_does(gateway: Gateway) -> None
     answer = gateway.send("discord", body=good["body"].encode(), headers=good["headers"])
     assert (answer.status_code, answer.json) == (200, {"type": 1})
     assert gateway.send("discord", body=bad["body"].encode(), headers=bad["headers"]).status_code == 401
+
+
+def test_braintrees_answer_to_a_challenge_proves_no_webhook(gateway: Gateway) -> None:
+    (vector,) = [each for each in VECTORS if each["id"] == "braintree-sample"]
+    gateway.scheme("braintree", vector["secret"])
+    challenge = "deadbeef" * 4
+    answer = gateway.send("braintree", "GET", query_string={"bt_challenge": challenge}).text
+
+    forged = urlencode({"bt_payload": challenge, "bt_signature": answer}).encode()
+    assert gateway.send("braintree", body=forged).status_code == 401
+    genuine = vector["body"].encode()
+    assert gateway.send("braintree", body=genuine).status_code == 202
+    assert gateway.send("braintree", body=genuine + b"&kind=check").status_code == 401
+
+
+def test_an_event_of_discord_is_not_taken_for_its_ping(gateway: Gateway) -> None:
+    key = Ed25519PrivateKey.from_private_bytes(b"k" * 32)
+    gateway.scheme("discord", key.public_key().public_bytes_raw().hex())
+
+    def send(payload: dict[str, Any]) -> TestResponse:
+        body = json.dumps(payload).encode()
+        signed = key.sign(str(NOW).encode() + body).hex()
+        return gateway.send(
+            "discord", body=body, headers={"X-Signature-Timestamp": str(NOW), "X-Signature-Ed25519": signed}
+        )
+
+    assert send({"version": 1, "type": 1, "event": {"type": "APPLICATION_AUTHORIZED"}}).status_code == 204
+    assert send({"version": 1, "type": 0}).status_code == 204
+    assert send({"type": 1, "token": "t"}).json == {"type": 1}
+    assert [row.event_type for row in gateway.events()] == ["APPLICATION_AUTHORIZED", None]
+
+
+# What was seen once
+
+
+@pytest.mark.parametrize(
+    ("name", "header", "bodies"),
+    [
+        (
+            "mandrill",
+            "X-Mandrill-Signature",
+            [
+                b"mandrill_events=%5B%5D&a=1",
+                b"a=1&mandrill_events=%5B%5D",
+                b"&mandrill_events=%5b%5D&&%61=1",
+                b"a=1&a=1&mandrill_events=%5B%5D",
+            ],
+        ),
+        (
+            "twilio",
+            "X-Twilio-Signature",
+            [
+                b"MessageSid=SM1&MessageStatus=sent",
+                b"MessageStatus=sent&MessageSid=SM1&MessageSid=SM1",
+                b"MessageSid=SM1Me&ssageStatus=sent",
+            ],
+        ),
+    ],
+)
+def test_a_captured_form_is_the_same_however_it_is_written(
+    gateway: Gateway, name: str, header: str, bodies: list[bytes]
+) -> None:
+    gateway.shipped(name)
+    fields = sorted(unquote_to_bytes(each.replace(b"=", b"", 1)) for each in bodies[0].split(b"&"))
+    signed = base64_signature(f"{PUBLIC}/hooks/{name}".encode() + b"".join(fields), algorithm="sha1")
+
+    for body in bodies:
+        answer = gateway.send(
+            name,
+            body=body,
+            headers={header: signed, "Content-Type": FORM},
+            environ_overrides={"RAW_URI": f"/hooks/{name}"},
+        )
+        assert answer.status_code in (200, 204)
+    assert len(gateway.events()) == 1
+
+
+def test_a_captured_webhook_of_adyen_counts_once_whatever_is_put_around_what_is_signed(
+    gateway: Gateway,
+) -> None:
+    (vector,) = [each for each in VECTORS if each["id"] == "adyen-item"]
+    gateway.shipped("adyen", vector["secret"])
+    payload = json.loads(vector["body"])
+    (item,) = payload["notificationItems"]
+    item["NotificationRequestItem"]["paymentMethod"] = "other"
+
+    for body in (vector["body"], payload, payload | {"n": 1}, payload | {"notificationItems": [item, item]}):
+        text = body if isinstance(body, str) else json.dumps(body)
+        assert gateway.send("adyen", body=text.encode()).text == "[accepted]"
+    assert len(gateway.events()) == 1
+
+
+def test_a_delivery_of_chargify_cannot_be_used_up_by_a_stranger(gateway: Gateway) -> None:
+    gateway.shipped("chargify")
+
+    def send(body: bytes, number: str) -> TestResponse:
+        proof = signature(body)
+        headers = {"X-Chargify-Webhook-Signature-Hmac-Sha-256": proof, "X-Chargify-Webhook-Id": number}
+        return gateway.send("chargify", body=body, headers=headers)
+
+    assert send(b"id=1&event=test", "1").status_code == 202
+    assert send(b"id=1&event=test", "2").status_code == 200
+    assert send(b"id=2&event=test", "2").status_code == 202
+
+
+def test_a_body_is_not_decoded_without_proof_beyond_some_size(gateway: Gateway) -> None:
+    for name in ("microsoft_graph", "adyen", "mailgun", "linear"):
+        gateway.scheme(name, secret_for(name))
+    many = json.dumps({"value": [{"clientState": SECRET}] * 1_001}).encode()
+    large = json.dumps({"value": [{"clientState": SECRET, "more": "x" * 140_000}]}).encode()
+    assert gateway.send("microsoft-graph", body=many).status_code == 401
+    assert gateway.send("microsoft-graph", body=large).status_code == 401
+    for name in ("adyen", "mailgun"):
+        assert gateway.send(name, body=b"[" * 200_000).status_code == 401
+    proven = json.dumps({"webhookTimestamp": NOW * 1000, "more": "x" * 140_000}).encode()
+    assert (
+        gateway.send("linear", body=proven, headers={"Linear-Signature": signature(proven)}).status_code
+        == 200
+    )
+    old = proven.replace(str(NOW).encode(), str(NOW - 61).encode())
+    assert gateway.send("linear", body=old, headers={"Linear-Signature": signature(old)}).status_code == 401
+
+
+def test_headers_beyond_any_reason_are_refused(gateway: Gateway) -> None:
+    gateway.scheme("github")
+    headers = {"X-Hub-Signature-256": f"sha256={signature(b'{}')}"}
+
+    assert gateway.send("github", body=b"{}", headers=headers | {"X-Junk": "x" * 60_000}).status_code == 202
+    assert gateway.send("github", body=b"{}", headers=headers | {"X-Junk": "x" * 66_000}).status_code == 431
+
+
+def test_what_strangers_can_cause_fills_no_log(gateway: Gateway, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    gateway.scheme("dropbox")
+    gateway.add("near", "{scheme: none, networks: 192.0.2.0/24}")
+    for _ in range(50):
+        gateway.send("near", body=b"{}")
+        gateway.send("nobody", body=b"{}")
+        gateway.send("dropbox", "GET", query_string={"challenge": "c"})
+        gateway.send("dropbox", body=b"{}", headers={"Content-Encoding": "br"})
+    assert len(caplog.records) < 30
 
 
 # Networks

@@ -369,7 +369,7 @@ def _handshake(handshake: Handshake) -> dict[str, JSON]:
     return _filled(
         {
             "method": handshake.method,
-            "when": {str(_place(where)): "any" if value is None else value for where, value in when},
+            "when": {str(_place(where)): value for where, value in when},
             "signed": handshake.signed,
             "token": _place(handshake.token),
             "tell": _place(handshake.tell),

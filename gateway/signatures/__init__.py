@@ -25,6 +25,7 @@ from gateway.signatures.template import delivery_id
 from gateway.signatures.verifying import (
     MAX_CANDIDATES,
     MAX_HEADER,
+    fingerprint,
     secret_headers,
     secret_parameters,
     verify,
@@ -48,6 +49,7 @@ __all__ = [
     "Special",
     "Unit",
     "delivery_id",
+    "fingerprint",
     "handshake_in",
     "likely_cause",
     "reply_to",

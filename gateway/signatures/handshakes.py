@@ -15,7 +15,7 @@ from gateway.events import JSON, Webhook
 from gateway.signatures.keys import key_of
 from gateway.signatures.places import Request
 from gateway.signatures.providers import braintree_answer
-from gateway.signatures.scheme import Handshake, Scheme, Shown
+from gateway.signatures.scheme import ABSENT, ANY, Handshake, Scheme, Shown
 
 #: Characters of what is echoed.
 MOST = 4096
@@ -87,14 +87,14 @@ def _is(handshake: Handshake, request: Request) -> bool:
 
 
 def _holds(found: list[JSON], value: JSON) -> bool:
-    if len(found) != 1:
-        return False
-    return found[0] == value if value is not None else found[0] not in (None, "")
+    if value == ABSENT:
+        return not found
+    return len(found) == 1 and (found[0] == value or (value == ANY and found[0] not in (None, "")))
 
 
 def _is_one_of(tokens: Sequence[str], shown: str) -> bool:
     sent = shown.encode("utf-8", "surrogatepass")
-    return any(hmac.compare_digest(token.encode(), sent) for token in tokens)
+    return any(hmac.compare_digest(token.encode(errors="surrogateescape"), sent) for token in tokens)
 
 
 def _shown(what: Shown, scheme: Scheme, request: Request, secrets: Sequence[str]) -> str:

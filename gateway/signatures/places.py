@@ -50,15 +50,25 @@ class Request:
 
     Args:
         content_type: What its body is, whatever it says itself.
+        most: Bytes of a body that is decoded.
     """
 
-    def __init__(self, webhook: Webhook, content_type: str | None = None) -> None:
+    def __init__(self, webhook: Webhook, content_type: str | None = None, *, most: int | None = None) -> None:
         self.webhook = webhook
         self._content_type = content_type
+        self._most = most
 
     @cached_property
     def payload(self) -> JSON:
-        """The decoded body; None for one that cannot be read, for nothing is to be found in it."""
+        """The decoded body; None for one that cannot be read, for nothing is to be found in it.
+
+        Raises:
+            VerificationError: It is too large.
+        """
+        if self._most is not None and len(self.webhook.body) > self._most:
+            raise VerificationError(
+                f"the body is larger than {self._most:,} bytes, and its proof stands in it: so much is not read"
+            )
         kind = self._content_type or self.webhook.headers.get("content-type", "")
         try:
             return payloads.decode(self.webhook.body, kind)

@@ -32,9 +32,9 @@ _CONTENTFUL_TOLERANCE = 300
 
 def verify_adyen(scheme: Scheme, secrets: Sequence[str], request: Request, _now: float) -> str:
     """Demand that every item is signed, all with one of the secrets."""
-    items = request.all(Place("body", "notificationItems[].NotificationRequestItem"))
-    if not items:
-        raise VerificationError("the body holds no notificationItems")
+    items = request.all(_ITEMS)
+    if not 0 < len(items) <= _MOST_ITEMS:
+        raise VerificationError(f"the body does not hold from 1 to {_MOST_ITEMS} notificationItems")
     for secret in secrets:
         key = key_of(scheme, secret)
         if all(_is_signed(item, key) for item in items):
@@ -42,11 +42,18 @@ def verify_adyen(scheme: Scheme, secrets: Sequence[str], request: Request, _now:
     raise VerificationError("not every item of the body is signed with a secret of this source")
 
 
+_ITEMS, _MOST_ITEMS = Place("body", "notificationItems[].NotificationRequestItem"), 100
+
+
 def _is_signed(item: JSON, key: bytes) -> bool:
-    signature = decoded("base64", text_at(item, "additionalData.hmacSignature"))
+    signature = _signature_of(item)
     signed = ":".join(text_at(item, path) for path in _SIGNED_BY_ADYEN)
     expected = hmac.digest(key, signed.encode("utf-8", "surrogatepass"), "sha256")
     return signature is not None and hmac.compare_digest(expected, signature)
+
+
+def _signature_of(item: JSON) -> bytes | None:
+    return decoded("base64", text_at(item, "additionalData.hmacSignature"))
 
 
 _SIGNED_BY_ADYEN = (
@@ -66,7 +73,13 @@ _SIGNED_BY_ADYEN = (
 
 def verify_braintree(_scheme: Scheme, secrets: Sequence[str], request: Request, _now: float) -> str:
     """Demand a signature of the payload by one of the pairs of keys, each written public_key:private_key."""
-    payload = request.need(Place("body", "bt_payload"))
+    payload = request.need(_PAYLOAD)
+    form = request.payload
+    if not isinstance(form, dict) or form.keys() != {"bt_payload", "bt_signature"}:
+        raise VerificationError("the body holds more than bt_payload and bt_signature, which nobody signs")
+    if _CHALLENGE.fullmatch(payload):
+        # Anybody is told the signature of a challenge.
+        raise VerificationError("bt_payload is a challenge")
     pairs = [
         pair.partition("|") for pair in request.need(Place("body", "bt_signature")).split("&")[:_MOST_PAIRS]
     ]
@@ -79,6 +92,7 @@ def verify_braintree(_scheme: Scheme, secrets: Sequence[str], request: Request, 
     raise VerificationError("bt_signature is not made with a private key of this source")
 
 
+_PAYLOAD = Place("body", "bt_payload")
 _MOST_PAIRS = 16
 _CHALLENGE = re.compile("[a-f0-9]{20,32}")
 
@@ -166,3 +180,20 @@ def _with_and_without_port(url: str, parts: SplitResult) -> Iterator[str]:
 
 
 _PORT = re.compile(r":\d+$")
+
+
+# What a repeat cannot change
+
+
+def proven_content(scheme: Scheme, request: Request) -> bytes:
+    """Give what a webhook has in common with any other that its proof is good for; nothing: that is its body."""
+    match scheme.kind:
+        case "adyen":
+            return b"".join(sorted({_signature_of(item) or b"" for item in request.all(_ITEMS)}))
+        case "braintree":
+            return request.text(_PAYLOAD).encode("utf-8", "surrogatepass")
+    is_signed_as_form = scheme.kind == "twilio" or "{form}" in scheme.signed
+    try:
+        return form_of(request) if is_signed_as_form and request.is_form else b""
+    except VerificationError:
+        return b""

@@ -80,10 +80,7 @@ def _handshake(data: dict[str, Any]) -> Handshake:
     json = data.get("json")
     return Handshake(
         method=data["method"],
-        when={
-            _place("when", where): None if value == "any" else value
-            for where, value in data.get("when", {}).items()
-        },
+        when={_place("when", where): value for where, value in data.get("when", {}).items()},
         signed=data.get("signed", False),
         token=_place("token", data["token"]) if "token" in data else None,
         tell=_place("tell", data["tell"]) if "tell" in data else None,

@@ -61,12 +61,16 @@ class Timestamp:
     tolerance: int | None = 300
 
 
+#: In the stead of a value: any will do, and none may be there.
+ANY, ABSENT = "any", "absent"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Handshake:
     """A request by which a sender finds out who answers at an address, and what it wants to hear.
 
     Attributes:
-        when: The places that tell it from a webhook, each with the value that it has; None: any value.
+        when: The places that tell it from a webhook, each with its value, or one of the words below.
         signed: It is proven as a webhook is; one that is not must not carry a signature at all.
         token: The place of the token that the operator chose (`verify_token_env`).
         tell: The place of what the operator has to know; it is logged as long as the source has no secret.
@@ -166,11 +170,15 @@ class Scheme:
     @property
     def covers_body(self) -> bool:
         """Whether nobody can put another body behind a proof that was seen."""
-        return self.kind not in ("hmac", "digest", "ed25519", "ecdsa") or any(
-            each in self.signed for each in ("{body}", "{form}")
-        )
+        if self.kind in ("hmac", "digest", "ed25519", "ecdsa"):
+            return "{body}" in self.signed or "{form}" in self.signed
+        return self.kind != "adyen"
 
     @property
     def names_deliveries(self) -> bool:
-        """Whether two webhooks can be told apart by more than their bodies."""
-        return bool(self.delivery_id) or self.event_key is not None
+        """Whether genuine webhooks never have equal bodies, or can be told apart by more than those."""
+        return (
+            bool(self.delivery_id)
+            or self.event_key is not None
+            or self.kind in ("twilio", "adyen", "braintree")
+        )

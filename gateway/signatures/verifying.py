@@ -17,6 +17,9 @@ from gateway.signatures.template import as_sent, filled
 
 MAX_HEADER = 4096
 MAX_CANDIDATES = 16
+MAX_TOKENS = 1_000
+#: Bytes of a body that is decoded before it is proven, as its proof stands in it.
+MAX_UNPROVEN = 131_072
 
 #: Headers that hold a secret whatever the scheme is.
 ALWAYS_SECRET = frozenset({"authorization", "proxy-authorization", "cookie"})
@@ -40,7 +43,17 @@ def verify(scheme: Scheme, secrets: Sequence[str], webhook: Webhook, now: float)
     for secret in secrets:
         if problem := secret_problem(scheme, secret):
             raise VerificationError(f"this source cannot check webhooks: {problem}")
-    return _VERIFIERS[scheme.kind](scheme, secrets, Request(webhook, scheme.content_type), now)
+    request = Request(webhook, scheme.content_type, most=MAX_UNPROVEN)
+    return _VERIFIERS[scheme.kind](scheme, secrets, request, now)
+
+
+def fingerprint(scheme: Scheme, webhook: Webhook) -> str:
+    """Give what makes a repeated webhook the same where its sender names none: SHA-256 of what it proves.
+
+    That is the body, or what is signed of it where it can be written in several ways.
+    """
+    proven = providers.proven_content(scheme, Request(webhook, scheme.content_type))
+    return hashlib.sha256(proven or webhook.body).hexdigest()
 
 
 def secret_headers(scheme: Scheme) -> frozenset[str]:
@@ -61,10 +74,12 @@ def secret_parameters(scheme: Scheme) -> frozenset[str]:
 
 def _verify_token(scheme: Scheme, secrets: Sequence[str], request: Request, _now: float) -> str:
     where, tokens = _tokens(scheme, request)
-    proven = [_sent_secret(secrets, _token_bytes(token)) for token in tokens]
-    if not all(proven):
-        raise VerificationError(f"the token in the {where} is not the one of this source")
-    return proven[0] or ""
+    proof = ""
+    for token in tokens:
+        proof = _sent_secret(secrets, _token_bytes(token)) or ""
+        if not proof:
+            raise VerificationError(f"the token in the {where} is not the one of this source")
+    return proof
 
 
 def _tokens(scheme: Scheme, request: Request) -> tuple[str, list[str]]:
@@ -74,8 +89,8 @@ def _tokens(scheme: Scheme, request: Request) -> tuple[str, list[str]]:
         # Not every white space: in a token beyond ASCII, its bytes can look like some.
         return f"header {name}", [_without_prefix(scheme.prefix, name, header).strip(" \t")]
     found = [each if isinstance(each, str) else "" for each in request.all(scheme.at)]
-    if not found:
-        raise VerificationError(f"the {scheme.at} is missing")
+    if not 0 < len(found) <= MAX_TOKENS:
+        raise VerificationError(f"the {scheme.at} is missing, or there more than {MAX_TOKENS:,} times")
     return str(scheme.at), found
 
 
@@ -105,10 +120,15 @@ def _sent_secret(secrets: Sequence[str], sent: Iterable[bytes]) -> str | None:
 def _verify_signature(scheme: Scheme, secrets: Sequence[str], request: Request, now: float) -> str:
     where, texts = _texts(scheme, request)
     candidates = _candidates(scheme, where, texts)
-    timestamp = _checked_timestamp(scheme, where, texts, request, now)
+    # A time in a body that is signed is read when the body is proven: to decode it takes a while.
+    time = scheme.timestamp
+    is_proven_first = time is not None and time.body is not None and "{ts}" not in scheme.signed
+    timestamp = "" if is_proven_first else _checked_timestamp(scheme, where, texts, request, now)
     matches = _MATCHERS[scheme.kind]
     for secret in secrets:
         if matches(scheme, secret, request, timestamp, candidates):
+            if is_proven_first:
+                _checked_timestamp(scheme, where, texts, Request(request.webhook, scheme.content_type), now)
             return secret
     raise VerificationError(f"no signature in the {where} is made with a secret of this source")
 
