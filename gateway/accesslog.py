@@ -12,6 +12,8 @@ from gateway.errors import printable
 
 _SECRET = "[redacted]"  # noqa: S105  # what is shown in the place of one
 _HOOK = re.compile("/+hooks/+[^/?]*")
+#: Of an address that is none of ours: whoever mistyped one of ours may have a secret at its end.
+_BEGINNING = re.compile("/*[^/?]*")
 _MOST = 500
 
 
@@ -21,8 +23,8 @@ class AccessLogger(Logger):  # type: ignore[misc]  # gunicorn ships no types
     def atoms(self, resp: Any, req: Any, environ: dict[str, Any], request_time: Any) -> Any:
         """Give what a format can show of a request."""
         path, _, query = environ.get("RAW_URI", "").partition("?")
-        shown = _shown(path)
-        asked = _SECRET if query and _is_hook(path) else query
+        is_open = not str(resp.status).startswith("404") and _HOOK.search(unquote(path)) is None
+        shown, asked = (path, query) if is_open else (_shown(path), _SECRET if query else "")
         address = {
             "RAW_URI": f"{shown}?{asked}" if asked else shown,
             "REQUEST_URI": f"{shown}?{asked}" if asked else shown,
@@ -33,7 +35,7 @@ class AccessLogger(Logger):  # type: ignore[misc]  # gunicorn ships no types
 
     def exception(self, msg: str, *args: Any, **options: Any) -> None:
         """Log an error, whose arguments may be an address."""
-        shown = (_shown(each.partition("?")[0]) if "/" in str(each) else each for each in args)
+        shown = (_shown(str(each).partition("?")[0]) if "/" in str(each) else each for each in args)
         super().exception(msg, *shown, **options)
 
     def warning(self, msg: str, *args: Any, **options: Any) -> None:
@@ -46,11 +48,8 @@ _MALFORMED = re.compile(r"Invalid request from ip=[^ ]*: [\w ]+")
 
 
 def _shown(path: str) -> str:
-    found = _HOOK.search(decoded := unquote(path))
-    if found is None:
-        return printable(decoded, _MOST)
+    """Give the beginning of an address, which holds no secret."""
+    decoded = unquote(path)
+    found = _HOOK.search(decoded) or _BEGINNING.match(decoded)
+    assert found is not None, "the last pattern fits anything"
     return printable(found[0], _MOST) + (f"/{_SECRET}" if decoded[found.end() :].strip("/") else "")
-
-
-def _is_hook(path: str) -> bool:
-    return _HOOK.search(unquote(path)) is not None

@@ -158,7 +158,12 @@ def source_of(text: str, path: Path, environ: Map[str, str], *, unnamed: str) ->
         # The file may be beyond reading, and still its source is closed, not unknown.
         named = re.search(r"^source:\s*([a-z0-9-]+)\s*(#|$)", text, re.MULTILINE)
         name = named[1] if named else unnamed
-        return Source(name=name, file=file, closed=f"{file} has errors", problems=tuple(error.problems))
+        return Source(
+            name=name,
+            file=file,
+            closed=f"{file} has errors; gateway check shows them",
+            problems=tuple(error.problems),
+        )
     verify = mapping.verify
     secrets = tuple(each for name in verify.secret_env for each in secrets_in(environ.get(name, "")))
     return Source(

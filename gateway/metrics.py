@@ -85,7 +85,7 @@ def _paused(connection: Connection) -> GaugeMetricFamily:
 def _refused(connection: Connection) -> CounterMetricFamily:
     return CounterMetricFamily(
         "gateway_webhooks_refused",
-        "Webhooks that were refused as unproven, or for their network; of a flood counted in steps.",
+        "Webhooks that were refused: unproven, of another network, or of a closed source; counted in steps.",
         value=connection.scalar(select(func.coalesce(func.sum(refusals.c.times), 0))),
     )
 

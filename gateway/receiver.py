@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: What to say, as JSON or as it is; the HTTP status; and further headers.
-Answer: TypeAlias = tuple[dict[str, Any] | str, int, dict[str, str]]
+#: What is answered: the text, or what to say as JSON; the HTTP status; and further headers.
+Response: TypeAlias = tuple[dict[str, Any] | str, int, dict[str, str]]
 
 #: Seconds after which a sender may try again what we could not take.
 RETRY_AFTER_DATABASE = "5"
@@ -109,7 +109,7 @@ class Receiver:
         writer: Writer[Arrived, Taken],
         refusals: Refusals,
         *,
-        unexpected: Callable[[Exception], Answer],
+        unexpected: Callable[[Exception], Response],
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._config = config
@@ -136,7 +136,7 @@ class Receiver:
         start_response(_STATUS_LINES[status], [*described, *headers.items()])
         return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
 
-    def _answer(self, environ: WSGIEnvironment) -> Answer:
+    def _answer(self, environ: WSGIEnvironment) -> Response:
         name, _, rest = environ["PATH_INFO"][1:].partition("/")
         # A name that is not one of ours is a stranger's text, and has no place in the log.
         source = self._sources.get(name)
@@ -159,25 +159,25 @@ class Receiver:
             answer = {"error": "the webhook could not be recorded; send it again later"}
             return answer, 503, {"Retry-After": RETRY_AFTER_DATABASE}
 
-    def _receive(self, source: Source, environ: WSGIEnvironment, rest: str) -> Answer:
+    def _receive(self, source: Source, environ: WSGIEnvironment, rest: str) -> Response:
         mapping = source.mapping
         if mapping is None:
             return self._closed(source)
         self._check_network(source, mapping, environ)
-        scheme, method = mapping.verify.scheme, environ["REQUEST_METHOD"]
-        methods = {each.method for each in scheme.handshakes}
-        if method != "POST" and method not in methods:
-            return {"error": WRONG_METHOD}, 405, {"Allow": ", ".join(sorted({"POST"} | methods))}
-        if source.closed is not None and not methods:
+        scheme = mapping.verify.scheme
+        methods = {"POST"} | {each.method for each in scheme.handshakes}
+        if environ["REQUEST_METHOD"] not in methods:
+            return _wrong_method(methods)
+        if source.closed is not None and not scheme.handshakes:
             return self._closed(source)
         now, config = self._clock(), self._config
         webhook = webhook_of(environ, public_url=config.public_url, limit=config.max_body, rest=rest)
         unpacked = _unpacked(webhook, config.max_body)
         handshake = signatures.handshake_in(scheme, unpacked)
+        if handshake is None and webhook.method != "POST":
+            return _wrong_method(methods)
         if handshake is not None and not handshake.signed:
             return self._greeted(source, handshake, unpacked, source.secrets)
-        if method != "POST" and handshake is None:
-            return {"error": WRONG_METHOD}, 405, {"Allow": "POST"}
         if source.closed is not None:
             return self._closed(source)
         with self._turn(unpacked):
@@ -185,7 +185,7 @@ class Receiver:
         if handshake is not None:
             return self._greeted(source, handshake, unpacked, (proof,))
         arrived = Arrived(mapping=mapping, webhook=unpacked, proof=proof, at=now)
-        return _told(self._writer.write(arrived), scheme)
+        return _accepted(self._writer.write(arrived), scheme)
 
     @contextmanager
     def _turn(self, webhook: Webhook) -> Iterator[None]:
@@ -219,20 +219,20 @@ class Receiver:
 
     def _greeted(
         self, source: Source, handshake: Handshake, webhook: Webhook, secrets: Sequence[str]
-    ) -> Answer:
-        """Answer a handshake."""
+    ) -> Response:
+        """Response a handshake."""
         assert source.mapping is not None, "a handshake is one of its scheme"
         reply = signatures.reply_to(handshake, source.mapping.verify.scheme, webhook, secrets, source.tokens)
         if self._few.lets(source.name, self._clock()):
             log.info("source %s: a handshake of its sender was answered", source.name)
-            if reply.told is not None and source.closed is not None:
-                shown = printable(reply.told, MAX_TOLD)
+            if reply.for_operator is not None and source.closed is not None:
+                shown = printable(reply.for_operator, MAX_TOLD)
                 log.warning(
                     "source %s: its sender says, for you to set as its secret: %s", source.name, shown
                 )
         return reply.body, 200, {"Content-Type": reply.content_type, **reply.headers}
 
-    def _closed(self, source: Source) -> Answer:
+    def _closed(self, source: Source) -> Response:
         self._refusals.tell_closed(source.name, source.closed or "", self._clock())
         answer = {"error": "this source is closed for now: its operator finds the reason in the log"}
         return answer, 503, {"Retry-After": RETRY_AFTER_CLOSED}
@@ -258,12 +258,16 @@ _STATUS_LINES = {status.value: f"{status.value} {status.phrase}" for status in H
 _TEXT = "text/plain; charset=utf-8"
 
 
+def _wrong_method(methods: set[str]) -> Response:
+    return {"error": WRONG_METHOD}, 405, {"Allow": ", ".join(sorted(methods))}
+
+
 def _has_secret_path(source: Source) -> bool:
     at = source.mapping.verify.scheme.at if source.mapping is not None else None
     return at is not None and at.part == "path"
 
 
-def _told(taken: Taken, scheme: Scheme) -> Answer:
+def _accepted(taken: Taken, scheme: Scheme) -> Response:
     recorded, new = taken.recorded, taken.new
     if recorded.duplicate:
         answer: dict[str, Any] = {"event": recorded.id, "duplicate": True}
@@ -279,7 +283,7 @@ def _told(taken: Taken, scheme: Scheme) -> Answer:
     return answer if text is None else text, scheme.answer.status, {}
 
 
-def _fixed(source: Source, status: int) -> Answer | None:
+def _fixed(source: Source, status: int) -> Response | None:
     """Say nothing where the sender wants to hear a fixed text."""
     answer = source.mapping.verify.scheme.answer if source.mapping is not None else None
     return None if answer is None or answer.text is None else ("", status, {})

@@ -63,7 +63,9 @@ class Refusals:
             self._log(source, str(error))
             return
         cause = likely_cause(scheme, secrets, webhook, now)
-        self._keep(source, f"{error}; {cause}" if cause else str(error))
+        # A question is answered by the cause.
+        said = str(error) if cause is None else f"{str(error).partition('; is the ')[0]}; {cause}"
+        self._keep(source, said)
 
     def tell_network(self, source: str, address: Address | None, now: float) -> None:
         """Tell of a request that came from a network of which the mapping says nothing."""

@@ -13,7 +13,8 @@ from gateway.calls import CALLS
 from gateway.compiler.values import NAME
 from gateway.limits import MAX_TIMEOUT, METHODS, PLATFORMS, RESPONSE_TYPES, RETRY_SETTINGS
 from gateway.mapping import ANYBODY, SPECS, CallSpec, Key, Kind
-from gateway.signatures.template import COVERING, VARIABLES
+from gateway.signatures.scheme import COVERING
+from gateway.signatures.template import VARIABLES
 
 Schema: TypeAlias = dict[str, Any]
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gateway.events import JSON
 from gateway.signatures import likely_cause, scheme_from, schemes
-from gateway.signatures.causes import MOST
+from gateway.signatures.causes import MAX_BODY
 from tests.test_signatures import BODY, HMAC, NOW, SECRET, b64, mac, stripe_header, webhook
 
 SHOWN = b'{"type": "user.created", "name": "Z\\u00f6e"}'
@@ -56,8 +56,18 @@ def signed(body: bytes = BODY, key: bytes = SECRET.encode(), algorithm: str = "s
             BODY,
             "as webhooks of the scheme 'stripe' do; is the scheme right?",
         ),
-        ("bearer", {"Authorization": SECRET}, BODY, "prefix: ''"),
-        ("authorization", {"Authorization": f"Bearer {SECRET}"}, BODY, "prefix: 'Bearer '"),
+        (
+            "bearer",
+            {"Authorization": SECRET},
+            BODY,
+            "right as it is: if it is sent in",
+        ),
+        (
+            "authorization",
+            {"Authorization": f"Bearer {SECRET}"},
+            BODY,
+            "write  scheme: bearer",
+        ),
         ("authorization", {"Authorization": "Bearer other"}, BODY, ""),
         ("github", {}, BODY, ""),
     ],
@@ -71,7 +81,7 @@ def test_the_mistake_is_named(scheme: JSON, headers: dict[str, str], body: bytes
 
 
 def test_a_large_body_is_not_tried_again_and_again() -> None:
-    body = b" " * (MOST - 1)
+    body = b" " * (MAX_BODY - 1)
 
     assert "without the white space" in cause(HMAC, signed(b""), body=body)
     assert "most likely" in cause(HMAC, signed(b""), body=body + b"  ")
@@ -113,11 +123,15 @@ def test_an_old_webhook_with_the_right_signature_is_told_from_a_forged_one() -> 
         ("http://hooks.example.com/hooks/x", "https://hooks.example.com/hooks/x", "address http://hooks.example.com/hooks/x"),
         ("https://hooks.example.com/hooks/x/", "https://hooks.example.com/hooks/x", "address https://hooks.example.com/hooks/x/"),
         ("https://hooks.example.com/hooks/x", "https://hooks.example.com/hooks/x?a=secret", "hooks/x: set GATEWAY_P"),
-        ("https://other.example.com/hooks/x", "https://hooks.example.com/hooks/x", "most likely"),
+        ("https://seen.example.com/hooks/x", "https://hooks.example.com/hooks/x", "address https://seen.example.com/hooks/x:"),
+        ("https://other.example.com/hooks/x", "https://hooks.example.com/hooks/x", "or GATEWAY_PUBLIC_URL is not"),
     ],
 )  # fmt: skip
 def test_another_address_is_named_without_its_query(signed_for: str, posted_to: str, said: str) -> None:
-    headers = {"x-square-hmacsha256-signature": b64(mac(signed_for.encode() + BODY))}
+    headers = {
+        "x-square-hmacsha256-signature": b64(mac(signed_for.encode() + BODY)),
+        "Host": "seen.example.com",
+    }
 
     found = cause("square", headers, url=posted_to)
     assert said in found

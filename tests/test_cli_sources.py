@@ -177,7 +177,7 @@ def test_a_source_that_only_its_file_closes_says_what_to_do(directory: Path) -> 
     write(directory, "twice", "none", file="two")
     (directory / "mappings" / "bytes.yaml").write_bytes(b"\xff")
     said = sources().stdout
-    assert "typo: closed: mappings/typo.yaml has errors; run: gateway check mappings/typo.yaml\n" in said
+    assert "typo: closed: mappings/typo.yaml has errors; gateway check shows them\n" in said
     assert "bytes: closed: mappings/bytes.yaml cannot be read as UTF-8 text" in said
     assert "mappings/one.yaml and mappings/two.yaml both say source: twice; rename one\n" in said
     assert "3 sources: 0 open, 3 closed" in said
@@ -224,7 +224,7 @@ def test_the_last_event_and_the_last_refusal_are_told(
     assert said.exit_code == 0
     assert re.search(
         r"shop: open\n    address     /hooks/shop\n    verify .*\n    last event  2, accepted, 3 minutes ago\n"
-        r"    refused     .*, 1,300 in all: the signature does not match\n",
+        r"    refused     .*, at least 1,300 in all: the signature does not match\n",
         said.stdout,
     )
     assert "idle: open" in said.stdout
@@ -384,7 +384,7 @@ def test_schemes_need_neither_mappings_nor_a_good_environment(directory: Path) -
             "secret: {encoding: utf8}\n"
             "signed: v0:{ts}:{body}\n"
             "timestamp: {header: X-Slack-Request-Timestamp, unit: s, tolerance: 300}\n"
-            "# comes only with  scheme: slack  and with  base: slack\n"
+            "# and what you have with  scheme: slack  or  base: slack  only:\n"
             "#   event_key: =event_id\n"
             "#   event_type: =event.type || type || command\n"
             "#   handshakes:\n"

@@ -171,7 +171,7 @@ def test_a_broken_file_closes_its_own_source_only(tmp_path: Path) -> None:
     write(tmp_path, shop=MAPPING.format(source="shop"), payments="version: 1\nsource: stripe\nevents: [\n")
     sources = load_sources(tmp_path, {"TOKEN": "t"})
     assert sources["shop"].closed is None
-    assert sources["stripe"].closed == f"{tmp_path}/payments.yaml has errors"
+    assert sources["stripe"].closed == f"{tmp_path}/payments.yaml has errors; gateway check shows them"
     assert [problem.where.line for problem in sources["stripe"].problems] == [4]
 
 

@@ -244,6 +244,8 @@ def test_a_secret_in_an_address_is_in_no_log(port: int, directory: Path) -> None
         (f"/hooks/hidden/{SECRET}", 202),
         (f"/hooks/hidden/x?token={SECRET}", 401),
         (f"//hooks/hidden/{SECRET}", 404),
+        (f"/hook/hidden/{SECRET}?a={SECRET}", 404),
+        (f"/{SECRET[:4]}/%0a{SECRET}", 404),
         (f"/%68ooks/hidden/{SECRET}?a={SECRET}", 202),
         (f"/hooks/hidden/{SECRET}%0aforged", 401),
         (f"http://x/hooks/hidden/{SECRET}?a={SECRET}", 202),

@@ -119,7 +119,10 @@ def test_a_broken_edit_leaves_the_last_good_version_in_use_and_is_said_once(
         [f"{shop}:4:20", "error expression"],
         [f"{shop}:8:13", "error unknown-call"],
     ]
-    assert last == f"source shop: the version read before stays in use: {shop} has errors"
+    assert (
+        last
+        == f"source shop: the version read before stays in use: {shop} has errors; gateway check shows them"
+    )
     assert types(sources) == ["y"]
     assert [look(sources, said) for _ in range(3)] == [[], [], []]
     shop.write_text(mapping(type_="z"))
@@ -171,7 +174,7 @@ def test_a_good_edit_opens_a_source_that_is_closed(shop: Path, said: pytest.LogC
     unset = shop.with_name("unset.yaml")
     unset.write_text(mapping("unset", secret="NONE"))
     sources = Sources(shop.parent, ENVIRON)
-    assert closed(sources) == f"{shop} has errors"
+    assert closed(sources) == f"{shop} has errors; gateway check shows them"
     assert look(sources, said) == []
     shop.write_text(mapping())
     unset.write_text(mapping("unset"))
@@ -189,7 +192,7 @@ def test_a_source_that_is_closed_keeps_its_name_while_its_file_is_written_anew(
     other.write_text(BROKEN)
     sources = Sources(shop.parent, ENVIRON)
     other.write_text("")
-    assert look(sources, said)[-1] == f"source shop is closed: {other} has errors"
+    assert look(sources, said)[-1] == f"source shop is closed: {other} has errors; gateway check shows them"
     assert sources.get("other") is None
 
 
@@ -267,8 +270,8 @@ def test_a_new_file_with_errors_is_closed(
 ) -> None:
     pay = shop.with_name("pay.yaml")
     pay.write_text(BROKEN.replace("shop", "pay"))
-    assert look(sources, said)[-1] == f"source pay is closed: {pay} has errors"
-    assert closed(sources, "pay") == f"{pay} has errors"
+    assert look(sources, said)[-1] == f"source pay is closed: {pay} has errors; gateway check shows them"
+    assert closed(sources, "pay") == f"{pay} has errors; gateway check shows them"
     assert look(sources, said) == []
 
 
@@ -339,7 +342,9 @@ def test_a_source_goes_on_when_its_file_is_renamed_and_broken_at_once(
     store = shop.rename(shop.with_name("store.yaml"))
     store.write_text(BROKEN)
     sources.refresh()
-    assert look(sources, said) == [f"source shop: the version read before stays in use: {store} has errors"]
+    assert look(sources, said) == [
+        f"source shop: the version read before stays in use: {store} has errors; gateway check shows them"
+    ]
     assert (look(sources, said), types(sources)) == ([], ["x"])
     store.write_text(mapping(type_="y"))
     assert look(sources, said) == [f"source shop: read again from {store}"]
@@ -552,7 +557,9 @@ def test_edits_under_load_are_taken_without_dropping_a_webhook(shop: Path, tmp_p
             old = {name: len(answers) + 1 for name, answers in sender.answers.items()}  # one is under way
             time.sleep(0.1)
         assert gateway.stop() == {"web": 0}
-        refused = f"source pay: the version read before stays in use: {pay} has errors\n"
+        refused = (
+            f"source pay: the version read before stays in use: {pay} has errors; gateway check shows them\n"
+        )
         assert gateway.read_logs().count(refused) == 1
     assert sender.errors == []
     one_call, two_calls, is_closed = (202, 1, None), (202, 2, None), (503, None, "60")

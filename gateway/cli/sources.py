@@ -117,8 +117,7 @@ def _list_sources(names: Collection[str], environ: Mapping[str, str], *, as_json
 
 def _entry(source: Source, config: Config, environ: Mapping[str, str]) -> _Entry:
     if source.mapping is None:
-        advice = f"; run: gateway check {source.file}" if source.problems else ""
-        return _Entry(source=source.name, file=source.file, closed=f"{source.closed}{advice}")
+        return _Entry(source=source.name, file=source.file, closed=source.closed)
     verify = source.mapping.verify
     tokens = [verify.token_env] if verify.token_env is not None else []
     return _Entry(
@@ -217,6 +216,8 @@ def _block(entry: _Entry, seen: _Seen | None, now: float) -> str:
 
 
 _WIDEST_NAME = len("last event")
+#: Seconds after which a refusal is forgotten when webhooks were taken since.
+_STALE = 86_400.0
 
 
 def _fields(entry: _Entry, seen: _Seen | None, now: float) -> Iterator[tuple[str, str]]:
@@ -227,8 +228,12 @@ def _fields(entry: _Entry, seen: _Seen | None, now: float) -> Iterator[tuple[str
         return
     event, refusal = seen.events.get(entry.source), seen.refusals.get(entry.source)
     yield "last event", "never" if event is None else _told(event, now)
-    if refusal is not None:
-        yield "refused", f"{_ago(now - refusal.last_at)}, {refusal.times:,} in all: {refusal.problem}"
+    taken_at = 0.0 if event is None else event.received_at
+    if refusal is not None and (refusal.last_at > taken_at or now - refusal.last_at < _STALE):
+        yield (
+            "refused",
+            f"{_ago(now - refusal.last_at)}, at least {refusal.times:,} in all: {refusal.problem}",
+        )
 
 
 def _proof(entry: _Entry) -> str:
@@ -295,7 +300,7 @@ def _in_full(scheme: Scheme) -> str:
     lines = [f"# {line}" for line in _wrapped(f"{scheme.name}: {scheme.description}", indent=0)]
     lines += _yaml({start: scheme.kind, **_written(scheme)})
     if further := _table_only(scheme):
-        lines.append(f"# comes only with  scheme: {scheme.name}  and with  base: {scheme.name}")
+        lines.append(f"# and what you have with  scheme: {scheme.name}  or  base: {scheme.name}  only:")
         lines += [f"#   {line}" for line in _yaml(further)]
     return "\n".join(lines)
 

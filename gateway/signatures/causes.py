@@ -5,25 +5,34 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import product
 from typing import get_args
 
 from gateway.errors import VerificationError
 from gateway.events import Webhook
 from gateway.signatures.places import Request
 from gateway.signatures.reading import schemes
-from gateway.signatures.scheme import Algorithm, Encoding, Scheme, SecretEncoding, SecretForm
+from gateway.signatures.scheme import (
+    SENT_SECRETS,
+    Algorithm,
+    Encoding,
+    Scheme,
+    SecretEncoding,
+    SecretForm,
+)
 from gateway.signatures.verifying import ALWAYS_SECRET, verify
 
 #: What would be right, and the scheme and the webhook for which it would.
 _Variant = tuple[str, Scheme, Webhook]
 
 #: Bytes of a body with which things are tried: anybody can have that done, and nothing else is done meanwhile.
-MOST, MOST_JSON = 131_072, 16_384
+MAX_BODY, MAX_JSON = 131_072, 16_384
 
 _OTHER = (
     "most likely the secret is not the one of this sender (another endpoint, another mode, or an old one), or"
     " something between the sender and the gateway changes bodies"
 )
+_OTHER_ADDRESS = ", or GATEWAY_PUBLIC_URL is not how the address begins that the sender posts to"
 
 
 def likely_cause(scheme: Scheme, secrets: Sequence[str], webhook: Webhook, now: float) -> str | None:
@@ -31,16 +40,18 @@ def likely_cause(scheme: Scheme, secrets: Sequence[str], webhook: Webhook, now: 
 
     Nothing out of the webhook or of a secret is shown.
     """
-    if scheme.header and not any(name.lower() in webhook.headers for name in scheme.header):
+    if scheme.header and not Request(webhook).bears(scheme.header):
         return _another_sender(webhook)
-    for text, changed, seen in _variants(scheme, webhook) if len(webhook.body) <= MOST else ():
+    for text, changed, seen in _variants(scheme, webhook) if len(webhook.body) <= MAX_BODY else ():
         if _is_right(changed, secrets, seen, now):
             return text
     if scheme.secret_prefix and not any(each.startswith(scheme.secret_prefix) for each in secrets):
         return f"the secret does not begin with {scheme.secret_prefix}, as those of {scheme.name} do"
     if scheme.timestamp is not None and _is_right(_timeless(scheme), secrets, webhook, now):
         return "the signature is right: this is an old webhook that was sent again, or a clock is wrong"
-    return _OTHER if scheme.kind not in ("token", "basic") else None
+    if scheme.kind in SENT_SECRETS:
+        return None
+    return _OTHER + (_OTHER_ADDRESS if scheme.signs_address else "")
 
 
 def _is_right(scheme: Scheme, secrets: Sequence[str], webhook: Webhook, now: float) -> bool:
@@ -82,9 +93,10 @@ def _variants(scheme: Scheme, webhook: Webhook) -> Iterator[_Variant]:
 
 
 def _tokens(scheme: Scheme, webhook: Webhook) -> Iterator[_Variant]:
-    for prefix in ("Bearer ", "Token ", ""):
-        if scheme.at is None and prefix.strip() != scheme.prefix.strip():
-            said = f"the token is right with  prefix: '{prefix}'  in the scheme"
+    for prefix, meant in (("Bearer ", "bearer"), ("", "authorization")):
+        if scheme.at is None and prefix != scheme.prefix:
+            before = f"behind '{prefix.strip()}'" if prefix else "as it is"
+            said = f"the token is right {before}: if it is sent in Authorization, write  scheme: {meant}"
             yield said, replace(scheme, prefix=prefix), webhook
 
 
@@ -95,7 +107,7 @@ def _bodies(webhook: Webhook) -> Iterator[tuple[str, bytes]]:
         yield text, body.rstrip() + end
     yield "with the line breaks of Windows", body.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
     yield "with the line breaks of Unix", body.replace(b"\r\n", b"\n")
-    payload = Request(webhook).payload if len(body) <= MOST_JSON else None
+    payload = Request(webhook).payload if len(body) <= MAX_JSON else None
     if isinstance(payload, dict | list):
         for separators in ((",", ":"), (", ", ": ")):
             for as_ascii in (False, True):
@@ -109,12 +121,16 @@ def _addresses(webhook: Webhook) -> Iterator[tuple[str, str]]:
         parts = Request(webhook).address
     except VerificationError:
         return
-    path = parts.path.rstrip("/")
-    for scheme in ("https", "http"):
-        for ending in (path, f"{path}/"):
-            meant = parts._replace(scheme=scheme, path=ending)
-            for query in (parts.query, ""):
-                yield meant._replace(query="").geturl(), meant._replace(query=query).geturl()
+    # What a stranger names here is shown only if a secret has signed it.
+    hosts = dict.fromkeys((parts.netloc, *(webhook.headers.get(name, "") for name in _HOSTS)))
+    endings = (parts.path.rstrip("/"), f"{parts.path.rstrip('/')}/")
+    for host, scheme, path in product(filter(None, hosts), ("https", "http"), endings):
+        meant = parts._replace(netloc=host, scheme=scheme, path=path)
+        for query in (parts.query, ""):
+            yield meant._replace(query="").geturl(), meant._replace(query=query).geturl()
+
+
+_HOSTS = ("host", "x-forwarded-host")
 
 
 def _readings(scheme: Scheme) -> Iterator[tuple[str, Scheme]]:

@@ -18,19 +18,19 @@ from gateway.signatures.providers import braintree_answer
 from gateway.signatures.scheme import ABSENT, ANY, Handshake, Scheme, Shown
 
 #: Characters of what is echoed.
-MOST = 4096
+MAX_ECHO = 4096
 #: Bytes of a body that can be a handshake: a larger one is not even decoded before it is proven.
-MOST_BODY = 16_384
+MAX_BODY = 16_384
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reply:
-    """What to answer a handshake; *told* is for the operator."""
+    """What to answer a handshake, and what to tell the operator."""
 
     body: str = ""
     content_type: str = "text/plain; charset=utf-8"
     headers: Mapping[str, str] = field(default_factory=dict)
-    told: str | None = None
+    for_operator: str | None = None
 
 
 def handshake_in(scheme: Scheme, webhook: Webhook) -> Handshake | None:
@@ -38,10 +38,10 @@ def handshake_in(scheme: Scheme, webhook: Webhook) -> Handshake | None:
 
     One that needs no proof never bears a signature: a webhook is not taken for it.
     """
-    if not scheme.handshakes or len(webhook.body) > MOST_BODY:
+    if not scheme.handshakes or len(webhook.body) > MAX_BODY:
         return None
     request = Request(webhook, scheme.content_type)
-    is_signed = any(name.lower() in webhook.headers for name in scheme.header)
+    is_signed = request.bears(scheme.header)
     for each in scheme.handshakes:
         if each.method == webhook.method and (each.signed or not is_signed) and _is(each, request):
             return each
@@ -71,11 +71,11 @@ def reply_to(
     headers = {name: shown(what) for name, what in handshake.headers.items()}
     if handshake.json is None:
         body = shown(handshake.text) if handshake.text else ""
-        return Reply(body=body, headers={**_PLAIN, **headers}, told=told)
+        return Reply(body=body, headers={**_PLAIN, **headers}, for_operator=told)
     said: dict[str, JSON] = {
         name: shown(what) if isinstance(what, Shown) else what for name, what in handshake.json.items()
     }
-    return Reply(body=json.dumps(said), content_type="application/json", headers=headers, told=told)
+    return Reply(body=json.dumps(said), content_type="application/json", headers=headers, for_operator=told)
 
 
 #: What a stranger has put there is text, whatever a browser thinks of it.
@@ -99,7 +99,7 @@ def _is_one_of(tokens: Sequence[str], shown: str) -> bool:
 
 def _shown(what: Shown, scheme: Scheme, request: Request, secrets: Sequence[str]) -> str:
     text = request.need(what.place)
-    if len(text) > MOST or not text.isprintable():
+    if len(text) > MAX_ECHO or not text.isprintable():
         raise RequestError(
             400, f"the {what.place} is too long, or holds characters that are no part of a handshake"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, TypeAlias, get_args
@@ -29,7 +30,7 @@ class Place:
     def __str__(self) -> str:
         match self.part:
             case "path":
-                return "path of the address"
+                return "secret at the end of the address"
             case "query":
                 return f"parameter {self.name} of the address"
             case "header":
@@ -92,6 +93,10 @@ class Request:
             return urlsplit(self.webhook.url)
         except ValueError:
             raise VerificationError("the address that it was sent to cannot be read") from None
+
+    def bears(self, headers: Iterable[str]) -> bool:
+        """Tell whether one of these headers was sent."""
+        return any(name.lower() in self.webhook.headers for name in headers)
 
     def text(self, where: Place) -> str:
         """Give the one text or whole number at a place; "" when there is none."""

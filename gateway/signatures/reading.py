@@ -18,6 +18,7 @@ from gateway.signatures.keys import incomplete
 from gateway.signatures.places import Place, place
 from gateway.signatures.scheme import (
     MAX_TOLERANCE,
+    SIGNING,
     Algorithm,
     Answer,
     Encoding,
@@ -31,7 +32,7 @@ from gateway.signatures.scheme import (
     Timestamp,
     Unit,
 )
-from gateway.signatures.template import COVERING, VARIABLES, place_in, template
+from gateway.signatures.template import VARIABLES, place_in, template
 
 
 @cache
@@ -137,7 +138,7 @@ def _inline(data: JSON) -> Scheme:
     name = data["base"] if "base" in data else _KIND("kind", data["kind"])
     scheme = _changed(_named(name, given[0]), {key: data[key] for key in data if key not in given})
     # The table has senders that do so; nobody should do it again.
-    if "signed" in data and not any(each in template(scheme.signed)[1] for each in COVERING):
+    if "signed" in data and not scheme.covers_body:
         raise SchemeError("signed", "'signed' leaves the body out, so anybody could change it; add {body}")
     return scheme
 
@@ -212,7 +213,7 @@ def _contradictions(scheme: Scheme, data: Mapping[str, JSON]) -> Iterator[tuple[
     )
     if scheme.timestamp:
         yield from _contradictions_of_time(scheme, scheme.timestamp)
-    if scheme.kind in _SIGNING:
+    if scheme.kind in SIGNING:
         yield from _contradictions_of_signed(scheme)
 
 
@@ -233,7 +234,7 @@ def _contradictions_of_signed(scheme: Scheme) -> Iterator[tuple[str, bool, str]]
     yield "signed", "ts" in used and not time, "'signed' has {ts}, but no `timestamp` says where it stands"
     # A time that is not signed can be moved at will: checking its age would only look safe.
     in_body = time is not None and time.body is not None
-    covered = "ts" in used or (in_body and any(each in used for each in COVERING))
+    covered = "ts" in used or (in_body and scheme.covers_body)
     yield "signed", bool(time) and not covered, "the timestamp is not signed; add {ts} to 'signed'"
     unnamed = "id" in used and not scheme.delivery_id
     yield "signed", unnamed, "'signed' has {id}, but no `delivery_id` names its header"
@@ -393,8 +394,6 @@ _READERS: Mapping[str, Callable[[str, JSON], Any]] = {
 }
 
 _SIGNED_KEYS = tuple(key for key in _READERS if "." not in key)
-#: The kinds whose proof is a signature of a template.
-_SIGNING = ("hmac", "digest", "ed25519", "ecdsa")
 
 #: The keys that a scheme of each kind may have.
 KEYS: Mapping[Kind | Special, tuple[str, ...]] = {

@@ -24,6 +24,9 @@ MAX_TOLERANCE = 7 * 86_400
 
 #: Kinds whose secret is sent along as it is, and so must not be kept with an event.
 SENT_SECRETS = ("token", "basic")
+#: Kinds whose proof is a signature of a template, and the variables by which that covers the whole body.
+SIGNING = ("hmac", "digest", "ed25519", "ecdsa")
+COVERING = ("body", "form")
 
 
 class SchemeError(GatewayError):
@@ -157,7 +160,10 @@ class Scheme:
         return self.kind == "twilio" or "{url}" in self.signed or "{decoded_url}" in self.signed
 
     def believes(self, header: str) -> bool:
-        """Tell whether a header is as good as proven, or the scheme says that it has to do."""
+        """Tell whether a header is as good as proven, or the scheme says that it has to do.
+
+        The table's own expressions are read as they are spelled there.
+        """
         if self.kind in (*SENT_SECRETS, "none"):
             return True
         named = (*self.trust, *(name for names in self.delivery_id for name in names))
@@ -170,8 +176,8 @@ class Scheme:
     @property
     def covers_body(self) -> bool:
         """Whether nobody can put another body behind a proof that was seen."""
-        if self.kind in ("hmac", "digest", "ed25519", "ecdsa"):
-            return "{body}" in self.signed or "{form}" in self.signed
+        if self.kind in SIGNING:
+            return any(f"{{{name}}}" in self.signed for name in COVERING)
         return self.kind != "adyen"
 
     @property

@@ -14,8 +14,6 @@ from gateway.signatures.scheme import Scheme
 
 #: The variables of a template. Those of a place are written {header.NAME}, {query.NAME} and {body.PATH}.
 VARIABLES = ("body", "ts", "id", "method", "url", "decoded_url", "form", "secret")
-#: Variables by which the whole body is signed.
-COVERING = ("body", "form")
 
 
 def filled(scheme: Scheme, request: Request, timestamp: str, key: bytes = b"") -> bytes:

@@ -139,7 +139,7 @@ def _texts(scheme: Scheme, request: Request) -> tuple[str, list[str]]:
         return str(scheme.at), [request.need(scheme.at)]
     sent = [name for name in scheme.header if request.webhook.headers.get(name.lower())]
     if not sent:
-        _header(scheme.header, request)
+        raise _missing(scheme.header)
     return f"header {' or '.join(sent)}", [_header((name,), request)[1] for name in sent]
 
 
@@ -149,7 +149,11 @@ def _header(names: Sequence[str], request: Request) -> tuple[str, str]:
             if len(value) > MAX_HEADER:
                 raise VerificationError(f"the header {name} is longer than {MAX_HEADER} characters")
             return name, value
-    raise VerificationError(f"the header {' or '.join(names)} is missing; is the secret set at the sender?")
+    raise _missing(names)
+
+
+def _missing(names: Sequence[str]) -> VerificationError:
+    return VerificationError(f"the header {' or '.join(names)} is missing; is the secret set at the sender?")
 
 
 def _without_prefix(prefix: str, name: str, value: str) -> str:
