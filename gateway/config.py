@@ -15,7 +15,7 @@ from gateway.connections import DEFAULT, DEFAULT_RATE, MAX_RATE, Connection, var
 from gateway.errors import ConfigError, MappingError, Problem
 from gateway.mapping import Mapping
 from gateway.retry import Policy
-from gateway.signatures import secret_problem
+from gateway.signatures import secret_doubt, secret_problem
 from gateway.wire import HOSTS
 
 DEFAULT_DATABASE = "sqlite:///gateway.db"
@@ -176,6 +176,15 @@ def source_of(text: str, path: Path, environ: Map[str, str], *, unnamed: str) ->
         is_unused=bool(verify.secret_env) and not secrets,
         problems=tuple(warnings),
     )
+
+
+def doubt_of(source: Source) -> str | None:
+    """Say why a source that is open may still refuse all that comes; None: nothing speaks against it."""
+    if source.mapping is None or source.closed is not None:
+        return None
+    verify = source.mapping.verify
+    doubt = secret_doubt(verify.scheme, source.secrets)
+    return None if doubt is None else f"{' and '.join(verify.secret_env)}: {doubt}"
 
 
 def secrets_in(value: str) -> list[str]:

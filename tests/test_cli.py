@@ -240,6 +240,17 @@ def test_doctor_names_each_problem(files: Path) -> None:
     assert "CUSTOMERIO_SITE_ID and CUSTOMERIO_API_KEY are not set" in run("doctor").output
 
 
+def test_doctor_doubts_a_secret_of_another_kind(files: Path) -> None:
+    (files / "mappings" / "pay.yaml").write_text(
+        "{version: 1, source: pay, verify: {scheme: stripe, secret_env: PAY_SECRET}, events: {}}"
+    )
+    assert (
+        "PROBLEM  source pay: PAY_SECRET: the secret does not begin"
+        in run("doctor", PAY_SECRET="sk_1").output
+    )
+    assert "ok       source pay: " in run("doctor", PAY_SECRET="whsec_1").output
+
+
 def test_serving_in_earnest_needs_credentials(files: Path) -> None:
     for command in ("serve", "worker"):
         result = run(command)

@@ -102,6 +102,16 @@ def test_a_fresh_directory_is_listed_and_no_database_is_made(directory: Path) ->
     assert [each.name for each in directory.iterdir()] == ["mappings"]
 
 
+def test_a_secret_of_another_kind_is_doubted(directory: Path) -> None:
+    write(directory, "pay", "{scheme: stripe, secret_env: PAY_SECRET}")
+    assert (
+        "    but         PAY_SECRET: the secret does not begin with whsec_"
+        in sources(PAY_SECRET="sk_live_1").stdout
+    )
+    for good in ("whsec_1", "sk_live_1\nwhsec_1"):
+        assert "    but " not in sources(PAY_SECRET=good).stdout
+
+
 def test_a_source_that_waits_for_its_secret_is_shown_in_full_when_it_is_asked_for(directory: Path) -> None:
     write(directory, "stripe", "{scheme: stripe, secret_env: STRIPE_WEBHOOK_SECRET}")
     result = sources("stripe", GATEWAY_PUBLIC_URL="https://hooks.example.com/")

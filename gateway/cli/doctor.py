@@ -11,7 +11,7 @@ import click
 from gateway import config as configuration
 from gateway.cli.opening import opened
 from gateway.cli.options import environment_of, mappings_option, plain_errors
-from gateway.config import Config
+from gateway.config import Config, doubt_of
 from gateway.customerio import Client
 from gateway.database import require_schema
 from gateway.errors import ConfigError, Severity, StoreError
@@ -61,7 +61,8 @@ def _examine_sources(config: Config, environ: Mapping[str, str]) -> Iterator[tup
         for problem in source.problems:
             yield problem.severity is not Severity.ERROR, str(problem)
         if source.closed is None:
-            yield True, f"source {source.name}: {source.file}"
+            doubt = doubt_of(source)
+            yield doubt is None, f"source {source.name}: {doubt or source.file}"
         elif not source.is_unused:
             yield False, f"source {source.name}: closed: {source.closed}"
     if unused := [source.name for source in sources.values() if source.is_unused]:

@@ -71,6 +71,7 @@ class _Entry:
 
     Attributes:
         closed: Why no webhook is taken, and what to do; None: it is open.
+        doubt: Why it may refuse all that comes, though it is open.
         unused: It is closed because none of its secrets is set.
         address: What senders post to, with a placeholder for a secret; a path where GATEWAY_PUBLIC_URL is not set.
         secret_env, verify_token_env: The variables that the mapping names, and whether each is set.
@@ -80,6 +81,7 @@ class _Entry:
     source: str
     file: str
     closed: str | None
+    doubt: str | None = None
     unused: bool = False
     address: str | None = None
     scheme: str | None = None
@@ -124,6 +126,7 @@ def _entry(source: Source, config: Config, environ: Mapping[str, str]) -> _Entry
         source=source.name,
         file=source.file,
         closed=source.closed,
+        doubt=configuration.doubt_of(source),
         unused=source.is_unused,
         address=f"{config.public_url or ''}/hooks/{source.name}{_secret_part(verify.scheme)}",
         scheme=verify.scheme.name,
@@ -224,6 +227,8 @@ def _fields(entry: _Entry, seen: _Seen | None, now: float) -> Iterator[tuple[str
     if entry.scheme is not None:
         yield "address", entry.address or ""
         yield "verify", _proof(entry)
+    if entry.doubt is not None:
+        yield "but", entry.doubt
     if seen is None:
         return
     event, refusal = seen.events.get(entry.source), seen.refusals.get(entry.source)

@@ -5,7 +5,7 @@ A scheme is an entry of schemes.yaml, or written in a mapping; only what data ca
 
 from gateway.signatures.causes import likely_cause
 from gateway.signatures.handshakes import Reply, handshake_in, reply_to
-from gateway.signatures.keys import secret_problem
+from gateway.signatures.keys import secret_doubt, secret_problem
 from gateway.signatures.places import Place
 from gateway.signatures.reading import KEYS, scheme_from, schemes
 from gateway.signatures.scheme import (
@@ -55,6 +55,7 @@ __all__ = [
     "reply_to",
     "scheme_from",
     "schemes",
+    "secret_doubt",
     "secret_headers",
     "secret_parameters",
     "secret_problem",

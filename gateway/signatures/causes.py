@@ -10,6 +10,7 @@ from typing import get_args
 
 from gateway.errors import VerificationError
 from gateway.events import Webhook
+from gateway.signatures.keys import secret_doubt
 from gateway.signatures.places import Request
 from gateway.signatures.reading import schemes
 from gateway.signatures.scheme import (
@@ -45,8 +46,8 @@ def likely_cause(scheme: Scheme, secrets: Sequence[str], webhook: Webhook, now: 
     for text, changed, seen in _variants(scheme, webhook) if len(webhook.body) <= MAX_BODY else ():
         if _is_right(changed, secrets, seen, now):
             return text
-    if scheme.secret_prefix and not any(each.startswith(scheme.secret_prefix) for each in secrets):
-        return f"the secret does not begin with {scheme.secret_prefix}, as those of {scheme.name} do"
+    if doubt := secret_doubt(scheme, secrets):
+        return doubt
     if scheme.timestamp is not None and _is_right(_timeless(scheme), secrets, webhook, now):
         return "the signature is right: this is an old webhook that was sent again, or a clock is wrong"
     if scheme.kind in SENT_SECRETS:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,14 @@ def secret_problem(scheme: Scheme, secret: str) -> str | None:
     except ValueError:
         return _unusable(scheme)
     return None
+
+
+def secret_doubt(scheme: Scheme, secrets: Iterable[str]) -> str | None:
+    """Say why none of these secrets is of the sender's kind, without showing any; None: nothing speaks against it."""
+    prefix = scheme.secret_prefix
+    if not prefix or any(secret.startswith(prefix) for secret in secrets):
+        return None
+    return f"the secret does not begin with {prefix}, as those of {scheme.name} do"
 
 
 _PAIRS = {"basic": "user:password", "braintree": "public_key:private_key"}
