@@ -189,8 +189,8 @@ def doubt_of(source: Source) -> str | None:
 
 def secrets_in(value: str) -> list[str]:
     """Read the secrets that a variable holds, one on each line: while one replaces another there are two."""
-    # A line break at its end is what remains of a copy; blanks may be part of a secret, and are looked at later.
-    return [line for line in value.splitlines() if line]
+    # A line break at its end is what remains of a copy; anything else may be part of a secret, and is judged later.
+    return [line for line in value.replace("\r\n", "\n").split("\n") if line]
 
 
 def mapping_files(directory: Path) -> list[Path]:

@@ -323,6 +323,7 @@ def test_a_variable_may_hold_an_old_and_a_new_secret(gateway: Gateway) -> None:
         ("a\r\nb", ["a", "b"]),
         ("a b, c", ["a b, c"]),
         (" a", [" a"]),
+        ("a\x85b\u2028c", ["a\x85b\u2028c"]),
     ],
 )
 def test_secrets_stand_one_on_each_line(value: str, secrets: list[str]) -> None:
