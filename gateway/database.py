@@ -210,8 +210,8 @@ class SQLite:
                 continue
             try:
                 os.write(descriptor, b".")
-            except BlockingIOError:
-                pass  # it is full: its worker is being woken already
+            except (BlockingIOError, BrokenPipeError):
+                pass  # it is full: its worker is being woken already; or its worker has just ended
             finally:
                 os.close(descriptor)
 
