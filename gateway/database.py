@@ -40,6 +40,7 @@ from sqlalchemy import (
     make_url,
     text,
 )
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DatabaseError, DBAPIError, DisconnectionError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.sql import ClauseElement
@@ -452,6 +453,12 @@ def _is_of_another_schema(error: DBAPIError, first_line: str) -> bool:
     """Tell that a table or a column is not there, which PostgreSQL says by a code and SQLite in words."""
     undefined = getattr(error.orig, "sqlstate", None) in ("42P01", "42703")
     return undefined or first_line.startswith(("no such table", "no such column"))
+
+
+def insert_into(database: Database, table: Table) -> postgresql.Insert | sqlite.Insert:
+    """Begin an INSERT that may go on ON CONFLICT, which both databases say in the same words."""
+    insert = postgresql.insert if database.engine.dialect.name == "postgresql" else sqlite.insert
+    return insert(table)
 
 
 def migrate(database: Database) -> None:

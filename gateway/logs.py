@@ -28,10 +28,14 @@ class Few:
 
     def lets(self, kind: str, now: float) -> bool:
         """Tell whether one more may be written. The kinds are few: no stranger makes one up."""
+        return self.count(kind, now) <= self._most
+
+    def count(self, kind: str, now: float) -> int:
+        """Count one more, and give how many they are since the first of these seconds."""
         with self._lock:
             began, lines = self._since.get(kind, (now, 0))
             # A clock that was set back begins anew, too.
             if not 0 <= now - began < self._every:
                 began, lines = now, 0
             self._since[kind] = (began, lines + 1)
-            return lines < self._most
+            return lines + 1

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, null, select, text, update
-from sqlalchemy.dialects import postgresql, sqlite
 
-from gateway.database import Database, reading, writing
+from gateway.database import Database, insert_into, reading, writing
 from gateway.tables import IS_FAILED, IS_OPEN, deliveries, events, notices
 
 KINDS = ("paused", "failed", "late", "broken")
@@ -47,9 +46,8 @@ class Notices:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        insert = postgresql.insert if database.engine.dialect.name == "postgresql" else sqlite.insert
         now = database.now
-        begin = insert(notices).values(began_at=now, tell_at=now, ended_at=null())
+        begin = insert_into(database, notices).values(began_at=now, tell_at=now, ended_at=null())
         # Of an INSERT the rows are counted on demand only.
         self._begin = begin.on_conflict_do_nothing().execution_options(preserve_rowcount=True)
         self._end = (

@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, bindparam, null, or_, select, tuple_, update
-from sqlalchemy.dialects import postgresql, sqlite
 
-from gateway.database import Database
+from gateway.database import Database, insert_into
 from gateway.notices import Notices
 from gateway.retry import Decision, Health, Policy, Probe, needs_probe, weigh
 from gateway.tables import connections
@@ -80,10 +79,9 @@ class Pauses:
     """The state of each connection in one database."""
 
     def __init__(self, database: Database) -> None:
-        insert = postgresql.insert if database.engine.dialect.name == "postgresql" else sqlite.insert
         self._met: set[Target] = set()
         self._notices = Notices(database)
-        self._meet = insert(connections).on_conflict_do_nothing()
+        self._meet = insert_into(database, connections).on_conflict_do_nothing()
         self._select = select(connections, database.now.label("now"))
         self._read = database.prepare(self._select)
         its = (connections.c.connection == bindparam("its"), connections.c.region == bindparam("there"))

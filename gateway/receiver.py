@@ -6,8 +6,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -165,9 +164,8 @@ class Receiver:
             return self._closed(source)
         self._check_network(source, mapping, environ)
         scheme = mapping.verify.scheme
-        methods = {"POST"} | {each.method for each in scheme.handshakes}
-        if environ["REQUEST_METHOD"] not in methods:
-            return _wrong_method(methods)
+        if environ["REQUEST_METHOD"] not in scheme.methods:
+            return _wrong_method(scheme)
         if source.closed is not None and not scheme.handshakes:
             return self._closed(source)
         now, config = self._clock(), self._config
@@ -175,26 +173,24 @@ class Receiver:
         unpacked = _unpacked(webhook, config.max_body)
         handshake = signatures.handshake_in(scheme, unpacked)
         if handshake is None and webhook.method != "POST":
-            return _wrong_method(methods)
+            return _wrong_method(scheme)
         if handshake is not None and not handshake.signed:
             return self._greeted(source, handshake, unpacked, source.secrets)
         if source.closed is not None:
             return self._closed(source)
-        with self._turn(unpacked):
-            proof = self._verified(source, scheme, unpacked, webhook, now)
+        proof = self._proven(source, scheme, unpacked, webhook, now)
         if handshake is not None:
             return self._greeted(source, handshake, unpacked, (proof,))
         arrived = Arrived(mapping=mapping, webhook=unpacked, proof=proof, at=now)
         return _accepted(self._writer.write(arrived), scheme)
 
-    @contextmanager
-    def _turn(self, webhook: Webhook) -> Iterator[None]:
-        if len(webhook.body) < LARGE_BODY:
-            yield
-            return
+    def _proven(self, source: Source, scheme: Scheme, unpacked: Webhook, webhook: Webhook, now: float) -> str:
+        """Check the proof of a webhook, one at a time of those that take long."""
+        if len(unpacked.body) < LARGE_BODY:
+            return self._verified(source, scheme, unpacked, webhook, now)
         with self._large:
             try:
-                yield
+                return self._verified(source, scheme, unpacked, webhook, now)
             finally:
                 for _ in range(TURNS):
                     time.sleep(0)
@@ -220,10 +216,11 @@ class Receiver:
     def _greeted(
         self, source: Source, handshake: Handshake, webhook: Webhook, secrets: Sequence[str]
     ) -> Response:
-        """Response a handshake."""
+        """Answer a handshake."""
         assert source.mapping is not None, "a handshake is one of its scheme"
         reply = signatures.reply_to(handshake, source.mapping.verify.scheme, webhook, secrets, source.tokens)
-        if self._few.lets(source.name, self._clock()):
+        # Counted apart: what it tells the operator may come only once.
+        if self._few.lets(f"{source.name} handshake", self._clock()):
             log.info("source %s: a handshake of its sender was answered", source.name)
             if reply.for_operator is not None and source.closed is not None:
                 shown = printable(reply.for_operator, MAX_TOLD)
@@ -253,13 +250,11 @@ class _ElsewhereError(Exception):
 
 _COMPACT = json.JSONEncoder(separators=(",", ":"))
 _STATUS_LINES = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
-
-
 _TEXT = "text/plain; charset=utf-8"
 
 
-def _wrong_method(methods: set[str]) -> Response:
-    return {"error": WRONG_METHOD}, 405, {"Allow": ", ".join(sorted(methods))}
+def _wrong_method(scheme: Scheme) -> Response:
+    return {"error": WRONG_METHOD}, 405, {"Allow": ", ".join(sorted(scheme.methods))}
 
 
 def _has_secret_path(source: Source) -> bool:

@@ -6,17 +6,20 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 from sqlalchemy import select
-from sqlalchemy.dialects import postgresql, sqlite
 
-from gateway.database import Database, reading, writing
+from gateway.database import Database, insert_into, reading, writing
 from gateway.errors import StoreError, VerificationError, printable
 from gateway.events import Webhook
+from gateway.logs import Few
 from gateway.signatures import Scheme, likely_cause
 from gateway.tables import refusals
-from gateway.wsgi import Address
+
+if TYPE_CHECKING:
+    from gateway.wsgi import Address
 
 log = logging.getLogger(__name__)
 
@@ -45,8 +48,8 @@ class Refusals:
 
     def __init__(self, write: Callable[[Told], object]) -> None:
         self._write = write
+        self._few = Few(every=EVERY)
         self._lock = threading.Lock()
-        self._due_at: dict[str, float] = {}
         self._untold: Counter[str] = Counter()
 
     def tell(
@@ -59,13 +62,7 @@ class Refusals:
         error: VerificationError,
     ) -> None:
         """Tell of a webhook that its scheme refused, once in a while with the likely cause."""
-        if not self._is_due(source, now):
-            self._log(source, str(error))
-            return
-        cause = likely_cause(scheme, secrets, webhook, now)
-        # A question is answered by the cause.
-        said = str(error) if cause is None else f"{str(error).partition('; is the ')[0]}; {cause}"
-        self._keep(source, said)
+        self._tell(source, str(error), now, lambda: likely_cause(scheme, secrets, webhook, now))
 
     def tell_network(self, source: str, address: Address | None, now: float) -> None:
         """Tell of a request that came from a network of which the mapping says nothing."""
@@ -76,25 +73,17 @@ class Refusals:
         """Tell of a webhook that found its source closed."""
         self._tell(source, f"the source is closed: {reason}", now)
 
-    def _tell(self, source: str, problem: str, now: float) -> None:
-        if self._is_due(source, now):
-            self._keep(source, problem)
-        else:
-            self._log(source, problem)
-
-    def _is_due(self, source: str, now: float) -> bool:
+    def _tell(
+        self, source: str, problem: str, now: float, look_for_cause: Callable[[], str | None] = lambda: None
+    ) -> None:
         with self._lock:
             self._untold[source] += 1
-            # A clock that was set back makes it due, too.
-            if 0 < self._due_at.get(source, 0.0) - now <= EVERY:
-                return False
-            self._due_at[source] = now + EVERY
-            return True
-
-    def _log(self, source: str, problem: str) -> None:
-        with self._lock:
-            shown = self._untold[source] <= MOST_LINES
-        if shown:
+        lines = self._few.count(source, now)
+        if lines == 1:
+            cause = look_for_cause()
+            # A question is answered by the cause.
+            self._keep(source, problem if cause is None else f"{problem.partition('; is the ')[0]}; {cause}")
+        elif lines <= 1 + MOST_LINES:
             log.warning("source %s: a webhook was refused: %s", source, problem)
 
     def _keep(self, source: str, problem: str) -> None:
@@ -123,8 +112,7 @@ class Kept:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        insert = postgresql.insert if database.engine.dialect.name == "postgresql" else sqlite.insert
-        new = insert(refusals)
+        new = insert_into(database, refusals).values(last_at=database.now)
         self._add = new.on_conflict_do_update(
             index_elements=[refusals.c.source],
             set_={
@@ -142,8 +130,7 @@ class Kept:
         """
         with writing(self._database) as connection:
             for told in group:
-                row = {"source": told.source, "times": told.times, "problem": told.problem}
-                connection.execute(self._add.values(last_at=self._database.now), row)
+                connection.execute(self._add, asdict(told))
         return [None] * len(group)
 
     def read(self) -> dict[str, Refusal]:

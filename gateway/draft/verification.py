@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import get_args
 
 from gateway.events import JSON
-from gateway.signatures import SchemeError, scheme_from, schemes
+from gateway.signatures import Kind, SchemeError, scheme_from, schemes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,21 +81,7 @@ def _known(source: str, sent: Mapping[str, str]) -> Verification | None:
 
 
 #: Schemes that belong to no sender, and headers that belong to many.
-_OF_ANYBODY = frozenset(
-    (
-        "hmac",
-        "digest",
-        "ed25519",
-        "ecdsa",
-        "token",
-        "basic",
-        "none",
-        "bearer",
-        "authorization",
-        "path",
-        "query",
-    )
-)
+_OF_ANYBODY = frozenset((*get_args(Kind), "bearer", "authorization", "path", "query"))
 _HEADERS_OF_ANYBODY = frozenset(("x-signature", "authorization"))
 
 

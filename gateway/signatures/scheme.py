@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal, TypeAlias
 
 from gateway.errors import GatewayError
@@ -73,11 +74,13 @@ class Handshake:
     """A request by which a sender finds out who answers at an address, and what it wants to hear.
 
     Attributes:
-        when: The places that tell it from a webhook, each with its value, or one of the words below.
+        when: The places that tell it from a webhook, each with its value, or one of the words above.
         signed: It is proven as a webhook is; one that is not must not carry a signature at all.
         token: The place of the token that the operator chose (`verify_token_env`).
         tell: The place of what the operator has to know; it is logged as long as the source has no secret.
-        answer: What is told: the text at a place, an object of places and constants, or headers.
+        text: What is answered: the text at a place,
+        json: or an object of places and constants;
+        headers: and headers with it.
     """
 
     method: str
@@ -120,7 +123,7 @@ class Scheme:
         positional: The header is a list whose first item is the timestamp; the others are signatures.
         items: What separates the items of the list.
         sep: What separates an item's name from its value.
-        signed: What the signature covers, as a template of the variables in `reading`.
+        signed: What the signature covers, as a template of the variables in `template`.
         delivery_id: The headers that tell a repeated webhook, several of an entry taken together; the first
             entry of which all were sent counts.
         trust: Headers that are believed although nothing signs them, because the sender says no other way.
@@ -128,6 +131,8 @@ class Scheme:
         event_type: The same for the event type.
         content_type: What the body is, whatever the (unsigned) header says.
         secret_prefix: How the sender's secrets begin, by which the wrong kind of secret is known.
+        handshakes: What the sender may ask before its webhooks; the first that a request is counts.
+        answer: What the sender insists to hear; None leaves it to us.
     """
 
     name: str
@@ -153,6 +158,11 @@ class Scheme:
     secret_prefix: str = ""
     handshakes: tuple[Handshake, ...] = ()
     answer: Answer | None = None
+
+    @cached_property
+    def methods(self) -> frozenset[str]:
+        """The HTTP methods of its webhooks and handshakes."""
+        return frozenset({"POST", *(each.method for each in self.handshakes)})
 
     @property
     def signs_address(self) -> bool:
