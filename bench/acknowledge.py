@@ -21,10 +21,7 @@ The exit status is 1 where a p99.9 of the gateway is a second or more, or a webh
 from __future__ import annotations
 
 import argparse
-import base64
-import hmac
 import itertools
-import json
 import os
 import re
 import shutil
@@ -32,30 +29,17 @@ import socket
 import sys
 import threading
 import time
-import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
-from typing import TypeAlias
-from urllib.parse import parse_qsl, urlencode
-
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from bench import fast_trackapi, serving, webhooks
 from bench.fast_trackapi import StandIn
-from gateway.compiler import parse
-from gateway.config import DEFAULT_MAX_BODY, load_sources, mapping_files
-from gateway.events import JSON
-from gateway.payloads import FORM
-from gateway.signatures import Scheme, secret_problem
+from bench.senders import MAPPINGS, PUBLIC_URL, Mail, made_up_secrets
+from gateway.config import load_sources
 
-MAPPINGS = Path(__file__).parent.parent / "mappings"
-PUBLIC_URL = "https://hooks.example.com"
 STEADY, GREEDY, FLOODED = "steady", "greedy", "flooded"
 BARE = "bare Flask"
 LIMIT = 1_000.0  # milliseconds
@@ -64,7 +48,6 @@ GIVE_UP, PATIENCE = 5.0, 60.0
 #: Seconds before the first measurement, and those in which all connections are made.
 WARM_UP, CONNECTING = 1.0, 0.5
 FLOODERS = 8
-PEOPLE = 1_000
 #: What the stand-in takes for an answer.
 ANSWER_MS = 20.0
 
@@ -115,8 +98,8 @@ def main() -> None:
     figures: list[Figures] = []
     with ExitStack() as opened:
         api = opened.enter_context(fast_trackapi.running(ANSWER_MS))
-        secrets = _secrets()
-        mail = _Mail(secrets)
+        secrets = made_up_secrets()
+        mail = Mail(secrets)
         cases = [_case(opened, *each, api, secrets, mail) for each in _servers(options.postgresql)]
         for situation in (STEADY, GREEDY, FLOODED):
             for case in cases:
@@ -179,7 +162,7 @@ class _Case:
     worker: int | None
     log: Path
     api: StandIn
-    mail: _Mail
+    mail: Mail
 
 
 def _servers(postgresql: str) -> Iterator[tuple[str, str | None]]:
@@ -191,7 +174,7 @@ def _servers(postgresql: str) -> Iterator[tuple[str, str | None]]:
 
 
 def _case(
-    opened: ExitStack, name: str, server: str | None, api: StandIn, secrets: Mapping[str, str], mail: _Mail
+    opened: ExitStack, name: str, server: str | None, api: StandIn, secrets: Mapping[str, str], mail: Mail
 ) -> _Case:
     directory = opened.enter_context(serving.scratch_directory())
     # A copy: whoever edits the shipped ones meanwhile does not disturb.
@@ -220,24 +203,6 @@ def _case(
     warm_up.join()
     _drain(case, warm_up)
     return case
-
-
-def _secrets() -> dict[str, str]:
-    """Make up what each shipped mapping wants as its secret, by the name of its variable."""
-    mappings = [parse(file.read_text(), str(file))[0] for file in mapping_files(MAPPINGS)]
-    return {name: _secret(each.verify.scheme) for each in mappings for name in each.verify.secret_env}
-
-
-def _secret(scheme: Scheme) -> str:
-    public = _key().public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    shared = scheme.secret_prefix + base64.b64encode(b"an example of thirty-two bytes..").decode()
-    candidates = (shared, "user:password", base64.b64encode(public).decode())
-    return next(each for each in candidates if secret_problem(scheme, each) is None)
-
-
-@cache
-def _key() -> ec.EllipticCurvePrivateKey:
-    return ec.generate_private_key(ec.SECP256R1())
 
 
 def _errors(log: Path) -> dict[str, int]:
@@ -381,7 +346,7 @@ class _Connection:
     def send(self, request: bytes) -> int:
         """Send a request, and give the status of its answer; 0: there was none."""
         try:
-            return _status(self.open(), request)
+            return webhooks.send(self.open(), request)
         except OSError:
             self.close()
             return 0
@@ -390,234 +355,6 @@ class _Connection:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
-
-
-def _status(connection: socket.socket, request: bytes) -> int:
-    connection.sendall(request)
-    answer = b""
-    while not _is_whole(answer):
-        more = connection.recv(4096)
-        if not more:
-            raise ConnectionError("the web closed the connection before its answer was whole")
-        answer += more
-    return int(answer[9:12])
-
-
-def _is_whole(answer: bytes) -> bool:
-    head, end, body = answer.partition(b"\r\n\r\n")
-    length = _LENGTH.search(head)
-    return bool(end) and len(body) >= (int(length[1]) if length else 0)
-
-
-_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
-
-
-# What is posted
-
-#: Further headers, and the body as it is sent, for a secret, a body and the time.
-_Sign: TypeAlias = Callable[[str, bytes, str], tuple[dict[str, str], bytes]]
-
-
-def _mac(secret: str, text: bytes, algorithm: str = "sha256") -> bytes:
-    return hmac.digest(secret.encode(), text, algorithm)
-
-
-def _stripe(secret: str, body: bytes, now: str) -> tuple[dict[str, str], bytes]:
-    mac = _mac(secret, f"{now}.".encode() + body).hex()
-    return {"Stripe-Signature": f"t={now},v1={mac}"}, body
-
-
-def _github(secret: str, body: bytes, _now: str) -> tuple[dict[str, str], bytes]:
-    mac = _mac(secret, body).hex()
-    return {"X-Hub-Signature-256": f"sha256={mac}", "X-GitHub-Delivery": str(uuid.uuid4())}, body
-
-
-def _shopify(secret: str, body: bytes, _now: str) -> tuple[dict[str, str], bytes]:
-    mac = base64.b64encode(_mac(secret, body)).decode()
-    return {"X-Shopify-Hmac-SHA256": mac, "X-Shopify-Event-Id": str(uuid.uuid4())}, body
-
-
-def _sendgrid(_secret: str, body: bytes, now: str) -> tuple[dict[str, str], bytes]:
-    signature = base64.b64encode(_key().sign(now.encode() + body, ec.ECDSA(SHA256()))).decode()
-    name = "X-Twilio-Email-Event-Webhook"
-    return {f"{name}-Signature": signature, f"{name}-Timestamp": now}, body
-
-
-def _twilio(secret: str, body: bytes, _now: str) -> tuple[dict[str, str], bytes]:
-    fields = "".join(name + value for name, value in sorted(parse_qsl(body.decode())))
-    mac = _mac(secret, f"{PUBLIC_URL}/hooks/twilio{fields}".encode(), "sha1")
-    return {"X-Twilio-Signature": base64.b64encode(mac).decode()}, body
-
-
-def _slack(secret: str, body: bytes, now: str) -> tuple[dict[str, str], bytes]:
-    mac = _mac(secret, f"v0:{now}:".encode() + body).hex()
-    return {"X-Slack-Signature": f"v0={mac}", "X-Slack-Request-Timestamp": now}, body
-
-
-def _mailgun(secret: str, body: bytes, now: str) -> tuple[dict[str, str], bytes]:
-    signed = json.loads(body)["signature"]
-    mac = _mac(secret, (now + signed["token"]).encode()).hex()
-    for old, new in ((signed["timestamp"], now), (signed["signature"], mac)):
-        body = body.replace(f'"{old}"'.encode(), f'"{new}"'.encode())
-    return {}, body
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Kind:
-    """A kind of sender.
-
-    Attributes:
-        test: The test of its mapping file whose body it sends.
-        once: Texts of the body behind which goes the number of the webhook, so that no two are alike.
-        people: Those behind which goes the number of a person.
-    """
-
-    source: str
-    sign: _Sign
-    test: str
-    once: Sequence[str]
-    people: Sequence[str]
-
-
-_KINDS = (
-    _Kind(
-        source="stripe",
-        sign=_stripe,
-        test="a paid invoice",
-        once=('"evt_11',),
-        people=('"cus_42', '"ann'),
-    ),
-    _Kind(
-        source="github",
-        sign=_github,
-        test="a push, which has no action",
-        once=('{"id": "a',),
-        people=('"sender": {"id": 1',),
-    ),
-    _Kind(
-        source="shopify",
-        sign=_shopify,
-        test="a new order is an event of its customer",
-        once=('{"id": 9',),
-        people=('"customer": {"id": 1', '"bob'),
-    ),
-    _Kind(
-        source="sendgrid",
-        sign=_sendgrid,
-        test="the events of one webhook are handled each on its own, and SendGrid's steps in between are ignored",
-        once=('"e-',),
-        people=('"ann',),
-    ),
-    _Kind(
-        source="twilio",
-        sign=_twilio,
-        test="a delivered message is an event of who was written to",
-        once=("MessageSid=SM5",),
-        people=("&To=%2B1555",),
-    ),
-    _Kind(
-        source="slack",
-        sign=_slack,
-        test="a message, without what it says",
-        once=('"Ev5',),
-        people=('"U1',),
-    ),
-    _Kind(
-        source="mailgun",
-        sign=_mailgun,
-        test="a delivered mail",
-        once=('"abc', '"e-1'),
-        people=('"Ann',),
-    ),
-)
-EVENTS = 20
-
-
-class _Mail:
-    """What all kinds of senders post, in turns."""
-
-    def __init__(self, secrets: Mapping[str, str]) -> None:
-        self._senders = [_Sender(kind, secrets) for kind in _KINDS]
-        # All of as many digits: one number is never the beginning of another.
-        self._keys = itertools.count(1_000_000)
-
-    def genuine(self, number: int) -> bytes:
-        """Write a webhook that nobody has seen before."""
-        return self._of(number).written(next(self._keys))
-
-    def calls(self, number: int) -> int:
-        """Tell how many calls the gateway makes of it."""
-        return self._of(number).calls
-
-    def wrong(self) -> list[bytes]:
-        """Write webhooks whose bodies are not what was signed: one of each kind as it is, and one of 1 MiB."""
-        return [each.wrong(size) for size in (0, DEFAULT_MAX_BODY) for each in self._senders]
-
-    def _of(self, number: int) -> _Sender:
-        return self._senders[number % len(self._senders)]
-
-
-class _Sender:
-    """Writes out the webhooks of one kind of sender as HTTP."""
-
-    def __init__(self, kind: _Kind, secrets: Mapping[str, str]) -> None:
-        mapping, _ = parse((MAPPINGS / f"{kind.source}.yaml").read_text(), kind.source)
-        test = next(each for each in mapping.tests if each.name == kind.test)
-        self._kind = kind
-        self._secret = secrets[mapping.verify.secret_env[0]]
-        self._type = FORM if kind.source == "twilio" else "application/json"
-        self._headers = test.headers
-        self._payload = _events(test.body) if isinstance(test.body, list) else test.body
-        self._text = self._encoded(self._payload)
-        self.calls = EVENTS if isinstance(test.body, list) else len(test.expect or ())
-
-    def written(self, key: int) -> bytes:
-        """Write one."""
-        headers, body = self._signed(self._text, key)
-        return self._http(headers, body)
-
-    def wrong(self, size: int) -> bytes:
-        """Write one that was changed after it was signed, of so many bytes at least."""
-        headers, body = self._signed(
-            self._encoded(_padded(self._payload, self._type)) if size else self._text, 1_234_567
-        )
-        return self._http(headers, body.replace(b"1234567", b"7654321").ljust(size))
-
-    def _encoded(self, payload: JSON) -> str:
-        if self._type == FORM:
-            assert isinstance(payload, dict)
-            return urlencode(payload)
-        return json.dumps(payload)
-
-    def _signed(self, text: str, key: int) -> tuple[dict[str, str], bytes]:
-        for mark in self._kind.once:
-            text = text.replace(mark, f"{mark}{key}")
-        for mark in self._kind.people:
-            text = text.replace(mark, f"{mark}{key % PEOPLE}")
-        return self._kind.sign(self._secret, text.encode(), str(int(time.time())))
-
-    def _http(self, headers: Mapping[str, str], body: bytes) -> bytes:
-        own = {"Host": "localhost", "Content-Type": self._type, "Content-Length": len(body)}
-        lines = [f"{name}: {value}" for name, value in {**own, **self._headers, **headers}.items()]
-        return "\r\n".join([f"POST /hooks/{self._kind.source} HTTP/1.1", *lines, "\r\n"]).encode() + body
-
-
-def _events(body: list[JSON]) -> list[JSON]:
-    """Make a full list of SendGrid's events, of as many people, of which each makes a call."""
-    delivered_and_click = [each for each in body if isinstance(each, dict)][1:]
-    return [
-        {**delivered_and_click[each % 2], "sg_event_id": f"e-{each:02}", "email": f"ann{each:02}@example.com"}
-        for each in range(EVENTS)
-    ]
-
-
-def _padded(payload: JSON, kind: str) -> JSON:
-    """Add nearly 1 MiB that costs its reader something."""
-    items: list[JSON] = [{"id": 10**9 + each, "name": "x"} for each in range(30_000)]
-    if isinstance(payload, list):
-        return payload + items
-    assert isinstance(payload, dict)
-    return payload | {"padding": "x" * 1_000_000 if kind == FORM else items}
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import json
 import os
+import re
 import socket
 from collections.abc import Mapping
 from pathlib import Path
@@ -68,13 +69,22 @@ def connect(port: int) -> socket.socket:
 def send(connection: socket.socket, webhook: bytes) -> int:
     """Send a webhook, and give the status of its answer."""
     connection.sendall(webhook)
-    answer = connection.recv(4096)
-    while b"}" not in answer:
+    answer = b""
+    while not _is_whole(answer):
         more = connection.recv(4096)
         if not more:
             raise ConnectionError("the web closed the connection before its answer was whole")
         answer += more
     return int(answer[9:12])
+
+
+def _is_whole(answer: bytes) -> bool:
+    head, end, body = answer.partition(b"\r\n\r\n")
+    length = _LENGTH.search(head)
+    return bool(end) and len(body) >= (int(length[1]) if length else 0)
+
+
+_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 
 def written(key: str, *, customer: str) -> bytes:

@@ -15,7 +15,7 @@ from gateway.connections import DEFAULT, DEFAULT_RATE, MAX_RATE, Connection, var
 from gateway.errors import ConfigError, MappingError, Problem
 from gateway.mapping import Mapping
 from gateway.retry import Policy
-from gateway.signatures import secret_doubt, secret_problem
+from gateway.signatures import Place, secret_doubt, secret_problem
 from gateway.wire import HOSTS
 
 DEFAULT_DATABASE = "sqlite:///gateway.db"
@@ -77,6 +77,17 @@ class Source:
     closed: str | None = None
     is_unused: bool = False
     problems: tuple[Problem, ...] = ()
+
+    @property
+    def path(self) -> str:
+        """What senders post to, with a placeholder where their secret stands in it."""
+        at = self.mapping.verify.scheme.at if self.mapping is not None else None
+        match at:
+            case Place(part="path"):
+                return f"/hooks/{self.name}/<secret>"
+            case Place(part="query", name=name):
+                return f"/hooks/{self.name}?{name}=<secret>"
+        return f"/hooks/{self.name}"
 
 
 def load(environ: Map[str, str]) -> Config:

@@ -52,7 +52,7 @@ def when_ready(server: Any) -> None:
         for problem in source.problems:
             server.log.warning("%s", problem)
         if source.closed is None:
-            server.log.info("source %s is open: POST /hooks/%s", source.name, source.name)
+            server.log.info("source %s is open: POST %s", source.name, source.path)
         elif not source.is_unused:
             server.log.warning("source %s is closed: %s", source.name, source.closed)
     if unused := [source.name for source in sources.values() if source.is_unused]:

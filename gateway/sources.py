@@ -251,7 +251,7 @@ def _log_changes(look: _Look) -> None:
             if source != before:
                 log.warning("source %s is closed: %s", name, source.closed)
         elif before is None or before.closed is not None:
-            log.info("source %s is open: POST /hooks/%s (read from %s)", name, name, source.file)
+            log.info("source %s is open: POST %s (read from %s)", name, source.path, source.file)
         elif source is not before:
             log.info("source %s: read again from %s", name, source.file)
     for name in look.before.keys() - look.outcome.keys():

@@ -128,22 +128,12 @@ def _entry(source: Source, config: Config, environ: Mapping[str, str]) -> _Entry
         closed=source.closed,
         doubt=configuration.doubt_of(source),
         unused=source.is_unused,
-        address=f"{config.public_url or ''}/hooks/{source.name}{_secret_part(verify.scheme)}",
+        address=f"{config.public_url or ''}{source.path}",
         scheme=verify.scheme.name,
         secret_env={name: _is_set(name, environ) for name in verify.secret_env},
         verify_token_env={name: _is_set(name, environ) for name in tokens},
         networks=tuple(map(str, verify.networks)),
     )
-
-
-def _secret_part(scheme: Scheme) -> str:
-    """Write what follows the address where a sender shows its secret there."""
-    match scheme.at:
-        case Place(part="path"):
-            return "/<secret>"
-        case Place(part="query", name=name):
-            return f"?{name}=<secret>"
-    return ""
 
 
 def _is_set(name: str, environ: Mapping[str, str]) -> bool:
