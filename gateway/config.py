@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 from collections.abc import Mapping as Map
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import overload
@@ -187,6 +187,14 @@ def source_of(text: str, path: Path, environ: Map[str, str], *, unnamed: str) ->
         is_unused=bool(verify.secret_env) and not secrets,
         problems=tuple(warnings),
     )
+
+
+def told_of_unused(sources: Iterable[Source]) -> str | None:
+    """Name the sources that nobody uses yet, in one line for all; None: there is none."""
+    names = [source.name for source in sources if source.is_unused]
+    if not names:
+        return None
+    return f"closed, as their secrets are not set (gateway sources shows which): {', '.join(names)}"
 
 
 def doubt_of(source: Source) -> str | None:

@@ -474,7 +474,7 @@ def _constant() -> Schema:
 def _verify() -> Schema:
     table = signatures.schemes()
     proofless = [name for name, scheme in table.items() if scheme.kind == "none"]
-    asking = [name for name, scheme in table.items() if any(each.token for each in scheme.handshakes)]
+    asking = [name for name, scheme in table.items() if scheme.asks_token]
     proof = {
         **_IS_OBJECT,
         "properties": {"scheme": _scheme(), **_variables(), "networks": _networks()},

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 # By name: whatever stands in this module under the name of a setting is that setting, and `config` is one.
-from gateway.config import DEFAULT_MAX_BODY, DEFAULT_PORT, load, load_sources
+from gateway.config import DEFAULT_MAX_BODY, DEFAULT_PORT, load, load_sources, told_of_unused
 from gateway.errors import ConfigError
 
 #: A platform that gives a port wants it served to the outside; a person's own machine does not.
@@ -55,10 +55,8 @@ def when_ready(server: Any) -> None:
             server.log.info("source %s is open: POST %s", source.name, source.path)
         elif not source.is_unused:
             server.log.warning("source %s is closed: %s", source.name, source.closed)
-    if unused := [source.name for source in sources.values() if source.is_unused]:
-        server.log.info(
-            "closed, as their secrets are not set (gateway sources shows which): %s", ", ".join(unused)
-        )
+    if unused := told_of_unused(sources.values()):
+        server.log.info("%s", unused)
 
 
 def post_worker_init(worker: Any) -> None:

@@ -11,7 +11,7 @@ import click
 from gateway import config as configuration
 from gateway.cli.opening import opened
 from gateway.cli.options import environment_of, mappings_option, plain_errors
-from gateway.config import Config, doubt_of
+from gateway.config import Config, doubt_of, told_of_unused
 from gateway.customerio import Client
 from gateway.database import require_schema
 from gateway.errors import ConfigError, Severity, StoreError
@@ -65,8 +65,8 @@ def _examine_sources(config: Config, environ: Mapping[str, str]) -> Iterator[tup
             yield doubt is None, f"source {source.name}: {doubt or source.file}"
         elif not source.is_unused:
             yield False, f"source {source.name}: closed: {source.closed}"
-    if unused := [source.name for source in sources.values() if source.is_unused]:
-        yield True, f"closed, as their secrets are not set (gateway sources shows which): {', '.join(unused)}"
+    if unused := told_of_unused(sources.values()):
+        yield True, unused
 
 
 def _examine_connections(config: Config) -> Iterator[tuple[bool, str]]:

@@ -58,14 +58,13 @@ def _verification(node: ObjectNode, notes: Notes) -> Verify | None:
 
 def _check_token(node: ObjectNode, scheme: signatures.Scheme, notes: Notes) -> None:
     """Some senders show, before the first webhook, a token that the operator typed in there."""
-    is_asked = any(each.token is not None for each in scheme.handshakes)
-    if is_asked and node.get("verify_token_env") is None:
+    if scheme.asks_token and node.get("verify_token_env") is None:
         text = (
             f"the sender ({scheme.name}) shows a verify token when the webhook is set up; name the variable that"
             " holds yours:  verify_token_env: VERIFY_TOKEN"
         )
         notes.warn(node.where, "verify-token", text)
-    if not is_asked and node.get("verify_token_env") is not None:
+    if not scheme.asks_token and node.get("verify_token_env") is not None:
         text = f"the scheme '{scheme.name}' has no verify token; remove 'verify_token_env'"
         notes.error(place_of(node, "verify_token_env"), "verify-token", text)
 
@@ -133,8 +132,8 @@ def _variables(node: ObjectNode, key: str, notes: Notes) -> tuple[str, ...]:
     written = node.get(key)
     if written is None or is_empty(written):
         return ()
-    several = isinstance(written, ListNode) and key == "secret_env"
-    names = written.items if isinstance(written, ListNode) and several else (written,)
+    # Only of secrets there may be several.
+    names = written.items if isinstance(written, ListNode) and key == "secret_env" else (written,)
     for name in names:
         if not _VARIABLE.fullmatch(name_of(name)):
             # What stands here may be the secret itself, so it is not shown.

@@ -111,7 +111,7 @@ def _of_table(name: str, note: str) -> Verification:
         origin=_ORIGINS.get(scheme.kind, _SHOWN),
         notes=notes,
         named=scheme.names_deliveries,
-        has_token=any(each.token is not None for each in scheme.handshakes),
+        has_token=scheme.asks_token,
     )
 
 

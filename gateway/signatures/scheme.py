@@ -165,6 +165,11 @@ class Scheme:
         return frozenset({"POST", *(each.method for each in self.handshakes)})
 
     @property
+    def asks_token(self) -> bool:
+        """Whether the sender shows, in a handshake, a token that the operator has chosen."""
+        return any(each.token is not None for each in self.handshakes)
+
+    @property
     def signs_address(self) -> bool:
         """Whether the signature covers the address that the sender posts to."""
         return self.kind == "twilio" or "{url}" in self.signed or "{decoded_url}" in self.signed
