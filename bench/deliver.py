@@ -28,13 +28,13 @@ from sqlalchemy import create_engine, exists, or_, select
 
 from bench import fast_trackapi, serving, webhooks
 from bench.fast_trackapi import Counts, StandIn
-from gateway.calls import Track, from_json
-from gateway.compiler import parse
-from gateway.database import Database, connect, reading
-from gateway.events import Webhook
-from gateway.intake import take
-from gateway.store import NewEvent, Store
-from gateway.tables import IS_PARKED, IS_PENDING, deliveries
+from gateway.customerio.calls import Track, from_json
+from gateway.event import Webhook
+from gateway.mapping.compiler import parse
+from gateway.receive.record import take
+from gateway.store.database import Database, connect, reading
+from gateway.store.record_and_claim import NewEvent, Store
+from gateway.store.tables import IS_PARKED, IS_PENDING, deliveries
 
 THREADS = 8
 TARGET = 8.0

@@ -3,7 +3,7 @@
     python -m bench.fast_trackapi --latency-ms 20
 
 It prints its port, counts the events that arrive by v1 and by v2, and ends with its standard input. What the real
-API would refuse in an event is not looked at: `tests.trackapi` does that, and is far slower.
+API would refuse in an event is not looked at: `tests.support.trackapi` does that, and is far slower.
 """
 
 from __future__ import annotations

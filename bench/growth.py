@@ -25,11 +25,11 @@ from sqlalchemy import Connection, create_engine, text
 
 from bench import serving, webhooks
 from bench.ingest import Load
-from gateway.connections import DEFAULT
-from gateway.database import Database, connect, migrate
-from gateway.retry import Attempt, Delivered
-from gateway.store import Claimed, Outcome, Store
-from tests.trackapi import TrackAPI
+from gateway.customerio.connection import DEFAULT
+from gateway.customerio.retry import Attempt, Delivered
+from gateway.store.database import Database, connect, migrate
+from gateway.store.record_and_claim import Claimed, Outcome, Store
+from tests.support.trackapi import TrackAPI
 
 GROUP = 32
 CONNECTIONS = 32

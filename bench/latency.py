@@ -15,11 +15,11 @@ import time
 from dataclasses import asdict, dataclass
 
 from bench import serving, webhooks
-from gateway import wire
-from gateway.calls import Track
-from gateway.connections import DEFAULT, Connection
-from gateway.customerio import Client
-from tests.trackapi import Slow, TrackAPI
+from gateway.customerio import wire
+from gateway.customerio.calls import Track
+from gateway.customerio.client import Client
+from gateway.customerio.connection import DEFAULT, Connection
+from tests.support.trackapi import Slow, TrackAPI
 
 SENDERS = 8
 CUSTOMERS = 1_000

@@ -19,11 +19,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from gateway.compiler import parse
 from gateway.config import DEFAULT_MAX_BODY, mapping_files
-from gateway.events import JSON
-from gateway.payloads import FORM
-from gateway.signatures import Scheme, secret_problem
+from gateway.event import JSON
+from gateway.mapping.compiler import parse
+from gateway.payload import FORM
+from gateway.verify import Scheme, secret_problem
 
 MAPPINGS = Path(__file__).parent.parent / "mappings"
 PUBLIC_URL = "https://hooks.example.com"

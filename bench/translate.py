@@ -40,12 +40,22 @@ import jmespath
 from jmespath import functions as bare_functions
 
 from bench import serving
-from gateway import checks, config, payloads
-from gateway.events import JSON, Event
-from gateway.expressions import Expression
-from gateway.functions import FUNCTIONS, Function, Parameter, Scope, truthy
-from gateway.mapping import CallRule, Computed, ListValue, Mapping, MappingTest, ObjectValue, OrNull, Rule
-from gateway.translate import Translation, translate
+from gateway import config, payload
+from gateway.event import JSON, Event
+from gateway.mapping import selftests
+from gateway.mapping.expressions import Expression
+from gateway.mapping.functions import FUNCTIONS, Function, Parameter, Scope, truthy
+from gateway.mapping.model import (
+    CallRule,
+    Computed,
+    ListValue,
+    Mapping,
+    MappingTest,
+    ObjectValue,
+    OrNull,
+    Rule,
+)
+from gateway.mapping.translate import Translation, translate
 
 MAPPINGS = Path(__file__).parents[1] / "mappings"
 TARGET = 1.5
@@ -159,7 +169,7 @@ class _Case:
         runs: list[tuple[list[float], Callable[[], object], int]] = [
             (self.ours, partial(translate, self.mapping, self.event), repeat),
             (self.bare, partial(_search_all, self.searches), repeat),
-            (self.decode, partial(payloads.decode, self.body, ""), max(repeat // 4, 1)),
+            (self.decode, partial(payload.decode, self.body, ""), max(repeat // 4, 1)),
         ]
         if turned:
             runs[:2] = reversed(runs[:2])
@@ -200,7 +210,7 @@ def _captured(given: str) -> Iterator[_Case]:
     event = Event(
         source=source,
         key=hashlib.sha256(path.name.encode()).hexdigest(),
-        payload=payloads.decode(path.read_bytes(), ""),
+        payload=payload.decode(path.read_bytes(), ""),
         headers=_headers(path.with_suffix(".headers.json")),
         query={},
         received_at=int(time.time()),
@@ -222,7 +232,7 @@ def _headers(path: Path) -> dict[str, str]:
 def _case(group: str, name: str, mapping: Mapping, event: Event) -> tuple[_Case, Translation]:
     """Write the body and read it again, so that no text in it is the very one that the mapping holds."""
     body = json.dumps(event.payload).encode()
-    event = replace(event, payload=payloads.decode(body, ""))
+    event = replace(event, payload=payload.decode(body, ""))
     searches, translation = _observed(mapping, event)
     case = _Case(
         group=group,
@@ -237,7 +247,7 @@ def _case(group: str, name: str, mapping: Mapping, event: Event) -> tuple[_Case,
 
 
 def _payload(name: str) -> JSON:
-    return payloads.decode((MAPPINGS / name).read_bytes(), "")
+    return payload.decode((MAPPINGS / name).read_bytes(), "")
 
 
 # Filling up
@@ -571,7 +581,7 @@ def load(directory: str) -> None:
     began = time.process_time()
     mappings = [_mapping(path) for path in config.mapping_files(Path(directory))]
     loaded = time.process_time()
-    results = [result for mapping in mappings for result in checks.run_tests(mapping, _payload)]
+    results = [result for mapping in mappings for result in selftests.run_tests(mapping, _payload)]
     tested = time.process_time()
     assert all(result.difference is None for result in results), "a test of a mapping fails"
     told = {"load": loaded - began, "tests": tested - loaded, "tests_run": len(results)}

@@ -13,15 +13,15 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
 from gateway import config as configuration
-from gateway.database import OTHER_SCHEMA, Database, connect, require_schema
 from gateway.errors import StoreError, defect
 from gateway.logs import configure_logging
-from gateway.metrics import CONTENT_TYPE, Metrics
-from gateway.receiver import WRONG_METHOD, Arrived, Receiver, Taken, translate_and_record
-from gateway.refusals import Kept, Refusals, Told
-from gateway.sources import Sources
-from gateway.store import Store
-from gateway.writer import Writer
+from gateway.operate.metrics import CONTENT_TYPE, Metrics
+from gateway.receive.refusals import Kept, Refusals, Told
+from gateway.receive.sources import Sources
+from gateway.receive.view import WRONG_METHOD, Arrived, Receiver, Taken, translate_and_record
+from gateway.store.database import OTHER_SCHEMA, Database, connect, require_schema
+from gateway.store.group_commit import Writer
+from gateway.store.record_and_claim import Store
 
 log = logging.getLogger(__name__)
 

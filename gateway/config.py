@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import overload
 from urllib.parse import urlsplit
 
-from gateway.compiler import parse
-from gateway.connections import DEFAULT, DEFAULT_RATE, MAX_RATE, Connection, variable_prefix
+from gateway.customerio.connection import DEFAULT, DEFAULT_RATE, MAX_RATE, Connection, variable_prefix
+from gateway.customerio.retry import Policy
+from gateway.customerio.wire import HOSTS
 from gateway.errors import ConfigError, MappingError, Problem
-from gateway.mapping import Mapping
-from gateway.retry import Policy
-from gateway.signatures import Place, secret_doubt, secret_problem
-from gateway.wire import HOSTS
+from gateway.mapping.compiler import parse
+from gateway.mapping.model import Mapping
+from gateway.verify import Place, secret_doubt, secret_problem
 
 DEFAULT_DATABASE = "sqlite:///gateway.db"
 DEFAULT_MAX_BODY = 1_048_576

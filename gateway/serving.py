@@ -32,7 +32,7 @@ forwarder_headers = ""
 control_socket_disable = True
 # A signature of any size is ours to refuse.
 limit_request_field_size = 32_768
-logger_class = "gateway.accesslog.AccessLogger"
+logger_class = "gateway.receive.access_log.AccessLogger"
 # Nothing is logged unless --access-logfile asks for it.
 access_log_format = '%(h)s "%(m)s %(U)s" %(s)s %(b)s %(M)sms'
 

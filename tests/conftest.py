@@ -15,10 +15,10 @@ from hypothesis import settings
 
 from gateway.app import create_app
 from gateway.config import load
-from gateway.database import Database, connect
-from gateway.store import Store
-from tests.databases import Kind, PostgreSQL, SQLite
-from tests.machine import missing
+from gateway.store.database import Database, connect
+from gateway.store.record_and_claim import Store
+from tests.support.databases import Kind, PostgreSQL, SQLite
+from tests.support.machine import missing
 
 # How long an example takes says how busy the machine is. HYPOTHESIS_PROFILE=thorough takes its time for many.
 settings.register_profile("untimed", settings(), deadline=None)

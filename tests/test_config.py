@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from gateway.config import load, load_sources
+from gateway.customerio.retry import Policy
 from gateway.errors import ConfigError
-from gateway.retry import Policy
 
 CREDENTIALS = {"CUSTOMERIO_SITE_ID": "site", "CUSTOMERIO_API_KEY": "key-4711"}
 MAPPING = """\

@@ -11,20 +11,20 @@ from gateway.logs import configure_logging
 
 #: The module of each command, and its name there where it has another.
 _COMMANDS = {
-    "serve": "running",
-    "worker": "running",
-    "migrate": "running.migrate_command",
-    "new": "drafting",
-    "check": "checking",
-    "translate": "translating.translate_command",
-    "functions": "reference",
-    "schema": "reference",
-    "doctor": "doctor",
-    "sources": "sources",
-    "events": "events",
-    "deliveries": "deliveries",
-    "ingest": "ingest",
-    **dict.fromkeys(("identify", "track", "page", "destroy", "request"), "sending"),
+    "serve": "serve_command",
+    "worker": "serve_command",
+    "migrate": "serve_command.migrate_command",
+    "new": "new_command",
+    "check": "check_command",
+    "translate": "translate_command.translate_command",
+    "functions": "reference_commands",
+    "schema": "reference_commands",
+    "doctor": "doctor_command",
+    "sources": "sources_command",
+    "events": "events_command",
+    "deliveries": "deliveries_command",
+    "ingest": "ingest_command",
+    **dict.fromkeys(("identify", "track", "page", "destroy", "request"), "send_commands"),
 }
 
 

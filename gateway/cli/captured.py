@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from gateway import payloads
+from gateway import payload as payloads
 from gateway.errors import ConfigError, RequestError
-from gateway.events import JSON, Event
-from gateway.mapping import Mapping
+from gateway.event import JSON, Event
+from gateway.mapping.model import Mapping
 
 
 def payload_loader(file: Path) -> Callable[[str], JSON]:

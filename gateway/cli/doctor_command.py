@@ -1,0 +1,79 @@
+"""doctor: examine everything that has to be right before webhooks can be taken and delivered."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import click
+
+from gateway import config as configuration
+from gateway.cli.open_database import opened
+from gateway.cli.options import environment_of, mappings_option, plain_errors
+from gateway.config import Config, doubt_of, told_of_unused
+from gateway.customerio.client import Client
+from gateway.errors import ConfigError, Severity, StoreError
+from gateway.store.database import require_schema
+
+
+@click.command()
+@mappings_option
+@plain_errors
+def doctor(mappings: Path | None) -> None:
+    """Examine the environment, the database, the mappings, the secrets and the connections."""
+    environ = environment_of(mappings, None)
+    findings = list(_examine(environ))
+    for good, text in findings:
+        click.echo(f"{'ok     ' if good else 'PROBLEM'}  {text}")
+    sys.exit(0 if all(good for good, _ in findings) else 1)
+
+
+def _examine(environ: Mapping[str, str]) -> Iterator[tuple[bool, str]]:
+    try:
+        config = configuration.load(environ)
+    except ConfigError as error:
+        yield from ((False, line) for line in str(error).splitlines())
+        return
+    yield True, "environment"
+    yield _examine_database(config)
+    yield from _examine_sources(config, environ)
+    yield from _examine_connections(config)
+
+
+def _examine_database(config: Config) -> tuple[bool, str]:
+    if config.embedded and not Path(config.database_url.removeprefix("sqlite:///")).exists():
+        return True, "database: SQLite; gateway serve will make it"
+    try:
+        with opened(config) as database:
+            return True, f"database: {database.engine.dialect.name}, schema {require_schema(database)}"
+    except StoreError as error:
+        return False, f"database: {error}"
+
+
+def _examine_sources(config: Config, environ: Mapping[str, str]) -> Iterator[tuple[bool, str]]:
+    try:
+        sources = configuration.load_sources(config.mappings, environ)
+    except ConfigError as error:
+        yield False, f"mappings: {error}"
+        return
+    for source in sources.values():
+        for problem in source.problems:
+            yield problem.severity is not Severity.ERROR, str(problem)
+        if source.closed is None:
+            doubt = doubt_of(source)
+            yield doubt is None, f"source {source.name}: {doubt or source.file}"
+        elif not source.is_unused:
+            yield False, f"source {source.name}: closed: {source.closed}"
+    if unused := told_of_unused(sources.values()):
+        yield True, unused
+
+
+def _examine_connections(config: Config) -> Iterator[tuple[bool, str]]:
+    if not config.connections:
+        yield False, "Customer.io: CUSTOMERIO_SITE_ID and CUSTOMERIO_API_KEY are not set"
+    client = Client(config.connections)
+    for name, connection in config.connections.items():
+        probe = client.probe(name)
+        yield probe.cause is None, f"Customer.io connection {name}: {probe.reason or connection.region}"
+    client.close()

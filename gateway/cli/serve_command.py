@@ -1,0 +1,177 @@
+"""serve, worker and migrate: the commands that run the gateway."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+import click
+
+from gateway import config as configuration
+from gateway.cli.open_database import opened
+from gateway.cli.options import environment_of, mappings_option, plain_errors
+from gateway.config import Config
+from gateway.customerio.client import DEADLINE, Client, DryRun, Sender
+from gateway.deliver.worker import LEASE, THREADS, Worker
+from gateway.errors import ConfigError
+from gateway.operate.alerts import Alerts
+from gateway.operate.housekeeping import Task, housekeeping
+from gateway.operate.processes import run_together
+from gateway.operate.retention import Retention
+from gateway.operate.watch import Watch
+from gateway.store.database import Database, migrate, require_schema
+
+log = logging.getLogger(__name__)
+
+
+@click.command()
+@click.option("--port", type=click.IntRange(1, 65535), help="The port to listen on.  [PORT, else 8000]")
+@click.option("--host", help="The address to listen on.  [0.0.0.0 where PORT is set, else 127.0.0.1]")
+@mappings_option
+@click.option(
+    "--workers", type=click.IntRange(1, 64), help="How many web processes.  [WEB_CONCURRENCY, else 2]"
+)
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Print each request instead of sending it, on a temporary database whatever DATABASE_URL says.",
+)
+@plain_errors
+def serve(
+    port: int | None, host: str | None, mappings: Path | None, workers: int | None, dry_run: bool
+) -> None:
+    """Receive webhooks and deliver calls: web and worker together."""
+    scratched = tempfile.TemporaryDirectory(prefix="gateway-dry-run-") if dry_run else nullcontext(None)
+    with scratched as scratch:
+        environ = environment_of(mappings, workers)
+        if scratch is not None:
+            environ["DATABASE_URL"] = f"sqlite:///{scratch}/gateway.db"
+        config = configuration.load(environ)
+        configuration.mapping_files(config.mappings)  # says at once that there are none
+        if not dry_run:
+            _require_credentials(config)
+        address = _free_address(host, port, environ)
+        if config.embedded:
+            with opened(config) as database:
+                migrate(database)
+        web = [sys.executable, "-m", "gunicorn", "-c", "python:gateway.serving", "--bind", address]
+        commands = {"web": [*web, "gateway.app:create_app()"]}
+        if dry_run:
+            click.echo("dry run: requests are printed here and not sent; stop with Ctrl-C", err=True)
+            with _printing_worker(config):
+                status = run_together(commands, environ)
+        else:
+            commands["worker"] = [sys.executable, "-m", "gateway", "worker"]
+            status = run_together(commands, environ)
+    sys.exit(status)
+
+
+@click.command()
+@click.option("--lease", type=click.FloatRange(min=1), default=LEASE, hidden=True)
+@plain_errors
+def worker(lease: float) -> None:
+    """Deliver the calls that are due, until stopped."""
+    config = configuration.load(os.environ)
+    _require_credentials(config)
+    deadline = min(DEADLINE, lease / 2)
+    with opened(config) as database:
+        require_schema(database)
+        client = Client(config.connections, pool=THREADS, deadline=deadline)
+        alerts = Alerts(database, config.alert_url)
+        running = _worker(config, database, client, lease=lease, deadline=deadline)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: running.stop())
+        log.info("worker started")
+        with housekeeping(_tasks(config, database, alerts)):
+            running.run()
+        alerts.close()
+        client.close()
+    log.info("worker stopped")
+
+
+@click.command(name="migrate")
+@plain_errors
+def migrate_command() -> None:
+    """Bring the database's schema to this version's."""
+    config = configuration.load(os.environ)
+    with opened(config) as database:
+        migrate(database)
+        click.echo(f"the database's schema is at version {require_schema(database)}")
+
+
+def _require_credentials(config: Config) -> None:
+    if not config.connections:
+        raise ConfigError(
+            "CUSTOMERIO_SITE_ID and CUSTOMERIO_API_KEY are not set: in Customer.io they are under Settings >"
+            " Account settings > API credentials. To try things out without them: gateway serve --dry-run"
+        )
+
+
+def _free_address(host: str | None, port: int | None, environ: Mapping[str, str]) -> str:
+    given = environ.get("PORT", "")
+    if given and not (given.isascii() and given.isdigit() and 0 < int(given[:6]) < 65_536):
+        raise ConfigError("PORT has to be a number from 1 to 65535")
+    host = host or ("0.0.0.0" if given else "127.0.0.1")  # noqa: S104  # a platform that gives a port wants it open
+    port = port or int(given or configuration.DEFAULT_PORT)
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise ConfigError(
+                f"cannot listen on {host}:{port} ({error.strerror}); choose another with --port"
+            ) from error
+    return f"{host}:{port}"
+
+
+@contextmanager
+def _printing_worker(config: Config) -> Iterator[None]:
+    with opened(config) as database:
+        running = _worker(config, database, DryRun(config.connections), lease=LEASE, deadline=DEADLINE)
+        thread = threading.Thread(target=running.run, name="worker")
+        thread.start()
+        try:
+            yield
+        finally:
+            running.stop()
+            thread.join()
+
+
+def _tasks(config: Config, database: Database, alerts: Alerts) -> list[Task]:
+    """List what is done beside delivering."""
+    retention = Retention(database, config.retention_days)
+    watch = Watch(database, late_after=config.late_after)
+    return [
+        Task(name="telling notices", every=3.0, run=alerts.tell),
+        Task(name="looking for what is late or fails", every=15.0, run=lambda _stopping: watch.look()),
+        Task(
+            name="removing what is old and done",
+            every=600.0,
+            run=lambda stopping: _sweep(retention, stopping),
+        ),
+    ]
+
+
+def _sweep(retention: Retention, stopping: threading.Event) -> None:
+    removed = retention.sweep(stopping)
+    if removed.events:
+        log.info(
+            "removed %d events that were done, with %d deliveries and %d attempts",
+            removed.events,
+            removed.deliveries,
+            removed.attempts,
+        )
+
+
+def _worker(config: Config, database: Database, sender: Sender, *, lease: float, deadline: float) -> Worker:
+    policies = {name: connection.policy for name, connection in config.connections.items()}
+    rates = {name: connection.rate for name, connection in config.connections.items()}
+    return Worker(database, sender, policies=policies, rates=rates, lease=lease, deadline=deadline)

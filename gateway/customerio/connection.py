@@ -1,0 +1,40 @@
+"""One Customer.io workspace: where its requests go, with which credentials, and how they are retried."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from gateway.customerio.retry import Policy
+from gateway.customerio.wire import HOSTS
+
+DEFAULT = "default"
+#: Requests a second. Customer.io takes 1,000 of one workspace, from all who send to it together.
+DEFAULT_RATE, MAX_RATE = 100, 1_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Connection:
+    """One Customer.io workspace.
+
+    Attributes:
+        region: ``us`` or ``eu``.
+        base_url: Replaces the region's host, as ``https://host``.
+        rate: Requests a second, at most, of one process; a batch is one.
+    """
+
+    name: str = DEFAULT
+    site_id: str
+    api_key: str = field(repr=False)
+    region: str = "us"
+    base_url: str | None = None
+    policy: Policy = field(default_factory=Policy)
+    rate: float = DEFAULT_RATE
+
+    def host(self, region: str | None = None) -> str:
+        """The scheme and host to send to; *region* wins over the connection's own."""
+        return self.base_url.rstrip("/") if self.base_url else HOSTS[region or self.region]
+
+
+def variable_prefix(name: str) -> str:
+    """Say how the environment variables of a connection begin."""
+    return "CUSTOMERIO_" if name == DEFAULT else f"CUSTOMERIO_{name.upper().replace('-', '_')}_"

@@ -1,0 +1,81 @@
+"""JMESPath, compiled once when a mapping is loaded.
+
+The `jmespath` package parses; its tree becomes Python closures, so that evaluating is fast, and nulls,
+kinds and errors are the mapping language's own.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+
+from gateway.errors import ExpressionError
+from gateway.event import JSON
+from gateway.mapping.expressions.closures import closure_of
+from gateway.mapping.expressions.function_calls import Names, check_tree
+from gateway.mapping.expressions.lint import check_slips
+from gateway.mapping.expressions.parser import check_literals, check_nesting, parse, tokenize
+from gateway.mapping.expressions.source_text import BadExpression, Source
+from gateway.mapping.functions import Evaluate, Scope
+
+__all__ = ["BadExpression", "Expression", "Names", "Scope", "compile_expression", "headers_in"]
+
+MAX_LENGTH = 4096
+
+
+class Expression:
+    """A compiled expression."""
+
+    __slots__ = ("_run", "text")
+
+    def __init__(self, text: str, run: Evaluate) -> None:
+        self.text = text
+        self._run = run
+
+    def __repr__(self) -> str:
+        return f"Expression({self.text!r})"
+
+    def evaluate(self, current: JSON, scope: Scope) -> JSON:
+        """Evaluate on a value. The result may share parts with what went in: neither may be changed.
+
+        Raises ExpressionError: a value is of the wrong kind, cannot be converted or is too large.
+        """
+        try:
+            result = self._run(current, scope)
+        except RecursionError:
+            raise ExpressionError("a value is nested too deep") from None
+        except (ArithmeticError, ValueError):  # NaN and infinity: no payload has them, but a caller may
+            raise ExpressionError("a number is beyond what can be worked on") from None
+        if type(result) is float and not math.isfinite(result):
+            raise ExpressionError("a number is beyond what can be worked on")
+        return result
+
+
+_HEADER = re.compile(r"\bheader\(\s*'([^']+)'")
+
+
+def headers_in(text: str) -> list[str]:
+    """Name the headers that an expression takes something from."""
+    return _HEADER.findall(text)
+
+
+_ANYWHERE = Names()
+
+
+def compile_expression(text: str, names: Names = _ANYWHERE) -> Expression:
+    """Compile an expression, written without the leading "=".
+
+    Raises BadExpression: the first thing that is wrong with it.
+    """
+    if not text.strip():
+        raise BadExpression("expression", "an expression is missing after =", 0)
+    if len(text) > MAX_LENGTH:
+        problem = f"an expression has at most {MAX_LENGTH:,} characters, this one {len(text):,}"
+        raise BadExpression("too-long", problem, 0)
+    check_literals(text)
+    source = Source(text=text, tokens=tokenize(text))
+    check_nesting(source)
+    tree = parse(source)
+    check_slips(source)
+    check_tree(tree, source, names)
+    return Expression(text, closure_of(tree))

@@ -1,0 +1,55 @@
+"""The functions that an expression may call: JMESPath's own and the gateway's, as one table.
+
+Each is entered by a decorator in the module of its subject. A null argument gives null before the
+function is asked, unless its entry says that it takes nulls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import chain
+from types import MappingProxyType
+
+from gateway.mapping.functions import (
+    arithmetic,
+    choice,
+    context,
+    conversions,
+    encodings,
+    lists,
+    objects,
+    regular_expressions,
+    strings,
+    times,
+)
+from gateway.mapping.functions.conversions import read_json
+from gateway.mapping.functions.json_values import MAX_ITEMS, MAX_TEXT, equal, kind, limited, truthy
+from gateway.mapping.functions.table import MAX_STEPS, Budget, Evaluate, Example, Function, Parameter, Scope
+
+__all__ = [
+    "FUNCTIONS",
+    "MAX_ITEMS",
+    "MAX_STEPS",
+    "MAX_TEXT",
+    "Budget",
+    "Evaluate",
+    "Example",
+    "Function",
+    "Parameter",
+    "Scope",
+    "equal",
+    "kind",
+    "limited",
+    "read_json",
+    "truthy",
+]
+
+_GROUPS = (
+    *(context.function, strings.function, regular_expressions.function, conversions.function, times.function),
+    *(encodings.function, objects.function, lists.function, arithmetic.function, choice.function),
+)
+
+#: By name, in the order of the language's own table.
+FUNCTIONS: Mapping[str, Function] = MappingProxyType(
+    {function.name: function for function in chain.from_iterable(_GROUPS)}
+)

@@ -1,0 +1,106 @@
+"""Functions for what there is around the current value: the request, the body, variables and tables."""
+
+from __future__ import annotations
+
+from types import NoneType
+
+from gateway.event import JSON
+from gateway.mapping.functions.json_values import key_text
+from gateway.mapping.functions.table import CONSTANT, Group, Scope, literal, one_of
+
+function = Group("around the body")
+
+
+@function(
+    literal("name"),
+    needs_scope=True,
+    stride=CONSTANT,
+    example=("header('X-Name')", None, "Ada"),
+    setting="the header X-Name: Ada",
+)
+def _header(scope: Scope, name: str) -> JSON:
+    """A header of the request, in any case; null when it was not sent."""
+    return scope.headers.get(name.lower())
+
+
+@function(
+    literal("name"),
+    needs_scope=True,
+    stride=CONSTANT,
+    example=("query('name')", None, "Ada"),
+    setting="?name=Ada in the request's URL",
+)
+def _query(scope: Scope, name: str) -> JSON:
+    """A parameter of the request's URL; null when it was not sent."""
+    return scope.query.get(name)
+
+
+@function(needs_scope=True, stride=CONSTANT, example=("root().id", {"id": "42"}, "42"))
+def _root(scope: Scope) -> JSON:
+    """The part that is being translated: the body, or one item of it under `split`."""
+    return scope.root
+
+
+@function(needs_scope=True, stride=CONSTANT, example=("body().id", {"id": "42"}, "42"))
+def _body(scope: Scope) -> JSON:
+    """The whole body of the request."""
+    return scope.body
+
+
+@function(
+    literal("name"),
+    needs_scope=True,
+    stride=CONSTANT,
+    example=("var('plan')", None, "Starter"),
+    setting="let: {plan: Starter}",
+)
+def _var(scope: Scope, name: str) -> JSON:
+    """A value computed under `let`."""
+    if name not in scope.known:
+        compute = scope.let.get(name)
+        scope.known[name] = None if compute is None else compute(scope.root, scope)
+    return scope.known[name]
+
+
+@function(
+    literal("table"),
+    one_of("key", str, int, float, bool, NoneType),
+    needs_scope=True,
+    takes_null=True,
+    stride=CONSTANT,
+    example=("lookup('plans', plan)", {"plan": "price_1"}, "Starter"),
+    setting="tables: {plans: {price_1: Starter}}",
+)
+def _lookup(scope: Scope, table: str, key: str | int | float | bool | None) -> JSON:
+    """An entry of a table; a null key, or one that is not there, takes the entry "*"."""
+    entries = scope.tables.get(table, {})
+    default = entries.get("*")
+    return default if key is None else entries.get(key_text(key), default)
+
+
+@function(
+    needs_scope=True,
+    stride=CONSTANT,
+    example=("event_type()", None, "user.created"),
+    setting="an event of the type user.created",
+)
+def _event_type(scope: Scope) -> JSON:
+    """What the mapping's `event_type` gave for this part."""
+    return scope.event_type
+
+
+@function(
+    needs_scope=True,
+    stride=CONSTANT,
+    example=("received_at()", None, 1767225600),
+    setting="a webhook that arrived on 2026-01-01",
+)
+def _received_at(scope: Scope) -> JSON:
+    """When the webhook arrived, in unix seconds."""
+    return scope.received_at
+
+
+@function(needs_scope=True, stride=CONSTANT, example=("index()", None, 0), setting="the first item")
+def _index(scope: Scope) -> JSON:
+    """The number of the item under `each`, from 0."""
+    return scope.index

@@ -1,0 +1,146 @@
+"""Functions that make one kind of value out of another, and never guess."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from types import NoneType
+
+from gateway.errors import ExpressionError, RequestError
+from gateway.event import JSON
+from gateway.mapping.functions.json_values import key_text, limit_text
+from gateway.mapping.functions.table import CONSTANT, SLOWLY, Budget, Group, Scope, anything, one_of, text
+from gateway.payload import MAX_NESTING, STRICT_JSON, is_too_deep
+from gateway.text import number_text
+
+function = Group("kinds")
+
+
+@function(one_of("x", str, int, float), example=("to_number(price)", {"price": "19.99"}, 19.99))
+def _to_number(x: str | int | float) -> JSON:
+    """The number that a text holds, written as in JSON."""
+    if not isinstance(x, str):
+        return x
+    found = _JSON_NUMBER.fullmatch(x)
+    if found is None:
+        raise ExpressionError("to_number() cannot read this text as a number")
+    value = float(x)
+    if math.isinf(value):
+        raise ExpressionError("to_number() cannot read this text: the number is too large")
+    return value if found["fraction"] or found["exponent"] else int(x)
+
+
+_JSON_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?P<fraction>\.[0-9]+)?(?P<exponent>[eE][+-]?[0-9]+)?")
+
+
+@function(anything("x"), needs_scope=True, example=("to_string(number)", {"number": 42.0}, "42"))
+def _to_string(scope: Scope, x: JSON) -> JSON:
+    """A value as text: text as it is, numbers written out, anything else as JSON."""
+    if isinstance(x, str):
+        return x
+    if isinstance(x, (int, float)) and not isinstance(x, bool):
+        return number_text(x)
+    return _json_text("to_string", x, scope.budget)
+
+
+@function(one_of("x", bool, str, int, float), example=("to_bool(subscribed)", {"subscribed": "yes"}, True))
+def _to_bool(x: bool | str | int | float) -> JSON:
+    """true or false out of true/false, yes/no or 1/0, in any case."""
+    found = _BOOLEANS.get(key_text(x).lower())
+    if found is None:
+        raise ExpressionError("to_bool() needs true or false, yes or no, 1 or 0, and this is none of them")
+    return found
+
+
+_BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+
+@function(
+    anything("x"), takes_null=True, stride=CONSTANT, example=("to_array(tags)", {"tags": "new"}, ["new"])
+)
+def _to_array(x: JSON) -> JSON:
+    """A list as it is, anything else as a list of one."""
+    return x if isinstance(x, list) else [x]
+
+
+@function(text("s"), stride=SLOWLY, example=("parse_json(meta).plan", {"meta": '{"plan": "pro"}'}, "pro"))
+def _parse_json(s: str) -> JSON:
+    """The value that a text holds as JSON."""
+    try:
+        return read_json(s)
+    except ExpressionError as error:
+        raise ExpressionError(f"parse_json() cannot read this text: {error}") from None
+
+
+def read_json(text: str) -> JSON:
+    """Read JSON as strictly as a body: no NaN, no number out of range, lists and objects at most 64 deep.
+
+    Raises ExpressionError: it is not that.
+    """
+    if is_too_deep(text.encode(errors="surrogatepass")):
+        raise ExpressionError(f"it is nested more than {MAX_NESTING} deep")
+    try:
+        value: JSON = STRICT_JSON.decode(text)
+    except (ValueError, RequestError):
+        raise ExpressionError("it is not JSON") from None
+    return value
+
+
+@function(
+    anything("x"),
+    needs_scope=True,
+    example=("to_json(address)", {"address": {"city": "Paris"}}, '{"city":"Paris"}'),
+)
+def _to_json(scope: Scope, x: JSON) -> JSON:
+    """A value as JSON text."""
+    return _json_text("to_json", x, scope.budget)
+
+
+# Nothing refers to itself, so nothing has to be checked for that.
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":"))
+
+
+def _json_text(name: str, value: JSON, budget: Budget) -> str:
+    budget.spend(_least_size(name, value) // SLOWLY)
+    try:
+        return _ENCODER.encode(value)
+    except ValueError:
+        raise ExpressionError(f"{name}() met a number that cannot be written as JSON") from None
+
+
+def _least_size(name: str, value: JSON) -> int:
+    """Find how long a value is as JSON at least: one part may stand in it many times."""
+    size = 0
+    waiting = [value]
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, str):
+            size += len(each) + 2
+        elif isinstance(each, list):
+            size += len(each) + 1
+            waiting += each
+        elif isinstance(each, dict):
+            size += 4 * len(each) + sum(map(len, each))
+            waiting += each.values()
+        else:
+            size += each.bit_length() // 4 if isinstance(each, int) else 1
+        limit_text(name, size)
+    return size
+
+
+@function(anything("x"), takes_null=True, stride=CONSTANT, example=("type(total)", {"total": 4900}, "number"))
+def _type(x: JSON) -> JSON:
+    """The kind of a value: string, number, boolean, array, object or null."""
+    return _TYPES[type(x)]
+
+
+_TYPES: dict[type, str] = {
+    str: "string",
+    int: "number",
+    float: "number",
+    bool: "boolean",
+    list: "array",
+    dict: "object",
+    NoneType: "null",
+}

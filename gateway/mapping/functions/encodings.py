@@ -1,0 +1,80 @@
+"""Functions for hashes and encodings."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import re
+from urllib.parse import quote
+
+from gateway.errors import ExpressionError
+from gateway.event import JSON
+from gateway.mapping.functions.json_values import limit_text
+from gateway.mapping.functions.table import SLOWLY, Group, text
+from gateway.payload import whole_characters
+
+function = Group("hash, encode")
+
+
+@function(
+    text("s"),
+    example=(
+        "sha256(email)",
+        {"email": "ada@example.com"},
+        "b5fc85e55755f9e0d030a10ab4429b6b2944855f9a0d60077fe832becbc41d72",
+    ),
+)
+def _sha256(s: str) -> JSON:
+    """The SHA-256 of a text in UTF-8, as hexadecimal digits."""
+    return hashlib.sha256(_utf8(s)).hexdigest()
+
+
+@function(text("s"), example=("md5(id)", {"id": "42"}, "a1d0c6e83f027327d8461063f4ac58a6"))
+def _md5(s: str) -> JSON:
+    """The MD5 of a text in UTF-8, as hexadecimal digits."""
+    return hashlib.md5(_utf8(s), usedforsecurity=False).hexdigest()
+
+
+@function(text("s"), example=("base64(name)", {"name": "Ada"}, "QWRh"))
+def _base64(s: str) -> JSON:
+    """A text in UTF-8 as base64."""
+    limit_text("base64", len(s))
+    return base64.b64encode(_utf8(s)).decode("ascii")
+
+
+@function(text("s"), example=("base64_decode(name)", {"name": "QWRh"}, "Ada"))
+def _base64_decode(s: str) -> JSON:
+    """The text in UTF-8 that base64 holds, in either alphabet, with or without padding."""
+    bare = s.rstrip("=").replace("-", "+").replace("_", "/")
+    try:
+        return base64.b64decode(bare + "=" * (-len(bare) % 4), validate=True).decode("utf-8")
+    except UnicodeDecodeError:
+        raise ExpressionError("base64_decode() found bytes that are not text in UTF-8") from None
+    except (binascii.Error, ValueError):
+        raise ExpressionError("base64_decode() cannot read this text as base64") from None
+
+
+@function(text("s"), stride=SLOWLY, example=("url_encode(name)", {"name": "Ada & co"}, "Ada%20%26%20co"))
+def _url_encode(s: str) -> JSON:
+    """A text as it stands in an address, with everything but letters, digits and -._~ escaped."""
+    limit_text("url_encode", len(s))
+    return quote(_utf8(s), safe="")
+
+
+@function(text("s"), stride=SLOWLY, example=("url_decode(name)", {"name": "Ada%20%26%20co"}, "Ada & co"))
+def _url_decode(s: str) -> JSON:
+    """The text that an address holds; "+" stays as it is."""
+    try:
+        return _ESCAPES.sub(
+            lambda found: bytes.fromhex(found[0].replace(b"%", b"").decode()), _utf8(s)
+        ).decode()
+    except UnicodeDecodeError:
+        raise ExpressionError("url_decode() found bytes that are not text in UTF-8") from None
+
+
+_ESCAPES = re.compile(rb"(?:%[0-9A-Fa-f]{2})+")
+
+
+def _utf8(text: str) -> bytes:
+    return whole_characters(text).encode()

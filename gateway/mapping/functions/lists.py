@@ -1,0 +1,191 @@
+"""Functions for lists."""
+
+from __future__ import annotations
+
+from itertools import repeat
+from typing import Any
+
+from gateway.errors import ExpressionError
+from gateway.event import JSON
+from gateway.mapping.functions.json_values import equal, kind, numbers_of
+from gateway.mapping.functions.table import (
+    CONSTANT,
+    Apply,
+    Budget,
+    Group,
+    Scope,
+    anything,
+    array,
+    one_of,
+    reference,
+)
+from gateway.text import number_text
+
+function = Group("objects, lists")
+
+
+@function(
+    array("a"),
+    array("b"),
+    variadic=True,
+    example=("zip(names, prices)", {"names": ["a", "b"], "prices": [1, 2]}, [["a", 1], ["b", 2]]),
+)
+def _zip(*lists: list[JSON]) -> JSON:
+    """The items of lists side by side, as many as the shortest has."""
+    return [[*row] for row in zip(*lists, strict=False)]
+
+
+@function(
+    array("list"),
+    needs_scope=True,
+    example=("unique(tags)", {"tags": ["new", "vip", "new"]}, ["new", "vip"]),
+)
+def _unique(scope: Scope, items: list[JSON]) -> JSON:
+    """The list without repetitions, the first of each staying."""
+    first: dict[object, JSON] = {}
+    for item in items:
+        first.setdefault(_identity(item, scope.budget), item)
+    return [*first.values()]
+
+
+def _identity(value: JSON, budget: Budget) -> object:
+    """Give equal values, and no others, the same key.
+
+    Numbers go by their text, because Python's hashes of numbers can be made to collide by whoever sends them.
+    """
+    if isinstance(value, list):
+        budget.spend(3 * len(value))
+        return ("list", *[_identity(below, budget) for below in value])
+    if isinstance(value, dict):
+        budget.spend(3 * len(value))
+        return ("object", frozenset([(name, _identity(below, budget)) for name, below in value.items()]))
+    if value is None or isinstance(value, bool):
+        return value
+    return ("text", value) if isinstance(value, str) else ("number", number_text(value))
+
+
+@function(
+    array("list"),
+    stride=CONSTANT,
+    example=("first(items[?paid]).sku", {"items": [{"sku": "a", "paid": True}]}, "a"),
+)
+def _first(items: list[JSON]) -> JSON:
+    """The first item of a list; null when there is none."""
+    return items[0] if items else None
+
+
+@function(
+    array("list"), stride=CONSTANT, example=("last(items).sku", {"items": [{"sku": "a"}, {"sku": "b"}]}, "b")
+)
+def _last(items: list[JSON]) -> JSON:
+    """The last item of a list; null when there is none."""
+    return items[-1] if items else None
+
+
+@function(
+    one_of("list", list, str),
+    anything("x"),
+    needs_scope=True,
+    example=("contains(tags, 'vip')", {"tags": ["new", "vip"]}, True),
+)
+def _contains(scope: Scope, where: list[JSON] | str, x: JSON) -> JSON:
+    """Whether a list has an item, or a text has a text in it."""
+    if isinstance(where, list):
+        return any(map(equal, where, repeat(x), repeat(scope.budget.spend)))
+    if not isinstance(x, str):
+        raise ExpressionError(f"contains() needs text to look for in text, got {kind(x)}")
+    return x in where
+
+
+@function(one_of("x", str, list, dict), stride=CONSTANT, example=("length(items)", {"items": [1, 2, 3]}, 3))
+def _length(x: str | list[JSON] | dict[str, JSON]) -> JSON:
+    """How many characters, items or keys there are."""
+    return len(x)
+
+
+@function(one_of("x", list, str), example=("reverse(items)", {"items": [1, 2, 3]}, [3, 2, 1]))
+def _reverse(x: list[JSON] | str) -> JSON:
+    """A list or text from its end to its start."""
+    return x[::-1]
+
+
+@function(
+    reference("expression"),
+    array("list"),
+    example=("map(&upper(@), tags)", {"tags": ["new", "vip"]}, ["NEW", "VIP"]),
+)
+def _map(apply: Apply, items: list[JSON]) -> JSON:
+    """What an expression gives for each item, nulls included."""
+    return [*map(apply, items)]
+
+
+@function(array("list"), example=("sort(prices)", {"prices": [3, 1, 2]}, [1, 2, 3]))
+def _sort(items: list[JSON]) -> JSON:
+    """A list of text or of numbers in order."""
+    return sorted(_comparable("sort", items, _ITEMS))
+
+
+@function(
+    array("list"),
+    reference("expression"),
+    example=(
+        "sort_by(items, &price)[].sku",
+        {"items": [{"sku": "a", "price": 2}, {"sku": "b", "price": 1}]},
+        ["b", "a"],
+    ),
+)
+def _sort_by(items: list[JSON], apply: Apply) -> JSON:
+    """A list in the order of what an expression gives for each item: text, or numbers."""
+    keys = _comparable("sort_by", [*map(apply, items)], _KEYS)
+    return [items[position] for position in sorted(range(len(keys)), key=keys.__getitem__)]
+
+
+@function(array("list"), example=("max(prices)", {"prices": [3, 1, 2]}, 3))
+def _max(items: list[JSON]) -> JSON:
+    """The largest of a list of numbers or text; null when it is empty."""
+    return max(_comparable("max", items, _ITEMS), default=None)
+
+
+@function(
+    array("list"),
+    reference("expression"),
+    example=(
+        "max_by(items, &price).sku",
+        {"items": [{"sku": "a", "price": 2}, {"sku": "b", "price": 1}]},
+        "a",
+    ),
+)
+def _max_by(items: list[JSON], apply: Apply) -> JSON:
+    """The item for which an expression gives the largest number or text; null when there is none."""
+    keys = _comparable("max_by", [*map(apply, items)], _KEYS)
+    return items[max(range(len(keys)), key=keys.__getitem__)] if keys else None
+
+
+@function(array("list"), example=("min(prices)", {"prices": [3, 1, 2]}, 1))
+def _min(items: list[JSON]) -> JSON:
+    """The smallest of a list of numbers or text; null when it is empty."""
+    return min(_comparable("min", items, _ITEMS), default=None)
+
+
+@function(
+    array("list"),
+    reference("expression"),
+    example=(
+        "min_by(items, &price).sku",
+        {"items": [{"sku": "a", "price": 2}, {"sku": "b", "price": 1}]},
+        "b",
+    ),
+)
+def _min_by(items: list[JSON], apply: Apply) -> JSON:
+    """The item for which an expression gives the smallest number or text; null when there is none."""
+    keys = _comparable("min_by", [*map(apply, items)], _KEYS)
+    return items[min(range(len(keys)), key=keys.__getitem__)] if keys else None
+
+
+_ITEMS = "a list of numbers or of text"
+_KEYS = "numbers or text for all items from its expression"
+
+
+def _comparable(name: str, keys: list[JSON], needs: str) -> list[Any]:
+    """Hand on keys that have an order: all text, or all numbers."""
+    return keys if all(isinstance(key, str) for key in keys) else numbers_of(name, keys, needs)

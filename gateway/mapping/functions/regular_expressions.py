@@ -1,0 +1,269 @@
+"""Functions for regular expressions, by RE2: its time grows with the text and never explodes.
+
+It works on UTF-8, so texts are encoded once and results decoded.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, TypeAlias
+
+import re2
+
+from gateway.errors import ExpressionError, did_you_mean, shortened
+from gateway.event import JSON
+from gateway.mapping.functions.json_values import limit_text
+from gateway.mapping.functions.table import CONSTANT, Budget, Group, Mistake, Scope, literal, optional, text
+from gateway.payload import whole_characters
+
+function = Group("text")
+
+_Match: TypeAlias = Any  # the package has no types
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pattern:
+    """A compiled regular expression.
+
+    Attributes:
+        groups: The number of a group by its number or name; 0 is the whole match.
+        size: Instructions that it takes: what each character costs at worst.
+    """
+
+    regexp: Any
+    groups: Mapping[int | str, int]
+    size: int
+
+
+_MAX_MEMORY = 1024 * 1024  # bytes that one regular expression may take, with all that it remembers of texts
+
+
+@lru_cache(maxsize=4096)
+def _compiled(pattern: str) -> _Pattern:
+    options = re2.Options()
+    options.log_errors = False
+    options.max_mem = _MAX_MEMORY
+    try:
+        regexp = re2.compile(_utf8(pattern), options)
+    except re2.error as error:
+        raise ExpressionError(_explained(error.args[0].decode(errors="replace"))) from None
+    groups: dict[int | str, int] = {number: number for number in range(regexp.groups + 1)}
+    groups.update((name.decode(), number) for name, number in regexp.groupindex.items())
+    return _Pattern(regexp=regexp, groups=groups, size=regexp.programsize)
+
+
+def _utf8(s: str) -> bytes:
+    return whole_characters(s).encode()
+
+
+# What RE2 says of things that other engines have, up to what it shows of the pattern, and what to do instead.
+_EXPLAINED = {
+    "missing ): ": "missing )",
+    "unexpected ): ": "a ) without its (; the character itself is written \\)",
+    "missing ]: ": "missing ]",
+    "invalid perl operator: (?=": "look-ahead (?=…) is not available here; "
+    "match what follows too, and put what you want in a group",
+    "invalid perl operator: (?!": "look-ahead (?!…) is not available here; "
+    "test for it by a regex_match() of its own",
+    "invalid perl operator: (?<=": "look-behind (?<=…) is not available here; "
+    "match what comes before too, and put what you want in a group",
+    "invalid perl operator: (?<!": "look-behind (?<!…) is not available here; "
+    "test for it by a regex_match() of its own",
+    "invalid perl operator: (?>": "an atomic group (?>…) is not available, nor needed here; write (?:…)",
+    "invalid perl operator: (?(": "a condition (?(…)…) is not available here; write two expressions",
+    "invalid perl operator: (?P": "a backreference (?P=…) is not available here; "
+    "compare what regex_extract() gives for two groups",
+    "invalid escape sequence: \\k": "a backreference \\k<…> is not available here; "
+    "compare what regex_extract() gives for two groups",
+    "invalid escape sequence: \\u": "a character by its number is written \\x{00E9}",
+    "invalid escape sequence: \\Z": "the end of the text is written \\z",
+    "invalid perl operator: (?x": "(?x) is not available here; write the pattern without blanks and comments",
+    "invalid perl operator: (?#": "a comment (?#…) is not available here",
+    "pattern too large": "it is too large; make its repetitions {…} smaller",
+}
+_BACKREFERENCE = re.compile(r"invalid escape sequence: (\\[1-9])")
+_POSSESSIVE = re.compile(r"bad repetition operator: ([*+?])\+")
+
+
+def _explained(problem: str) -> str:
+    if found := _BACKREFERENCE.match(problem):
+        return f"a backreference {found[1]} is not available here; compare what regex_extract() gives for two groups"
+    if found := _POSSESSIVE.match(problem):
+        return f"{found[1]}+ is not available, nor needed here; write {found[1]}"
+    return next((text for start, text in _EXPLAINED.items() if problem.startswith(start)), problem)
+
+
+def _pattern_mistake(arguments: Sequence[object]) -> Mistake | None:
+    pattern = arguments[1]
+    assert isinstance(pattern, str)  # the parameter takes nothing else
+    try:
+        _compiled(pattern)
+    except ExpressionError as error:
+        problem = f"bad regular expression '{shortened(pattern)}': {error}"
+        return Mistake(problem=problem, argument=1, code="bad-regex")
+    return None
+
+
+# What a search costs, in steps: a call at all, and a character of the text for so many instructions.
+_CALL = 20
+_INSTRUCTIONS = 64
+
+
+def _encoded(s: str, pattern: _Pattern, budget: Budget) -> bytes:
+    data = _utf8(s)
+    budget.spend(_CALL + len(data) * pattern.size // _INSTRUCTIONS)
+    return data
+
+
+def _taken(found: _Match, group: int) -> str | None:
+    taken: bytes | None = found.group(group)
+    return None if taken is None else taken.decode(errors="replace")
+
+
+@function(
+    text("s"),
+    literal("pattern"),
+    needs_scope=True,
+    stride=CONSTANT,
+    check=_pattern_mistake,
+    example=("regex_match(sku, '^[A-Z]{2}-[0-9]+$')", {"sku": "AB-42"}, True),
+)
+def _regex_match(scope: Scope, s: str, pattern: str) -> JSON:
+    """Whether a regular expression (RE2) matches anywhere in a text."""
+    compiled = _compiled(pattern)
+    return compiled.regexp.search(_encoded(s, compiled, scope.budget)) is not None
+
+
+def _check_extract(arguments: Sequence[object]) -> Mistake | None:
+    if (mistake := _pattern_mistake(arguments)) or len(arguments) == 2:
+        return mistake
+    pattern, group = str(arguments[1]), arguments[2]
+    groups = _compiled(pattern).groups
+    if group in groups:
+        return None
+    shown, near = (
+        (f"'{group}'", did_you_mean(group, _names(groups))) if isinstance(group, str) else (f"`{group}`", "")
+    )
+    problem = f"the regular expression has no group {shown}; {_listed(groups)}{near}"
+    return Mistake(problem=problem, argument=2, code="unknown-group")
+
+
+def _names(groups: Mapping[int | str, int]) -> list[str]:
+    return [name for name in groups if isinstance(name, str)]
+
+
+def _listed(groups: Mapping[int | str, int]) -> str:
+    """Say which groups there are."""
+    named = {groups[name]: f" ('{name}')" for name in _names(groups)}
+    written = [
+        f"`{number}`{named.get(number, '')}" for number in groups if isinstance(number, int) and number
+    ]
+    return f"it has {', '.join(written)}" if written else "it has none, and `0` is the whole match"
+
+
+@function(
+    text("s"),
+    literal("pattern"),
+    optional(literal("group", str, int, float)),
+    needs_scope=True,
+    stride=CONSTANT,
+    check=_check_extract,
+    example=("regex_extract(note, 'order #([0-9]+)')", {"note": "Paid order #42 today"}, "42"),
+)
+def _regex_extract(scope: Scope, s: str, pattern: str, group: int | str | None = None) -> JSON:
+    """What a group of a regular expression takes, by number or name (the first, else all); null if nothing."""
+    compiled = _compiled(pattern)
+    found = compiled.regexp.search(_encoded(s, compiled, scope.budget))
+    if found is None:
+        return None
+    taken = _taken(found, min(compiled.regexp.groups, 1) if group is None else compiled.groups[group])
+    limit_text("regex_extract", len(taken or ""))
+    return taken
+
+
+def _check_replace(arguments: Sequence[object]) -> Mistake | None:
+    mistake, to = _pattern_mistake(arguments), arguments[2]
+    if mistake or not isinstance(to, str):
+        return mistake
+    try:
+        _template(to, _compiled(str(arguments[1])))
+    except ExpressionError as error:
+        return Mistake(problem=str(error), argument=2, code="unknown-group")
+    return None
+
+
+_ESCAPE = re.compile(r"\\(.?)", re.DOTALL)
+
+
+def _template(to: str, pattern: _Pattern) -> list[str | int]:
+    """Take a replacement apart: texts, and the numbers of groups between them."""
+    parts = _ESCAPE.split(to)
+    return [_escape(part, pattern) if place % 2 else part for place, part in enumerate(parts)]
+
+
+def _escape(character: str, pattern: _Pattern) -> str | int:
+    if character == "\\":
+        return character
+    if not ("0" <= character <= "9" and int(character) in pattern.groups):
+        raise ExpressionError(
+            f"a \\ in 'to' of regex_replace() stands before the number of a group; {_listed(pattern.groups)}; "
+            "the character itself is written \\\\"
+        )
+    return int(character)
+
+
+@function(
+    text("s"),
+    literal("pattern"),
+    text("to"),
+    needs_scope=True,
+    stride=CONSTANT,
+    check=_check_replace,
+    example=("regex_replace(phone, '[^0-9+]', '')", {"phone": "+49 (30) 12-34"}, "+49301234"),
+)
+def _regex_replace(scope: Scope, s: str, pattern: str, to: str) -> JSON:
+    r"""The text with every match of a regular expression replaced; \1 stands for what its first group took."""
+    compiled = _compiled(pattern)
+    template = _template(to, compiled)
+    data = _encoded(s, compiled, scope.budget)
+    pieces: list[str] = []
+    size = end = 0
+    for found in _matches(data, compiled, scope.budget):
+        pieces.append(data[end : found.start()].decode(errors="replace"))
+        pieces += [part if isinstance(part, str) else _taken(found, part) or "" for part in template]
+        size += sum(map(len, pieces[-len(template) - 1 :]))
+        limit_text("regex_replace", size)
+        end = found.end()
+    pieces.append(data[end:].decode(errors="replace"))
+    limit_text("regex_replace", size + len(pieces[-1]))
+    return "".join(pieces)
+
+
+# What a further match costs, in steps: at all, and for the rest of the text, which may be looked at to its end.
+_MATCH = 20
+_LOOKED_AT = 1024
+
+
+def _matches(data: bytes, pattern: _Pattern, budget: Budget) -> Iterator[_Match]:
+    place = 0
+    while place <= len(data) and (found := pattern.regexp.search(data, place)):
+        start, end = found.span()
+        budget.spend(_MATCH + (len(data) - start) // _LOOKED_AT)
+        # Nothing is found between the bytes of one character too, where a match takes nothing.
+        if start < end or not _inside_character(data, start):
+            yield found
+        place = end if start < end else _next_character(data, end)
+
+
+def _inside_character(data: bytes, place: int) -> bool:
+    return place < len(data) and data[place] & 0xC0 == 0x80
+
+
+def _next_character(data: bytes, place: int) -> int:
+    place += 1
+    while _inside_character(data, place):
+        place += 1
+    return place

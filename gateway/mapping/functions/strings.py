@@ -1,0 +1,203 @@
+"""Functions for text."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from itertools import filterfalse
+
+from gateway.errors import ExpressionError
+from gateway.event import JSON
+from gateway.mapping.functions.json_values import kind, limit_items, limit_text, whole
+from gateway.mapping.functions.table import (
+    CONSTANT,
+    SLOWLY,
+    Group,
+    Mistake,
+    array,
+    number,
+    one_of,
+    optional,
+    text,
+)
+from gateway.text import number_text
+
+function = Group("text")
+
+
+@function(text("s"), example=("lower(email)", {"email": "Ada@Example.com"}, "ada@example.com"))
+def _lower(s: str) -> JSON:
+    """The text in lower case."""
+    return s.lower()
+
+
+@function(text("s"), example=("upper(country)", {"country": "de"}, "DE"))
+def _upper(s: str) -> JSON:
+    """The text in upper case."""
+    return s.upper()
+
+
+@function(text("s"), example=("trim(name)", {"name": "  Ada "}, "Ada"))
+def _trim(s: str) -> JSON:
+    """The text without blanks and line breaks around it."""
+    return s.strip()
+
+
+_NO_SEPARATOR = "split() needs a separator that is not empty"
+
+
+def _check_separator(arguments: Sequence[object]) -> Mistake | None:
+    return Mistake(problem=_NO_SEPARATOR, argument=1) if arguments[1] == "" else None
+
+
+@function(
+    text("s"),
+    text("sep"),
+    check=_check_separator,
+    example=("split(tags, ',')", {"tags": "new,vip"}, ["new", "vip"]),
+)
+def _split(s: str, sep: str) -> JSON:
+    """The parts of a text between the separators."""
+    if not sep:
+        raise ExpressionError(_NO_SEPARATOR)
+    limit_items("split", s.count(sep) + 1)
+    return [*s.split(sep)]
+
+
+_NOTHING_TO_REPLACE = "replace() needs a text to look for that is not empty"
+
+
+def _check_search(arguments: Sequence[object]) -> Mistake | None:
+    return Mistake(problem=_NOTHING_TO_REPLACE, argument=1) if arguments[1] == "" else None
+
+
+@function(
+    text("s"),
+    text("from"),
+    text("to"),
+    check=_check_search,
+    example=("replace(phone, ' ', '')", {"phone": "+49 30 1234"}, "+49301234"),
+)
+def _replace(s: str, search: str, to: str) -> JSON:
+    """The text with every occurrence of one text replaced by another."""
+    if not search:
+        raise ExpressionError(_NOTHING_TO_REPLACE)
+    limit_text("replace", len(s) + s.count(search) * (len(to) - len(search)))
+    return s.replace(search, to)
+
+
+@function(
+    text("sep"),
+    array("list"),
+    example=("join(', ', [city, state, country])", {"city": "Paris", "country": "FR"}, "Paris, FR"),
+)
+def _join(sep: str, items: list[JSON]) -> JSON:
+    """The texts and numbers of a list in one text; nulls are skipped, and null when nothing is left."""
+    texts = [_written("join", item, "a list of text or numbers") for item in items if item is not None]
+    limit_text("join", sum(map(len, texts)) + len(sep) * len(texts))
+    return sep.join(texts) if texts else None
+
+
+def _written(name: str, value: JSON, needs: str) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return number_text(value)
+    raise ExpressionError(f"{name}() needs {needs}, got {kind(value)} in it; to_string(…) turns it into text")
+
+
+_PLACEHOLDER = re.compile(r"\{\{|\}\}|\{\}|[{}]")
+
+
+def _check_format(arguments: Sequence[object]) -> Mistake | None:
+    template, *values = arguments
+    problem = _format_problem(template, len(values)) if isinstance(template, str) else None
+    return Mistake(problem=problem) if problem else None
+
+
+def _format_problem(template: str, values: int) -> str | None:
+    marks = _PLACEHOLDER.findall(template)
+    if "{" in marks or "}" in marks:
+        return "format() takes {} as its placeholder; a brace itself is written {{ or }}"
+    places = marks.count("{}")
+    if places == values:
+        return None
+    return f"format() has {places} {{}} for {values} value{'' if values == 1 else 's'}"
+
+
+@function(
+    text("template"),
+    optional(one_of("x", str, int, float)),
+    variadic=True,
+    check=_check_format,
+    example=("format('Order {} of {}', number, name)", {"number": 42.0, "name": "Ada"}, "Order 42 of Ada"),
+)
+def _format(template: str, *values: JSON) -> JSON:
+    """The text with each {} replaced by the next value; a brace is written {{ or }}."""
+    if problem := _format_problem(template, len(values)):
+        raise ExpressionError(problem)
+    texts = [_written("format", value, "text or numbers") for value in values]
+    limit_text("format", len(template) + sum(map(len, texts)))
+    remaining = iter(texts)
+    return _PLACEHOLDER.sub(lambda mark: next(remaining) if mark[0] == "{}" else mark[0][0], template)
+
+
+@function(
+    text("s"),
+    number("start"),
+    optional(number("length")),
+    example=("substring(phone, `0`, `3`)", {"phone": "+49301234"}, "+49"),
+)
+def _substring(s: str, start: int | float, length: int | float | None = None) -> JSON:
+    """A piece of a text: from a position (0 is the first, -1 the last character), to the end or so long."""
+    first = whole("substring", "start", start)
+    first = max(first + len(s), 0) if first < 0 else first
+    if length is None:
+        return s[first:]
+    count = whole("substring", "length", length)
+    if count < 0:
+        raise ExpressionError("substring() needs a length of 0 or more")
+    return s[first : first + count]
+
+
+@function(
+    text("s"),
+    stride=SLOWLY,
+    example=("slug(title)", {"title": "Crème brûlée, twice!"}, "creme-brulee-twice"),
+)
+def _slug(s: str) -> JSON:
+    """The text as it would stand in an address: lower case, no accents, words joined by "-"."""
+    # One character at a time: to bring many accents in a row into order takes time that grows with the square.
+    plain = s if s.isascii() else s.translate({ord(each): _plain(each) for each in set(s)})
+    limit_text("slug", len(plain))
+    return "-".join(_WORD.findall(plain.casefold()))
+
+
+_WORD = re.compile(r"[^\W_]+")
+
+
+def _plain(character: str) -> str:
+    return "".join(filterfalse(unicodedata.combining, unicodedata.normalize("NFKD", character)))
+
+
+@function(
+    text("s"),
+    text("suffix"),
+    stride=CONSTANT,
+    example=("ends_with(email, '.edu')", {"email": "ada@mit.edu"}, True),
+)
+def _ends_with(s: str, suffix: str) -> JSON:
+    """Whether a text ends with another."""
+    return s.endswith(suffix)
+
+
+@function(
+    text("s"),
+    text("prefix"),
+    stride=CONSTANT,
+    example=("starts_with(id, 'cus_')", {"id": "cus_42"}, True),
+)
+def _starts_with(s: str, prefix: str) -> JSON:
+    """Whether a text starts with another."""
+    return s.startswith(prefix)

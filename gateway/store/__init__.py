@@ -1,0 +1,1 @@
+"""The only SQL: events, deliveries and connection states, on SQLite or PostgreSQL."""

@@ -1,0 +1,8 @@
+"""Run migrations on the connection that `gateway.store.database.migrate` hands over, in its transaction."""
+
+from alembic import context
+
+from gateway.store.tables import metadata
+
+context.configure(connection=context.config.attributes["connection"], target_metadata=metadata)
+context.run_migrations()

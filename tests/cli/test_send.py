@@ -1,0 +1,473 @@
+"""gateway identify, track, page, destroy and request, against the stand-in for the Track API."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from gateway.cli import main
+from tests.support.trackapi import Delay, ParsedRequest, Reply, Reset, TrackAPI
+
+KEY = "key-4711"
+REGION = "/v1/accounts/region"
+EVENTS = "/v1/customers/42/events"
+EVENT = '{"name": "Paid", "data": {"total": 5.10}}'
+Gateway = Callable[..., Result]
+
+
+@pytest.fixture
+def api() -> Iterator[TrackAPI]:
+    with TrackAPI(api_key=KEY) as running:
+        yield running
+
+
+@pytest.fixture
+def gateway(api: TrackAPI, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Gateway:
+    """Runs a command in an empty directory, with the credentials of the stand-in and no other setting of ours."""
+    for name in list(os.environ):
+        if name.startswith(("CUSTOMERIO_", "GATEWAY_", "DATABASE_URL", "DYNO")):
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    credentials = {
+        "CUSTOMERIO_SITE_ID": "site",
+        "CUSTOMERIO_API_KEY": KEY,
+        "CUSTOMERIO_BASE_URL": api.url,
+        "CUSTOMERIO_RETRY_DELAY_MS": "1",
+    }
+
+    def run(*words: object, stdin: str | bytes = "", **environ: str) -> Result:
+        arguments = [str(each) for each in words]
+        result = CliRunner().invoke(main, arguments, input=stdin, env=credentials | environ)
+        assert result.exception is None or isinstance(result.exception, SystemExit)
+        assert "4711" not in result.output
+        return result
+
+    return run
+
+
+class Requests(list[ParsedRequest]):
+    """What a stand-in is asked, in its order; it gives the replies in turn, and applies what is none's turn."""
+
+    def __init__(self, *replies: Reply | Reset | Delay) -> None:
+        super().__init__()
+        self._replies = list(replies)
+
+    def __call__(self, request: ParsedRequest) -> Reply | Reset | Delay | None:
+        self.append(request)
+        return self._replies.pop(0) if self._replies else None
+
+
+AWAY = Reply(status=503, body=b'{"meta": {"errors": ["come back later"]}}')
+
+
+# People and what they do
+
+
+def test_identify_sends_texts_and_json_and_prints_the_answer(api: TrackAPI, gateway: Gateway) -> None:
+    words = (
+        "plan=pro",
+        "logins:=3",
+        "vip:=true",
+        "left_at:=null",
+        "note=",
+        'home:={"city": "Oslo"}',
+        "a.b=c=d",
+    )
+    result = gateway("identify", "--id", 42, *words, "--timestamp", 1767225600)
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "{}\n", "")
+    (applied,) = api.applied("42")
+    assert applied.body == {
+        "plan": "pro",
+        "logins": 3,
+        "vip": True,
+        "left_at": None,
+        "note": "",
+        "home": {"city": "Oslo"},
+        "a.b": "c=d",
+        "_timestamp": 1767225600,
+    }
+
+
+def test_track_takes_a_negative_number_and_an_id_of_the_event(api: TrackAPI, gateway: Gateway) -> None:
+    for _ in range(2):
+        words = ("total:=-5", "note=-", "--timestamp", 1767225600, "--event-id", "order-7")
+        assert gateway("track", "Paid", "--id", "42", *words).exit_code == 0
+    assert api.repeats == 1
+    (applied,) = api.applied("42")
+    assert applied.kind == "event"
+    assert isinstance(applied.body, dict)
+    assert (applied.body["name"], applied.body["timestamp"]) == ("Paid", 1767225600)
+    assert applied.body["data"] == {"total": -5, "note": "-"}
+
+
+def test_track_records_what_somebody_not_known_did(api: TrackAPI, gateway: Gateway) -> None:
+    assert gateway("track", "Paid", "--anonymous-id", "a-1").exit_code == 0
+    assert len(api.applied_anonymously("a-1")) == 1
+
+
+def test_a_name_and_an_attribute_may_begin_with_a_dash(api: TrackAPI, gateway: Gateway) -> None:
+    assert gateway("track", "--id", "42", "--", "-Paid", "-x=1").exit_code == 0
+    (applied,) = api.applied("42")
+    assert isinstance(applied.body, dict)
+    assert (applied.body["name"], applied.body["data"]) == ("-Paid", {"-x": "1"})
+
+
+def test_page_records_an_address(api: TrackAPI, gateway: Gateway) -> None:
+    assert gateway("page", "https://example.com/?a=b", "--cio-id", "abc", "ref=ad").exit_code == 0
+    (applied,) = api.applied("cio_abc")
+    assert applied.kind == "page"
+    refused = gateway("page", "example.com", "--id", "42")
+    assert (refused.exit_code, "https://" in refused.stderr) == (1, True)
+
+
+def test_destroy_deletes_a_person(api: TrackAPI, gateway: Gateway) -> None:
+    gateway("identify", "--email", "ann@example.com")
+    assert "email:ann@example.com" in api.people
+    result = gateway("destroy", "--email", "ann@example.com")
+    assert (result.exit_code, result.stdout) == (0, "{}\n")
+    assert api.people == {}
+
+
+@pytest.mark.parametrize(
+    ("given", "stdin"),
+    [("-", '{"plan": "free", "seats": 2}'), ("@more.json", ""), ('{"plan": "free", "seats": 2}', "")],
+)
+def test_data_is_an_object_of_attributes_and_the_command_line_wins(
+    api: TrackAPI, gateway: Gateway, given: str, stdin: str
+) -> None:
+    # As a text editor on Windows writes it.
+    Path("more.json").write_text('{"plan": "free", "seats": 2}\n', encoding="utf-8-sig")
+    assert gateway("identify", "--id", "42", "plan=pro", "--data", given, stdin=stdin).exit_code == 0
+    assert api.people["id:42"] == {"plan": "pro", "seats": 2}
+
+
+def test_an_empty_answer_prints_nothing(api: TrackAPI, gateway: Gateway) -> None:
+    api.answer = Requests(Reply(status=200))
+    result = gateway("identify", "--id", "42")
+    assert (result.exit_code, result.stdout) == (0, "")
+
+
+# What is wrong with a command line
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("identify", "42"), "'42' is neither key=text nor key:=json; a person is named by --id 42"),
+        (("track", "Paid", "a@example.com"), "a person is named by --email a@example.com"),
+        (("page", "*", "Ann B", "--id", "42"), "a person is named by --id 'Ann B'"),
+        (("destroy", "42"), "'42' has no place here; a person is named by --id 42"),
+        (("identify",), "nobody is named; give --id, --email or --cio-id"),
+        (("track", "Paid"), "nobody is named; give --id, --email, --cio-id or --anonymous-id"),
+        (("destroy", "--id", ""), "nobody is named"),
+        (("destroy", "--anonymous-id", "1"), "No such option"),
+        (("identify", "--id", "42", "a=1", "a:=2"), "'a' is given twice"),
+        (("identify", "--id", "42", ":=2"), "an attribute has no key"),
+        (
+            ("identify", "--id", "42", "total:=s3cret"),
+            "what follows 'total:=' is not JSON; write total=… for",
+        ),
+        (("identify", "--id", "42", "total:=NaN"), "what follows 'total:=' is not JSON"),
+        (("identify", "--id", "42", "deep:=" + "[" * 65 + "]" * 65), "what follows 'deep:=' is not JSON"),
+        (("identify", "--id", "42", "--data", '["s3cret"]'), "--data is not an object of attributes"),
+        (
+            ("identify", "--id", "42", "--data", '{"a": s3cret}'),
+            "--data: the body is not valid JSON at line 1",
+        ),
+        (("identify", "--id", "42", "--timestamp", "1767225600000"), "timestamp is not whole unix seconds"),
+        (("identify", "--id", "42", "a:=\udcff"), "what follows 'a:=' is not JSON"),
+        (("identify", "--id", "42", "--region", "de"), "'de' is not one of 'us', 'eu'"),
+        (("request", REGION, "--timeout", "nan"), "not over 0 and at most 3600 seconds"),
+        (("request", REGION, "--query", "a=1", "--query", "s3cret"), "number 2 of --query is not a name, ="),
+        (("request", REGION, "--header", "X:1", "--header", "x: 2"), "--header gives 'x' twice"),
+        (("request", REGION, "--file", "a=b", "--file", "a=c"), "--file gives 'a' twice"),
+        (("request", REGION, "--json", "{s3cret"), "--json: the body is not valid JSON at line 1"),
+        (("request", REGION, "--json", "{}", "--data", "{}"), "--json is given instead of --data and --text"),
+        (("request", REGION, "--data", "\udcff"), "--data is not UTF-8 text"),
+        (("request", REGION, "--retries", "101"), "is not in the range"),
+        (("request", REGION, "--retry-all-errors"), "nothing is tried again without --retries N"),
+    ],
+)
+def test_a_command_line_that_is_wrong_is_told_and_sends_nothing(
+    api: TrackAPI, gateway: Gateway, words: tuple[str, ...], said: str
+) -> None:
+    result = gateway(*words)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert said in result.stderr
+    assert "s3cret" not in result.output
+    assert api.requests == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("identify", "--id", "42", "n=" + "x" * 1001), "attributes.n is 1001 bytes long"),
+        (("identify", "--id", "42", "n=\udcff"), "attributes holds text that is not valid Unicode"),
+        (("track", "\udcff", "--id", "42"), "name holds text that is not valid Unicode"),
+        (("destroy", "--id", "\udcff"), "id holds text that is not valid Unicode"),
+        (
+            ("request", REGION, "--header", "Authorization: s3cret"),
+            "headers.Authorization is set by the gateway",
+        ),
+        (("request", REGION, "--data", "a", "--form", "a=b"), "data cannot be sent together with 'form'"),
+        (
+            ("request", REGION, "--file", "a=none.csv"),
+            "--file: none.csv cannot be read (No such file or directory)",
+        ),
+        (("request", REGION, "--data", "@none"), "--data: none cannot be read (No such file or directory)"),
+        (("request", "/api" + REGION), "path is taken below /api already"),
+        (("request", "https://elsewhere.example" + REGION), "path has to be a path below /api"),
+        (("request", "//elsewhere.example" + REGION), "path has to be a path below /api"),
+        (
+            ("destroy", "--id", "42", "--connection", "eu-prod"),
+            "connection 'eu-prod' is not known: set CUSTOMERIO_EU_PROD_SITE_ID and CUSTOMERIO_EU_PROD_API_KEY",
+        ),
+        (("destroy", "--id", "42", "--connection", "\udcff"), r"connection '\udcff' is not known"),
+    ],
+)
+def test_what_cannot_be_sent_is_told_and_sends_nothing(
+    api: TrackAPI, gateway: Gateway, words: tuple[str, ...], said: str
+) -> None:
+    result = gateway(*words)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith("Error: ")
+    assert said in result.stderr
+    assert "s3cret" not in result.output
+    assert api.requests == 0
+
+
+def test_an_absolute_address_never_gets_the_credentials(gateway: Gateway) -> None:
+    with TrackAPI(api_key=KEY) as elsewhere:
+        for path in (elsewhere.url + "/api" + REGION, elsewhere.url.removeprefix("http:") + REGION):
+            assert gateway("request", path).exit_code == 1
+        assert elsewhere.requests == 0
+
+
+def test_missing_credentials_are_named(gateway: Gateway) -> None:
+    result = gateway("identify", "--id", "42", CUSTOMERIO_SITE_ID="", CUSTOMERIO_API_KEY="")
+    assert (result.exit_code, result.stderr) == (
+        1,
+        "Error: connection 'default' is not known: set CUSTOMERIO_SITE_ID and CUSTOMERIO_API_KEY\n",
+    )
+
+
+# Where it goes
+
+
+def test_a_connection_has_its_own_credentials(api: TrackAPI, gateway: Gateway) -> None:
+    own = {"CUSTOMERIO_EU_PROD_SITE_ID": "site", "CUSTOMERIO_EU_PROD_API_KEY": KEY}
+    result = gateway(
+        *("identify", "--id", "42", "--connection", "eu-prod"),
+        CUSTOMERIO_API_KEY="wrong",
+        CUSTOMERIO_EU_PROD_BASE_URL=api.url,
+        **own,
+    )
+    assert (result.exit_code, list(api.people)) == (0, ["id:42"])
+
+
+@pytest.mark.parametrize(("words", "host"), [((), b"track"), (("--region", "eu"), b"track-eu")])
+def test_a_region_wins_over_the_connections(gateway: Gateway, words: tuple[str, ...], host: bytes) -> None:
+    """The network is not reached: a proxy on loopback sees where a connection is wanted, and refuses it."""
+    wanted: list[bytes] = []
+
+    def refuse(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection:
+            wanted.append(connection.recv(65_536).partition(b" HTTP/")[0])
+            connection.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=refuse, args=(listener,))
+        thread.start()
+        proxy = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        direct = dict.fromkeys(("NO_PROXY", "no_proxy", "ALL_PROXY", "all_proxy", "CUSTOMERIO_BASE_URL"), "")
+        proxied = {"HTTPS_PROXY": proxy, "https_proxy": proxy, "CUSTOMERIO_RETRY_MAX": "0"}
+        result = gateway("identify", "--id", "42", *words, **direct, **proxied)
+        thread.join()
+    assert wanted == [b"CONNECT " + host + b".customer.io:443"]
+    assert (result.exit_code, result.stdout) == (1, "")
+
+
+# When it fails
+
+
+def test_what_does_not_arrive_is_tried_again_and_told(api: TrackAPI, gateway: Gateway) -> None:
+    api.answer = Requests(AWAY, Reset(applied=False))
+    result = gateway("identify", "--id", "42")
+    assert (result.exit_code, result.stdout) == (0, "{}\n")
+    first, second = result.stderr.splitlines()
+    assert first == "HTTP 503: come back later; trying again in 0.0 s"
+    assert second.startswith("the connection failed: ")
+    assert api.requests == 3
+
+
+def test_the_connections_policy_says_how_often(api: TrackAPI, gateway: Gateway) -> None:
+    api.answer = Requests(*[AWAY] * 9)
+    result = gateway("track", "Paid", "--id", "42")
+    assert (result.exit_code, result.stdout, api.requests) == (1, "", 4)
+    assert result.stderr.splitlines()[-1] == "Error: HTTP 503: come back later (given up after 4 tries)"
+    assert gateway("track", "Paid", "--id", "42", CUSTOMERIO_RETRY_MAX="0").exit_code == 1
+    assert api.requests == 5
+
+
+def test_a_refusal_is_told_once_and_does_nothing_to_a_terminal(api: TrackAPI, gateway: Gateway) -> None:
+    api.answer = Requests(Reply(status=400, body=b'{"meta": {"error": "no \\u001b[31mway"}}'))
+    result = gateway("identify", "--id", "42")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith("Error: HTTP 400: no ")
+    assert result.stderr.count("\n") == 1
+    assert "\x1b" not in result.stderr
+
+
+# Any request
+
+
+def test_request_prints_the_answer_as_json(gateway: Gateway) -> None:
+    result = gateway("request", REGION)
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["region"] == "us"
+    assert result.stdout.startswith('{\n  "')
+
+
+def test_request_sends_method_query_and_headers(api: TrackAPI, gateway: Gateway) -> None:
+    api.answer = seen = Requests(Reply(status=200, body=b"{}"))
+    words = ("--query", "a=1", "--query", "b=x y", "--query", "a=2=2", "--header", "X-Trace: abc: 1")
+    assert gateway("request", "/v1/things", "--method", "put", *words, "--data", "{}").exit_code == 0
+    (request,) = seen
+    assert (request.method, request.target) == ("PUT", b"/api/v1/things?a=1&a=2%3D2&b=x%20y")
+    assert request.headers["x-trace"] == "abc: 1"
+
+
+@pytest.mark.parametrize(
+    ("words", "stdin", "body", "content_type"),
+    [
+        (("--data", '{"n": 1.10}'), "", b'{"n": 1.10}', "application/json"),
+        (("--data", "null"), "", b"null", "application/json"),
+        (("--data", '"a"'), "", b'"a"', "application/json"),
+        (("--data", "{Ü"), "", "{Ü".encode(), "text/plain; charset=utf-8"),
+        (("--data", ""), "", b"", "text/plain; charset=utf-8"),
+        (("--data", "[1]", "--text"), "", b"[1]", "text/plain; charset=utf-8"),
+        (("--data", "-"), "[1]\n", b"[1]\n", "application/json"),
+        (("--json", "-"), "[1]", b"[1]", "application/json"),
+        (("--data", "@body.json"), "", b'{"from": "file"}', "application/json"),
+        (("--data", "{}", "--header", "content-type: text/x"), "", b"{}", "text/x"),
+    ],
+)
+def test_request_sends_a_body_as_it_is_written(
+    api: TrackAPI, gateway: Gateway, words: tuple[str, ...], stdin: str, body: bytes, content_type: str
+) -> None:
+    Path("body.json").write_text('{"from": "file"}')
+    api.answer = seen = Requests(Reply(status=200, body=b"{}"))
+    assert gateway("request", "/v1/things", *words, stdin=stdin).exit_code == 0
+    (request,) = seen
+    assert (request.method, request.body) == ("POST", body)
+    assert request.headers["content-type"] == content_type
+
+
+def test_request_sends_what_the_api_applies(api: TrackAPI, gateway: Gateway) -> None:
+    assert gateway("request", EVENTS, "--data", EVENT).exit_code == 0
+    (applied,) = api.applied("42")
+    assert isinstance(applied.body, dict)
+    assert applied.body["data"] == {"total": 5.1}
+
+
+def test_request_sends_fields_and_local_files(api: TrackAPI, gateway: Gateway) -> None:
+    Path("sub").mkdir()
+    Path("sub/people.csv").write_bytes(b"\xff\x00\r\n")
+    Path("more.csv").write_bytes(b"more")
+    api.answer = seen = Requests(Reply(status=200, body=b"{}"))
+    fields = (
+        "--form",
+        "kind=a",
+        "--form",
+        "kind=b",
+        "--file",
+        "list=sub/people.csv",
+        "--file",
+        "rest=more.csv",
+    )
+    assert gateway("request", "/v1/import", *fields, "--file-name", "rest=new.csv").exit_code == 0
+    (request,) = seen
+    kind, _, boundary = request.headers["content-type"].partition("; boundary=")
+    assert kind == "multipart/form-data"
+    parts = request.body.split(b"--" + boundary.encode())
+    assert [part.partition(b"\r\n\r\n")[2] for part in parts[1:-1]] == [
+        b"a\r\n",
+        b"b\r\n",
+        b"\xff\x00\r\n\r\n",
+        b"more\r\n",
+    ]
+    assert b'name="list"; filename="people.csv"' in parts[3]
+    assert b'name="rest"; filename="new.csv"' in parts[4]
+
+
+@pytest.mark.parametrize("kind", ["text", "binary"])
+def test_request_prints_texts_and_bytes_as_they_are(api: TrackAPI, gateway: Gateway, kind: str) -> None:
+    api.answer = Requests(Reply(status=200, body=b"\xff\x00 {\r\n"))
+    result = gateway("request", "/v1/export", "--response-type", kind)
+    assert (result.exit_code, result.stdout_bytes) == (0, b"\xff\x00 {\r\n")
+
+
+def test_request_takes_nothing_but_json_unless_asked(api: TrackAPI, gateway: Gateway) -> None:
+    api.answer = Requests(Reply(status=200, body=b"<html>"))
+    result = gateway("request", REGION)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "something else answers at this address" in result.stderr
+
+
+def test_request_is_tried_again_when_asked(api: TrackAPI, gateway: Gateway) -> None:
+    api.answer = Requests(AWAY)
+    result = gateway("request", REGION, "--retries", 1, "--retry-delay", 1, CUSTOMERIO_RETRY_DELAY_MS="60000")
+    assert (result.exit_code, api.requests) == (0, 2)
+    assert json.loads(result.stdout)["region"] == "us"
+    assert result.stderr == "HTTP 503: come back later; trying again in 0.0 s\n"
+
+
+@pytest.mark.parametrize("fault", [AWAY, Reset(applied=True)])
+def test_request_is_not_tried_again_unasked(api: TrackAPI, gateway: Gateway, fault: Reply | Reset) -> None:
+    """Without an id of its own in it, the event would count twice."""
+    api.answer = Requests(fault)
+    result = gateway("request", EVENTS, "--data", EVENT, CUSTOMERIO_RETRY_MAX="5")
+    assert (result.exit_code, result.stdout, api.requests) == (1, "", 1)
+    assert result.stderr.count("\n") == 1
+
+
+def test_request_tries_refusals_again_only_when_asked(api: TrackAPI, gateway: Gateway) -> None:
+    refusal = Reply(status=400)
+    api.answer = Requests(refusal)
+    assert gateway("request", REGION, "--retries", 2).exit_code == 1
+    assert api.requests == 1
+    api.answer = Requests(refusal, refusal)
+    words = ("--retries", 2, "--retry-all-errors", "--no-exponential")
+    assert gateway("request", REGION, *words).exit_code == 0
+    assert api.requests == 4
+
+
+def test_request_ends_an_attempt_in_time(api: TrackAPI, gateway: Gateway) -> None:
+    api.answer = Requests(Delay(seconds=2))
+    result = gateway("request", REGION, "--timeout", "0.2")
+    assert (result.exit_code, result.stderr) == (1, "Error: no whole answer within 0.2 s\n")
+
+
+def test_request_waits_for_longer_than_a_delivery_may(gateway: Gateway) -> None:
+    assert gateway("request", REGION, "--timeout", "90").exit_code == 0
+
+
+def test_debug_shows_each_request_and_answer_without_credentials(api: TrackAPI, gateway: Gateway) -> None:
+    cookie = {"Set-Cookie": "session=key-4711"}
+    api.answer = Requests(Reply(status=503, headers=cookie, body=b"\x1b[31m"))
+    result = gateway("request", EVENTS, "--data", EVENT, "--debug", "--retries", 1)
+    assert (result.exit_code, result.stdout) == (0, "{}\n")
+    assert result.stderr.count("POST /api/v1/customers/42/events\nContent-Type: application/json\n") == 2
+    assert result.stderr.count(EVENT) == 2
+    assert "HTTP 503\n" in result.stderr
+    assert "HTTP 200\n" in result.stderr
+    assert "\\x1b[31m" in result.stderr
+    assert "authorization" not in result.stderr.lower()

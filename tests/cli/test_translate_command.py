@@ -1,0 +1,89 @@
+"""`gateway translate --explain`: why a mapping made of a webhook what it made."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from gateway.cli import main
+from gateway.event import JSON
+
+MAPPING = """\
+version: 1
+source: shop
+verify: none
+event_type: =type
+event_key: =id
+let: {total: "=divide(cents, `100`)"}
+defaults: {id: =customer}
+events:
+  order.paid | order.settled:
+    - call: identify
+      when: =fresh
+    - call: track
+      name: Order Paid
+      attributes:
+        total: =var('total')
+        sku: {or_null: =sku}
+    - call: track
+      each: =items
+      name: =name
+"""
+
+
+def explain(directory: Path, body: JSON) -> Result:
+    (directory / "shop.yaml").write_text(MAPPING)
+    (directory / "body.json").write_text(json.dumps(body))
+    return CliRunner().invoke(main, ["translate", "--explain", "shop.yaml", "body.json"])
+
+
+def steps(result: Result) -> list[str]:
+    """The lines up to the calls, each without the blanks that make columns."""
+    return [" ".join(line.split()) for line in result.stdout.partition("\n\n")[0].splitlines()]
+
+
+@pytest.fixture
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_it_tells_which_entry_matched_what_when_gave_and_what_each_expression_gave(directory: Path) -> None:
+    body: JSON = {"type": "order.paid", "id": 1, "customer": 42, "cents": 4950, "items": [{"name": "Lamp"}]}
+    result = explain(directory, body)
+    assert result.exit_code == 0
+    assert steps(result) == [
+        'event_type =type → "order.paid"',
+        "the entry 'order.paid | order.settled' matches (shop.yaml:9:3)",
+        "identify (shop.yaml:10:7)",
+        "when =fresh → null",
+        "no call: its 'when' is not true",
+        "track (shop.yaml:12:7)",
+        "id =customer → 42",
+        "let.total =divide(cents, `100`) → 49.5",
+        "attributes.total =var('total') → 49.5",
+        "attributes.sku =sku → null",
+        "track (shop.yaml:17:7)",
+        'each =items → [{"name": "Lamp"}]',
+        "item 0 of its 'each'",
+        "id =customer → 42",
+        'name =name → "Lamp"',
+    ]
+    calls = json.loads(result.stdout.partition("\n\n")[2])
+    assert [call["name"] for call in calls] == ["Order Paid", "Lamp"]
+
+
+def test_it_tells_how_far_a_translation_came_that_fails(directory: Path) -> None:
+    result = explain(directory, {"type": "order.paid", "id": 1, "customer": 42, "cents": "many"})
+    assert result.exit_code == 1
+    assert steps(result)[-1] == "let.total =divide(cents, `100`) → error: divide() needs numbers, got text"
+    assert "shop.yaml:6:14: let.total: divide() needs numbers, got text" in result.stderr
+
+
+def test_it_tells_that_nothing_matched(directory: Path) -> None:
+    result = explain(directory, {"type": "other"})
+    assert steps(result)[-1] == "no entry of 'events' matches"
+    assert "ignored: no entry of 'events' matches the event type" in result.stderr

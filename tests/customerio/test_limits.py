@@ -1,0 +1,188 @@
+"""What Customer.io would refuse, replace or drop is found before it is sent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from gateway.customerio.calls import (
+    AddDevice,
+    AddRelationships,
+    Call,
+    DeleteDevice,
+    Destroy,
+    Identify,
+    IdentifyObject,
+    Merge,
+    Page,
+    RawRequest,
+    Screen,
+    SubmitForm,
+    Track,
+)
+from gateway.customerio.limits import violations
+
+NOW = 1_767_225_600
+ACME: dict[str, Any] = {"object_type_id": "1", "object_id": "acme"}
+
+
+def fields(call: Call) -> list[str]:
+    return [violation.field for violation in violations(call)]
+
+
+@pytest.mark.parametrize(
+    ("call", "expected"),
+    [
+        (Destroy(id="."), ["id"]),
+        (Destroy(email=".."), ["email"]),
+        (Track(anonymous_id="..", name="x"), []),
+        (Destroy(id="x" * 151), ["id"]),
+        (Destroy(id="é" * 75), []),
+        (Destroy(id="é" * 76), ["id"]),
+        (Identify(id="1", attributes={"n" * 151: 1}), ["attributes"]),
+        (Identify(id="1", attributes={"n" * 150: 1, "é" * 75: 1, "x" * 38: "v"}), []),
+        (Identify(id="1", attributes={"é" * 76: 1}), ["attributes"]),
+        (Identify(id="1", attributes={"n": "é" * 500, "m": "😀" * 250}), []),
+        (Identify(id="1", attributes={"n": "é" * 501, "m": "😀" * 251}), ["attributes.n", "attributes.m"]),
+        (Identify(id="1", attributes={" ": 1}), ["attributes"]),
+        (Destroy(id=" "), ["id"]),
+        (Identify(id="1", attributes={"_timestamp": 1_767_225_600_000}), ["attributes._timestamp"]),
+        (Identify(id="1", attributes={"_timestamp": 1_767_225_600, "_update": True}), []),
+        (Identify(id="1", attributes={"_update": "true"}), ["attributes._update"]),
+        (Track(id="1", name="n", attributes={"a": 10**5000}), ["attributes"]),
+        (Identify(id="1", attributes={"n": "v" * 1001}), ["attributes.n"]),
+        (Identify(id="1", attributes={"n": "v" * 1000}), []),
+        (Identify(id="1", attributes={f"n{i}": 1 for i in range(301)}), ["attributes"]),
+        (Track(id="1", name=" "), ["name"]),
+        (Track(id="1", name="n" * 101), ["name"]),
+        (Track(id="1", name="n", attributes={"a": "v" * 100_000}), ["attributes"]),
+        (Track(id="1", name="n", attributes={"a": "v" * 99_000}), []),
+        (Track(id="..", name=""), ["id", "name"]),
+        (Track(id="1", name="\ud800"), ["name"]),
+        (Track(id="1", name="n", attributes={"a": float("inf")}), ["attributes"]),
+        (Page(id="1", url="example.com"), ["url"]),
+        (Page(id="1", url="*"), []),
+    ],
+)
+def test_what_customerio_would_refuse_or_drop_is_found_before(call: Call, expected: list[str]) -> None:
+    assert fields(call) == expected
+
+
+def test_a_violation_never_shows_the_value() -> None:
+    canary = "canary" * 100
+    found = violations(Track(id=canary, name=canary, attributes={"a": canary * 200}))
+    assert len(found) == 3
+    assert not any("canary" in violation.problem for violation in found)
+
+
+@pytest.mark.parametrize(
+    ("call", "expected"),
+    [
+        (Screen(id="1", name=""), ["name"]),
+        (Merge(into={"id": "1"}, from_={"id": "2"}), []),
+        (Merge(into={"id": "1"}, from_={}), ["from"]),
+        (Merge(into={"id": "1", "email": "a@b.c"}, from_={"id": "2"}), ["into"]),
+        (Merge(into={"id": "."}, from_={"id": "x" * 151}), ["into", "from"]),
+        (Merge(into={"email": "Ann@example.com"}, from_={"id": "ann@example.com"}), ["from"]),
+        (AddDevice(id="1", token="t", platform="ios", last_used=NOW, attributes={"a": "b"}), []),
+        (AddDevice(id="1", token=" ", platform="iOS"), ["token", "platform"]),
+        (AddDevice(id="1", token="t", platform="ios", last_used=NOW * 1000), ["last_used"]),
+        (AddDevice(id="1", token="t", platform="ios", attributes={"a": 1}), ["attributes.a"]),
+        (DeleteDevice(id="1", token=".."), ["token"]),
+        (DeleteDevice(id="1", token="t" * 1001), ["token"]),
+        (IdentifyObject(**ACME, attributes={"a": None}, people=[{"id": "1"}]), []),
+        (IdentifyObject(object_type_id="1", object_id=" "), ["object_id"]),
+        (IdentifyObject(object_type_id="x" * 151, object_id="x" * 151), ["object_type_id", "object_id"]),
+        (IdentifyObject(**ACME, attributes={"n": "v" * 1001}), ["attributes.n"]),
+        (IdentifyObject(**ACME, people=[{"id": "1"}, {}, {"id": ".."}]), ["people[1]", "people[2]"]),
+        (IdentifyObject(**ACME, people=[{"anonymous_id": "1"}]), ["people[0]"]),
+        (
+            IdentifyObject(**ACME, people=[{"id": "1", "attributes": {"n": "v" * 1001}}]),
+            ["people[0].attributes.n"],
+        ),
+        (IdentifyObject(**ACME, attributes={f"n{i}": "v" * 990 for i in range(40)}), ["attributes"]),
+        (AddRelationships(id="1", objects=[ACME]), []),
+        (AddRelationships(id="1", objects=[]), ["objects"]),
+        (AddRelationships(id="1", objects=[ACME, {"object_id": "x"}]), ["objects[1].object_type_id"]),
+        (AddRelationships(id="..", objects=[ACME]), ["id"]),
+        (
+            AddRelationships(id="1", objects=[{**ACME, "attributes": {"n": "é" * 490}} for _ in range(40)]),
+            ["objects"],
+        ),
+        (SubmitForm(form_id="1", id="1", attributes={"a": "b"}), []),
+        (SubmitForm(form_id="..", id="1", attributes={"a": 1}), ["form_id", "attributes.a"]),
+        (SubmitForm(form_id="1", id="1", attributes={"email": "x"}), ["attributes.email"]),
+        (SubmitForm(form_id="1", id="1", attributes={"form_name": "x"}), ["attributes.form_name"]),
+    ],
+)
+def test_the_other_calls_have_their_limits_too(call: Call, expected: list[str]) -> None:
+    assert fields(call) == expected
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "https://evil.example/v1",
+        "//evil.example/v1",
+        "v1/accounts/region",
+        "",
+        "/v1/../v2/entity",
+        "/v1/./region",
+        "/v1/%2e%2E/entity",
+        "/v1/.%2e/entity",
+        "/v1/customers/..",
+        "/v1/a?b=c",
+        "/v1/a#b",
+        "/v1/a\r\nHost: evil",
+        "/v1/a%0d%0ab",
+        "/v1/a\x00",
+        "/v1\\..\\entity",
+        "/v1/%5c..%5centity",
+        "/v1/100%",
+        "/api/v1/accounts/region",
+        "/\u2028",
+    ],
+)
+def test_a_raw_request_goes_below_the_api_of_its_host_and_nowhere_else(path: str) -> None:
+    assert fields(RawRequest(path=path)) == ["path"]
+
+
+@pytest.mark.parametrize(
+    ("call", "expected"),
+    [
+        (RawRequest(path="/v1/customers/a%2Fb/events", method="POST", data={"a": 1}), []),
+        (RawRequest(path="/v1/customers/jürgen b/events"), []),
+        (RawRequest(path="/v1/x", method="get"), ["method"]),
+        (RawRequest(path="/v1/x", headers={"X-Trace": "1", "Content-Type": "text/csv"}), []),
+        (RawRequest(path="/v1/x", headers={"authorization": "Basic x"}), ["headers.authorization"]),
+        (RawRequest(path="/v1/x", headers={"Host": "evil.example"}), ["headers.Host"]),
+        (RawRequest(path="/v1/x", headers={"Content-Length": "1"}), ["headers.Content-Length"]),
+        (RawRequest(path="/v1/x", headers={"X-A": "b\r\nHost: c"}), ["headers.X-A"]),
+        (RawRequest(path="/v1/x", headers={"X-A": "ü"}), ["headers.X-A"]),
+        (RawRequest(path="/v1/x", headers={"X A": "b"}), ["headers.X A"]),
+        (RawRequest(path="/v1/x", query={"a": ["1", 2, True]}), []),
+        (RawRequest(path="/v1/x", query={"a": {"b": 1}}), ["query.a"]),
+        (RawRequest(path="/v1/x", data={}, form={"a": "b"}), ["data"]),
+        (RawRequest(path="/v1/x", data="text", files={"a": "b"}), ["data"]),
+        (RawRequest(path="/v1/x", form={"a": [["b"]]}), ["form.a"]),
+        (RawRequest(path="/v1/x", files={"a": b"\xff"}, file_names={"a": "a.png"}), []),
+        (RawRequest(path="/v1/x", files={"a": "b"}, file_names={"b": "c"}), ["file_names.b"]),
+        (RawRequest(path="/v1/x", response_type="xml"), ["response_type"]),
+        (RawRequest(path="/v1/x", timeout=0), ["timeout"]),
+        (RawRequest(path="/v1/x", timeout=21), ["timeout"]),
+        (
+            RawRequest(
+                path="/v1/x", retry={"max": 3, "delay_ms": 5, "exponential": True, "all_errors": False}
+            ),
+            [],
+        ),
+        (RawRequest(path="/v1/x", retry={"max": -1, "delay_ms": "5"}), ["retry.max", "retry.delay_ms"]),
+        (
+            RawRequest(path="/v1/x", retry={"times": 1, "exponential": 1}),
+            ["retry.times", "retry.exponential"],
+        ),
+    ],
+)
+def test_the_settings_of_a_raw_request_are_judged(call: RawRequest, expected: list[str]) -> None:
+    assert fields(call) == expected

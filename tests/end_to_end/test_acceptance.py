@@ -1,0 +1,224 @@
+"""The promise, kept by real processes: every accepted webhook's calls arrive, once, in order."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import socket
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from sqlalchemy.engine import make_url
+
+from gateway.store.database import Database
+from tests.support.gateway_process import GatewayProcess
+from tests.support.shop import (
+    API_KEY,
+    SECRET,
+    Load,
+    arrived,
+    assert_promise_kept,
+    paid_order,
+    promised,
+    running_gateway,
+    signed,
+    wait_until_settled,
+)
+from tests.support.trackapi import Delay, Fault, ParsedRequest, Reply, Reset, TrackAPI
+
+CUSTOMERS = 30
+ORDERS = 8  # of each
+PATIENCE = 60.0  # seconds until a load that does not come to its end is given up
+
+# Processes take seconds to start: on the other database these tests run with `pytest -m faults` only.
+MOSTLY_SQLITE = ["sqlite", pytest.param("postgresql", marks=pytest.mark.faults)]
+MOSTLY_POSTGRESQL = [pytest.param("sqlite", marks=pytest.mark.faults), "postgresql"]
+
+PASSWORD = "database-password-4711"
+CANARY = "canary-4711"
+
+
+@pytest.fixture
+def api() -> Iterator[TrackAPI]:
+    with TrackAPI(site_id="site", api_key=API_KEY) as server:
+        yield server
+
+
+@pytest.fixture
+def gateway(tmp_path: Path, database_url: str, database: Database, api: TrackAPI) -> Iterator[GatewayProcess]:
+    """One process of each kind."""
+    one, url = {"WEB_CONCURRENCY": "1"}, _with_password(database_url)
+    with running_gateway(tmp_path, url, api, environment=one, migrated=True) as processes:
+        yield processes
+        sys.stdout.write(processes.read_logs()[-8_000:])  # pytest shows it when the test has failed
+
+
+def test_every_accepted_webhook_arrives_once_and_in_order_although_processes_are_killed(
+    tmp_path: Path, api: TrackAPI, database_url: str
+) -> None:
+    with running_gateway(tmp_path, database_url, api) as gateway:
+        load = Load(gateway.urls, customers=CUSTOMERS, orders=ORDERS, patience=PATIENCE)
+        load.run(lambda load: _kill_each_once(gateway, load))
+        wait_until_settled(database_url, load, timeout=PATIENCE)
+        assert_promise_kept(api, load)
+        assert gateway.stop() == {"web": 0, "worker": 0}
+
+
+@pytest.mark.parametrize("database_url", MOSTLY_SQLITE, indirect=True)
+def test_sigterm_ends_web_and_worker_after_what_they_have_in_hand(
+    gateway: GatewayProcess, api: TrackAPI
+) -> None:
+    api.answer = lambda _: Delay(seconds=1)
+    assert _post(gateway.url, paid_order("c1", 1)).status_code == 202
+    api.wait_until(lambda: api.requests == 1, timeout=10)
+    with ThreadPoolExecutor() as pool, _half_posted(gateway.port, paid_order("c1", 2)) as (connection, rest):
+        stopping = pool.submit(gateway.stop)
+        time.sleep(0.3)  # the signal has to come before the rest of the body
+        connection.sendall(rest)
+        assert connection.recv(64).startswith(b"HTTP/1.1 202 ")
+        connection.close()  # the web waits for a while whether another request comes
+        assert stopping.result() == {"web": 0, "worker": 0}
+
+    api.answer = lambda _: None
+    gateway.worker.start()
+    api.wait_until(lambda: api.count_applied() >= 4, timeout=20)
+    # Once each: what the worker had in hand was settled before it ended, and is not sent again.
+    assert arrived(api, "c1") == list(promised(2))
+    assert (api.count_applied(), api.repeats) == (4, 0)
+
+
+@pytest.mark.parametrize("database_url", MOSTLY_POSTGRESQL, indirect=True)
+def test_neither_a_secret_nor_anything_from_a_body_is_logged_nor_a_line_that_a_stranger_writes(
+    gateway: GatewayProcess, api: TrackAPI
+) -> None:
+    api.answer = _EchoingFaults()
+    for post in _unwelcome_posts():
+        headers = {**post.headers, **_ONCE}
+        answer = requests.post(f"{gateway.url}/hooks/{post.source}", post.body, headers=headers, timeout=10)
+        assert (post.name, answer.status_code) == (post.name, post.status)
+        assert CANARY not in answer.text, post.name
+    for fault in _FAULTS:
+        order = paid_order(f"{CANARY}-{fault}", 1, note=CANARY)
+        assert _post(gateway.url, order, query=f"?token={CANARY}").status_code == 202
+    # Two calls for each, but the one that was refused.
+    api.wait_until(lambda: api.count_applied() == 2 * len(_FAULTS) - 1, timeout=30)
+    assert gateway.stop() == {"web": 0, "worker": 0}
+
+    logs = gateway.read_logs()
+    credentials = base64.b64encode(f"site:{API_KEY}".encode()).decode()
+    assert [text for text in (CANARY, SECRET, API_KEY, credentials, PASSWORD) if text in logs] == []
+    assert "HTTP 500" in logs  # and yet they do tell what happened
+    assert [line for line in logs.splitlines() if line.startswith("CRITICAL")] == []
+    assert "\x1b" not in logs
+
+
+def _kill_each_once(gateway: GatewayProcess, load: Load) -> None:
+    """Kill worker and web in mid-load; `pytest -m faults` does it at random, and worse."""
+    load.wait_until(lambda: load.accepted >= load.events // 3)
+    gateway.worker.kill()
+    gateway.worker.start()
+    load.wait_until(lambda: load.accepted >= load.events // 2)
+    gateway.web.kill()
+    gateway.web.start()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _UnwelcomePost:
+    name: str
+    body: bytes
+    headers: Mapping[str, str]
+    status: int
+    source: str = "shop"
+
+
+def _unwelcome_posts() -> Iterator[_UnwelcomePost]:
+    """What a stranger or a mistaken sender posts, with the canary wherever a log might show it."""
+    order = paid_order(CANARY, 1, note=CANARY)
+    xml, cut_off = f"<note>{CANARY}</note>".encode(), f'{{"note": "{CANARY}'.encode()
+    form = f"note={CANARY}&note%zz={CANARY}".encode()
+    forged = {"Stripe-Signature": f"t={CANARY},v1={CANARY}", "Content-Type": "application/json"}
+    yield _UnwelcomePost(name="forged", body=order, headers=forged, status=401)
+    yield _UnwelcomePost(name="unsigned", body=order, headers={}, status=401)
+    yield _UnwelcomePost(name="changed", body=order + b" ", headers=signed(order), status=401)
+    yield _UnwelcomePost(name="cut off", body=cut_off, headers=signed(cut_off), status=400)
+    yield _UnwelcomePost(name="xml", body=xml, headers=signed(xml, "text/xml"), status=415)
+    yield _UnwelcomePost(name="form", body=form, headers=signed(form, _FORM), status=400)
+    yield _UnwelcomePost(name="nobody's", body=order, headers=signed(order), status=404, source="nobody")
+    yield _UnwelcomePost(name="a line", body=b"", headers={}, status=404, source="x%0ACRITICAL%1B[31m")
+    for name, changes in _UNMAPPABLE.items():
+        body = paid_order(number=1, note=CANARY, **{"id": name, "customer": "c1", **changes})
+        yield _UnwelcomePost(name=name, body=body, headers=signed(body), status=202)
+
+
+_FORM = "application/x-www-form-urlencoded"
+_UNMAPPABLE: dict[str, dict[str, Any]] = {
+    "unknown type": {"type": CANARY},
+    "wrong timestamp": {"type": "order.broken"},
+    "long customer": {"customer": CANARY * 20},
+    "dots for a customer": {"customer": ".."},
+    "list for a customer": {"customer": [CANARY]},
+    "object for a type": {"type": {CANARY: CANARY}},
+}
+
+_FAULTS: dict[str, Fault] = {
+    "refused": Reply(
+        status=400,
+        headers={"Content-Type": "application/json"},
+        body=json.dumps({"meta": {"errors": [f"{CANARY} is wrong"]}}).encode(),
+    ),
+    "broken": Reply(status=500, headers={"Content-Type": "text/html"}, body=f"<h1>{CANARY}</h1>".encode()),
+    "garbled": Reply(status=200, headers={"Content-Type": "text/html"}, body=f"<h1>{CANARY}</h1>".encode()),
+    "moved": Reply(status=301, headers={"Location": f"https://{CANARY}.example/{CANARY}"}),
+    "limited": Reply(status=429, headers={"Retry-After": CANARY}, body=CANARY.encode()),
+    "reset": Reset(applied=False),
+}
+
+
+class _EchoingFaults:
+    """Meets the first request for each customer with the fault that the customer is named for."""
+
+    def __init__(self) -> None:
+        self._left = dict(_FAULTS)
+
+    def __call__(self, request: ParsedRequest) -> Fault | None:
+        name = next((name for name in self._left if f"-{name}".encode() in request.target), None)
+        return self._left.pop(name) if name else None
+
+
+def _post(url: str, body: bytes, *, query: str = "") -> requests.Response:
+    headers = {**signed(body), **_ONCE}
+    return requests.post(f"{url}/hooks/shop{query}", body, headers=headers, timeout=10)
+
+
+# A connection that is kept open would hold up the end of the web.
+_ONCE = {"Connection": "close"}
+
+
+@contextlib.contextmanager
+def _half_posted(port: int, order: bytes) -> Iterator[tuple[socket.socket, bytes]]:
+    """Send a webhook but for the second half of its body, and give the connection with that half."""
+    headers = {"Host": "127.0.0.1", "Content-Length": str(len(order)), **signed(order)}
+    head = "POST /hooks/shop HTTP/1.1\r\n" + "".join(
+        f"{name}: {value}\r\n" for name, value in headers.items()
+    )
+    middle = len(order) // 2
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        connection.sendall(head.encode() + b"\r\n" + order[:middle])
+        time.sleep(0.3)  # until the web has taken the connection
+        yield connection, order[middle:]
+
+
+def _with_password(database_url: str) -> str:
+    """Give a database that trusts this machine a password all the same, to see that no log tells it."""
+    url = make_url(database_url)
+    if url.drivername != "postgresql" or url.password:
+        return database_url
+    return url.set(password=PASSWORD).render_as_string(hide_password=False)

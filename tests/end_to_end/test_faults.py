@@ -1,0 +1,268 @@
+"""The promise, kept while processes, databases, networks, disks and clocks fail: `pytest -m faults`.
+
+FAULTS_SCALE makes the runs shorter or longer: 1 (the default) is 5,100 orders of 300 customers, 20 kills of
+the web and 20 of the worker, and a clock that moves by a minute; `.ci/run` takes 0.3.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import random
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+from sqlalchemy import create_engine, text
+
+from tests.support.gateway_process import GatewayProcess
+from tests.support.postgresql_server import PostgreSQLServer
+from tests.support.shim import Shim, build_shim
+from tests.support.shop import API_KEY, Load, assert_promise_kept, running_gateway, wait_until_settled
+from tests.support.trackapi import Answer, Fault, Hang, ParsedRequest, Reply, Reset, TrackAPI
+
+pytestmark = pytest.mark.faults
+
+SCALE = float(os.environ.get("FAULTS_SCALE") or 1)
+SEED = 20_260_801
+CUSTOMERS = max(round(300 * SCALE), 20)
+ORDERS = 17  # of each
+PATIENCE = 120 + 480 * SCALE  # seconds until a load is given up, and then until what is left of it is
+
+
+@pytest.fixture
+def api() -> Iterator[TrackAPI]:
+    with TrackAPI(site_id="site", api_key=API_KEY) as server:
+        yield server
+
+
+@pytest.fixture
+def open_directory() -> Iterator[Path]:
+    """A directory that other users reach too; pytest's own are closed to the user of a database server."""
+    with tempfile.TemporaryDirectory(prefix="gateway-faults-") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+@pytest.fixture
+def shim(open_directory: Path) -> Shim:
+    return build_shim(open_directory)
+
+
+def test_web_and_worker_are_killed_at_random(tmp_path: Path, database_url: str, api: TrackAPI) -> None:
+    with running_gateway(tmp_path, database_url, api) as gateway:
+        load = _load(gateway)
+        load.run(lambda load: kill_at_random(gateway, api, load))
+        _assert_all_is_well(gateway, api, load, database_url)
+
+
+def test_the_track_api_is_away_and_comes_back_unwell(
+    tmp_path: Path, database_url: str, api: TrackAPI
+) -> None:
+    ailing = Ailing()
+    # An attempt that is never answered ends after half of the lease.
+    with running_gateway(tmp_path, database_url, api, lease=2) as gateway:
+        load = _load(gateway)
+        load.run(lambda load: fall_ill(api, load, ailing))
+        _assert_all_is_well(gateway, api, load, database_url)
+    assert set(ailing.given) == {"503", "reset", "hang"}
+    assert api.repeats > 0  # the API did drop what was applied and came again
+
+
+def test_postgresql_is_restarted_in_mid_load(tmp_path: Path, open_directory: Path, api: TrackAPI) -> None:
+    with (
+        PostgreSQLServer(open_directory, {}) as server,
+        running_gateway(tmp_path, server.url, api) as gateway,
+    ):
+        load = _load(gateway)
+        load.run(lambda load: restart_often(server, load, api))
+        _assert_all_is_well(gateway, api, load, server.url)
+
+
+def test_two_webs_and_three_workers_run_at_once(tmp_path: Path, database_url: str, api: TrackAPI) -> None:
+    with running_gateway(tmp_path, database_url, api, webs=2, workers=3) as gateway:
+        load = _load(gateway)
+        load.run(lambda load: kill_one_of_each(gateway, api, load))
+        _assert_all_is_well(gateway, api, load, database_url)
+
+
+@pytest.mark.parametrize("engine", ["sqlite", "postgresql"])
+def test_the_clock_is_moved_by_a_minute(
+    tmp_path: Path, open_directory: Path, shim: Shim, api: TrackAPI, engine: str
+) -> None:
+    shimmed = shim.environment()
+    with (
+        _database(engine, tmp_path, open_directory, shimmed) as database_url,
+        running_gateway(tmp_path, database_url, api, environment=shimmed) as gateway,
+    ):
+        load = _load(gateway)
+        load.run(lambda load: move_clock(shim, load))
+        _assert_all_is_well(gateway, api, load, database_url)
+        assert _largest_step_back(database_url) > MINUTE / 2
+
+
+@pytest.mark.parametrize("milliseconds", [2, 10])
+@pytest.mark.parametrize("engine", ["sqlite", "postgresql"])
+def test_the_receiver_stays_usable_on_a_slow_disk(
+    tmp_path: Path, open_directory: Path, shim: Shim, api: TrackAPI, engine: str, milliseconds: int
+) -> None:
+    shimmed = shim.environment(sync_seconds=milliseconds / 1000)
+    with (
+        _database(engine, tmp_path, open_directory, shimmed) as database_url,
+        running_gateway(tmp_path, database_url, api, environment=shimmed) as gateway,
+    ):
+        synced = shim.times_acted()
+        load = _load(gateway, senders=16)
+        load.run()
+        assert shim.times_acted() > synced
+        assert load.unavailable == 0
+        # Of 5,000 answers the first few of each connection are no hundredth; of fewer, they must not decide.
+        answers = sorted(load.answers[3 * 16 :])
+        assert answers[len(answers) * 99 // 100] < 1.0, f"the slowest took {answers[-5:]}"
+        _assert_all_is_well(gateway, api, load, database_url)
+
+
+# What is done to them, at points of the work's progress, so that it is spread over it on any machine
+
+
+def kill_at_random(gateway: GatewayProcess, api: TrackAPI, load: Load) -> None:
+    dice, kills = random.Random(SEED), max(round(20 * SCALE), 5)
+    webs = sorted(dice.sample(range(load.events // 20, load.events * 19 // 20), kills))
+    workers = sorted(dice.sample(range(load.calls // 20, load.calls * 19 // 20), kills))
+    while webs or workers:
+        if webs and load.accepted >= webs[0]:
+            webs.pop(0)
+            gateway.web.kill()
+            gateway.web.start()
+        if workers and api.count_applied() >= workers[0]:
+            workers.pop(0)
+            gateway.worker.kill()
+            gateway.worker.start()
+        gateway.assert_running()
+        load.assert_patience()
+        time.sleep(dice.uniform(0.001, 0.02))
+
+
+def kill_one_of_each(gateway: GatewayProcess, api: TrackAPI, load: Load) -> None:
+    for process in (gateway.workers[1], gateway.webs[1], gateway.workers[2]):
+        _wait_for_calls(api, load, api.count_applied() + load.calls // 5)
+        process.kill()
+        process.start()
+
+
+class Ailing:
+    """What the Track API does to each request while it is not well, its region probe included."""
+
+    def __init__(self) -> None:
+        self.given: dict[str, int] = {}
+        self._lock = threading.Lock()
+
+    def __call__(self, request: ParsedRequest) -> Fault | None:
+        chance = random.Random(f"{SEED} {request.number}").random()
+        if chance < 0.30:
+            return self._give("503", Reply(status=503))
+        if chance < 0.35:
+            return self._give("reset", Reset(applied=False))
+        if chance < 0.45:
+            return self._give("hang", Hang())
+        return None
+
+    def _give(self, name: str, fault: Fault) -> Fault:
+        with self._lock:
+            self.given[name] = self.given.get(name, 0) + 1
+        return fault
+
+
+def fall_ill(api: TrackAPI, load: Load, ailing: Ailing) -> None:
+    """Be refused, reset and answered 503 for a while each, then ail until half is applied, then be well."""
+    _wait_for_calls(api, load, load.calls // 10)
+    with api.away():
+        time.sleep(OUTAGE)
+    for fault in (Reset(applied=False), Reply(status=503), Reset(applied=True)):
+        api.answer = _always(fault)
+        time.sleep(OUTAGE)
+    api.answer = ailing
+    ends = time.monotonic() + 10 * OUTAGE
+    load.wait_until(lambda: api.count_applied() >= load.calls // 2 or time.monotonic() > ends)
+    # It sends little while it doubts the connection: not every fault has met an event by then.
+    load.wait_until(lambda: len(ailing.given) == 3 and api.repeats > 0)
+    api.answer = lambda _: None
+
+
+OUTAGE = 1 + 2 * SCALE  # seconds
+
+
+def restart_often(server: PostgreSQLServer, load: Load, api: TrackAPI) -> None:
+    """Restart it twice while webhooks come in, and twice by the progress of the delivery."""
+    load.wait_until(lambda: load.accepted >= load.events // 4)
+    server.restart("fast")
+    load.wait_until(lambda: load.accepted >= load.events // 2)
+    server.restart("immediate")
+    _wait_for_calls(api, load, load.calls * 2 // 3)
+    server.restart("fast")
+    _wait_for_calls(api, load, load.calls * 4 // 5)
+    server.restart("immediate")
+
+
+def move_clock(shim: Shim, load: Load) -> None:
+    """Move it forward in mid-load, and back: what became due in between is so only after as long again."""
+    load.wait_until(lambda: load.accepted >= load.events // 3)
+    shim.move_clock(MINUTE)
+    load.wait_until(lambda: load.accepted >= load.events * 2 // 3)
+    shim.move_clock(0)
+
+
+MINUTE = max(round(60 * SCALE), 10)
+
+
+def _wait_for_calls(api: TrackAPI, load: Load, calls: int) -> None:
+    load.wait_until(lambda: api.count_applied() >= calls)
+
+
+def _always(fault: Fault) -> Answer:
+    return lambda _: fault
+
+
+# What they run on, and how it has to end
+
+
+def _load(gateway: GatewayProcess, *, senders: int = 8) -> Load:
+    return Load(
+        gateway.urls, customers=CUSTOMERS, orders=ORDERS, patience=PATIENCE, senders=senders, seed=SEED
+    )
+
+
+@contextlib.contextmanager
+def _database(
+    engine: str, directory: Path, open_directory: Path, environment: Mapping[str, str]
+) -> Iterator[str]:
+    """Give the URL of a database whose clock and disk are those of *environment*."""
+    if engine == "sqlite":
+        yield f"sqlite:///{directory}/gateway.db"
+        return
+    with PostgreSQLServer(open_directory, environment) as server:
+        yield server.url
+
+
+def _assert_all_is_well(gateway: GatewayProcess, api: TrackAPI, load: Load, database_url: str) -> None:
+    """Wait for the last call; then all is applied once and in order, settled, and everybody ends in good order."""
+    wait_until_settled(database_url, load, timeout=PATIENCE)
+    assert_promise_kept(api, load)
+    # One that was started anew just now may be told to end before it has begun to listen for it.
+    assert set(gateway.stop().values()) <= {0, -signal.SIGTERM}
+
+
+def _largest_step_back(database_url: str) -> float:
+    """Tell by how many seconds the time of receipt fell from one event to the next."""
+    engine = create_engine(database_url)
+    try:
+        with engine.connect() as connection:
+            times: list[float] = list(connection.scalars(text("SELECT received_at FROM events ORDER BY id")))
+    finally:
+        engine.dispose()
+    return max(earlier - later for earlier, later in itertools.pairwise(times))

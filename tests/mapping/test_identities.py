@@ -1,0 +1,101 @@
+"""Identities, lanes and stored texts as they have been since the first version.
+
+Databases hold them: one that came out differently would send a call twice, or put it into another lane.
+So identities.json is only ever added to.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.customerio import calls
+from gateway.event import JSON, Event
+from gateway.mapping.compiler import parse
+from gateway.mapping.translate import Translation, translate
+
+MAPPING = """\
+version: 1
+source: shop
+verify: none
+event_key: none
+event_type: =type
+defaults:
+  id: =user.id
+  email: =user.email
+events:
+  paid:
+    - call: track
+      name: Invoice Paid
+      event_id: =id
+      timestamp: =created
+      attributes: {total: '=divide(total, `100`)', currency: =upper(currency), lines: =length(lines)}
+    - {call: identify, email: =user.email, attributes: {plan: '=lines[0].plan', paid_at: =created}}
+  undated:
+    - {call: track, name: =name}
+    - {call: page, anonymous_id: =anon, url: '*', connection: second, region: eu}
+    - {call: identify, attributes: {b: 1, a: {d: =none, c: =x}}}
+  dated:
+    - {call: page, cio_id: =cio, url: =url, timestamp: =at}
+    - {call: destroy, cio_id: =cio}
+    - {call: destroy, email: =user.email}
+  equals:
+    - {call: track, each: =items, id: =@, name: Seen, attributes: {n: '=index()'}}
+    - {call: track, each: =items, id: =@, name: Seen}
+    - {call: track, each: =items, id: =@, name: Seen}
+  whole:
+    - call: track
+      name: Whole
+      event_id: =eid
+      attributes_from: =o
+      attributes: {z: null, k: =o.k, s: 'ünï ☃ 😀'}
+"""
+KEY = hashlib.sha256(b"webhook-1").hexdigest()
+PINNED = json.loads(Path(__file__).with_name("identities.json").read_text())
+USER: JSON = {"id": "42", "email": "Ann@Example.com"}
+
+
+def translated(payload: dict[str, JSON]) -> Translation:
+    mapping, warnings = parse(MAPPING, "shop.yaml")
+    assert warnings == []
+    event = Event(source="shop", key=KEY, payload=payload, headers={}, query={}, received_at=1767225600)
+    return translate(mapping, event)
+
+
+@pytest.mark.parametrize("pinned", PINNED)
+def test_a_webhook_comes_to_the_calls_that_databases_hold_of_it(pinned: dict[str, Any]) -> None:
+    found = translated(pinned["payload"])
+    assert [
+        {"identity": each.identity.hex(), "lanes": [*each.lanes], "text": each.text} for each in found.planned
+    ] == pinned["calls"]
+
+
+@pytest.mark.parametrize("pinned", PINNED)
+def test_a_stored_text_is_read_back_as_what_is_sent(pinned: dict[str, Any]) -> None:
+    for each in translated(pinned["payload"]).planned:
+        assert calls.from_json(json.loads(each.text)) == each.sealed
+
+
+@pytest.mark.parametrize(
+    ("attributes", "problem"),
+    [
+        ({"k": "\ud83d"}, "holds text that is not valid Unicode"),
+        ({"k": "\ud83d\ude00"}, "holds text that is not valid Unicode"),
+        ({"x\ude00": 1}, "holds text that is not valid Unicode"),
+        ({"x": [-(10**5_000)]}, "holds a number that JSON cannot write"),
+        ({"x": {"y": float("nan")}}, "holds a number that JSON cannot write"),
+        ({"x": "é" * 50_000}, "is 100038 bytes of JSON; Customer.io takes 100000: choose with pick(…)"),
+    ],
+)
+def test_what_cannot_be_sent_is_told_as_it_always_was(attributes: JSON, problem: str) -> None:
+    found = translated({"type": "whole", "user": USER, "o": attributes})
+    assert str(found.problem) == f"shop.yaml:34:19: attributes: {problem}"
+
+
+@pytest.mark.parametrize("attributes", [{"x": "é" * 49_900}, {"x": "\\ud800"}, {"x": "\U0001f600"}])
+def test_what_only_looks_too_large_or_cut_is_sent(attributes: JSON) -> None:
+    assert len(translated({"type": "whole", "user": USER, "o": attributes}).planned) == 1

@@ -1,0 +1,92 @@
+"""docs/mappings.md says what the code does: its examples run, its tables are those of the code."""
+
+from __future__ import annotations
+
+import re
+from textwrap import indent
+from typing import get_args
+
+import pytest
+
+from gateway import verify as signatures
+from gateway.errors import MappingError
+from gateway.mapping.compiler import parse
+from gateway.mapping.expressions import compile_expression
+from gateway.mapping.model import Mapping
+from gateway.mapping.selftests import run_tests
+from gateway.verify.read_scheme import _SPELLED
+from tests.support.docs_reference import DOCUMENT, with_parts
+
+TEXT = DOCUMENT.read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
+FILES = [block for block in BLOCKS if block.startswith("version: 1")]
+PROOFS = [block for block in BLOCKS if block.startswith("verify:")]
+PROOFS += re.findall(r"\| `(verify: [^`]*)` \|", TEXT)
+FRAGMENTS = [block for block in BLOCKS if not block.startswith(("version: 1", "verify:"))]
+
+
+def test_the_generated_parts_are_those_of_the_code() -> None:
+    assert with_parts(TEXT) == TEXT, "run: python -m tests.support.docs_reference"
+
+
+@pytest.mark.parametrize("block", FILES, ids=range(len(FILES)))
+def test_a_whole_file_checks_clean_and_passes_its_tests(block: str) -> None:
+    mapping, warnings = parse(block, "shop.yaml")
+    assert warnings == []
+    assert len(mapping.tests) > 0
+    results = run_tests(mapping, lambda name: name)
+    assert [result.difference for result in results if result.difference] == []
+
+
+def of_fragment(block: str) -> Mapping:
+    call = block if block.startswith("- call") else f"- call: identify\n  id: =id\n{indent(block, '  ')}"
+    head = "version: 1\nsource: a\nverify: none\nevent_key: none\nevent_type: =type\nevents:\n  a:\n"
+    mapping, warnings = parse(head + indent(call, "    "), "a.yaml")
+    assert warnings == []
+    return mapping
+
+
+@pytest.mark.parametrize("block", FRAGMENTS, ids=range(len(FRAGMENTS)))
+def test_a_piece_of_a_file_checks_clean(block: str) -> None:
+    assert len(of_fragment(block).rules[0].calls) == 1
+
+
+def of_proof(verify: str) -> Mapping:
+    text = f"version: 1\nsource: a\n{verify}\nevent_key: none\nevent_type: =type\nevents: {{}}\n"
+    mapping, warnings = parse(text, "a.yaml")
+    assert warnings == []
+    return mapping
+
+
+@pytest.mark.parametrize("verify", PROOFS)
+def test_a_way_to_verify_checks_clean(verify: str) -> None:
+    assert of_proof(verify).verify.scheme.name
+
+
+def test_every_key_and_kind_of_a_scheme_is_explained() -> None:
+    chapter = TEXT.partition("### A scheme of your own")[2].partition("\n## ")[0]
+    kinds, keys, variables = (
+        {name for row in table.split("\n") for name in re.findall(r"`([^`]+)`", row.split(" | ")[0])}
+        for table in re.findall(r"\|---\|---.*\|\n((?:\|.*\n)+)", chapter)
+    )
+    assert kinds == set(get_args(signatures.Kind))
+    assert keys == {key for known in signatures.KEYS.values() for key in known}
+    assert variables == {f"{{{name}}}" for name in _SPELLED}
+
+
+def test_the_expressions_of_the_table_are_expressions() -> None:
+    table = (
+        TEXT.partition("| to take | write |")[2]
+        .partition("\n\n")[0]
+        .replace("\\|", "|")
+        .replace("``10``", "`10`")
+    )
+    found = re.findall(r"(?<!`)`(=[^`]*(?:`10`[^`]*)?)`(?!`)", table)
+    assert len(found) >= 9
+    for expression in found:
+        compile_expression(expression.removeprefix("="))
+
+
+def test_what_is_said_to_need_quotes_does() -> None:
+    with pytest.raises(MappingError, match="must be quoted"):
+        of_fragment("attributes: {name: =join(' ', [first, last])}\n")

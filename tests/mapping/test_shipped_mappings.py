@@ -1,0 +1,253 @@
+"""The mapping files that are shipped: each compiles without a warning, and passes the tests that it holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.customerio.limits import violations
+from gateway.errors import Problem, RequestError, TranslationError
+from gateway.event import JSON, Event
+from gateway.mapping.compiler import parse
+from gateway.mapping.model import Mapping
+from gateway.mapping.selftests import run_tests
+from gateway.mapping.translate import event_key, translate
+from gateway.payload import decode
+
+FOLDER = Path(__file__).parents[2] / "mappings"
+FILES = sorted(FOLDER.glob("*.yaml"))
+
+
+@cache
+def compiled(file: Path) -> tuple[Mapping, list[Problem]]:
+    return parse(file.read_text(encoding="utf-8"), file.name)
+
+
+def load(name: str) -> JSON:
+    return decode((FOLDER / name).read_bytes(), "application/json")
+
+
+def test_the_shipped_mappings_are_here() -> None:
+    assert {file.stem for file in FILES} >= {"example", "github", "segment", "shopify", "stripe"}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_a_shipped_mapping_compiles_without_a_warning(file: Path) -> None:
+    mapping, warnings = compiled(file)
+    assert [str(warning) for warning in warnings] == []
+    assert mapping.source == file.stem
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_a_shipped_mapping_begins_with_what_a_marketer_has_to_set_up(file: Path) -> None:
+    mapping, _ = compiled(file)
+    editor, where, secret, variable = file.read_text(encoding="utf-8").splitlines()[:4]
+    assert editor == "# yaml-language-server: $schema=schema.json"
+    assert where.startswith("# Where: ")
+    assert f"/hooks/{mapping.source}" in where
+    assert secret.startswith("# The secret: ")
+    assert variable == f"# The environment variable that holds it here: {' '.join(mapping.verify.secret_env)}"
+
+
+@pytest.mark.parametrize(
+    ("file", "number"),
+    [pytest.param(f, n, id=f"{f.stem}: {t.name}") for f in FILES for n, t in enumerate(compiled(f)[0].tests)],
+)
+def test_a_shipped_mapping_passes_its_own_test(file: Path, number: int) -> None:
+    result = run_tests(compiled(file)[0], load)[number]
+    assert result.difference is None, f"{result.where}: {result.name}\n{result.difference}"
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_a_shipped_mapping_has_a_test_for_each_of_its_calls(file: Path) -> None:
+    mapping, _ = compiled(file)
+    expected = [call for test in mapping.tests for call in test.expect or ()]
+    for rule in mapping.rules:
+        for call in rule.calls:
+            if call.spec.name != "ignore":
+                assert any(written.get("call") == call.spec.name for written in expected), str(call.where)
+    assert any(test.expect == () for test in mapping.tests), "no test shows what is ignored"
+
+
+SCALARS = (
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
+)
+JSONS = st.recursive(SCALARS, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=5)
+
+
+@st.composite
+def changed(draw: st.DrawFn, body: JSON) -> JSON:
+    """A body some of whose values, at any depth, are something else."""
+    if not isinstance(body, dict | list) or draw(st.integers(0, 9)) == 0:
+        return draw(JSONS)
+    if isinstance(body, list):
+        return [draw(changed(item)) if draw(st.booleans()) else item for item in body]
+    return {name: draw(changed(item)) if draw(st.booleans()) else item for name, item in body.items()}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+@settings(max_examples=50)
+@given(data=st.data())
+def test_any_body_gives_calls_or_a_problem_and_never_an_exception(file: Path, data: st.DataObject) -> None:
+    mapping, _ = compiled(file)
+    test = data.draw(st.sampled_from(mapping.tests))
+    body = data.draw(changed(test.body))
+    headers = {name.lower(): value for name, value in test.headers.items()}
+    event = Event(source=file.stem, key="k", payload=body, headers=headers, query={}, received_at=1767225600)
+    translation = translate(mapping, event)
+    assert (translation.problem is not None) == (translation.status == "failed")
+    if mapping.split is None or translation.status != "failed":  # a part that fails leaves the others theirs
+        assert bool(translation.planned) == (translation.status == "accepted")
+    assert [found for planned in translation.planned for found in violations(planned.sealed)] == []
+    assert len({planned.identity for planned in translation.planned}) == len(translation.planned)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+@settings(max_examples=50)
+@given(body=JSONS)
+def test_the_key_of_any_event_is_text_or_left_to_the_scheme(file: Path, body: JSON) -> None:
+    mapping, _ = compiled(file)
+    try:
+        key = event_key(
+            mapping,
+            Event(source=file.stem, key="", payload=body, headers={}, query={}, received_at=1767225600),
+        )
+    except TranslationError:
+        return
+    assert key != ""
+
+
+TESTED = """\
+version: 1
+source: tested
+verify: none
+event_key: none
+event_type: =type
+events:
+  a:
+    - {call: track, id: =id, name: =name, attributes: {n: =n}}
+tests:
+  - name: one
+    %s
+"""
+CALL = "{call: track, id: u, name: A, attributes: {n: %s}, timestamp: 1767225600}"
+
+
+def difference(test: str, load: Callable[[str], JSON] = load) -> str | None:
+    mapping, warnings = parse(TESTED % test, "t.yaml")
+    assert warnings == []
+    (result,) = run_tests(mapping, load)
+    assert (result.name, str(result.where)) == ("one", "t.yaml:10:5")
+    return result.difference
+
+
+@pytest.mark.parametrize(
+    ("given", "expected", "passes"),
+    [
+        ("10", "10.0", True),
+        ("10.0", "10", True),
+        ("1", "true", False),
+        ("true", "1", False),
+        ("0", "false", False),
+        ("[1.0, {a: 2}]", "[1, {a: 2.0}]", True),
+        ("[1]", "[true]", False),
+        ("'10'", "10", False),
+        ("1.5", "1.5", True),
+        ("null", "null", False),
+    ],
+)
+def test_expected_calls_are_compared_exactly_but_for_the_way_a_number_is_written(
+    given: str, expected: str, passes: bool
+) -> None:
+    body = f"body: {{type: a, id: u, name: A, n: {given}}}"
+    found = difference(f"{body}\n    expect: [{CALL % expected}]")
+    assert (found is None) is passes, found
+
+
+def test_a_failed_test_shows_the_difference_line_by_line() -> None:
+    found = difference(f"body: {{type: a, id: u, name: A, n: 2}}\n    expect: [{CALL % 1}]")
+    assert found is not None
+    assert found.splitlines()[:2] == ["--- expected", "+++ got"]
+    assert '-      "n": 1' in found.splitlines()
+    assert '+      "n": 2' in found.splitlines()
+
+
+def test_calls_have_to_come_in_order_and_none_too_many() -> None:
+    body = "body: {type: a, id: u, name: A}"
+    call = "{call: track, id: u, name: A, timestamp: 1767225600}"
+    assert difference(f"{body}\n    expect: [{call}]") is None
+    assert difference(f"{body}\n    expect: [{call.replace('name: A', 'name: A, attributes: {}')}]") is None
+    assert difference(f"{body}\n    expect: [{call}, {call}]") is not None
+    assert difference(f"{body}\n    expect: []") is not None
+
+
+def test_nothing_where_a_call_is_expected_says_why() -> None:
+    found = difference(f"body: {{type: b}}\n    expect: [{CALL % 1}]")
+    assert found is not None
+    assert found.endswith("\nignored: no entry of 'events' matches the event type")
+
+
+def test_an_error_where_calls_are_expected_is_shown_with_its_place() -> None:
+    found = difference("body: {type: a, name: A}\n    expect: []")
+    assert found is not None
+    assert found.startswith("expected 0 calls, got an error:\nt.yaml:8:25: id: null or empty")
+
+
+@pytest.mark.parametrize(
+    ("error", "body", "expected"),
+    [
+        ("names nobody", "{type: a, name: A}", None),
+        (
+            "names somebody",
+            "{type: a, name: A}",
+            "expected an error with 'names somebody', got:\nt.yaml:8:25: id:",
+        ),
+        (
+            "names nobody",
+            "{type: a, id: u, name: A}",
+            "expected an error with 'names nobody', got accepted:\n[",
+        ),
+        ("names nobody", "{type: b}", "expected an error with 'names nobody', got ignored:\n[]"),
+    ],
+)
+def test_an_expected_error_contains_the_text(error: str, body: str, expected: str | None) -> None:
+    found = difference(f"body: {body}\n    expect: {{error: {error}}}")
+    assert found is None if expected is None else (found or "").startswith(expected), found
+
+
+def test_headers_query_and_time_of_a_test_reach_the_mapping() -> None:
+    text = TESTED % (
+        "body: {type: a}\n    headers: {X-Name: A}\n    query: {q: b}\n    received_at: 1767225601\n"
+        "    expect: [{call: track, id: b, name: A, timestamp: 1767225601}]"
+    )
+    mapping, _ = parse(
+        text.replace("id: =id, name: =name", "id: =query('q'), name: =header('x-NAME')"), "t.yaml"
+    )
+    assert [result.difference for result in run_tests(mapping, load)] == [None]
+
+
+def test_a_payload_is_loaded_by_its_name() -> None:
+    asked = []
+
+    def body(name: str) -> JSON:
+        asked.append(name)
+        return {"type": "b"}
+
+    assert difference("payload: sub/b.json\n    expect: []", body) is None
+    assert asked == ["sub/b.json"]
+
+
+@pytest.mark.parametrize(
+    "error", [FileNotFoundError("no such file"), RequestError(400, "not JSON"), ValueError("no")]
+)
+def test_a_payload_that_cannot_be_read_fails_its_test_and_no_more(error: Exception) -> None:
+    def body(_name: str) -> JSON:
+        raise error
+
+    found = difference("payload: b.json\n    expect: []", body)
+    assert found == f"the payload b.json cannot be read: {error}"

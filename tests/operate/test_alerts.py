@@ -1,0 +1,313 @@
+"""What the operator is told, posted to a real server; and the tasks beside the worker."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from gateway.errors import StoreError
+from gateway.operate.alerts import GIVEN_UP_AFTER, Alerts
+from gateway.operate.housekeeping import Task, housekeeping
+from gateway.store.database import Database
+from gateway.store.record_and_claim import Store
+from gateway.store.tables import notices
+from tests.conftest import MakeApp
+from tests.deliver.test_worker import wait_until
+from tests.store.test_notices import begin, end, fail, shift
+from tests.store.test_record_and_claim import call, event
+from tests.support.gateway_process import GatewayProcess
+from tests.support.trackapi import ParsedRequest, Reply, TrackAPI
+
+Answer = Callable[["_Handler"], None]
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        server = self.server
+        assert isinstance(server, Receiver)
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        server.received.append((self.path, self.headers["Content-Type"], json.loads(body)))
+        server.answer(self)
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # the base class names it
+        """Print nothing."""
+
+
+def status(code: int, **headers: str) -> Answer:
+    def answer(handler: _Handler) -> None:
+        handler.send_response(code)
+        for name, value in {"Content-Length": "0", **headers}.items():
+            handler.send_header(name, value)
+        handler.end_headers()
+
+    return answer
+
+
+class Receiver(http.server.ThreadingHTTPServer):
+    """Takes alerts, as Slack would."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.received: list[tuple[str, str, dict[str, Any]]] = []
+        self.answer: Answer = status(200)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/T4711"
+
+    @property
+    def texts(self) -> list[str]:
+        return [body["text"] for _, _, body in self.received]
+
+    def was_told(self, *parts: str) -> bool:
+        return all(part in str(self.texts) for part in parts)
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with Receiver() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+# Seconds that an answer may take: on a busy machine too, and where it does not come in time anyway.
+DEADLINE, SHORT = 1.0, 0.2
+
+
+@pytest.fixture
+def alerts(request: pytest.FixtureRequest, database: Database, receiver: Receiver) -> Iterator[Alerts]:
+    made = Alerts(database, receiver.url, deadline=getattr(request, "param", DEADLINE))
+    yield made
+    made.close()
+
+
+RUNNING = threading.Event()
+
+
+def left(database: Database) -> list[float]:
+    """In how many seconds each notice that is not yet told is told next."""
+    with database.engine.connect() as connection:
+        asked = select(notices.c.tell_at - database.now).where(notices.c.tell_at.is_not(None))
+        return list(connection.scalars(asked))
+
+
+def test_an_alert_is_what_slack_takes(alerts: Alerts, receiver: Receiver, database: Database) -> None:
+    begin(database, "broken", "shop", "a < b & <!channel>")
+    alerts.tell(RUNNING)
+    alerts.tell(RUNNING)
+    text = "customerio-gateway: a &lt; b &amp; &lt;!channel&gt;"
+    assert receiver.received == [("/T4711", "application/json", {"text": text})]
+    assert left(database) == []
+
+
+def test_what_is_over_says_how_long_it_lasted(alerts: Alerts, receiver: Receiver, database: Database) -> None:
+    begin(database, "late", "", "deliveries are late")
+    shift(database, 90 * 60)
+    end(database, "late")
+    alerts.tell(RUNNING)
+    assert receiver.texts == ["customerio-gateway: over after 1.5 h: deliveries are late"]
+
+
+def test_what_customerio_said_about_a_call_does_not_leave_the_house(
+    alerts: Alerts, receiver: Receiver, database: Database, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.record([event("a", call("one", 1))])
+    fail(store)
+    alerts.tell(RUNNING)
+    said = "deliveries of source shop fail; see: gateway deliveries list --status failed --source shop"
+    assert receiver.texts == [f"customerio-gateway: {said}"]
+    assert [record.getMessage() for record in caplog.records if record.name == "gateway.operate.alerts"] == [said]
+
+
+@pytest.mark.parametrize(
+    ("answer", "said", "alerts"),
+    [
+        (status(500), "HTTP 500", DEADLINE),
+        (status(302, Location="/elsewhere"), "HTTP 302", DEADLINE),
+        (lambda handler: handler.connection.close(), "the connection failed", DEADLINE),
+        (lambda _: time.sleep(0.5), "no whole answer within 0.2 s", SHORT),
+    ],
+    ids=["refused", "redirected", "broken off", "silent"],
+    indirect=["alerts"],
+)
+def test_what_was_not_taken_is_posted_again_later(
+    answer: Answer,
+    said: str,
+    alerts: Alerts,
+    receiver: Receiver,
+    database: Database,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    receiver.answer = answer
+    begin(database, "late", "", "deliveries are late")
+    alerts.tell(RUNNING)
+    assert len(receiver.received) == 1
+    assert f"an alert was not taken: {said}" in caplog.text
+    assert "4711" not in caplog.text
+    (seconds,) = left(database)
+    assert 30 < seconds <= 60
+    shift(database, 1_800)
+    alerts.tell(RUNNING)
+    (seconds,) = left(database)
+    assert 1_700 < seconds <= 1_830
+    shift(database, GIVEN_UP_AFTER)
+    alerts.tell(RUNNING)
+    assert "is given up" in caplog.text
+    assert left(database) == []
+    assert caplog.text.count("deliveries are late") == 1
+
+
+@pytest.mark.parametrize("alerts", [SHORT], indirect=True)
+def test_an_answer_that_trickles_is_not_waited_for(
+    alerts: Alerts, receiver: Receiver, database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    closed = threading.Event()
+
+    def trickle(handler: _Handler) -> None:
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\nX-Long: ")
+        try:
+            while not closed.wait(0.02):
+                handler.wfile.write(b"x")
+        except OSError:
+            closed.set()
+
+    receiver.answer = trickle
+    begin(database, "late", "", "deliveries are late")
+    began = time.monotonic()
+    alerts.tell(RUNNING)
+    assert time.monotonic() - began < 3
+    assert "no whole answer within 0.2 s" in caplog.text
+    assert closed.wait(5)
+
+
+def test_without_an_address_notices_are_lines_of_the_log(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    begin(database, "late", "", "deliveries are late")
+    begin(database, "paused", "default", "connection default is paused (unreachable)")
+    alerts = Alerts(database, None)
+    alerts.tell(RUNNING)
+    end(database, "late")
+    alerts.tell(RUNNING)
+    alerts.close()
+    lines = [(record.levelname, record.getMessage()) for record in caplog.records]
+    # The worker that paused a connection has said so itself.
+    assert lines == [("ERROR", "deliveries are late"), ("WARNING", "over after 0 s: deliveries are late")]
+    assert left(database) == []
+
+
+# Housekeeping
+
+
+def test_each_task_runs_at_its_own_pace_and_what_goes_wrong_is_said_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    ran = {"good": 0, "gone": 0, "bad": 0}
+
+    def count(name: str, error: Exception | None = None) -> Callable[[threading.Event], None]:
+        def run(_: threading.Event) -> None:
+            ran[name] += 1
+            if error is not None:
+                raise error
+
+        return run
+
+    tasks = [
+        Task(name="good", every=0.01, run=count("good")),
+        Task(name="gone", every=0.01, run=count("gone", StoreError("the database is away"))),
+        Task(name="bad", every=0.01, run=count("bad", ValueError("canary"))),
+        Task(name="slow", every=0.01, run=lambda stopping: assert_true(stopping.wait(30))),
+    ]
+    before = threading.active_count()
+    with housekeeping(tasks):
+        wait_until(lambda: min(ran.values()) > 3)
+    assert threading.active_count() == before
+    lines = sorted(record.getMessage() for record in caplog.records)
+    assert lines == ["bad: unexpected ValueError; trying again", "gone: the database is away; trying again"]
+
+
+def assert_true(value: bool) -> None:
+    assert value
+
+
+MAPPING = """\
+version: 1
+source: shop
+verify: none
+event_key: =key
+events:
+  "*":
+    - call: track
+      id: =customer
+      name: =name
+"""
+
+
+# It waits for the pace of its tasks, which is the same on either database: the other is for `pytest -m faults`.
+@pytest.mark.parametrize(
+    "database_url", ["sqlite", pytest.param("postgresql", marks=pytest.mark.faults)], indirect=True
+)
+def test_the_worker_process_tells_of_pauses_failures_and_broken_mappings(
+    tmp_path: Path, database_url: str, make_app: MakeApp, database: Database, receiver: Receiver
+) -> None:
+    (tmp_path / "mappings").mkdir()
+    (tmp_path / "mappings" / "shop.yaml").write_text(MAPPING)
+    (tmp_path / "logs").mkdir()
+
+    def refuse(request: ParsedRequest) -> Reply | None:
+        return (
+            Reply(status=400, body=b'{"meta": {"error": "canary"}}') if b"refused" in request.body else None
+        )
+
+    with TrackAPI(api_key="another") as wrong, TrackAPI(answer=refuse) as right:
+        environment = {
+            "DATABASE_URL": database_url,
+            "GATEWAY_MAPPINGS": str(tmp_path / "mappings"),
+            "CUSTOMERIO_SITE_ID": "site",
+            "CUSTOMERIO_API_KEY": "key",
+            "GATEWAY_ALERT_URL": receiver.url,
+        }
+        # A worker looks for what fails as it starts, and then every 15 seconds only.
+        web = make_app(environment, database=database).test_client()
+        for key, name in enumerate(["refused", {"a": 1}]):
+            assert web.post("/hooks/shop", json={"key": key, "customer": 7, "name": name}).status_code == 202
+        # What it has taken to tell it and then did not, because it was ended, nobody tells for a minute.
+        run_worker(
+            environment | {"CUSTOMERIO_BASE_URL": wrong.url},
+            tmp_path / "logs",
+            lambda: receiver.was_told("is paused (misconfigured)", "the mapping of source shop fails"),
+        )
+        logs = run_worker(
+            environment | {"CUSTOMERIO_BASE_URL": right.url},
+            tmp_path / "logs",
+            lambda: receiver.was_told("deliveries of source shop fail", "over after "),
+        )
+    texts = [text.removeprefix("customerio-gateway: ") for text in receiver.texts]
+    assert [text for text in texts if text.startswith("the mapping of source shop fails, first on event 2:")]
+    assert [text for text in texts if text.startswith("over after ") and "is paused" in text]
+    assert "canary" not in str(texts) + logs
+    assert logs.count("is paused (misconfigured)") == 1
+    assert logs.count("the mapping of source shop fails") == 1
+    assert receiver.url not in logs
+
+
+def run_worker(environment: dict[str, str], logs: Path, done: Callable[[], bool]) -> str:
+    """Run a worker process until all is done, and give what it and those before it have logged."""
+    with GatewayProcess(environment=environment, logs=logs, webs=0) as gateway:
+        gateway.start(migrated=True)
+        wait_until(done, 30)
+        assert gateway.stop() == {"worker": 0}
+        return gateway.read_logs()

@@ -1,0 +1,134 @@
+"""GET /metrics on both databases, through the application and through its real server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import requests
+from flask.testing import FlaskClient
+from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy import update
+
+from gateway.app import create_app
+from gateway.receive.refusals import Kept, Told
+from gateway.store.database import Database
+from gateway.store.notices import Notices
+from gateway.store.record_and_claim import Store
+from gateway.store.tables import connections, deliveries
+from tests.store.test_notices import fail
+from tests.store.test_record_and_claim import call, event
+from tests.support.gateway_process import GatewayProcess
+
+MAPPING = """\
+version: 1
+source: shop
+verify: none
+event_key: =key
+events:
+  "*":
+    - call: track
+      id: =customer
+      name: Ordered
+"""
+
+
+@pytest.fixture
+def environ(tmp_path: Path, database_url: str) -> dict[str, str]:
+    (tmp_path / "mappings").mkdir()
+    (tmp_path / "mappings" / "shop.yaml").write_text(MAPPING)
+    return {"DATABASE_URL": database_url, "GATEWAY_MAPPINGS": str(tmp_path / "mappings")}
+
+
+@pytest.fixture
+def web(environ: dict[str, str], database: Database) -> FlaskClient:
+    return create_app(environ, database=database).test_client()
+
+
+def samples(text: str) -> dict[tuple[str, ...], float]:
+    return {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def test_an_empty_gateway_tells_zeros(web: FlaskClient) -> None:
+    answer = web.get("/metrics")
+    assert answer.status_code == 200
+    assert answer.content_type == "text/plain; version=0.0.4; charset=utf-8"
+    assert samples(answer.text) == {
+        ("gateway_deliveries", "parked"): 0,
+        ("gateway_deliveries", "pending"): 0,
+        ("gateway_deliveries", "failed"): 0,
+        ("gateway_oldest_unsettled_seconds",): 0,
+        ("gateway_notices_open", "paused"): 0,
+        ("gateway_notices_open", "failed"): 0,
+        ("gateway_notices_open", "late"): 0,
+        ("gateway_notices_open", "broken"): 0,
+        ("gateway_webhooks_refused_total",): 0,
+    }
+
+
+def test_webhooks_that_were_refused_are_counted_over_all_sources(
+    web: FlaskClient, database: Database
+) -> None:
+    kept = Kept(database)
+    kept.add([Told(source="shop", times=3, problem="old"), Told(source="shop", times=1, problem="new")])
+    kept.add([Told(source="other", times=2, problem="odd")])
+
+    assert samples(web.get("/metrics").text)[("gateway_webhooks_refused_total",)] == 6
+    assert {name: (each.times, each.problem) for name, each in kept.read().items()} == {
+        "shop": (4, "new"),
+        "other": (2, "odd"),
+    }
+
+
+def test_what_waits_what_failed_and_what_is_paused_is_told(
+    web: FlaskClient, database: Database, store: Store
+) -> None:
+    store.record([event("a", call("gone", 1))])
+    fail(store)
+    store.record([event("b", call("one", 1), call("two", 1), call("canary", 2, region="eu"))])
+    with database.transaction() as connection:
+        connection.execute(update(deliveries).values(due_at=deliveries.c.due_at - 100))
+        paused = update(connections).where(connections.c.region == "eu")
+        connection.execute(paused.values(cause="throttled", reason="canary"))
+        Notices(database).begin(connection, "paused", "default (eu)", "canary")
+    text = web.get("/metrics").text
+    told = samples(text)
+    oldest = told.pop(("gateway_oldest_unsettled_seconds",))
+    assert 100 <= oldest < 130
+    assert {name: value for name, value in told.items() if value or "connection" in name[0]} == {
+        ("gateway_deliveries", "parked"): 1,
+        ("gateway_deliveries", "pending"): 2,
+        ("gateway_deliveries", "failed"): 1,
+        ("gateway_connection_paused", "", "default", ""): 0,
+        ("gateway_connection_paused", "throttled", "default", "eu"): 1,
+        ("gateway_notices_open", "paused"): 1,
+        ("gateway_notices_open", "failed"): 1,
+    }
+    assert "canary" not in text
+
+
+def test_without_a_database_there_are_no_metrics(web: FlaskClient, database: Database) -> None:
+    with database.transaction() as connection:
+        connection.exec_driver_sql("DROP TABLE deliveries")
+    answer = web.get("/metrics")
+    assert (answer.status_code, answer.text) == (503, "the database does not answer\n")
+
+
+def test_a_database_that_is_away_is_no_fault_of_ours(environ: dict[str, str]) -> None:
+    away = environ | {"DATABASE_URL": "postgresql://nobody:pass4711@127.0.0.1:1/none"}
+    answer = create_app(away).test_client().get("/metrics")
+    assert (answer.status_code, answer.text) == (503, "the database does not answer\n")
+
+
+def test_the_real_server_tells_too(environ: dict[str, str], database: Database, tmp_path: Path) -> None:
+    one = environ | {"WEB_CONCURRENCY": "1"}
+    with GatewayProcess(environment=one, logs=tmp_path, workers=0) as gateway:
+        gateway.start(migrated=True)
+        body = {"key": 1, "customer": 7}
+        assert requests.post(f"{gateway.url}/hooks/shop", json=body, timeout=10).status_code == 202
+        answer = requests.get(f"{gateway.url}/metrics", timeout=10)
+        assert (answer.status_code, samples(answer.text)["gateway_deliveries", "pending"]) == (200, 1)

@@ -1,0 +1,363 @@
+"""From the request to what is recorded, on both databases: only the socket and Customer.io are missing."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import hmac
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+from sqlalchemy import Row, select
+from werkzeug.test import TestResponse
+
+from gateway.store.database import Database
+from gateway.store.record_and_claim import Store
+from gateway.store.tables import deliveries, events
+from tests.conftest import MakeApp
+
+SECRET = "s3cret-4711"
+
+MAPPING = """\
+version: 1
+source: shop
+verify: {scheme: github, secret_env: SHOP_SECRET}
+when: =live != `false`
+event_type: =type
+event_key: =key
+defaults:
+  id: =customer
+events:
+  order.paid:
+    - call: track
+      name: Order Paid
+      event_id: =id
+      attributes: {total: =total}
+    - call: identify
+      attributes: {orders: =orders}
+  order.broken:
+    - call: track
+      name: Order Broken
+      attributes:
+        total: =divide(total, `100`)
+  order.huge:
+    - call: track
+      name: =name
+  "*": []
+"""
+PLAIN = """\
+version: 1
+source: {source}
+verify: {verify}
+event_type: =type
+{key}
+events:
+  x:
+    - call: destroy
+      id: =id
+"""
+
+
+@pytest.fixture
+def mappings(tmp_path: Path) -> Path:
+    directory = tmp_path / "mappings"
+    directory.mkdir()
+    (directory / "shop.yaml").write_text(MAPPING)
+    for source, verify, key in (
+        ("open", "none", ""),
+        ("again", "none", "event_key: none"),
+        ("token", "{scheme: bearer, secret_env: TOKEN_SECRET}", ""),
+        ("unset", "{scheme: bearer, secret_env: UNSET_SECRET}", ""),
+    ):
+        (directory / f"{source}.yaml").write_text(PLAIN.format(source=source, verify=verify, key=key))
+    (directory / "broken.yaml").write_text("version: 1\nsource: crooked\nevents: [\n")
+    return directory
+
+
+@pytest.fixture
+def environ(database: Database, mappings: Path) -> dict[str, str]:
+    return {
+        "DATABASE_URL": database.engine.url.render_as_string(hide_password=False),
+        "GATEWAY_MAPPINGS": str(mappings),
+        "GATEWAY_MAX_BODY": "20000",
+        "SHOP_SECRET": SECRET,
+        "TOKEN_SECRET": SECRET,
+    }
+
+
+@pytest.fixture
+def web(make_app: MakeApp, environ: dict[str, str], database: Database) -> FlaskClient:
+    return make_app(environ, database).test_client()
+
+
+def signed(body: bytes, **headers: str) -> dict[str, str]:
+    signature = hmac.new(SECRET.encode(), body, hashlib.sha256).hexdigest()
+    return {"X-Hub-Signature-256": f"sha256={signature}", "Content-Type": "application/json", **headers}
+
+
+def post(web: FlaskClient, payload: object, source: str = "shop", **headers: str) -> TestResponse:
+    body = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
+    return web.post(f"/hooks/{source}", data=body, headers=signed(body, **headers))
+
+
+def rows(database: Database, table: Any) -> list[Row[Any]]:
+    with database.engine.connect() as connection:
+        return list(connection.execute(select(table).order_by(table.c.id)))
+
+
+def paid(**changes: Any) -> dict[str, Any]:
+    return {
+        "type": "order.paid",
+        "key": "k1",
+        "id": "o1",
+        "customer": 42,
+        "total": 49.5,
+        "orders": 1,
+        **changes,
+    }
+
+
+def test_a_signed_webhook_is_recorded_with_its_calls_before_it_is_answered(
+    web: FlaskClient, database: Database
+) -> None:
+    answer = post(web, paid())
+    (event,) = rows(database, events)
+    assert (answer.status_code, answer.json) == (202, {"event": event.id, "calls": 2})
+    assert (event.source, event.status, event.event_type, event.problem) == (
+        "shop",
+        "accepted",
+        "order.paid",
+        None,
+    )
+    assert json.loads(event.body) == paid()
+    track, identify = rows(database, deliveries)
+    assert [track.status, identify.status] == ["pending", "parked"]
+    assert track.lane == identify.lane
+    assert json.loads(track.call)["name"] == "Order Paid"
+    assert len(json.loads(track.call)["event_id"]) == 26
+    assert json.loads(identify.call) == {"call": "identify", "id": "42", "attributes": {"orders": 1}}
+
+
+def test_a_repeat_is_answered_200_and_recorded_once(web: FlaskClient, database: Database) -> None:
+    first = post(web, paid())
+    again = post(web, paid(total=50))
+    assert first.json is not None
+    assert (again.status_code, again.json) == (200, {"event": first.json["event"], "duplicate": True})
+    assert len(rows(database, events)) == 1
+
+
+def test_without_a_key_of_its_own_a_webhook_is_known_by_its_delivery_id_or_else_its_body(
+    web: FlaskClient, database: Database
+) -> None:
+    keyless = paid(key=None)
+    assert post(web, keyless, **{"X-GitHub-Delivery": "d1"}).status_code == 202
+    assert post(web, keyless, **{"X-GitHub-Delivery": "d1"}).status_code == 200
+    assert post(web, keyless, **{"X-GitHub-Delivery": "d2"}).status_code == 202
+    assert post(web, {"type": "x", "id": 1}, "open").status_code == 202
+    assert post(web, {"type": "x", "id": 1}, "open").status_code == 200
+    assert post(web, {"type": "x", "id": 2}, "open").status_code == 202
+
+
+def test_with_event_key_none_every_webhook_counts(web: FlaskClient, database: Database) -> None:
+    assert post(web, {"type": "x", "id": 1}, "again").status_code == 202
+    assert post(web, {"type": "x", "id": 1}, "again").status_code == 202
+    assert len({row.identity for row in rows(database, deliveries)}) == 2
+
+
+def test_what_no_rule_takes_is_recorded_as_ignored(web: FlaskClient, database: Database) -> None:
+    answer = post(web, paid(type="order.new", key="k2"))
+    assert (answer.status_code, answer.json and answer.json["calls"]) == (202, 0)
+    answer = post(web, paid(live=False, key="k3"))
+    assert (answer.status_code, answer.json and answer.json["calls"]) == (202, 0)
+    assert [row.status for row in rows(database, events)] == ["ignored", "ignored"]
+
+
+def test_a_mapping_that_fails_keeps_the_event_with_file_line_and_field(
+    web: FlaskClient, database: Database, mappings: Path
+) -> None:
+    answer = post(web, paid(type="order.broken", total="canary"))
+    (event,) = rows(database, events)
+    assert answer.status_code == 202
+    assert event.status == "failed"
+    assert event.problem.startswith(f"{mappings}/shop.yaml:21:16: ")
+    assert "total" in event.problem
+    assert answer.json == {"event": event.id, "calls": 0, "error": event.problem}
+    assert "canary" not in event.problem
+    assert rows(database, deliveries) == []
+
+
+def test_an_event_key_that_fails_keeps_the_event_as_failed(web: FlaskClient, database: Database) -> None:
+    assert post(web, paid(key={"a": 1})).status_code == 202
+    assert post(web, paid(key={"a": 1})).status_code == 200
+    (event,) = rows(database, events)
+    assert event.status == "failed"
+
+
+def test_what_customerio_would_refuse_is_an_error_of_the_event(web: FlaskClient, database: Database) -> None:
+    post(web, paid(type="order.huge", name="n" * 101))
+    (event,) = rows(database, events)
+    assert event.status == "failed"
+    assert "name" in event.problem
+
+
+def test_a_form_is_an_object_of_text(web: FlaskClient, database: Database) -> None:
+    body = b"type=order.paid&key=k1&id=o1&customer=42&total=9"
+    answer = post(web, body, **{"Content-Type": "application/x-www-form-urlencoded"})
+    assert answer.status_code == 202
+    assert json.loads(rows(database, deliveries)[0].call)["attributes"] == {"total": "9"}
+
+
+@pytest.mark.parametrize("signs", ["the packed", "the plain"])
+def test_a_gzip_body_is_unpacked_whichever_of_its_forms_was_signed(
+    web: FlaskClient, database: Database, signs: str
+) -> None:
+    plain = json.dumps(paid()).encode()
+    packed = gzip.compress(plain)
+    headers = signed(packed if signs == "the packed" else plain, **{"Content-Encoding": "gzip"})
+    assert web.post("/hooks/shop", data=packed, headers=headers).status_code == 202
+    assert rows(database, events)[0].body == plain
+
+
+def test_secrets_in_headers_are_redacted_before_anything_is_recorded(
+    web: FlaskClient, database: Database
+) -> None:
+    sent = {"Authorization": f"Bearer {SECRET}", "Proxy-Authorization": f"Basic {SECRET}", "X-Own": "kept"}
+    assert post(web, {"type": "x", "id": 1}, "token", **sent).status_code == 202
+    headers = json.loads(rows(database, events)[0].headers)
+    assert SECRET not in json.dumps(headers)
+    assert (headers["authorization"], headers["proxy-authorization"]) == ("[redacted]", "[redacted]")
+    assert headers["x-own"] == "kept"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"type": "order.paid", "key": "\\u0000", "id": "\\u0000", "customer": "a\\u0000b", "total": 1}',
+        b'{"type": "order.paid", "key": "\\ud800", "id": "\\udfff", "customer": "a\\ud800", "total": "\\ud800"}',
+        b'{"type": "\\u0000\\ud800", "key": "x", "customer": "y"}',
+        json.dumps(paid(key="k" * 16_000)).encode(),
+        json.dumps(paid(total=10**400)).encode(),
+    ],
+    ids=["nul", "surrogate", "odd type", "long key", "absurd number"],
+)
+def test_odd_text_and_numbers_are_recorded_or_told_never_a_5xx(
+    web: FlaskClient, database: Database, body: bytes
+) -> None:
+    assert post(web, body).status_code == 202
+    assert rows(database, events)[0].body == body
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "status", "said"),
+    [
+        (b"{}", {"X-Hub-Signature-256": "sha256=00"}, 401, "not proven"),
+        (b"{", {}, 400, "JSON"),
+        (b"", {}, 400, "empty"),
+        (b'{"a": NaN}', {}, 400, "NaN"),
+        (b"[" * 65 + b"]" * 65, {}, 400, "64"),
+        (b'{"a": "' + b"x" * 20_000 + b'"}', {}, 413, "20000"),
+        (b"<a/>", {"Content-Type": "text/xml"}, 415, "application/json"),
+        (b"\x1f\x8b", {"Content-Encoding": "gzip"}, 400, "gzip"),
+        (gzip.compress(b" " * 1_000_000, mtime=0), {"Content-Encoding": "gzip"}, 413, "unpacked"),
+        (b"{}", {"Content-Encoding": "br"}, 415, "gzip"),
+    ],
+    ids=["signature", "cut off", "empty", "NaN", "nesting", "too large", "xml", "bad gzip", "bomb", "brotli"],
+)
+def test_bad_input_is_answered_in_one_line_and_stores_nothing(
+    web: FlaskClient, database: Database, body: bytes, headers: dict[str, str], status: int, said: str
+) -> None:
+    answer = post(web, body, **headers)
+    assert answer.status_code == status
+    assert answer.json is not None
+    assert list(answer.json) == ["error"]
+    assert said in answer.json["error"]
+    assert "\n" not in answer.json["error"]
+    assert rows(database, events) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "status"),
+    [
+        ("/hooks/nobody", "POST", 404),
+        ("/hooks/", "POST", 404),
+        ("/", "GET", 404),
+        ("/hooks/shop", "GET", 405),
+    ],
+)
+def test_a_wrong_address_is_told_as_json(web: FlaskClient, path: str, method: str, status: int) -> None:
+    answer = web.open(path, method=method)
+    assert answer.status_code == status
+    assert answer.json is not None
+    assert list(answer.json) == ["error"]
+
+
+@pytest.mark.parametrize("source", ["unset", "crooked"])
+def test_a_source_without_a_secret_or_with_a_broken_file_is_closed_and_no_other(
+    web: FlaskClient, source: str
+) -> None:
+    answer = post(web, {}, source)
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "60")
+    assert post(web, paid()).status_code == 202
+
+
+def test_a_database_that_cannot_be_reached_is_503_with_retry_after(
+    make_app: MakeApp, environ: dict[str, str]
+) -> None:
+    environ["DATABASE_URL"] = "postgresql://nobody@127.0.0.1:1/none"
+    web = make_app(environ).test_client()
+    answer = post(web, paid())
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
+    assert answer.json == {"error": "the webhook could not be recorded; send it again later"}
+    assert web.get("/readyz").status_code == 503
+    assert web.get("/healthz").status_code == 200
+
+
+def test_a_database_that_is_not_migrated_is_503_and_readyz_says_why(
+    make_app: MakeApp, environ: dict[str, str], tmp_path: Path
+) -> None:
+    environ["DATABASE_URL"] = f"sqlite:///{tmp_path}/new.db"
+    web = make_app(environ).test_client()
+    assert post(web, paid()).status_code == 503
+    answer = web.get("/readyz").json
+    assert answer is not None
+    assert "gateway migrate" in answer["error"]
+
+
+def test_a_database_that_is_held_by_another_is_503_within_three_seconds_and_nothing_is_lost(
+    web: FlaskClient, database: Database
+) -> None:
+    with database.transaction() as connection:
+        if database.engine.dialect.name == "postgresql":
+            connection.exec_driver_sql("LOCK TABLE events IN ACCESS EXCLUSIVE MODE")
+        answer = post(web, paid())
+        assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
+    # Whether the write that had begun was still done is unknown to the sender, and does not matter to it.
+    assert post(web, paid()).status_code in (200, 202)
+    assert len(rows(database, events)) == 1
+
+
+def test_webhooks_at_the_same_time_are_each_answered_for_themselves(
+    make_app: MakeApp, environ: dict[str, str], database: Database, store: Store
+) -> None:
+    app = make_app(environ, database)
+    answers: list[Any] = []
+
+    def send(sender: int) -> None:
+        web = app.test_client()
+        answers.extend(post(web, paid(key=f"{sender}-{n}", id=f"{sender}-{n}")).json for n in range(10))
+
+    threads = [threading.Thread(target=send, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({answer["event"] for answer in answers}) == 80
+    assert store.counts() == {"events": {"accepted": 80}, "deliveries": {"pending": 1, "parked": 159}}
+
+
+def test_a_ready_gateway_says_so(web: FlaskClient) -> None:
+    assert web.get("/readyz").json == {"ok": True}

@@ -1,0 +1,86 @@
+"""The parts of docs/mappings.md made of the code. `python -m tests.support.docs_reference` writes them anew."""
+
+from __future__ import annotations
+
+import json
+import re
+from itertools import groupby
+from pathlib import Path
+
+from gateway import verify
+from gateway.mapping.functions import FUNCTIONS, Function
+from gateway.mapping.model import SPECS, CallSpec, Kind
+from gateway.verify import Scheme
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "mappings.md"
+
+
+def with_parts(text: str) -> str:
+    """The document with its generated parts as they have to be."""
+    parts = {"calls": calls(), "functions": functions(), "schemes": schemes()}
+    return re.sub(
+        r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)",
+        lambda found: f"{found[1]}{parts[found[2]]}{found[3]}",
+        text,
+        flags=re.DOTALL,
+    )
+
+
+def calls() -> str:
+    rows = [("call", "whom", "needs", "may have"), ("---",) * 4, *map(_call, SPECS.values())]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _call(spec: CallSpec) -> tuple[str, ...]:
+    others = {name: key for name, key in spec.keys.items() if key.kind is not Kind.IDENTIFIER}
+    needed = [f"`{name}: {key.example}`" for name, key in others.items() if key.required]
+    optional = [f"`{name}`" for name, key in others.items() if not key.required]
+    whom = [f"`{name}`" for name in spec.identifiers]
+    return f"`{spec.name}`", ", ".join(whom), ", ".join(needed), ", ".join(optional)
+
+
+def functions() -> str:
+    made = []
+    for kind, entries in groupby(FUNCTIONS.values(), key=lambda function: function.kind):
+        rows = ["", f"### {kind}", "", "| function | what it gives | for example |", "|---|---|---|"]
+        made += [*rows, *map(_function, entries)]
+    return "\n".join(made[1:]) + "\n"
+
+
+def _function(function: Function) -> str:
+    output = json.dumps(function.example.output, ensure_ascii=False)
+    example = f"{_code(function.example.expression)} → {_code(output)}"
+    description = " ".join(function.description.split()).replace("|", r"\|")
+    return f"| {_code(function.signature)} | {description} | {example} |"
+
+
+def schemes() -> str:
+    rows = ["| scheme | for | brings along |", "|---|---|---|"]
+    return "\n".join([*rows, *map(_scheme, verify.schemes().values())]) + "\n"
+
+
+def _scheme(scheme: Scheme) -> str:
+    expressions = {"event_type": scheme.event_type, "event_key": scheme.event_key}
+    brought = [_code(f"{key}: {expression}") for key, expression in expressions.items() if expression]
+    brought += ["the delivery's id"] if scheme.delivery_id else []
+    brought += ["the content type"] if scheme.content_type else []
+    brought += ["a handshake"] if scheme.handshakes else []
+    return f"| `{scheme.name}` | {_prose(scheme.description)} | {', '.join(brought)} |"
+
+
+def _prose(text: str) -> str:
+    """Write text in which only `code` is marked."""
+    parts = text.replace("|", r"\|").split("`")
+    parts[::2] = [part.replace("<", "&lt;") for part in parts[::2]]
+    return "`".join(parts)
+
+
+def _code(text: str) -> str:
+    """Write code in Markdown, whatever backticks and bars it has."""
+    fence = "``" if "`" in text else "`"
+    blank = " " if "`" in text else ""
+    return f"{fence}{blank}{text}{blank}{fence}".replace("|", r"\|")
+
+
+if __name__ == "__main__":
+    DOCUMENT.write_text(with_parts(DOCUMENT.read_text(encoding="utf-8")), encoding="utf-8")
