@@ -29,8 +29,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from collections.abc import Mapping as Map
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
@@ -49,7 +48,7 @@ from gateway.mapping.model import (
     CallRule,
     Computed,
     ListValue,
-    Mapping,
+    MappingFile,
     MappingTest,
     ObjectValue,
     OrNull,
@@ -140,7 +139,7 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _mapping(path: Path) -> Mapping:
+def _mapping(path: Path) -> MappingFile:
     found = config.load_source(path, {}).mapping
     assert found is not None, f"{path.name} has errors; see gateway check"
     return found
@@ -155,7 +154,7 @@ class _Case:
 
     group: str
     name: str
-    mapping: Mapping
+    mapping: MappingFile
     event: Event
     body: bytes
     searches: Sequence[_Search]
@@ -179,7 +178,7 @@ class _Case:
                 times.append(taken)
 
 
-def _cases_of_tests(mapping: Mapping) -> Iterator[_Case]:
+def _cases_of_tests(mapping: MappingFile) -> Iterator[_Case]:
     for test in mapping.tests:
         calls = sum("call" in each for each in test.expect or ())
         if calls:
@@ -191,7 +190,7 @@ def _cases_of_tests(mapping: Mapping) -> Iterator[_Case]:
             yield case
 
 
-def _event(mapping: Mapping, body: JSON, test: MappingTest) -> Event:
+def _event(mapping: MappingFile, body: JSON, test: MappingTest) -> Event:
     return Event(
         source=mapping.source,
         key=hashlib.sha256(test.name.encode()).hexdigest(),
@@ -229,7 +228,7 @@ def _headers(path: Path) -> dict[str, str]:
     return {name.lower(): str(value) for name, value in sent.items()}
 
 
-def _case(group: str, name: str, mapping: Mapping, event: Event) -> tuple[_Case, Translation]:
+def _case(group: str, name: str, mapping: MappingFile, event: Event) -> tuple[_Case, Translation]:
     """Write the body and read it again, so that no text in it is the very one that the mapping holds."""
     body = json.dumps(event.payload).encode()
     event = replace(event, payload=payload.decode(body, ""))
@@ -360,14 +359,14 @@ class _Observed(Expression):
         return value
 
 
-def _observed(mapping: Mapping, event: Event) -> tuple[list[_Search], Translation]:
+def _observed(mapping: MappingFile, event: Event) -> tuple[list[_Search], Translation]:
     """Translate an event once, and have the package ready to search for whatever that evaluates."""
     evaluations: list[_Evaluation] = []
     translation = translate(_observing(mapping, evaluations), event)
     return _searches(evaluations), translation
 
 
-_HOLDERS = (Mapping, Rule, CallRule, ObjectValue, ListValue, OrNull)
+_HOLDERS = (MappingFile, Rule, CallRule, ObjectValue, ListValue, OrNull)
 
 
 def _observing(part: Any, evaluations: list[_Evaluation]) -> Any:
@@ -375,7 +374,7 @@ def _observing(part: Any, evaluations: list[_Evaluation]) -> Any:
     match part:
         case Computed():
             return replace(part, expression=_Observed(part.expression, evaluations))
-        case Map():
+        case Mapping():
             return {name: _observing(value, evaluations) for name, value in part.items()}
         case tuple():
             return tuple(_observing(each, evaluations) for each in part)

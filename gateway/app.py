@@ -20,7 +20,7 @@ from gateway.receive.refusals import Kept, Refusals, Told
 from gateway.receive.sources import Sources
 from gateway.receive.view import WRONG_METHOD, Arrived, Receiver, Taken, translate_and_record
 from gateway.store.database import OTHER_SCHEMA, Database, connect, require_schema
-from gateway.store.group_commit import Writer
+from gateway.store.group_commit import GroupCommit
 from gateway.store.record_and_claim import Store
 
 log = logging.getLogger(__name__)
@@ -46,8 +46,10 @@ def create_app(environ: Mapping[str, str] | None = None, *, database: Database |
     sources = Sources(config.mappings, environ)
     database = database or connect(config.database_url)
     store = Store(database)
-    writer: Writer[Arrived, Taken] = Writer(partial(translate_and_record, store.record), then=store.wake)
-    kept: Writer[Told, None] = Writer(Kept(database).add)
+    writer: GroupCommit[Arrived, Taken] = GroupCommit(
+        partial(translate_and_record, store.record), then=store.wake
+    )
+    kept: GroupCommit[Told, None] = GroupCommit(Kept(database).add)
     app = Flask("gateway")
     app.extensions["writer"], app.extensions["refusals"] = (
         writer,

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from collections.abc import Mapping as Map
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import overload
@@ -15,7 +14,7 @@ from gateway.customerio.retry import Policy
 from gateway.customerio.wire import HOSTS
 from gateway.errors import ConfigError, MappingError, Problem
 from gateway.mapping.compiler import parse
-from gateway.mapping.model import Mapping
+from gateway.mapping.model import MappingFile
 from gateway.verify import Place, secret_doubt, secret_problem
 
 DEFAULT_DATABASE = "sqlite:///gateway.db"
@@ -48,7 +47,7 @@ class Config:
     proxies: int
     alert_url: str | None = field(repr=False)
     late_after: float
-    connections: Map[str, Connection]
+    connections: Mapping[str, Connection]
 
     @property
     def embedded(self) -> bool:
@@ -71,7 +70,7 @@ class Source:
 
     name: str
     file: str
-    mapping: Mapping | None = None
+    mapping: MappingFile | None = None
     secrets: tuple[str, ...] = field(default=(), repr=False)
     tokens: tuple[str, ...] = field(default=(), repr=False)
     closed: str | None = None
@@ -90,7 +89,7 @@ class Source:
         return f"/hooks/{self.name}"
 
 
-def load(environ: Map[str, str]) -> Config:
+def load(environ: Mapping[str, str]) -> Config:
     """Read the environment.
 
     Raises:
@@ -113,7 +112,7 @@ def load(environ: Map[str, str]) -> Config:
     return config
 
 
-def load_sources(directory: Path, environ: Map[str, str]) -> dict[str, Source]:
+def load_sources(directory: Path, environ: Mapping[str, str]) -> dict[str, Source]:
     """Read all mapping files of a directory; what is wrong with a file closes its own source only.
 
     Raises:
@@ -135,7 +134,7 @@ def the_only(name: str, sources: Sequence[Source]) -> Source:
     return Source(name=name, file=sources[-1].file, closed=closed)
 
 
-def load_source(path: Path, environ: Map[str, str]) -> Source:
+def load_source(path: Path, environ: Mapping[str, str]) -> Source:
     """Read one mapping file and the secrets that it names."""
     try:
         text = read_mapping(path)
@@ -156,7 +155,7 @@ def read_mapping(path: Path) -> str:
         raise ConfigError(f"{path} cannot be read as UTF-8 text ({type(error).__name__})") from error
 
 
-def source_of(text: str, path: Path, environ: Map[str, str], *, unnamed: str) -> Source:
+def source_of(text: str, path: Path, environ: Mapping[str, str], *, unnamed: str) -> Source:
     """Compile the text of a mapping file and look up the secrets that it names.
 
     Args:
@@ -234,7 +233,7 @@ def mapping_files(directory: Path) -> list[Path]:
     return shown
 
 
-def _closed(mapping: Mapping, environ: Map[str, str]) -> str | None:
+def _closed(mapping: MappingFile, environ: Mapping[str, str]) -> str | None:
     verify = mapping.verify
     for name in verify.secret_env:
         secrets = secrets_in(environ.get(name, ""))
@@ -256,7 +255,7 @@ def _closed(mapping: Mapping, environ: Map[str, str]) -> str | None:
 class _Reader:
     """Reads variables and collects what is wrong with them."""
 
-    def __init__(self, environ: Map[str, str]) -> None:
+    def __init__(self, environ: Mapping[str, str]) -> None:
         self._environ = environ
         self.problems: list[str] = []
 

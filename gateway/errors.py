@@ -34,7 +34,7 @@ class ConfigError(GatewayError):
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
-class Where:
+class Location:
     """A place in a mapping file; lines and columns count from 1."""
 
     file: str
@@ -56,7 +56,7 @@ class Severity(Enum):
 class Problem:
     """One thing that is wrong in a mapping file, and the fix."""
 
-    where: Where
+    where: Location
     code: str
     text: str
     severity: Severity = Severity.ERROR
@@ -95,7 +95,7 @@ class ExpressionError(GatewayError):
 class TranslationError(GatewayError):
     """A mapping failed on a payload."""
 
-    def __init__(self, where: Where, field: str, problem: str) -> None:
+    def __init__(self, where: Location, field: str, problem: str) -> None:
         super().__init__(f"{where}: {field}: {problem}")
         self.where = where
         self.field = field

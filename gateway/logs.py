@@ -12,7 +12,7 @@ def configure_logging() -> None:
     logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
-class Few:
+class LogThrottle:
     """Lets a few lines of each kind into the log, and no more for some seconds: anybody can cause a flood of some.
 
     Args:
@@ -26,7 +26,7 @@ class Few:
         self._lock = threading.Lock()
         self._since: dict[str, tuple[float, int]] = {}
 
-    def lets(self, kind: str, now: float) -> bool:
+    def allows(self, kind: str, now: float) -> bool:
         """Tell whether one more may be written. The kinds are few: no stranger makes one up."""
         return self.count(kind, now) <= self._most
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from gateway import payload as payloads
 from gateway.errors import ConfigError, RequestError
 from gateway.event import JSON, Event
-from gateway.mapping.model import Mapping
+from gateway.mapping.model import MappingFile
 
 
 def payload_loader(file: Path) -> Callable[[str], JSON]:
@@ -52,7 +52,9 @@ def _texts(values: dict[str, JSON]) -> dict[str, str]:
     return {name: str(value) for name, value in values.items()}
 
 
-def captured_event(mapping: Mapping, payload: Path, headers: Path | None, query: tuple[str, ...]) -> Event:
+def captured_event(
+    mapping: MappingFile, payload: Path, headers: Path | None, query: tuple[str, ...]
+) -> Event:
     """Read a webhook: its body, its headers, and parameters of its query as k=v. Raises ConfigError."""
     sent, parameters = read_sent(headers)
     names = {name.lower(): value for name, value in sent.items()}

@@ -16,7 +16,7 @@ from gateway import config as configuration
 from gateway.cli.captured import payload_loader
 from gateway.cli.options import count, plain_errors
 from gateway.config import Source
-from gateway.errors import Problem, Severity, Where, printable
+from gateway.errors import Location, Problem, Severity, printable
 from gateway.mapping import selftests
 
 
@@ -92,7 +92,7 @@ def _examined(files: Iterable[Path]) -> _Report:
 
 def _problems(source: Source) -> list[Problem]:
     if source.mapping is None and not source.problems:
-        where = Where(file=source.file, line=1, column=1)
+        where = Location(file=source.file, line=1, column=1)
         return [Problem(where=where, code="unreadable", text=str(source.closed))]
     return list(source.problems)
 
@@ -102,10 +102,10 @@ def _failed(result: selftests.TestResult) -> Problem:
     return Problem(where=result.where, code="test-failed", text=text)
 
 
-def _line_of_source(file: Path) -> Where:
+def _line_of_source(file: Path) -> Location:
     lines = enumerate(_lines(str(file)), start=1)
     number = next((number for number, line in lines if re.match(r"source\s*:", line)), 1)
-    return Where(file=str(file), line=number, column=1)
+    return Location(file=str(file), line=number, column=1)
 
 
 # Forms
@@ -128,7 +128,7 @@ def _colored(line: str) -> str:
     return f"    {click.style(line, fg=color) if color else line}"
 
 
-def _pointed(where: Where) -> Iterator[str]:
+def _pointed(where: Location) -> Iterator[str]:
     """Show a line with a caret below the place, if there is such a line."""
     lines = _lines(where.file)
     if where.line > len(lines):

@@ -36,7 +36,7 @@ from gateway.cli.tables_and_filters import (
     yes_option,
 )
 from gateway.customerio.calls import IDENTIFIERS
-from gateway.operate.queries import STATUSES, Archive, DeliveryEntry, DeliveryFilter, DeliveryRecord, Status
+from gateway.operate.queries import STATUSES, DeliveryEntry, DeliveryFilter, DeliveryRecord, Queries, Status
 from gateway.operate.replay import Done, Rework
 
 _UNSENT: tuple[Status, ...] = ("parked", "pending", "failed")
@@ -82,7 +82,7 @@ def list_deliveries(
 ) -> None:
     """List deliveries, the newest first."""
     with present_database() as database:
-        found = Archive(database).deliveries(asked, limit=limit, before=before)
+        found = Queries(database).deliveries(asked, limit=limit, before=before)
     if as_json:
         click.echo(document([_as_json(each) for each in found]))
         return
@@ -97,7 +97,7 @@ def list_deliveries(
 def show(id_: int, as_json: bool) -> None:
     """Show one delivery with its call and every attempt."""
     with present_database() as database:
-        record = Archive(database).delivery(id_)
+        record = Queries(database).delivery(id_)
     if record is None:
         raise click.ClickException(f"there is no delivery {id_}")
     click.echo(document(_record_as_json(record)) if as_json else _record_as_text(record))
@@ -124,7 +124,7 @@ def retry(
     failed = replace(asked, statuses=("failed",))
     with present_database() as database:
         rework = Rework(database)
-        chosen = list(ids) or Archive(database).delivery_ids(failed)
+        chosen = list(ids) or Queries(database).delivery_ids(failed)
         refused = rework.refusals(chosen)
         going = [id_ for id_ in chosen if id_ not in refused]
         _act("retry", "retried", going, refused, rework.retry, dry_run=dry_run, yes=yes, as_json=as_json)
@@ -151,7 +151,7 @@ def cancel(
     unsent = replace(asked, statuses=asked.statuses or _UNSENT)
     with present_database() as database:
         rework = Rework(database)
-        chosen = list(ids) or Archive(database).delivery_ids(unsent)
+        chosen = list(ids) or Queries(database).delivery_ids(unsent)
         refused = rework.refusals(chosen, cancel=True)
         # From the end on: else the next of a lane would be promoted, and sent, between two portions.
         going = [id_ for id_ in reversed(chosen) if id_ not in refused]

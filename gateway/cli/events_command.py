@@ -37,8 +37,8 @@ from gateway.cli.tables_and_filters import (
     worked_through,
     yes_option,
 )
-from gateway.mapping.model import Mapping as Rules
-from gateway.operate.queries import EVENT_STATUSES, Archive, EventEntry, EventFilter, EventRecord
+from gateway.mapping.model import MappingFile
+from gateway.operate.queries import EVENT_STATUSES, EventEntry, EventFilter, EventRecord, Queries
 from gateway.operate.replay import Replayed, Rework
 
 #: Events of one portion: each is a transaction of its own.
@@ -73,7 +73,7 @@ def list_events(
 ) -> None:
     """List events, the newest first."""
     with present_database() as database:
-        found = Archive(database).events(asked, limit=limit, before=before)
+        found = Queries(database).events(asked, limit=limit, before=before)
     if as_json:
         click.echo(document([dataclasses.asdict(each) for each in found]))
         return
@@ -88,7 +88,7 @@ def list_events(
 def show(id_: int, as_json: bool) -> None:
     """Show one event: headers, body, and its deliveries."""
     with present_database() as database:
-        record = Archive(database).event(id_)
+        record = Queries(database).event(id_)
     if record is None:
         raise click.ClickException(f"there is no event {id_}")
     click.echo(document(_record_as_json(record)) if as_json else _record_as_text(record))
@@ -126,7 +126,7 @@ def replay(
     sources = configuration.load_sources(configuration.load(environ).mappings, environ)
     rules = {name: each.mapping for name, each in sources.items() if each.mapping is not None}
     with present_database() as database:
-        archive, rework = Archive(database), Rework(database)
+        archive, rework = Queries(database), Rework(database)
         chosen = list(ids) or archive.event_ids(asked)
         named, refused = _sources_of(archive, chosen, rules)
         plan = _through(named, rules, rework.plan, again=again, label="looking")
@@ -149,7 +149,7 @@ def replay(
 
 
 def _sources_of(
-    archive: Archive, ids: Sequence[int], rules: Mapping[str, Rules]
+    archive: Queries, ids: Sequence[int], rules: Mapping[str, MappingFile]
 ) -> tuple[dict[int, str], dict[int, str]]:
     """Find the source of each event, and why some cannot be replayed."""
     found = archive.sources(ids)
@@ -166,7 +166,7 @@ def _sources_of(
 
 def _through(
     named: Mapping[int, str],
-    rules: Mapping[str, Rules],
+    rules: Mapping[str, MappingFile],
     work: Callable[..., Replayed | None],
     *,
     again: bool,

@@ -17,7 +17,7 @@ from gateway.cli.open_database import opened
 from gateway.cli.options import environment_of, mappings_option, plain_errors
 from gateway.config import Config
 from gateway.errors import ConfigError, StoreError, did_you_mean
-from gateway.mapping.model import Mapping as Rules
+from gateway.mapping.model import MappingFile
 from gateway.operate.body_files import Files
 from gateway.operate.ingest import Ingest, Summary
 from gateway.store.database import Database, migrate, require_schema
@@ -96,7 +96,7 @@ def _database(config: Config, *, dry_run: bool) -> Iterator[Database | None]:
         yield database
 
 
-def _rules(config: Config, environ: Mapping[str, str], name: str) -> Rules:
+def _rules(config: Config, environ: Mapping[str, str], name: str) -> MappingFile:
     sources = configuration.load_sources(config.mappings, environ)
     source = sources.get(name)
     if source is None:

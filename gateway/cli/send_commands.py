@@ -21,7 +21,7 @@ from gateway.customerio.calls import Call, Destroy, Identify, Page, RawRequest, 
 from gateway.customerio.client import DEADLINE, Client
 from gateway.customerio.connection import DEFAULT
 from gateway.customerio.limits import METHODS, RESPONSE_TYPES, RETRY_SETTINGS
-from gateway.customerio.response import Answer
+from gateway.customerio.response import Response
 from gateway.customerio.retry import Attempt
 from gateway.customerio.wire import HOSTS
 from gateway.errors import CallError, RequestError, SendError
@@ -522,7 +522,7 @@ class _Progress:
         time.sleep(seconds)
 
 
-def _send(call: Call, connection: str, region: str | None, *, timeout: float = DEADLINE) -> Answer:
+def _send(call: Call, connection: str, region: str | None, *, timeout: float = DEADLINE) -> Response:
     connections = configuration.load(os.environ).connections
     progress = _Progress()
     with Client(connections, deadline=timeout, sleep=progress.sleep) as client:
@@ -533,7 +533,7 @@ def _send(call: Call, connection: str, region: str | None, *, timeout: float = D
             raise click.ClickException(plain(error)) from error
 
 
-def _say(answer: Answer, *, as_json: bool = True) -> None:
+def _say(answer: Response, *, as_json: bool = True) -> None:
     if not as_json:
         click.echo(answer.body, nl=False)
     elif answer.body:

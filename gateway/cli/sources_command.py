@@ -20,7 +20,7 @@ from gateway.cli.tables_and_filters import document, plain
 from gateway.config import Config, Source
 from gateway.errors import StoreError, did_you_mean
 from gateway.event import JSON
-from gateway.operate.queries import Archive, EventEntry
+from gateway.operate.queries import EventEntry, Queries
 from gateway.receive.refusals import Kept, Refusal
 from gateway.store.database import require_schema
 from gateway.verify import KEYS, Handshake, Kind, Place, Scheme, schemes
@@ -148,7 +148,7 @@ def _look(config: Config, names: Sequence[str]) -> _Seen:
             return _Seen(events={}, refusals={}, missing=file)
     with opened(config) as database:
         require_schema(database)
-        return _Seen(events=Archive(database).last_events(names), refusals=Kept(database).read())
+        return _Seen(events=Queries(database).last_events(names), refusals=Kept(database).read())
 
 
 def _as_json(entries: Sequence[_Entry], seen: _Seen | None) -> list[dict[str, Any]]:

@@ -17,17 +17,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gateway.customerio.client import Client, DryRun, Sender
     from gateway.customerio.connection import Connection
-    from gateway.customerio.response import Answer
+    from gateway.customerio.response import Response
     from gateway.customerio.retry import Policy
 
-__all__ = ["Answer", "Client", "Connection", "DryRun", "Policy", "Sender"]
+__all__ = ["Client", "Connection", "DryRun", "Policy", "Response", "Sender"]
 
 _HOMES = {
     "Client": "client",
     "DryRun": "client",
     "Sender": "client",
     "Connection": "connection",
-    "Answer": "response",
+    "Response": "response",
     "Policy": "retry",
 }
 

@@ -27,15 +27,15 @@ from gateway.customerio.calls import IDENTIFIERS, Call, RawRequest, address, lan
 from gateway.customerio.coerce import mended
 from gateway.customerio.connection import DEFAULT, Connection, variable_prefix
 from gateway.customerio.limits import violations
-from gateway.customerio.rate_limit import Pace
-from gateway.customerio.response import Answer, attempt_of, reason_of, shown_without_answer
+from gateway.customerio.rate_limit import RateLimit
+from gateway.customerio.response import Response, attempt_of, reason_of, shown_without_answer
 from gateway.customerio.retry import Attempt, Policy, Probe, again_after, policy_with
 from gateway.customerio.transport import NoAnswerError, Transport
 from gateway.customerio.ulids import ulid
 from gateway.customerio.wire import HttpRequest
 from gateway.errors import CallError, SendError
 
-__all__ = ["DEADLINE", "Answer", "Client", "Connection", "DryRun", "Policy", "Sender"]
+__all__ = ["DEADLINE", "Client", "Connection", "DryRun", "Policy", "Response", "Sender"]
 
 #: Seconds that an attempt may take in all.
 DEADLINE = 20.0
@@ -79,7 +79,7 @@ class Client:
         self._sleep = sleep
         self._jitter = jitter
         self._transport = Transport(self._connections, pool=pool)
-        self._paces = {name: Pace(connection.rate) for name, connection in self._connections.items()}
+        self._paces = {name: RateLimit(connection.rate) for name, connection in self._connections.items()}
 
     def __enter__(self) -> Client:
         return self
@@ -95,25 +95,25 @@ class Client:
 
     # Sent at once, for programs and for the command line
 
-    def identify(self, *, connection: str = DEFAULT, region: str | None = None, **fields: Any) -> Answer:
+    def identify(self, *, connection: str = DEFAULT, region: str | None = None, **fields: Any) -> Response:
         """Create or update a person; the fields are those of `calls.Identify`. Raises as `call` does."""
         return self.call(calls.Identify(**fields), connection=connection, region=region)
 
-    def track(self, *, connection: str = DEFAULT, region: str | None = None, **fields: Any) -> Answer:
+    def track(self, *, connection: str = DEFAULT, region: str | None = None, **fields: Any) -> Response:
         """Record an event; the fields are those of `calls.Track`. Raises as `call` does."""
         return self.call(calls.Track(**fields), connection=connection, region=region)
 
-    def page(self, *, connection: str = DEFAULT, region: str | None = None, **fields: Any) -> Answer:
+    def page(self, *, connection: str = DEFAULT, region: str | None = None, **fields: Any) -> Response:
         """Record a page view; the fields are those of `calls.Page`. Raises as `call` does."""
         return self.call(calls.Page(**fields), connection=connection, region=region)
 
-    def destroy(self, *, connection: str = DEFAULT, region: str | None = None, **fields: Any) -> Answer:
+    def destroy(self, *, connection: str = DEFAULT, region: str | None = None, **fields: Any) -> Response:
         """Delete a person; the fields are those of `calls.Destroy`. Raises as `call` does."""
         return self.call(calls.Destroy(**fields), connection=connection, region=region)
 
     def request(
         self, path: str, *, connection: str = DEFAULT, region: str | None = None, **fields: Any
-    ) -> Answer:
+    ) -> Response:
         """Send any request below ``/api``; the fields are those of `calls.RawRequest`. Raises as `call` does."""
         return self.call(calls.RawRequest(path=path, **fields), connection=connection, region=region)
 
@@ -124,7 +124,7 @@ class Client:
         connection: str = DEFAULT,
         region: str | None = None,
         on_attempt: Callable[[Attempt], None] = lambda _: None,
-    ) -> Answer:
+    ) -> Response:
         """Send any call now, and again as its connection's policy says (three times unless it does).
 
         An event, page view or screen without an `event_id` is given one, so that a retry is not counted twice.
@@ -214,7 +214,7 @@ class Client:
             return None, Probe(cause="misconfigured", reason=reason)
         return None, Probe(cause="unreachable", reason=reason_of(answer))
 
-    def _ask_region(self, connection: Connection, region: str | None) -> Answer:
+    def _ask_region(self, connection: Connection, region: str | None) -> Response:
         return self._transport.exchange(_ASK_REGION, connection, region, min(PROBE_DEADLINE, self._deadline))
 
     def _region_elsewhere(self, connection: Connection, asked: str | None) -> str | None:
@@ -230,7 +230,9 @@ class Client:
                 return found
         return None
 
-    def _exchange(self, request: HttpRequest, name: str, region: str | None) -> tuple[Answer | None, Attempt]:
+    def _exchange(
+        self, request: HttpRequest, name: str, region: str | None
+    ) -> tuple[Response | None, Attempt]:
         at, started = time.time(), time.monotonic()
         deadline = min(request.timeout or self._deadline, self._deadline)
         try:
@@ -318,7 +320,7 @@ class DryRun:
 _ASK_REGION = HttpRequest(method="GET", path=wire.REGION_PATH)
 
 
-def _region_in(answer: Answer) -> str | None:
+def _region_in(answer: Response) -> str | None:
     told = answer.json
     region = told.get("region") if answer.status == 200 and isinstance(told, dict) else None
     return region if isinstance(region, str) else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 
-class Pace:
+class RateLimit:
     """Spaces the requests of one connection (the generic cell rate algorithm). Any number of threads may ask.
 
     Args:

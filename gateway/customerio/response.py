@@ -21,7 +21,7 @@ MAX_SHOWN = 10_240
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
+class Response:
     """A whole HTTP answer; names of headers are in lower case."""
 
     status: int
@@ -39,7 +39,7 @@ class Answer:
         return self.body.decode(errors="replace")
 
 
-def attempt_of(request: HttpRequest, answer: Answer, *, at: float, seconds: float, now: float) -> Attempt:
+def attempt_of(request: HttpRequest, answer: Response, *, at: float, seconds: float, now: float) -> Attempt:
     """Say what an attempt came to.
 
     Args:
@@ -59,7 +59,7 @@ def attempt_of(request: HttpRequest, answer: Answer, *, at: float, seconds: floa
     )
 
 
-def reason_of(answer: Answer, *, expects_json: bool = True) -> str:
+def reason_of(answer: Response, *, expects_json: bool = True) -> str:
     """Say in one line what an answer complains of."""
     if 300 <= answer.status < 400:
         return f"HTTP {answer.status}: redirected, so the region is probably wrong"
@@ -69,7 +69,7 @@ def reason_of(answer: Answer, *, expects_json: bool = True) -> str:
     return f"HTTP {answer.status}: {said}"[:MAX_REASON] if said else f"HTTP {answer.status}"
 
 
-def _is_understood(request: HttpRequest, answer: Answer) -> bool:
+def _is_understood(request: HttpRequest, answer: Response) -> bool:
     if answer.status == 207:
         return bool(_refused_items(answer))
     if request.response_type != "json":
@@ -106,7 +106,7 @@ def _as_list(value: JSON) -> list[JSON]:
     return value if isinstance(value, list) else []
 
 
-def _refused_items(answer: Answer) -> dict[int, str]:
+def _refused_items(answer: Response) -> dict[int, str]:
     """Read which items of a batch were refused, and why; nothing when that cannot be told."""
     body = answer.json
     refused: dict[int, str] = {}
@@ -135,7 +135,7 @@ def _retry_after(header: str | None, *, now: float) -> float | None:
     return max(0.0, at.timestamp() - now)
 
 
-def _shown(request: HttpRequest, answer: Answer | None) -> str:
+def _shown(request: HttpRequest, answer: Response | None) -> str:
     lines = [f"{request.method} {request.path}", *_headers(request.headers), *_body(request.body or b"")]
     if answer is not None:
         lines += ["", f"HTTP {answer.status}", *_headers(answer.headers), *_body(answer.body)]

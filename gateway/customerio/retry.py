@@ -253,7 +253,7 @@ class Probe:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Health:
+class ConnectionState:
     """How a connection is: open, or paused for a cause. Times are those of the database, in unix seconds.
 
     Attributes:
@@ -285,18 +285,20 @@ class Health:
 _PROBED = ("unreachable", "misconfigured")
 
 
-def needs_probe(health: Health, now: float) -> bool:
+def needs_probe(health: ConnectionState, now: float) -> bool:
     """Tell that a paused connection is due to be probed."""
     return health.cause in _PROBED and health.resumes_at is not None and health.resumes_at <= now
 
 
-def after_time(health: Health, now: float) -> Health:
+def after_time(health: ConnectionState, now: float) -> ConnectionState:
     """Resume a connection whose pause ends by itself."""
     over = health.resumes_at is not None and health.resumes_at <= now
     return _resumed(health, now) if over and health.cause in ("throttled", "failing") else health
 
 
-def after_probe(health: Health, probe: Probe, now: float, *, policy: Policy, jitter: float) -> Health:
+def after_probe(
+    health: ConnectionState, probe: Probe, now: float, *, policy: Policy, jitter: float
+) -> ConnectionState:
     """Resume a connection, or pause it until the next probe."""
     if probe.cause is not None:
         return _paused(health, probe.cause, probe.reason, None, now, policy=policy, jitter=jitter)
@@ -304,8 +306,8 @@ def after_probe(health: Health, probe: Probe, now: float, *, policy: Policy, jit
 
 
 def after_decision(
-    health: Health, lane: int, decision: Decision, now: float, *, policy: Policy, jitter: float
-) -> Health:
+    health: ConnectionState, lane: int, decision: Decision, now: float, *, policy: Policy, jitter: float
+) -> ConnectionState:
     """Weigh what a delivery came to: throttling pauses its connection, and so do too many that fail in a row.
 
     Args:
@@ -329,7 +331,7 @@ def after_decision(
 
 
 def _paused(
-    health: Health,
+    health: ConnectionState,
     cause: Cause,
     reason: str | None,
     asked: float | None,
@@ -337,7 +339,7 @@ def _paused(
     *,
     policy: Policy,
     jitter: float,
-) -> Health:
+) -> ConnectionState:
     growing = _spread(policy.delay, health.level, LONGEST_PAUSE, jitter)
     resumes_at = now + (growing if asked is None else min(asked, HOUR))
     if health.cause == cause == "throttled":
@@ -353,7 +355,7 @@ def _paused(
     )
 
 
-def _resumed(health: Health, now: float) -> Health:
+def _resumed(health: ConnectionState, now: float) -> ConnectionState:
     return replace(
         health,
         cause=None,
@@ -365,14 +367,14 @@ def _resumed(health: Health, now: float) -> Health:
 
 
 def weigh(
-    health: Health,
+    health: ConnectionState,
     decided: Sequence[tuple[int, Decision]],
     probes: Sequence[Probe],
     now: float,
     *,
     policy: Policy,
     jitter: float,
-) -> Health:
+) -> ConnectionState:
     """Work out how a connection is after all that became of it in one turn of a worker."""
     health = after_time(health, now)
     for lane, decision in decided:

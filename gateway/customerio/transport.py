@@ -13,7 +13,7 @@ import urllib3
 from gateway import __version__
 from gateway.customerio.connection import Connection
 from gateway.customerio.deadline import DeadlineAdapter, Deadlines
-from gateway.customerio.response import Answer
+from gateway.customerio.response import Response
 from gateway.customerio.wire import HOSTS, HttpRequest
 
 CONNECT_TIMEOUT = 5.0
@@ -46,7 +46,7 @@ class Transport:
 
     def exchange(
         self, request: HttpRequest, connection: Connection, region: str | None, deadline: float
-    ) -> Answer:
+    ) -> Response:
         """Send a request and read its answer.
 
         Args:
@@ -85,14 +85,14 @@ class Transport:
         # Not by the session, which looks at where a redirect leads even if it is not to follow.
         return self._adapter.send(prepared, timeout=timeout, **self._environment[host])
 
-    def _read(self, response: requests.Response) -> Answer:
+    def _read(self, response: requests.Response) -> Response:
         body = response.raw.read(MAX_ANSWER + 1, decode_content=True)
         if len(body) > MAX_ANSWER:
             response.close()
             raise NoAnswerError(f"HTTP {response.status_code} with an answer of over {MAX_ANSWER} bytes")
         response.raw.release_conn()
         headers = {name.lower(): value for name, value in response.headers.items()}
-        return Answer(status=response.status_code, body=body, headers=headers)
+        return Response(status=response.status_code, body=body, headers=headers)
 
 
 def _headers(request: HttpRequest, connection: Connection) -> dict[str, str]:

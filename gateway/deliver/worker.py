@@ -24,7 +24,7 @@ from gateway.customerio import wire
 from gateway.customerio.batching import MOST_ITEMS, send_together
 from gateway.customerio.calls import RawRequest
 from gateway.customerio.client import Sender
-from gateway.customerio.rate_limit import Pace
+from gateway.customerio.rate_limit import RateLimit
 from gateway.customerio.retry import (
     Attempt,
     Decision,
@@ -41,7 +41,7 @@ from gateway.customerio.retry import (
 from gateway.deliver.parcels import Parcel, parcels_of, read
 from gateway.errors import StoreError
 from gateway.event import JSON
-from gateway.store.connection_state import Change, Pacing, Probed, Target
+from gateway.store.connection_state import ProbeResult, ProbeSchedule, StateChange, Target
 from gateway.store.database import Database
 from gateway.store.record_and_claim import Claimed, Outcome, Store, Turn
 
@@ -99,7 +99,7 @@ class _Sent:
     retry: Mapping[str, JSON] = field(default_factory=dict)
 
 
-_Finished: TypeAlias = "queue.SimpleQueue[_Sent | Probed | _Wake]"
+_Finished: TypeAlias = "queue.SimpleQueue[_Sent | ProbeResult | _Wake]"
 
 
 class Worker:
@@ -127,7 +127,7 @@ class Worker:
         self._store = Store(database)
         self._sender = sender
         self._policies = policies
-        self._paces = {name: Pace(rate) for name, rate in rates.items()}
+        self._paces = {name: RateLimit(rate) for name, rate in rates.items()}
         self._threads = threads
         self._lease = lease
         self._deadline = deadline
@@ -136,7 +136,7 @@ class Worker:
         self._unsettled: list[Outcome] = []
         self._unsent: list[Claimed] = []
         self._doubts: list[_Tried] = []  # of which only a probe can tell whose fault it was
-        self._probed: list[Probed] = []
+        self._probed: list[ProbeResult] = []
         self._probing: dict[Target, list[_Tried]] = {}  # with the doubts that each probe is to settle
         self._in_hand: Counter[Target] = Counter()  # deliveries that are claimed and not settled
         self._waiting: list[tuple[float, Parcel]] = []  # for their turn, each with its moment
@@ -236,12 +236,12 @@ class Worker:
         except queue.Empty:
             return
 
-    def _take(self, finished: _Sent | Probed | _Wake) -> None:
+    def _take(self, finished: _Sent | ProbeResult | _Wake) -> None:
         match finished:
             case _Sent():
                 self._out -= 1
                 self._weigh(finished)
-            case Probed():
+            case ProbeResult():
                 self._learn(finished)
             case _Wake():
                 pass
@@ -284,7 +284,7 @@ class Worker:
             for each in tried.deliveries
         ]
 
-    def _learn(self, probed: Probed) -> None:
+    def _learn(self, probed: ProbeResult) -> None:
         """Decide what the probe was to tell; a doubt that came up after its beginning waits for the next."""
         for doubt in self._probing.pop(probed.target):
             if probed.probe.cause is None:
@@ -339,7 +339,9 @@ class Worker:
             probing=self._probing.keys(),
             busy={target for target, number in self._in_hand.items() if number},
             room=self._room(time.monotonic()),
-            pacing=Pacing(policies=self._policies, jitter=self._jitter(), probe_seconds=2 * self._deadline),
+            pacing=ProbeSchedule(
+                policies=self._policies, jitter=self._jitter(), probe_seconds=2 * self._deadline
+            ),
         )
 
     def _settle_singly(self, outcomes: Sequence[Outcome]) -> None:
@@ -400,7 +402,7 @@ class Worker:
     def _probe(self, target: Target, lease: int) -> None:
         """Ask whether a connection is well, in a thread of the pool."""
         probe = self._sender.probe(target.connection, target.region or None)
-        self._finished.put(Probed(target=target, lease=lease, probe=probe))
+        self._finished.put(ProbeResult(target=target, lease=lease, probe=probe))
 
     def _listen(self) -> None:
         while not self._stopping.is_set():
@@ -429,7 +431,7 @@ class Worker:
             log.warning("%s; what was in flight is tried again when its lease ends", error)
 
 
-def _report(changes: Sequence[Change]) -> None:
+def _report(changes: Sequence[StateChange]) -> None:
     for change in changes:
         health = change.health
         if health.cause is None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from collections.abc import Mapping as ReadOnly
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final, TypeAlias
@@ -12,7 +11,7 @@ from typing import Any, Final, TypeAlias
 from gateway.customerio.calls import field_of
 from gateway.customerio.limits import EARLIEST, LATEST, is_moment
 from gateway.customerio.wire import plain_text
-from gateway.errors import ExpressionError, TranslationError, Where
+from gateway.errors import ExpressionError, Location, TranslationError
 from gateway.event import JSON
 from gateway.mapping.functions import Scope, kind, truthy
 from gateway.mapping.model import (
@@ -43,7 +42,7 @@ class View:
     trace: Trace | None = None
 
 
-def fields_of(entry: CallRule, defaults: ReadOnly[str, Value], view: View, part: View) -> dict[str, Any]:
+def fields_of(entry: CallRule, defaults: Mapping[str, Value], view: View, part: View) -> dict[str, Any]:
     """Work out the fields of a call, as its class takes them. Raises TranslationError."""
     plan, readers = entry.plan, _READERS[entry.spec.name]
     values: dict[str, Any] = _identifiers(entry, defaults, view, part)
@@ -59,7 +58,7 @@ def fields_of(entry: CallRule, defaults: ReadOnly[str, Value], view: View, part:
 
 
 def _identifiers(
-    entry: CallRule, defaults: ReadOnly[str, Value], view: View, part: View
+    entry: CallRule, defaults: Mapping[str, Value], view: View, part: View
 ) -> dict[str, str | None]:
     """Resolve whom a call is about: a call that names anybody itself takes nobody from the defaults."""
     named: Sequence[tuple[str, Value]]
@@ -76,7 +75,7 @@ def _identifiers(
     return texts
 
 
-def _timestamp(plan: Plan, defaults: ReadOnly[str, Value], view: View, part: View) -> int | None:
+def _timestamp(plan: Plan, defaults: Mapping[str, Value], view: View, part: View) -> int | None:
     if plan.timestamp is not None:
         return _unix_seconds(plan.timestamp, "timestamp", view)
     if (default := defaults.get("timestamp")) is not None:
@@ -159,7 +158,7 @@ def _person(value: Value, name: str, view: View) -> dict[str, str]:
     return {kind: text for kind, text in _texts(value, name, view).items() if text}
 
 
-def _members(value: Value, name: str, view: View, keys: ReadOnly[str, Key]) -> list[JSON]:
+def _members(value: Value, name: str, view: View, keys: Mapping[str, Key]) -> list[JSON]:
     """Resolve a list of objects with keys of their own, whether it was written out or comes from the payload."""
     found = resolve(value, name, view)
     if found is None or found is LEFT_OUT:
@@ -169,7 +168,7 @@ def _members(value: Value, name: str, view: View, keys: ReadOnly[str, Key]) -> l
     return [_member(each, value.where, f"{name}[{number}]", keys) for number, each in enumerate(found)]
 
 
-def _member(found: JSON, where: Where, name: str, keys: ReadOnly[str, Key]) -> JSON:
+def _member(found: JSON, where: Location, name: str, keys: Mapping[str, Key]) -> JSON:
     if not isinstance(found, dict):
         raise TranslationError(where, name, f"must be an object with {', '.join(keys)}, got {kind(found)}")
     if unknown := found.keys() - keys.keys():
@@ -241,7 +240,7 @@ def text_of(value: Value, name: str, view: View) -> str | None:
     return None if resolved is LEFT_OUT else _as_text(resolved, value.where, name)
 
 
-def _as_text(value: JSON, where: Where, name: str) -> str | None:
+def _as_text(value: JSON, where: Location, name: str) -> str | None:
     if value is None or isinstance(value, str):
         return value
     if type(value) is not int and type(value) is not float:
@@ -297,7 +296,7 @@ def holds(condition: Computed, view: View) -> bool:
     return truthy(evaluate(condition, "when", view))
 
 
-def field_place(field: str, entry: CallRule, defaults: ReadOnly[str, Value]) -> tuple[str, Where]:
+def field_place(field: str, entry: CallRule, defaults: Mapping[str, Value]) -> tuple[str, Location]:
     """Find where a field of a call was written, and what to call it there.
 
     A name that nobody wrote comes out of the payload, and is not shown.
@@ -316,7 +315,7 @@ _PLACE = re.compile(r"(\w*)(.*)", re.DOTALL)
 _STEP = re.compile(r"\[(\d+)\](.*)|\.(.*)", re.DOTALL)
 
 
-def _below(value: Value, path: str) -> Where | None:
+def _below(value: Value, path: str) -> Location | None:
     """Find where below a value something was written; None: nowhere."""
     step = _STEP.fullmatch(path)
     if step is None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping as ReadOnly
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
 from ipaddress import IPv4Network, IPv6Network
 from typing import TypeAlias
 
-from gateway.errors import Where
+from gateway.errors import Location
 from gateway.event import JSON
 from gateway.mapping.expressions import Expression
 from gateway.verify import Scheme
@@ -45,7 +45,7 @@ class Key:
     kind: Kind
     required: bool = False
     example: str = ""
-    keys: ReadOnly[str, Key] = field(default_factory=dict)
+    keys: Mapping[str, Key] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ class CallSpec:
     """
 
     name: str
-    keys: ReadOnly[str, Key]
+    keys: Mapping[str, Key]
     dated: bool = False
 
     @cached_property
@@ -176,7 +176,7 @@ def is_steering(name: str) -> bool:
     return name in _STEERING or name.startswith(_STEERING_PREFIX)
 
 
-def without_steering(attributes: ReadOnly[str, JSON]) -> dict[str, JSON]:
+def without_steering(attributes: Mapping[str, JSON]) -> dict[str, JSON]:
     """Take what `attributes_from` may give: neither nulls nor what `is_steering`."""
     # The test stands here once more because a call of it for each name would take most of the time.
     return {
@@ -190,7 +190,7 @@ def without_steering(attributes: ReadOnly[str, JSON]) -> dict[str, JSON]:
 class Constant:
     """A value that is the same for every event; None is a null that the author wrote."""
 
-    where: Where
+    where: Location
     value: JSON
 
 
@@ -198,7 +198,7 @@ class Constant:
 class Computed:
     """A value that an expression finds; null leaves it out."""
 
-    where: Where
+    where: Location
     expression: Expression
 
 
@@ -206,7 +206,7 @@ class Computed:
 class OrNull:
     """A value that an expression finds, and whose null is sent."""
 
-    where: Where
+    where: Location
     computed: Computed
 
 
@@ -214,7 +214,7 @@ class OrNull:
 class ObjectValue:
     """An object with values of its own."""
 
-    where: Where
+    where: Location
     entries: tuple[tuple[str, Value], ...]
 
 
@@ -222,7 +222,7 @@ class ObjectValue:
 class ListValue:
     """A list with values of its own."""
 
-    where: Where
+    where: Location
     items: tuple[Value, ...]
 
 
@@ -261,9 +261,9 @@ _APART = ("attributes", "attributes_from", "timestamp")
 class CallRule:
     """One entry of an event: the call to make, and when, and for what."""
 
-    where: Where
+    where: Location
     spec: CallSpec
-    fields: ReadOnly[str, Value]
+    fields: Mapping[str, Value]
     when: Computed | None = None
     each: Computed | None = None
     connection: str | None = None
@@ -295,7 +295,7 @@ class CallRule:
 class Rule:
     """One entry of `events`: the event types it is for, as written, and its calls."""
 
-    where: Where
+    where: Location
     event_types: tuple[str, ...]
     calls: tuple[CallRule, ...]
 
@@ -324,7 +324,7 @@ class Glob:
 class Routes:
     """The rules by event type: rule numbers, so that the first in the file can win."""
 
-    literals: ReadOnly[str, int]
+    literals: Mapping[str, int]
     globs: tuple[tuple[Glob, int], ...]
     any_type: int | None
 
@@ -339,7 +339,7 @@ class Verify:
         networks: The addresses that webhooks may come from; empty: any.
     """
 
-    where: Where
+    where: Location
     scheme: Scheme
     secret_env: tuple[str, ...]
     token_env: str | None = None
@@ -357,19 +357,19 @@ class MappingTest:
         error: What the message of that error contains.
     """
 
-    where: Where
+    where: Location
     name: str
     body: JSON
     payload: str | None
-    headers: ReadOnly[str, str]
-    query: ReadOnly[str, str]
+    headers: Mapping[str, str]
+    query: Mapping[str, str]
     received_at: int
     expect: tuple[dict[str, JSON], ...] | None
     error: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mapping:
+class MappingFile:
     """One mapping file, compiled.
 
     Attributes:
@@ -392,17 +392,17 @@ class Mapping:
     default_key: Computed | None
     deduplicate: bool
     split: Computed | None
-    let: ReadOnly[str, Value]
-    tables: ReadOnly[str, ReadOnly[str, JSON]]
+    let: Mapping[str, Value]
+    tables: Mapping[str, Mapping[str, JSON]]
     connection: str
     region: str | None
-    defaults: ReadOnly[str, Value]
+    defaults: Mapping[str, Value]
     rules: tuple[Rule, ...]
     routes: Routes = field(repr=False)
     tests: tuple[MappingTest, ...]
 
 
-def find_rule(mapping: Mapping, event_type: str | None) -> Rule | None:
+def find_rule(mapping: MappingFile, event_type: str | None) -> Rule | None:
     """Find the first rule of the file that is for an event type; no type at all fits only ``*``."""
     found = _rule_number(mapping.routes, event_type)
     return None if found is None else mapping.rules[found]

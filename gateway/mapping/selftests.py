@@ -10,9 +10,9 @@ from itertools import zip_longest
 from typing import ClassVar
 
 from gateway.customerio.calls import as_json
-from gateway.errors import GatewayError, Where
+from gateway.errors import GatewayError, Location
 from gateway.event import JSON, Event
-from gateway.mapping.model import SPECS, Mapping, MappingTest
+from gateway.mapping.model import SPECS, MappingFile, MappingTest
 from gateway.mapping.translate import Translation, translate
 
 
@@ -23,11 +23,11 @@ class TestResult:
     __test__: ClassVar[bool] = False  # pytest would take the name for a class of tests
 
     name: str
-    where: Where
+    where: Location
     difference: str | None
 
 
-def run_tests(mapping: Mapping, load: Callable[[str], JSON]) -> list[TestResult]:
+def run_tests(mapping: MappingFile, load: Callable[[str], JSON]) -> list[TestResult]:
     """Run all tests of a mapping file; *load* gives the decoded body of a `payload` by its name in the test.
 
     What *load* raises as OSError, ValueError or GatewayError fails the test and no more.
@@ -38,7 +38,7 @@ def run_tests(mapping: Mapping, load: Callable[[str], JSON]) -> list[TestResult]
     ]
 
 
-def _run(mapping: Mapping, test: MappingTest, load: Callable[[str], JSON]) -> str | None:
+def _run(mapping: MappingFile, test: MappingTest, load: Callable[[str], JSON]) -> str | None:
     try:
         payload = test.body if test.payload is None else load(test.payload)
     except (OSError, ValueError, GatewayError) as error:

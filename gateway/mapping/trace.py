@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gateway.errors import Where
+from gateway.errors import Location
 from gateway.event import JSON
 from gateway.mapping.model import Computed
 
@@ -23,7 +23,7 @@ class Step:
 
     depth: int
     label: str
-    where: Where | None = None
+    where: Location | None = None
     expression: str | None = None
     value: JSON = None
     problem: str | None = None
@@ -36,7 +36,7 @@ class Trace:
         self.steps: list[Step] = []
         self._depth = 0
 
-    def tell(self, depth: int, label: str, where: Where | None = None) -> None:
+    def tell(self, depth: int, label: str, where: Location | None = None) -> None:
         """Say what happens next."""
         self.steps.append(Step(depth=depth, label=label, where=where))
         self._depth = depth + 1

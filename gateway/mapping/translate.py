@@ -28,7 +28,7 @@ from gateway.errors import TranslationError
 from gateway.event import JSON, Event
 from gateway.mapping.evaluate import LEFT_OUT, View, evaluate, field_place, fields_of, holds, resolve, text_of
 from gateway.mapping.functions import Budget, Scope, kind
-from gateway.mapping.model import CallRule, Computed, Constant, Mapping, Rule, Value, find_rule
+from gateway.mapping.model import CallRule, Computed, Constant, MappingFile, Rule, Value, find_rule
 from gateway.mapping.trace import Trace
 
 MAX_PARTS = 10_000
@@ -87,7 +87,7 @@ class Translation:
 
 
 def translate(
-    mapping: Mapping, event: Event, *, salt: bytes = b"", trace: Trace | None = None
+    mapping: MappingFile, event: Event, *, salt: bytes = b"", trace: Trace | None = None
 ) -> Translation:
     """Work out the calls that an event asks for; whatever is wrong with its payload becomes the problem.
 
@@ -112,7 +112,7 @@ def translate(
     return _together(translated)
 
 
-def event_key(mapping: Mapping, event: Event) -> str | None:
+def event_key(mapping: MappingFile, event: Event) -> str | None:
     """Find what makes a repeated webhook the same, as the mapping says or else its scheme; None: neither knows.
 
     Raises TranslationError, but not for a part of a split event: that one fails when it is translated.
@@ -123,7 +123,7 @@ def event_key(mapping: Mapping, event: Event) -> str | None:
     return text_of(mapping.default_key, "event_key", _view(_Work(mapping, event), event.payload)) or None
 
 
-def _mapped_key(mapping: Mapping, event: Event) -> str | None:
+def _mapped_key(mapping: MappingFile, event: Event) -> str | None:
     if mapping.event_key is None:
         return None
     work = _Work(mapping, event)
@@ -148,7 +148,9 @@ class _Work:
         budget: What all expressions together may still cost.
     """
 
-    def __init__(self, mapping: Mapping, event: Event, salt: bytes = b"", trace: Trace | None = None) -> None:
+    def __init__(
+        self, mapping: MappingFile, event: Event, salt: bytes = b"", trace: Trace | None = None
+    ) -> None:
         self.mapping = mapping
         self.event = event
         self.salt = salt
@@ -181,7 +183,7 @@ def _variable(value: Value, name: str, trace: Trace | None, part: JSON, scope: S
     return None if found is LEFT_OUT else found
 
 
-def _parts(mapping: Mapping, whole: View) -> Sequence[JSON]:
+def _parts(mapping: MappingFile, whole: View) -> Sequence[JSON]:
     assert mapping.split is not None, "asked for of a mapping that splits only"
     parts = evaluate(mapping.split, "split", whole)
     if parts is None:
@@ -222,7 +224,7 @@ def _summed_up(problems: list[TranslationError | None]) -> TranslationError | No
     return TranslationError(first.where, first.field, problem)
 
 
-def _routed(mapping: Mapping, part: View) -> View:
+def _routed(mapping: MappingFile, part: View) -> View:
     """Find the event type of a part, which its other expressions see."""
     if mapping.event_type is not None:
         part.scope.event_type = text_of(mapping.event_type, "event_type", part)
@@ -230,7 +232,7 @@ def _routed(mapping: Mapping, part: View) -> View:
     return part
 
 
-def _own_key(mapping: Mapping, part: View) -> str | None:
+def _own_key(mapping: MappingFile, part: View) -> str | None:
     return None if mapping.event_key is None else text_of(mapping.event_key, "event_key", part) or None
 
 

@@ -14,7 +14,7 @@ from typing import NoReturn, Protocol, TypeAlias
 
 import yaml
 
-from gateway.errors import MappingError, Problem, Where
+from gateway.errors import Location, MappingError, Problem
 from gateway.event import JSON
 
 MAX_DEPTH = 64
@@ -31,7 +31,7 @@ class Scalar:
         empty: Nothing or `~` was written (the value is then None); the word null is not empty.
     """
 
-    where: Where
+    where: Location
     value: bool | int | float | str | None
     quoted: bool
     empty: bool
@@ -41,7 +41,7 @@ class Scalar:
 class ListNode:
     """A list."""
 
-    where: Where
+    where: Location
     items: tuple[Node, ...]
 
 
@@ -49,7 +49,7 @@ class ListNode:
 class ObjectNode:
     """An object: no key occurs twice, and the value of a key is the key's text as it was written."""
 
-    where: Where
+    where: Location
     entries: tuple[tuple[Scalar, Node], ...]
 
     def get(self, name: str) -> Node | None:
@@ -98,7 +98,7 @@ def _refuse_control_characters(text: str, file: str) -> None:
     if found is None:
         return
     before = _LINE_BREAK.split(text[: found.start()])
-    where = Where(file=file, line=len(before), column=len(before[-1]) + 1)
+    where = Location(file=file, line=len(before), column=len(before[-1]) + 1)
     problem = f"character U+{ord(found.group()):04X} is not allowed in a file; remove it"
     raise MappingError([Problem(where=where, code="yaml", text=problem)])
 
@@ -287,7 +287,7 @@ class _Builder:
         if getattr(event, "tag", None) is not None:
             self._stop(event, "yaml-tag", _TAG)
 
-    def _content_start(self, event: yaml.ScalarEvent) -> Where:
+    def _content_start(self, event: yaml.ScalarEvent) -> Location:
         """Skip an anchor: offsets into a plain text are counted from its first character."""
         start = self._where(event)
         end = _place(event.end_mark, self._file)
@@ -295,7 +295,7 @@ class _Builder:
             return start
         return replace(end, column=end.column - len(event.value))
 
-    def _where(self, event: yaml.Event) -> Where:
+    def _where(self, event: yaml.Event) -> Location:
         return _place(event.start_mark, self._file)
 
     def _stop(self, event: yaml.Event, code: str, text: str) -> NoReturn:
@@ -356,12 +356,12 @@ def _syntax_problem(error: yaml.YAMLError, text: str, file: str) -> Problem:
     return Problem(where=where, code=found.code, text=found.text)
 
 
-def _place(mark: _Mark | None, file: str) -> Where:
+def _place(mark: _Mark | None, file: str) -> Location:
     line, column = (mark.line, mark.column) if mark is not None else (0, 0)
-    return Where(file=file, line=line + 1, column=column + 1)
+    return Location(file=file, line=line + 1, column=column + 1)
 
 
-def _split_line(text: str, where: Where) -> tuple[str, str]:
+def _split_line(text: str, where: Location) -> tuple[str, str]:
     lines = _LINE_BREAK.split(text)
     line = lines[where.line - 1] if where.line <= len(lines) else ""
     return line[: where.column - 1], line[where.column - 1 : where.column]

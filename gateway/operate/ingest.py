@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from gateway.errors import RequestError, StoreError
 from gateway.event import Webhook
-from gateway.mapping.model import Mapping as Rules
+from gateway.mapping.model import MappingFile
 from gateway.operate.body_files import Body
 from gateway.receive.record import take
 from gateway.store.record_and_claim import NewEvent, Recorded, Store
@@ -80,7 +80,7 @@ class Ingest:
 
     def __init__(
         self,
-        rules: Rules,
+        rules: MappingFile,
         store: Store | None,
         *,
         headers: Mapping[str, str],

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, func, select
 
 from gateway.operate.backlog import Backlog, Backlogs
 from gateway.store.database import Database, reading
-from gateway.store.gevent_support import natively
+from gateway.store.gevent_support import run_in_native_thread
 from gateway.store.notices import KINDS
 from gateway.store.tables import IS_OPEN, connections, notices, refusals
 
@@ -35,7 +35,7 @@ class Metrics:
         Raises:
             StoreError: The database cannot be used.
         """
-        return natively(lambda: generate_latest(self._registry))
+        return run_in_native_thread(lambda: generate_latest(self._registry))
 
     def describe(self) -> Iterator[GaugeMetricFamily]:
         """Name nothing: the registry would read the database for it."""

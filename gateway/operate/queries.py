@@ -142,7 +142,7 @@ class EventRecord:
     deliveries: tuple[DeliveryEntry, ...]
 
 
-class Archive:
+class Queries:
     """What one database keeps. Every method is one transaction that only reads.
 
     All raise StoreError when the database cannot be reached or used for now.

@@ -18,7 +18,7 @@ from gateway.errors import RequestError
 from gateway.mapping import model as mappings
 from gateway.mapping.translate import SALT, translate
 from gateway.receive.record import delivery_of, event_of, said, shown_type
-from gateway.store.connection_state import Pauses, Target
+from gateway.store.connection_state import ConnectionStateTable, Target
 from gateway.store.database import Database, readable_errors, reading, writing
 from gateway.store.lanes import Lanes
 from gateway.store.notices import Notices
@@ -89,7 +89,7 @@ class Rework:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._lanes = Lanes(database)
-        self._pauses = Pauses(database)
+        self._pauses = ConnectionStateTable(database)
         self._notices = Notices(database)
         self._postgres = database.engine.dialect.name == "postgresql"
         ids = database.among(deliveries.c.id, "ids")
@@ -156,7 +156,7 @@ class Rework:
 
     # Replaying
 
-    def plan(self, event_id: int, mapping: mappings.Mapping, *, again: bool = False) -> Replayed | None:
+    def plan(self, event_id: int, mapping: mappings.MappingFile, *, again: bool = False) -> Replayed | None:
         """Tell what a replay would do; nothing is changed. None: there is no such event."""
         wanted = self._translated(event_id, mapping, again=again)
         if wanted is None or wanted.is_nothing:
@@ -164,7 +164,7 @@ class Rework:
         with reading(self._database) as connection:
             return self._compare(connection, event_id, wanted).summary(wanted)
 
-    def replay(self, event_id: int, mapping: mappings.Mapping, *, again: bool = False) -> Replayed | None:
+    def replay(self, event_id: int, mapping: mappings.MappingFile, *, again: bool = False) -> Replayed | None:
         """Translate an event with this mapping, and bring its deliveries into line; None: there is no such event.
 
         What arrived stays as it is, unless it is to go out *again*. An event on which the mapping fails keeps
@@ -190,7 +190,7 @@ class Rework:
         self._notify()
         return changes.summary(wanted)
 
-    def _translated(self, event_id: int, mapping: mappings.Mapping, *, again: bool) -> _Wanted | None:
+    def _translated(self, event_id: int, mapping: mappings.MappingFile, *, again: bool) -> _Wanted | None:
         with reading(self._database) as connection:
             row = connection.execute(select(events).where(events.c.id == event_id)).one_or_none()
         if row is None:

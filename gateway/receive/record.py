@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping as Map
+from collections.abc import Mapping
 from dataclasses import replace
 from secrets import token_hex
 from urllib.parse import quote
@@ -12,7 +12,7 @@ from urllib.parse import quote
 from gateway import payload, verify
 from gateway.errors import TranslationError, printable
 from gateway.event import Event, Webhook
-from gateway.mapping.model import Mapping
+from gateway.mapping.model import MappingFile
 from gateway.mapping.translate import Planned, Translation, event_key, translate
 from gateway.store.record_and_claim import NewDelivery, NewEvent
 
@@ -21,7 +21,7 @@ REDACTED = "[redacted]"
 
 
 def take(
-    mapping: Mapping, webhook: Webhook, now: float, *, key: str | None = None, proof: str = ""
+    mapping: MappingFile, webhook: Webhook, now: float, *, key: str | None = None, proof: str = ""
 ) -> NewEvent:
     """Translate a webhook and make what is to be recorded of it.
 
@@ -73,7 +73,7 @@ def take(
     )
 
 
-def _redacted(values: Map[str, str], secret: frozenset[str], sent: str) -> dict[str, str]:
+def _redacted(values: Mapping[str, str], secret: frozenset[str], sent: str) -> dict[str, str]:
     shown = {sent, quote(sent, safe="")} - {""}
     return {
         name: REDACTED if name in secret or any(each in value for each in shown) else value
@@ -87,7 +87,7 @@ def event_of(source: str, key: bytes, headers: bytes, query: bytes, body: bytes,
     Raises:
         RequestError: The body cannot be decoded.
     """
-    sent: Map[str, str] = json.loads(headers)
+    sent: Mapping[str, str] = json.loads(headers)
     return Event(
         source=source,
         key=key.hex(),
@@ -120,7 +120,7 @@ def shown_type(translation: Translation) -> str | None:
 
 
 def _key(
-    mapping: Mapping, webhook: Webhook, event: Event, given: str | None
+    mapping: MappingFile, webhook: Webhook, event: Event, given: str | None
 ) -> tuple[str, TranslationError | None]:
     """Find what makes a repeat of this webhook the same; a mapping that fails to say it fails the event."""
     if not mapping.deduplicate:

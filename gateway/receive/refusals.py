@@ -13,7 +13,7 @@ from sqlalchemy import select
 
 from gateway.errors import StoreError, VerificationError, printable
 from gateway.event import Webhook
-from gateway.logs import Few
+from gateway.logs import LogThrottle
 from gateway.store.database import Database, insert_into, reading, writing
 from gateway.store.tables import refusals
 from gateway.verify import Scheme, likely_cause
@@ -48,7 +48,7 @@ class Refusals:
 
     def __init__(self, write: Callable[[Told], object]) -> None:
         self._write = write
-        self._few = Few(every=EVERY)
+        self._few = LogThrottle(every=EVERY)
         self._lock = threading.Lock()
         self._untold: Counter[str] = Counter()
 

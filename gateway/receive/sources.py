@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from collections.abc import Mapping as Map
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
@@ -48,7 +47,7 @@ class Sources:
     """
 
     def __init__(
-        self, directory: Path, environ: Map[str, str], *, stamp: Callable[[Path], Stamp] = stamp_of
+        self, directory: Path, environ: Mapping[str, str], *, stamp: Callable[[Path], Stamp] = stamp_of
     ) -> None:
         self._directory = directory
         self._environ = environ
@@ -175,7 +174,7 @@ class _Look:
         refused: What is not used although its source is open, by file.
     """
 
-    def __init__(self, before: Map[str, Source], said: Iterable[Source], missed: frozenset[str]) -> None:
+    def __init__(self, before: Mapping[str, Source], said: Iterable[Source], missed: frozenset[str]) -> None:
         self.before = before
         self.said = {source.file: source for source in said}
         self._missed = missed
@@ -236,7 +235,7 @@ def _log_problems(sources: Iterable[Source]) -> None:
             log.log(_LEVELS[problem.severity], "%s", problem)
 
 
-def _log_refused(refused: Map[str, _Refusal], before: Map[str, _Refusal]) -> None:
+def _log_refused(refused: Mapping[str, _Refusal], before: Mapping[str, _Refusal]) -> None:
     """Say what is not used, once as long as neither it nor the reason changes."""
     for file, each in refused.items():
         known = before.get(file)

@@ -15,13 +15,13 @@ from gateway import payload, verify
 from gateway.config import Config, Source
 from gateway.errors import RequestError, StoreError, VerificationError, printable
 from gateway.event import Webhook
-from gateway.logs import Few
-from gateway.mapping.model import Mapping
+from gateway.logs import LogThrottle
+from gateway.mapping.model import MappingFile
 from gateway.receive.record import take
 from gateway.receive.refusals import Refusals
 from gateway.receive.request import address_of, webhook_of
 from gateway.receive.sources import Sources
-from gateway.store.group_commit import Writer
+from gateway.store.group_commit import GroupCommit
 from gateway.store.record_and_claim import NewEvent, Recorded
 from gateway.verify import Handshake, Scheme
 
@@ -52,7 +52,7 @@ UNKNOWN = {"error": "there is no such source; its name is the last part of the a
 class Arrived:
     """A webhook that is trusted, for the secret that proved it, and when it came, in unix seconds."""
 
-    mapping: Mapping
+    mapping: MappingFile
     webhook: Webhook
     proof: str = field(repr=False)
     at: float
@@ -105,7 +105,7 @@ class Receiver:
         self,
         config: Config,
         sources: Sources,
-        writer: Writer[Arrived, Taken],
+        writer: GroupCommit[Arrived, Taken],
         refusals: Refusals,
         *,
         unexpected: Callable[[Exception], Response],
@@ -118,7 +118,7 @@ class Receiver:
         self._unexpected = unexpected
         self._clock = clock
         self._large = threading.Lock()
-        self._few = Few()
+        self._few = LogThrottle()
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
         """Take one request."""
@@ -140,7 +140,7 @@ class Receiver:
         # A name that is not one of ours is a stranger's text, and has no place in the log.
         source = self._sources.get(name)
         if source is None or (rest and not _has_secret_path(source)):
-            if self._few.lets("", self._clock()):
+            if self._few.allows("", self._clock()):
                 log.info("a webhook came for a source that is not known")
             return UNKNOWN, 404, {}
         try:
@@ -150,7 +150,7 @@ class Receiver:
         except VerificationError as error:
             return _fixed(source, error.status) or ({"error": REFUSED}, error.status, {})
         except RequestError as error:
-            if self._few.lets(name, self._clock()):
+            if self._few.allows(name, self._clock()):
                 log.info("source %s: HTTP %d: %s", name, error.status, error)
             return {"error": str(error)}, error.status, {}
         except StoreError as error:
@@ -220,7 +220,7 @@ class Receiver:
         assert source.mapping is not None, "a handshake is one of its scheme"
         reply = verify.reply_to(handshake, source.mapping.verify.scheme, webhook, secrets, source.tokens)
         # Counted apart: what it tells the operator may come only once.
-        if self._few.lets(f"{source.name} handshake", self._clock()):
+        if self._few.allows(f"{source.name} handshake", self._clock()):
             log.info("source %s: a handshake of its sender was answered", source.name)
             if reply.for_operator is not None and source.closed is not None:
                 shown = printable(reply.for_operator, MAX_TOLD)
@@ -234,7 +234,7 @@ class Receiver:
         answer = {"error": "this source is closed for now: its operator finds the reason in the log"}
         return answer, 503, {"Retry-After": RETRY_AFTER_CLOSED}
 
-    def _check_network(self, source: Source, mapping: Mapping, environ: WSGIEnvironment) -> None:
+    def _check_network(self, source: Source, mapping: MappingFile, environ: WSGIEnvironment) -> None:
         networks = mapping.verify.networks
         if not networks:
             return

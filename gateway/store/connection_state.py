@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, bindparam, null, or_, select, tuple_, update
 
-from gateway.customerio.retry import Decision, Health, Policy, Probe, needs_probe, weigh
+from gateway.customerio.retry import ConnectionState, Decision, Policy, Probe, needs_probe, weigh
 from gateway.store.database import Database, insert_into
 from gateway.store.notices import Notices
 from gateway.store.tables import connections
@@ -31,7 +31,7 @@ class Target(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Probed:
+class ProbeResult:
     """What a probe came to that was ours by *lease*."""
 
     target: Target
@@ -40,7 +40,7 @@ class Probed:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pacing:
+class ProbeSchedule:
     """What the length of pauses depends on.
 
     Attributes:
@@ -55,19 +55,19 @@ class Pacing:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Change:
+class StateChange:
     """A connection that was paused or resumed."""
 
     target: Target
-    health: Health
+    health: ConnectionState
 
 
 @dataclass(frozen=True, kw_only=True)
-class Standing:
+class ConnectionStates:
     """How all connections are, at one moment of the database's clock, and who probes them."""
 
     now: float
-    healths: Mapping[Target, Health]
+    healths: Mapping[Target, ConnectionState]
     probes: Mapping[Target, int]
 
     def open(self) -> list[Target]:
@@ -75,7 +75,7 @@ class Standing:
         return [target for target, health in self.healths.items() if health.cause is None]
 
 
-class Pauses:
+class ConnectionStateTable:
     """The state of each connection in one database."""
 
     def __init__(self, database: Database) -> None:
@@ -109,18 +109,18 @@ class Pauses:
         """Ask no more for connections whose rows are committed: a row stays for ever."""
         self._met |= targets
 
-    def read(self, connection: Connection) -> Standing:
+    def read(self, connection: Connection) -> ConnectionStates:
         """Read how all connections are."""
         return _standing(self._read.rows(connection))
 
     def weigh(
         self,
         connection: Connection,
-        standing: Standing,
+        standing: ConnectionStates,
         decided: Sequence[tuple[Target, int, Decision]],
-        probed: Sequence[Probed],
-        pacing: Pacing,
-    ) -> tuple[Standing, list[Change]]:
+        probed: Sequence[ProbeResult],
+        pacing: ProbeSchedule,
+    ) -> tuple[ConnectionStates, list[StateChange]]:
         """Let what a worker met with change how the connections are; gives how they are then, and what changed."""
         if not standing.healths:
             return standing, []
@@ -131,7 +131,7 @@ class Pauses:
             columns = tuple_(connections.c.connection, connections.c.region)
             locked = self._select.where(columns.in_(sorted(touched))).order_by(*columns).with_for_update()
             held = _standing(connection.execute(locked).all())
-            before = Standing(
+            before = ConnectionStates(
                 now=held.now,
                 healths={**standing.healths, **held.healths},
                 probes={**standing.probes, **held.probes},
@@ -142,15 +142,15 @@ class Pauses:
         for each in probed:
             self._give_back(connection, each)
         changes = list(self._changes(connection, standing.healths, weighed))
-        return Standing(now=standing.now, healths=weighed, probes=standing.probes), changes
+        return ConnectionStates(now=standing.now, healths=weighed, probes=standing.probes), changes
 
     def lease_probes(
         self,
         connection: Connection,
-        standing: Standing,
+        standing: ConnectionStates,
         doubted: Collection[Target],
         lease: int,
-        pacing: Pacing,
+        pacing: ProbeSchedule,
     ) -> list[Target]:
         """Take the right to probe what is doubted or due for it, where nobody else has it."""
         wanted = [
@@ -165,12 +165,15 @@ class Pauses:
             if connection.execute(self._lease, {**target.bound, **rights}).rowcount
         ]
 
-    def _give_back(self, connection: Connection, probed: Probed) -> None:
+    def _give_back(self, connection: Connection, probed: ProbeResult) -> None:
         connection.execute(self._unlease, {**probed.target.bound, "token": probed.lease})
 
     def _changes(
-        self, connection: Connection, before: Mapping[Target, Health], after: Mapping[Target, Health]
-    ) -> Iterator[Change]:
+        self,
+        connection: Connection,
+        before: Mapping[Target, ConnectionState],
+        after: Mapping[Target, ConnectionState],
+    ) -> Iterator[StateChange]:
         for target, health in after.items():
             if (health.cause is None) == (before[target].cause is None):
                 continue
@@ -178,21 +181,21 @@ class Pauses:
                 self._notices.end(connection, "paused", str(target))
             else:
                 self._notices.begin(connection, "paused", str(target), _text(target, health))
-            yield Change(target=target, health=health)
+            yield StateChange(target=target, health=health)
 
 
-def _text(target: Target, health: Health) -> str:
+def _text(target: Target, health: ConnectionState) -> str:
     """Say that a connection is paused, in words that may leave the house: not with Customer.io's about a call."""
     reason = f": {health.reason}" if health.cause in ("unreachable", "misconfigured") else ""
     return f"connection {target} is paused ({health.cause}){reason}"
 
 
 def _weighed(
-    standing: Standing,
+    standing: ConnectionStates,
     decided: Sequence[tuple[Target, int, Decision]],
-    probed: Sequence[Probed],
-    pacing: Pacing,
-) -> dict[Target, Health]:
+    probed: Sequence[ProbeResult],
+    pacing: ProbeSchedule,
+) -> dict[Target, ConnectionState]:
     return {
         target: weigh(
             health,
@@ -210,9 +213,9 @@ def _weighed(
     }
 
 
-def _standing(rows: Sequence[Any]) -> Standing:
+def _standing(rows: Sequence[Any]) -> ConnectionStates:
     healths = {
-        Target(row.connection, row.region): Health(
+        Target(row.connection, row.region): ConnectionState(
             cause=row.cause,
             reason=row.reason,
             paused_at=row.paused_at,
@@ -224,10 +227,10 @@ def _standing(rows: Sequence[Any]) -> Standing:
         for row in rows
     }
     probes = {Target(row.connection, row.region): row.probe for row in rows if row.probe is not None}
-    return Standing(now=rows[0].now if rows else 0.0, healths=healths, probes=probes)
+    return ConnectionStates(now=rows[0].now if rows else 0.0, healths=healths, probes=probes)
 
 
-def _row(target: Target, health: Health) -> dict[str, Any]:
+def _row(target: Target, health: ConnectionState) -> dict[str, Any]:
     return {
         **target.bound,
         "cause": health.cause,

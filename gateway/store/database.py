@@ -46,8 +46,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.sql import ClauseElement
 
 from gateway.errors import StoreError
-from gateway.store.disk_space import Space
-from gateway.store.gevent_support import is_cooperative, natively
+from gateway.store.disk_space import DiskSpace
+from gateway.store.gevent_support import is_gevent_patched, run_in_native_thread
 from gateway.store.statements import Prepared, driver_cursor
 
 #: Lanes share this many locks on PostgreSQL: one lock a lane would run out of its lock table.
@@ -143,7 +143,7 @@ class SQLite:
     def __init__(self, url: str, *, clock: Callable[[], float], least_free: int | None) -> None:
         self._path = Path(make_url(url).database or "")
         self._pipes = self._path.with_name(self._path.name + ".workers")
-        self._space = Space(self._path.parent, least=least_free)
+        self._space = DiskSpace(self._path.parent, least=least_free)
         self._turn = threading.Lock()
         self._lock_file: tuple[int, int] | None = None
         self._usual_commit = 0.0
@@ -243,15 +243,15 @@ class SQLite:
         if self._usual_commit < QUICK:
             transaction.commit()
         else:
-            natively(transaction.commit)
+            run_in_native_thread(transaction.commit)
         # Some commits write the log back into the file, which says nothing about the next.
         self._usual_commit += (time.monotonic() - began - self._usual_commit) / 8
 
     @contextmanager
     def _file_lock(self) -> Iterator[None]:
         descriptor = self._descriptor()
-        if not _locked_by(descriptor, tries=LOCK_TRIES if is_cooperative() else 1):
-            natively(partial(fcntl.flock, descriptor, fcntl.LOCK_EX))
+        if not _locked_by(descriptor, tries=LOCK_TRIES if is_gevent_patched() else 1):
+            run_in_native_thread(partial(fcntl.flock, descriptor, fcntl.LOCK_EX))
         try:
             yield
         finally:

@@ -17,7 +17,7 @@ LEAST_PART = 10
 LOOK_EVERY = 1.0
 
 
-class Space:
+class DiskSpace:
     """Says whether there is room for more on the disk of a directory.
 
     Args:

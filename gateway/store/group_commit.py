@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
 from gateway.errors import StoreError
-from gateway.store.gevent_support import is_cooperative
+from gateway.store.gevent_support import is_gevent_patched
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class _Waiting(Generic[Item, Result]):
         self._done.release()
 
 
-class Writer(Generic[Item, Result]):
+class GroupCommit(Generic[Item, Result]):
     """Hands items to *commit* in groups, from one thread that starts with the first item, after any fork.
 
     Args:
@@ -149,7 +149,7 @@ class Writer(Generic[Item, Result]):
 
     def _more_come(self, ends: float) -> bool:
         """Give those who are about to join a group the time for it, where all take turns in one thread."""
-        turns = TURNS if is_cooperative() else 0
+        turns = TURNS if is_gevent_patched() else 0
         while self._waiting.empty():
             if not turns or time.monotonic() > ends:
                 return False

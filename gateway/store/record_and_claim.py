@@ -22,8 +22,15 @@ from sqlalchemy import (
     update,
 )
 
-from gateway.customerio.retry import Attempt, Decision, Delivered, Failed, Health, Postponed, Retry
-from gateway.store.connection_state import Change, Pacing, Pauses, Probed, Standing, Target
+from gateway.customerio.retry import Attempt, ConnectionState, Decision, Delivered, Failed, Postponed, Retry
+from gateway.store.connection_state import (
+    ConnectionStates,
+    ConnectionStateTable,
+    ProbeResult,
+    ProbeSchedule,
+    StateChange,
+    Target,
+)
 from gateway.store.database import Database, readable_errors, reading, writing
 from gateway.store.lanes import Lanes
 from gateway.store.notices import Notices
@@ -117,7 +124,7 @@ class Turn:
     claimed: list[Claimed]
     probes: list[Target]
     paused: frozenset[Target]
-    changes: list[Change]
+    changes: list[StateChange]
     due_in: float | None
 
 
@@ -130,7 +137,7 @@ class Store:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._lanes = Lanes(database)
-        self._pauses = Pauses(database)
+        self._pauses = ConnectionStateTable(database)
         self._notices = Notices(database)
         self._statements = _Statements(database)
 
@@ -165,12 +172,12 @@ class Store:
         limit: int,
         lease: int,
         seconds: float,
-        probed: Sequence[Probed] = (),
+        probed: Sequence[ProbeResult] = (),
         doubted: Collection[Target] = (),
         probing: Collection[Target] = (),
         busy: Collection[Target] = (),
         room: Mapping[str, int] = MappingProxyType({}),
-        pacing: Pacing = Pacing(),  # noqa: B008  # a frozen value
+        pacing: ProbeSchedule = ProbeSchedule(),  # noqa: B008  # a frozen value
     ) -> Turn:
         """Write outcomes, promote what waited behind them, then lease up to *limit* deliveries that are due.
 
@@ -283,7 +290,7 @@ class Store:
     # Settling and claiming
 
     def _settle(
-        self, connection: Connection, outcomes: Sequence[Outcome], standing: Standing
+        self, connection: Connection, outcomes: Sequence[Outcome], standing: ConnectionStates
     ) -> list[Outcome]:
         """Write what is still ours to write, and give it."""
         held = self._still_held(connection, outcomes)
@@ -319,7 +326,7 @@ class Store:
     def _claim(
         self,
         connection: Connection,
-        standing: Standing,
+        standing: ConnectionStates,
         shut: Collection[Target],
         busy: Collection[Target],
         room: Mapping[str, int],
@@ -350,7 +357,7 @@ class Store:
     def _due_in(
         self,
         connection: Connection,
-        standing: Standing,
+        standing: ConnectionStates,
         shut: Collection[Target],
         busy: Collection[Target],
     ) -> float | None:
@@ -489,10 +496,10 @@ def _attempt_row(outcome: Outcome) -> tuple[Any, ...]:
     return (outcome.delivery.id, attempt.at, attempt.seconds, attempt.status, attempt.reason, debug)
 
 
-def _failure_row(outcome: Outcome, standing: Standing) -> dict[str, Any]:
+def _failure_row(outcome: Outcome, standing: ConnectionStates) -> dict[str, Any]:
     decision = outcome.decision
     assert isinstance(decision, Retry | Failed)
-    health = standing.healths.get(outcome.delivery.target, Health())
+    health = standing.healths.get(outcome.delivery.target, ConnectionState())
     return {
         "delivery": outcome.delivery.id,
         "new_status": "pending" if isinstance(decision, Retry) else "failed",

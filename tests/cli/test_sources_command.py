@@ -21,7 +21,7 @@ from sqlalchemy import text
 from gateway.cli import main
 from gateway.config import load
 from gateway.mapping.compiler import parse
-from gateway.operate.queries import NEWEST, Archive
+from gateway.operate.queries import NEWEST, Queries
 from gateway.receive.refusals import Kept, Told
 from gateway.store.database import Database, connect, migrate
 from gateway.store.record_and_claim import Store
@@ -317,11 +317,11 @@ def test_the_last_event_of_each_source_is_found(database: Database, store: Store
     store.record([event(f"early {each}", source="early") for each in range(3)])
     store.record([event(f"busy {each}", source="busy") for each in range(NEWEST)])
     store.record([event("late", source="late", status="ignored")])
-    found = Archive(database).last_events(["early", "busy", "late", "never"])
+    found = Queries(database).last_events(["early", "busy", "late", "never"])
     ids = {name: each.id for name, each in found.items()}
     assert ids == {"early": 3, "busy": NEWEST + 3, "late": NEWEST + 4}
     assert (found["late"].source, found["late"].status, found["late"].calls) == ("late", "ignored", 0)
-    assert Archive(database).last_events([]) == {}
+    assert Queries(database).last_events([]) == {}
 
 
 def test_a_source_that_never_had_an_event_costs_no_look_at_those_of_others(
@@ -333,7 +333,7 @@ def test_a_source_that_never_had_an_event_costs_no_look_at_those_of_others(
             with database.transaction() as connection:
                 connection.execute(text("ANALYZE"))
         with noted(database) as statements:
-            assert Archive(database).last_events(["never", "again"]) == {}
+            assert Queries(database).last_events(["never", "again"]) == {}
         (asked,) = (each for each in statements if "WHERE events.source = " in each)
         plan = explained(database, asked, statements[asked])
         # The index of (source, key), searched for the source; SQLite has the ids in it too.

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.customerio.rate_limit import Pace
+from gateway.customerio.rate_limit import RateLimit
 
 # The clock of a machine that has been up for months or has just been started.
 STARTS = st.sampled_from([0.0, 12.25, 86_400.0, 1e7])
@@ -41,7 +41,7 @@ def burst_of(rate: float, burst: int | None) -> int:
 def test_after_a_pause_a_burst_goes_at_once_and_then_one_in_each_interval(
     rate: float, burst: int | None, at_once: int
 ) -> None:
-    pace, now = Pace(rate, burst), 1_000.0
+    pace, now = RateLimit(rate, burst), 1_000.0
     assert pace.room(now) == at_once
     assert [pace.take(now) for _ in range(at_once)] == [0.0] * at_once
     assert pace.room(now) == 0
@@ -50,7 +50,7 @@ def test_after_a_pause_a_burst_goes_at_once_and_then_one_in_each_interval(
 
 
 def test_a_burst_is_there_again_after_as_long_as_it_took() -> None:
-    pace = Pace(10, 3)
+    pace = RateLimit(10, 3)
     for _ in range(3):
         pace.take(100.0)
     assert [pace.room(100.0 + passed) for passed in (0.05, 0.15, 0.25, 0.35, 9.0)] == [0, 1, 2, 3, 3]
@@ -60,7 +60,7 @@ def test_a_burst_is_there_again_after_as_long_as_it_took() -> None:
 def test_in_no_stretch_of_time_do_more_go_than_its_rate_and_one_burst(
     rate: float, burst: int | None, now: float, gaps: list[float], sleeps: bool
 ) -> None:
-    pace, went = Pace(rate, burst), []
+    pace, went = RateLimit(rate, burst), []
     for gap in gaps:
         now += gap / rate
         went.append(now + pace.take(now))
@@ -76,7 +76,7 @@ def test_in_no_stretch_of_time_do_more_go_than_its_rate_and_one_burst(
 def test_nobody_waits_longer_than_the_rate_asks_for(
     rate: float, burst: int | None, now: float, number: int
 ) -> None:
-    pace = Pace(rate, burst)
+    pace = RateLimit(rate, burst)
     last = [pace.take(now) for _ in range(number)][-1]
     assert last == pytest.approx(max(number - burst_of(rate, burst), 0) / rate, abs=SLACK)
 
@@ -85,7 +85,7 @@ def test_nobody_waits_longer_than_the_rate_asks_for(
 def test_there_is_room_for_as_many_as_need_not_wait(
     rate: float, burst: int | None, now: float, gaps: list[float], more: int
 ) -> None:
-    pace = Pace(rate, burst)
+    pace = RateLimit(rate, burst)
     for gap in gaps:
         now += gap / rate
         pace.take(now)
@@ -101,7 +101,7 @@ def test_there_is_room_for_as_many_as_need_not_wait(
 def test_to_ask_how_long_to_wait_books_nothing(
     rate: float, burst: int | None, now: float, gaps: list[float]
 ) -> None:
-    pace = Pace(rate, burst)
+    pace = RateLimit(rate, burst)
     for gap in gaps:
         now += gap / rate
         asked = (pace.wait(now), pace.wait(now))

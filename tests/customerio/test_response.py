@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from gateway.customerio.response import (
     MAX_REASON,
     MAX_SHOWN,
-    Answer,
+    Response,
     attempt_of,
     reason_of,
     shown_without_answer,
@@ -38,7 +38,7 @@ def answered(
     *,
     request: HttpRequest | None = None,
 ) -> Attempt:
-    answer = Answer(status=status, body=body, headers=headers or {})
+    answer = Response(status=status, body=body, headers=headers or {})
     return attempt_of(request or asking(), answer, at=NOW - 2, seconds=1.5, now=NOW)
 
 
@@ -101,7 +101,7 @@ def errors(*listed: object) -> bytes:
 )
 def test_every_shape_of_error_becomes_one_line(status: int, body: bytes, reason: str) -> None:
     assert answered(status, body).reason == reason
-    assert reason_of(Answer(status=status, body=body, headers={})) == reason
+    assert reason_of(Response(status=status, body=body, headers={})) == reason
 
 
 @pytest.mark.parametrize(
@@ -325,6 +325,6 @@ def test_of_a_body_that_is_long_or_no_text_no_more_is_shown_than_helps(body: byt
 
 
 def test_an_answers_body_is_read_as_json_and_as_text() -> None:
-    assert Answer(status=200, body=b'{"a":1}', headers={}).json == {"a": 1}
-    assert Answer(status=200, body=b"", headers={}).json is None
-    assert Answer(status=200, body="grüß \xff".encode("latin-1"), headers={}).text == "gr\ufffd\ufffd \ufffd"
+    assert Response(status=200, body=b'{"a":1}', headers={}).json == {"a": 1}
+    assert Response(status=200, body=b"", headers={}).json is None
+    assert Response(status=200, body="grüß \xff".encode("latin-1"), headers={}).text == "gr\ufffd\ufffd \ufffd"

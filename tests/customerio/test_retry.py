@@ -13,11 +13,11 @@ from gateway.customerio.retry import (
     RETRIES,
     Attempt,
     Cause,
+    ConnectionState,
     Decision,
     Delivered,
     Doubtful,
     Failed,
-    Health,
     Policy,
     Postponed,
     Probe,
@@ -120,16 +120,16 @@ GOOD = Probe()
 
 
 def weighed(
-    health: Health,
+    health: ConnectionState,
     *decisions: tuple[int, Decision],
     probes: Sequence[Probe] = (),
     now: float = NOW,
     jitter: float = 1.0,
-) -> Health:
+) -> ConnectionState:
     return weigh(health, decisions, probes, now, policy=POLICY, jitter=jitter)
 
 
-def paused(cause: Cause, **more: object) -> Health:
+def paused(cause: Cause, **more: object) -> ConnectionState:
     values = {
         "cause": cause,
         "reason": "x",
@@ -138,12 +138,12 @@ def paused(cause: Cause, **more: object) -> Health:
         "level": 1,
         **more,
     }
-    return Health(**values)  # type: ignore[arg-type]  # a table's own values
+    return ConnectionState(**values)  # type: ignore[arg-type]  # a table's own values
 
 
 @pytest.mark.parametrize(("probe", "cause"), [(UNREACHABLE, "unreachable"), (WRONG_KEY, "misconfigured")])
 def test_a_bad_probe_pauses_the_connection_until_a_good_one(probe: Probe, cause: Cause) -> None:
-    health = weighed(Health(), probes=[probe])
+    health = weighed(ConnectionState(), probes=[probe])
     assert (health.cause, health.reason, health.paused_at) == (cause, probe.reason, NOW)
     assert not needs_probe(health, NOW + 0.9)
     assert needs_probe(health, NOW + 1.0)
@@ -153,7 +153,7 @@ def test_a_bad_probe_pauses_the_connection_until_a_good_one(probe: Probe, cause:
 
 
 def test_probes_of_an_outage_become_rare_up_to_one_a_minute() -> None:
-    health, delays = Health(), []
+    health, delays = ConnectionState(), []
     for _ in range(9):
         health = weighed(health, probes=[UNREACHABLE])
         assert health.resumes_at is not None
@@ -162,7 +162,7 @@ def test_probes_of_an_outage_become_rare_up_to_one_a_minute() -> None:
 
 
 def test_the_pause_is_counted_from_its_first_bad_probe() -> None:
-    health = weighed(Health(), probes=[UNREACHABLE])
+    health = weighed(ConnectionState(), probes=[UNREACHABLE])
     health = weighed(health, probes=[UNREACHABLE], now=NOW + 60)
     assert health.paused_in_all(NOW + 100) == 100
     assert weighed(health, probes=[GOOD], now=NOW + 100).paused_for == 100
@@ -172,7 +172,7 @@ def test_the_pause_is_counted_from_its_first_bad_probe() -> None:
 def test_throttling_pauses_the_connection_as_long_as_asked_but_an_hour_at_most(
     asked: float | None, seconds: float
 ) -> None:
-    health = weighed(Health(), (1, Postponed(reason="x", throttled=True, asked=asked)))
+    health = weighed(ConnectionState(), (1, Postponed(reason="x", throttled=True, asked=asked)))
     assert (health.cause, health.resumes_at) == ("throttled", NOW + seconds)
     assert weighed(health, now=NOW + seconds).cause is None
 
@@ -182,7 +182,7 @@ def test_the_answers_of_one_burst_are_one_pause() -> None:
         (lane, Postponed(reason="x", throttled=True, asked=asked))
         for lane, asked in enumerate((5.0, 9.0, 2.0))
     ]
-    health = weighed(Health(), *asks)
+    health = weighed(ConnectionState(), *asks)
     assert (health.resumes_at, health.level) == (NOW + 9, 1)
 
 
@@ -192,23 +192,23 @@ def test_throttling_does_not_end_a_pause_that_waits_for_a_probe() -> None:
 
 
 def test_what_is_put_off_because_of_a_pause_changes_nothing() -> None:
-    assert weighed(Health(), (1, Postponed(reason="x"))) == Health()
+    assert weighed(ConnectionState(), (1, Postponed(reason="x"))) == ConnectionState()
 
 
 def test_five_different_lanes_that_fail_in_a_row_pause_the_connection() -> None:
-    health = weighed(Health(), *((lane, RETRY) for lane in (1, 2, 2, 3, 1, 4)))
+    health = weighed(ConnectionState(), *((lane, RETRY) for lane in (1, 2, 2, 3, 1, 4)))
     assert (health.cause, health.suspects) == (None, (1, 2, 3, 4))
     health = weighed(health, (5, RETRY))
     assert (health.cause, health.resumes_at) == ("failing", NOW + 1)
 
 
 def test_a_success_between_clears_everybody() -> None:
-    health = weighed(Health(level=3), *((lane, RETRY) for lane in (1, 2, 3, 4)), (9, Delivered()))
-    assert health == Health()
+    health = weighed(ConnectionState(level=3), *((lane, RETRY) for lane in (1, 2, 3, 4)), (9, Delivered()))
+    assert health == ConnectionState()
 
 
 def test_after_such_a_pause_one_delivery_is_on_trial_and_decides() -> None:
-    health = weighed(Health(), *((lane, RETRY) for lane in (1, 2, 3, 4, 5)))
+    health = weighed(ConnectionState(), *((lane, RETRY) for lane in (1, 2, 3, 4, 5)))
     health = weighed(health, now=NOW + 1)
     assert (health.cause, health.on_trial) == (None, True)
     again = weighed(health, (3, RETRY), now=NOW + 2)
@@ -222,7 +222,7 @@ def test_a_good_probe_does_not_end_a_pause_of_another_cause() -> None:
 
 
 def test_a_delivery_that_failed_for_good_is_nobody_elses_matter() -> None:
-    health = Health(suspects=(1, 2, 3, 4))
+    health = ConnectionState(suspects=(1, 2, 3, 4))
     assert weighed(health, (5, FAILED)) == health
     assert replace(health, suspects=()) == weighed(health, (5, Delivered()))
 
@@ -334,11 +334,11 @@ def test_a_refused_item_of_a_batch_has_failed_and_the_others_arrived() -> None:
 
 
 def test_refusals_that_are_tried_again_pause_no_connection() -> None:
-    health = weighed(Health(), *((lane, NOT_SUSPECT) for lane in range(50)))
-    assert health == Health()
-    suspects = weighed(Health(), *((lane, RETRY) for lane in range(4)))
+    health = weighed(ConnectionState(), *((lane, NOT_SUSPECT) for lane in range(50)))
+    assert health == ConnectionState()
+    suspects = weighed(ConnectionState(), *((lane, RETRY) for lane in range(4)))
     assert weighed(suspects, *((lane, NOT_SUSPECT) for lane in range(4, 50))) == suspects
-    on_trial = weighed(weighed(Health(), *((lane, RETRY) for lane in range(5))), now=NOW + 1)
+    on_trial = weighed(weighed(ConnectionState(), *((lane, RETRY) for lane in range(5))), now=NOW + 1)
     assert on_trial.on_trial
     assert weighed(on_trial, (1, NOT_SUSPECT), now=NOW + 2) == on_trial
 

@@ -43,7 +43,7 @@ from gateway.customerio.connection import Connection
 from gateway.customerio.retry import Policy
 from gateway.customerio.ulids import ulid_of_text
 from gateway.deliver.worker import Worker
-from gateway.operate.queries import Archive
+from gateway.operate.queries import Queries
 from gateway.store.database import Database, connect
 from gateway.store.record_and_claim import NewDelivery, Store
 from gateway.store.tables import deliveries
@@ -349,7 +349,7 @@ def test_a_raw_request_is_retried_by_its_own_settings_and_keeps_what_was_sent(
             wait_for(database, "failed")
         assert api.requests == 3
     assert reasons(database) == ["HTTP 400: no (given up after 3 tries)"]
-    found = Archive(database).delivery(1)
+    found = Queries(database).delivery(1)
     assert found is not None
     shown = [each.debug for each in found.attempts]
     assert len(shown) == 3

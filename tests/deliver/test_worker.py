@@ -19,7 +19,7 @@ from gateway.customerio.calls import Identify
 from gateway.customerio.retry import Attempt, Policy, Probe, Retry
 from gateway.customerio.wire import BATCH_PATH, HttpRequest
 from gateway.deliver.worker import Worker
-from gateway.store.connection_state import Probed
+from gateway.store.connection_state import ProbeResult
 from gateway.store.database import Database, connect
 from gateway.store.record_and_claim import NewDelivery, Outcome, Store, Turn
 from gateway.store.tables import connections, deliveries, notices
@@ -410,7 +410,7 @@ def test_a_pause_does_not_count_as_failing(database: Database, store: Store) -> 
     """A delivery's own 72 hours stand still while its connection is paused."""
     record(store, ("ann", 1))
 
-    def turn(*outcomes: Outcome, probed: Sequence[Probed] = ()) -> Turn:
+    def turn(*outcomes: Outcome, probed: Sequence[ProbeResult] = ()) -> Turn:
         return store.settle_and_claim(outcomes, probed=probed, limit=1, lease=7, seconds=60, doubted=[])
 
     (claimed,) = turn().claimed

@@ -12,7 +12,7 @@ from gateway import verify as signatures
 from gateway.customerio.calls import CALLS
 from gateway.errors import MappingError, Severity
 from gateway.mapping.compiler import parse
-from gateway.mapping.model import SPECS, Computed, Constant, Glob, Mapping, find_rule
+from gateway.mapping.model import SPECS, Computed, Constant, Glob, MappingFile, find_rule
 
 HEAD = """\
 version: 1
@@ -37,7 +37,7 @@ def problems(text: str) -> list[str]:
     ]
 
 
-def good(text: str) -> Mapping:
+def good(text: str) -> MappingFile:
     mapping, warnings = parse(dedent(text), "m.yaml")
     assert warnings == []
     return mapping
@@ -352,7 +352,7 @@ def test_a_verify_token_pasted_where_its_variable_belongs_is_not_repeated() -> N
     assert "c2VjcmV0" not in found
 
 
-def verified(verify: str, *lines: str) -> Mapping:
+def verified(verify: str, *lines: str) -> MappingFile:
     return good("\n".join(["version: 1", "source: a", f"verify: {verify}", "events: {'*': []}", *lines]))
 
 

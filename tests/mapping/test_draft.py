@@ -14,7 +14,7 @@ from gateway.event import JSON, Event
 from gateway.mapping.compiler import parse
 from gateway.mapping.draft import Draft, DraftError, draft
 from gateway.mapping.draft.writing import entry
-from gateway.mapping.model import Computed, Mapping
+from gateway.mapping.model import Computed, MappingFile
 from gateway.mapping.selftests import run_tests
 from gateway.mapping.translate import translate
 from gateway.mapping.yaml_nodes import plain, read
@@ -28,7 +28,7 @@ def drafted(body: JSON, headers: dict[str, str] | None = None, source: str = "se
     return made
 
 
-def compiled(made: Draft) -> Mapping:
+def compiled(made: Draft) -> MappingFile:
     mapping, warnings = parse(made.text, "drafted.yaml")
     (result,) = run_tests(mapping, dict[str, JSON]().__getitem__)
     assert warnings == []
@@ -690,7 +690,7 @@ def test_any_payload_gives_a_file_that_is_right(body: JSON, headers: dict[str, s
         assert made_of(mapping, payload, headers) == list(test.expect or ())
 
 
-def made_of(mapping: Mapping, payload: JSON, headers: dict[str, str]) -> list[dict[str, JSON]]:
+def made_of(mapping: MappingFile, payload: JSON, headers: dict[str, str]) -> list[dict[str, JSON]]:
     sent = {name.lower(): value for name, value in headers.items()}
     received_at = mapping.tests[0].received_at
     event = Event(source="any", key="test", payload=payload, headers=sent, query={}, received_at=received_at)

@@ -11,13 +11,13 @@ from gateway.customerio.calls import as_json
 from gateway.errors import MappingError
 from gateway.event import JSON, Event
 from gateway.mapping.compiler import parse
-from gateway.mapping.model import Mapping
+from gateway.mapping.model import MappingFile
 from gateway.mapping.selftests import run_tests
 from gateway.mapping.translate import Translation, event_key, translate
 from tests.mapping.test_translate import HEAD, NOW, mapping_of
 
 
-def of_calls(calls: str, top: str = "") -> Mapping:
+def of_calls(calls: str, top: str = "") -> MappingFile:
     """A mapping whose events of the type "a" make these calls."""
     return mapping_of(f"{HEAD}{dedent(top)}events:\n  a:\n{indent(dedent(calls).strip(chr(10)), '    ')}\n")
 

@@ -12,7 +12,7 @@ from gateway import verify as signatures
 from gateway.errors import MappingError
 from gateway.mapping.compiler import parse
 from gateway.mapping.expressions import compile_expression
-from gateway.mapping.model import Mapping
+from gateway.mapping.model import MappingFile
 from gateway.mapping.selftests import run_tests
 from gateway.verify.read_scheme import _SPELLED
 from tests.support.docs_reference import DOCUMENT, with_parts
@@ -38,7 +38,7 @@ def test_a_whole_file_checks_clean_and_passes_its_tests(block: str) -> None:
     assert [result.difference for result in results if result.difference] == []
 
 
-def of_fragment(block: str) -> Mapping:
+def of_fragment(block: str) -> MappingFile:
     call = block if block.startswith("- call") else f"- call: identify\n  id: =id\n{indent(block, '  ')}"
     head = "version: 1\nsource: a\nverify: none\nevent_key: none\nevent_type: =type\nevents:\n  a:\n"
     mapping, warnings = parse(head + indent(call, "    "), "a.yaml")
@@ -51,7 +51,7 @@ def test_a_piece_of_a_file_checks_clean(block: str) -> None:
     assert len(of_fragment(block).rules[0].calls) == 1
 
 
-def of_proof(verify: str) -> Mapping:
+def of_proof(verify: str) -> MappingFile:
     text = f"version: 1\nsource: a\n{verify}\nevent_key: none\nevent_type: =type\nevents: {{}}\n"
     mapping, warnings = parse(text, "a.yaml")
     assert warnings == []

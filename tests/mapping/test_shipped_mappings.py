@@ -14,7 +14,7 @@ from gateway.customerio.limits import violations
 from gateway.errors import Problem, RequestError, TranslationError
 from gateway.event import JSON, Event
 from gateway.mapping.compiler import parse
-from gateway.mapping.model import Mapping
+from gateway.mapping.model import MappingFile
 from gateway.mapping.selftests import run_tests
 from gateway.mapping.translate import event_key, translate
 from gateway.payload import decode
@@ -24,7 +24,7 @@ FILES = sorted(FOLDER.glob("*.yaml"))
 
 
 @cache
-def compiled(file: Path) -> tuple[Mapping, list[Problem]]:
+def compiled(file: Path) -> tuple[MappingFile, list[Problem]]:
     return parse(file.read_text(encoding="utf-8"), file.name)
 
 

@@ -35,20 +35,20 @@ from gateway.customerio.calls import (
 from gateway.errors import TranslationError
 from gateway.event import JSON, Event
 from gateway.mapping.compiler import parse
-from gateway.mapping.model import Mapping
+from gateway.mapping.model import MappingFile
 from gateway.mapping.translate import SALT, Planned, Translation, event_key, translate, writer
 
 NOW = 1767225600
 HEAD = "version: 1\nsource: shop\nverify: none\nevent_key: none\nevent_type: =type\n"
 
 
-def mapping_of(text: str) -> Mapping:
+def mapping_of(text: str) -> MappingFile:
     mapping, warnings = parse(text, "m.yaml")
     assert warnings == []
     return mapping
 
 
-def of_calls(calls: str, top: str = "") -> Mapping:
+def of_calls(calls: str, top: str = "") -> MappingFile:
     """A mapping whose events of the type "a" make these calls, the first on line 9 without a *top*."""
     body = indent(dedent(calls).strip("\n"), "    ")
     return mapping_of(f"{HEAD}{top}x-note: x\nevents:\n  a:\n{body}\n")
@@ -59,22 +59,22 @@ def event(payload: JSON = None, **changes: Any) -> Event:
     return replace(made, **changes)
 
 
-def translated(mapping: Mapping, payload: dict[str, JSON], **changes: Any) -> Translation:
+def translated(mapping: MappingFile, payload: dict[str, JSON], **changes: Any) -> Translation:
     return translate(mapping, event({"type": "a", **payload}, **changes))
 
 
-def planned(mapping: Mapping, payload: dict[str, JSON], **changes: Any) -> tuple[Planned, ...]:
+def planned(mapping: MappingFile, payload: dict[str, JSON], **changes: Any) -> tuple[Planned, ...]:
     found = translated(mapping, payload, **changes)
     assert found.problem is None
     assert found.status == "accepted"
     return found.planned
 
 
-def written(mapping: Mapping, payload: dict[str, JSON], **changes: Any) -> list[dict[str, JSON]]:
+def written(mapping: MappingFile, payload: dict[str, JSON], **changes: Any) -> list[dict[str, JSON]]:
     return [as_json(each.call) for each in planned(mapping, payload, **changes)]
 
 
-def problem(mapping: Mapping, payload: dict[str, JSON]) -> str:
+def problem(mapping: MappingFile, payload: dict[str, JSON]) -> str:
     found = translated(mapping, payload)
     assert found.status == "failed"
     assert found.planned == ()

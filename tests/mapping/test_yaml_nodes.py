@@ -7,7 +7,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.errors import MappingError, Where
+from gateway.errors import Location, MappingError
 from gateway.event import JSON
 from gateway.mapping.yaml_nodes import ListNode, Node, ObjectNode, Scalar, plain, read
 
@@ -113,11 +113,11 @@ def test_every_node_knows_its_place() -> None:
         for node in (top, key, calls, call, scalar(call.get("name")), scalar(call.get("id")), other)
     ]
     expected = [(1, 1), (3, 3), (4, 5), (4, 7), (4, 13), (5, 11), (6, 7)]
-    assert places == [Where(file="shop.yaml", line=line, column=column) for line, column in expected]
+    assert places == [Location(file="shop.yaml", line=line, column=column) for line, column in expected]
 
 
 def test_the_place_of_a_plain_text_is_its_first_character_even_after_an_anchor() -> None:
-    assert value("&x =a.b").where == Where(file="f.yaml", line=1, column=7)
+    assert value("&x =a.b").where == Location(file="f.yaml", line=1, column=7)
 
 
 def test_a_byte_order_mark_is_no_part_of_the_file() -> None:
@@ -314,7 +314,7 @@ def test_any_text_is_a_document_or_a_mapping_error(text: str) -> None:
     except MappingError as error:
         places = [problem.where for problem in error.problems]
     else:
-        places = [Where(file="f.yaml", line=1, column=1)]
+        places = [Location(file="f.yaml", line=1, column=1)]
     assert min(min(place.line, place.column) for place in places) >= 1
 
 

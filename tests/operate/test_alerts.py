@@ -129,7 +129,9 @@ def test_what_customerio_said_about_a_call_does_not_leave_the_house(
     alerts.tell(RUNNING)
     said = "deliveries of source shop fail; see: gateway deliveries list --status failed --source shop"
     assert receiver.texts == [f"customerio-gateway: {said}"]
-    assert [record.getMessage() for record in caplog.records if record.name == "gateway.operate.alerts"] == [said]
+    assert [record.getMessage() for record in caplog.records if record.name == "gateway.operate.alerts"] == [
+        said
+    ]
 
 
 @pytest.mark.parametrize(

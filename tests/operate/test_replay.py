@@ -16,8 +16,8 @@ from sqlalchemy import Connection, insert, select
 from gateway.customerio.retry import Attempt, Delivered, Failed, Retry
 from gateway.event import Webhook
 from gateway.mapping.compiler import parse
-from gateway.mapping.model import Mapping
-from gateway.operate.queries import Archive, DeliveryFilter
+from gateway.mapping.model import MappingFile
+from gateway.operate.queries import DeliveryFilter, Queries
 from gateway.operate.replay import BY_THE_OPERATOR, Replayed, Rework, in_portions
 from gateway.receive.record import take
 from gateway.store.database import Database, connect
@@ -119,7 +119,7 @@ def test_what_fails_twice_keeps_the_place_of_its_retry(
     fail(store, "1a")
     rework.retry([1])
     fail(store, "1b", "1a")
-    assert Archive(database).delivery_ids(DeliveryFilter(statuses=("failed",))) == [2, 1]
+    assert Queries(database).delivery_ids(DeliveryFilter(statuses=("failed",))) == [2, 1]
 
 
 def test_a_retried_merge_waits_in_both_its_lanes(store: Store, rework: Rework, database: Database) -> None:
@@ -209,15 +209,15 @@ events:
 """
 
 
-def mapped(text: str = MAPPING) -> Mapping:
+def mapped(text: str = MAPPING) -> MappingFile:
     return parse(text, "shop.yaml")[0]
 
 
-def without_identify() -> Mapping:
+def without_identify() -> MappingFile:
     return mapped("\n".join(line for line in MAPPING.splitlines() if "identify" not in line))
 
 
-def receive(store: Store, mapping: Mapping, id_: int = 1, user: str = "42") -> int:
+def receive(store: Store, mapping: MappingFile, id_: int = 1, user: str = "42") -> int:
     body = f'{{"id": {id_}, "type": "paid", "user": "{user}", "total": 9}}'.encode()
     webhook = Webhook(
         method="POST", url="", headers={"content-type": "application/json"}, query={}, body=body
@@ -251,7 +251,7 @@ def test_a_replay_of_a_failed_event_makes_its_calls(store: Store, rework: Rework
     assert rework.plan(1, mapped()) == expected
     assert kinds(database) == []
     assert rework.replay(1, mapped()) == expected
-    entry = Archive(database).event(1)
+    entry = Queries(database).event(1)
     assert entry is not None
     assert (entry.entry.status, entry.entry.problem, entry.entry.event_type) == ("accepted", None, "paid")
     assert len(deliver_all(store)) == 2
@@ -347,7 +347,7 @@ def test_an_event_that_fails_today_keeps_what_it_has(
         assert replayed is not None
         assert replayed.status == "failed"
         assert "shop.yaml:8:" in str(replayed.problem)
-    record = Archive(database).event(1)
+    record = Queries(database).event(1)
     assert record is not None
     assert record.entry.status == "accepted"
     assert kinds(database) == before
@@ -359,7 +359,7 @@ def test_a_failed_event_is_told_the_problem_of_today(
 ) -> None:
     receive(store, mapped(MAPPING.replace("name: Paid", "name: =missing")))
     rework.replay(1, mapped(MAPPING.replace("total: =total", "total: =unix('x')")))
-    record = Archive(database).event(1)
+    record = Queries(database).event(1)
     assert record is not None
     assert "total" in str(record.entry.problem)
 
@@ -393,7 +393,7 @@ def test_thousands_are_retried_in_portions_while_webhooks_are_recorded(
     over = threading.Event()
     recorder = threading.Thread(target=record_until, args=(over, database, recorded))
     recorder.start()
-    ids = Archive(database).delivery_ids(DeliveryFilter(statuses=("failed",)))
+    ids = Queries(database).delivery_ids(DeliveryFilter(statuses=("failed",)))
     done = [len(each.ids) for each in in_portions(rework.retry, ids)]
     over.set()
     recorder.join(30)
@@ -523,7 +523,7 @@ class Race:
 
     def retry(self) -> None:
         with self._own() as own:
-            store, archive, rework = Store(own), Archive(own), Rework(own)
+            store, archive, rework = Store(own), Queries(own), Rework(own)
             while not self.over.is_set():
                 rework.retry(archive.delivery_ids(DeliveryFilter(statuses=("failed",))))
                 done = store.counts()["deliveries"].keys() == {"delivered"}

@@ -9,7 +9,7 @@ from sqlalchemy import select
 
 from gateway.event import Webhook
 from gateway.mapping.compiler import parse
-from gateway.mapping.model import Mapping
+from gateway.mapping.model import MappingFile
 from gateway.operate.replay import Rework
 from gateway.receive.record import take
 from gateway.store.database import Database
@@ -33,7 +33,7 @@ CLICK = {"event": "click", "email": "b@example.com", "key": "2"}
 BOUNCE = {"event": "bounce", "email": "c@example.com", "key": "3"}
 
 
-def mapped(text: str = MAPPING) -> Mapping:
+def mapped(text: str = MAPPING) -> MappingFile:
     return parse(text, "mail.yaml")[0]
 
 

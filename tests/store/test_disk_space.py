@@ -20,7 +20,7 @@ from gateway.config import load
 from gateway.customerio.retry import Attempt, Delivered
 from gateway.errors import StoreError
 from gateway.store.database import Database, connect, migrate
-from gateway.store.disk_space import Space
+from gateway.store.disk_space import DiskSpace
 from gateway.store.record_and_claim import Outcome, Store
 from gateway.store.tables import deliveries, events
 from tests.deliver.test_worker import wait_until
@@ -88,7 +88,7 @@ class Seconds:
 def test_one_look_at_the_disk_holds_for_a_second(tmp_path: Path) -> None:
     clock = Seconds()
     directory = tmp_path / "data"
-    space = Space(directory, clock=clock)
+    space = DiskSpace(directory, clock=clock)
     with pytest.raises(StoreError, match="No such file"):
         space.require()
     directory.mkdir()

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from gateway.errors import StoreError
-from gateway.store.group_commit import SILENCE, Writer
+from gateway.store.group_commit import SILENCE, GroupCommit
 
 
 class Table:
@@ -38,7 +38,7 @@ class Table:
 
 
 def test_an_item_gets_its_own_result() -> None:
-    writer = Writer(Table().commit)
+    writer = GroupCommit(Table().commit)
     assert writer.write("a") == "A"
     assert writer.write("b") == "B"
 
@@ -46,7 +46,7 @@ def test_an_item_gets_its_own_result() -> None:
 def test_what_waits_is_committed_together() -> None:
     table = Table()
     table.open.clear()
-    writer = Writer(table.commit)
+    writer = GroupCommit(table.commit)
     with ThreadPoolExecutor(8) as pool:
         first = pool.submit(writer.write, "first")
         table.entered.wait(5)
@@ -62,7 +62,7 @@ def test_what_waits_is_committed_together() -> None:
 def test_a_poisonous_item_does_not_take_its_neighbours_along(caplog: pytest.LogCaptureFixture) -> None:
     table = Table()
     table.open.clear()
-    writer = Writer(table.commit)
+    writer = GroupCommit(table.commit)
     with ThreadPoolExecutor(4) as pool:
         pool.submit(writer.write, "first")
         table.entered.wait(5)
@@ -79,7 +79,7 @@ def test_a_poisonous_item_does_not_take_its_neighbours_along(caplog: pytest.LogC
 
 
 def test_a_database_that_is_gone_fails_the_whole_group_and_the_next_one_goes_on() -> None:
-    writer = Writer(Table().commit)
+    writer = GroupCommit(Table().commit)
     with pytest.raises(StoreError, match="gone"):
         writer.write("unreachable")
     assert writer.write("a") == "A"
@@ -88,7 +88,7 @@ def test_a_database_that_is_gone_fails_the_whole_group_and_the_next_one_goes_on(
 def test_nobody_waits_longer_than_the_patience_and_what_was_given_up_is_not_committed() -> None:
     table = Table()
     table.open.clear()
-    writer = Writer(table.commit, patience=0.1)
+    writer = GroupCommit(table.commit, patience=0.1)
     with pytest.raises(StoreError, match=r"did not take the write within 0\.1 s"):
         writer.write("stuck")
     with pytest.raises(StoreError):
@@ -101,7 +101,7 @@ def test_nobody_waits_longer_than_the_patience_and_what_was_given_up_is_not_comm
 def test_what_follows_a_commit_is_done_once_for_a_burst_and_always_for_the_last() -> None:
     table = Table()
     followed: list[int] = []
-    writer = Writer(table.commit, then=lambda: followed.append(len(table.groups)))
+    writer = GroupCommit(table.commit, then=lambda: followed.append(len(table.groups)))
     table.open.clear()
     with ThreadPoolExecutor(8) as pool:
         first = pool.submit(writer.write, "first")
@@ -118,7 +118,7 @@ def test_what_follows_a_commit_is_done_once_for_a_burst_and_always_for_the_last(
 
 def test_what_follows_a_commit_is_done_at_once_and_soon_again_though_nothing_more_comes() -> None:
     followed: queue.SimpleQueue[float] = queue.SimpleQueue()
-    writer = Writer(Table().commit, then=lambda: followed.put(time.monotonic()))
+    writer = GroupCommit(Table().commit, then=lambda: followed.put(time.monotonic()))
     writer.write("a")
     writer.write("b")
     first, second = followed.get(timeout=5), followed.get(timeout=5)
@@ -131,10 +131,10 @@ def test_under_gevent_a_group_waits_for_those_who_are_about_to_join_it() -> None
     script = """
 from gevent import monkey; monkey.patch_all()
 import gevent
-from gateway.store.group_commit import Writer
+from gateway.store.group_commit import GroupCommit
 
 groups = []
-writer = Writer(lambda group: groups.append(len(group)) or group)
+writer = GroupCommit(lambda group: groups.append(len(group)) or group)
 
 def join(turns):
     for _ in range(turns):
@@ -154,7 +154,7 @@ def test_what_follows_a_commit_may_fail_without_harm(caplog: pytest.LogCaptureFi
     def fail() -> None:
         raise OSError("canary")
 
-    writer = Writer(Table().commit, then=fail)
+    writer = GroupCommit(Table().commit, then=fail)
     assert writer.write("a") == "A"
     assert writer.write("b") == "B"
     writer.close()
@@ -165,7 +165,7 @@ def test_what_follows_a_commit_may_fail_without_harm(caplog: pytest.LogCaptureFi
 def test_closing_commits_what_waits() -> None:
     table = Table()
     table.open.clear()
-    writer = Writer(table.commit)
+    writer = GroupCommit(table.commit)
     with ThreadPoolExecutor(3) as pool:
         first = pool.submit(writer.write, "first")
         table.entered.wait(5)

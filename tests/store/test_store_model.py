@@ -25,7 +25,7 @@ from sqlalchemy import select, update
 from gateway.customerio.retry import Attempt, Decision, Delivered, Failed, Postponed, Retry
 from gateway.event import Webhook
 from gateway.mapping.compiler import parse
-from gateway.mapping.model import Mapping
+from gateway.mapping.model import MappingFile
 from gateway.operate.replay import Rework
 from gateway.receive.record import take
 from gateway.store.database import Database
@@ -48,7 +48,7 @@ event_type: =type
 """
 
 
-def mapping(calls: str) -> Mapping:
+def mapping(calls: str) -> MappingFile:
     """Give the mapping that makes a track of each of these."""
     return parse(MAPPING.format(calls=calls), "shop.yaml")[0]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from gateway.errors import did_you_mean
 from gateway.mapping.compiler.diagnostics import (
-    Notes,
+    Diagnostics,
     is_empty,
     listed,
     name_of,
@@ -32,7 +32,7 @@ class Around:
 _EVERY_CALL = ("call", "when", "each", "connection", "region")
 
 
-def read_calls(node: Node, event: str, around: Around, notes: Notes) -> tuple[CallRule, ...]:
+def read_calls(node: Node, event: str, around: Around, notes: Diagnostics) -> tuple[CallRule, ...]:
     if isinstance(node, ListNode):
         calls = [_call(item, around, notes) for item in node.items]
         return tuple(call for call in calls if call is not None)
@@ -46,7 +46,7 @@ def read_calls(node: Node, event: str, around: Around, notes: Notes) -> tuple[Ca
     return ()
 
 
-def _call(node: Node, around: Around, notes: Notes) -> CallRule | None:
+def _call(node: Node, around: Around, notes: Diagnostics) -> CallRule | None:
     if (wrong := _not_flat(node)) is not None:
         text = f"a call is written flat:  - call: {wrong}  and its keys below 'call', at the same indentation"
         notes.error(node.where, "call-not-flat", text)
@@ -69,7 +69,7 @@ def _not_flat(node: Node) -> str | None:
     return str(key.value) if nested and key.value in SPECS else None
 
 
-def _spec(node: ObjectNode, notes: Notes) -> CallSpec | None:
+def _spec(node: ObjectNode, notes: Diagnostics) -> CallSpec | None:
     written = node.get("call")
     if written is None or is_empty(written):
         notes.error(node.where, "missing-key", f"'call' is missing; it is one of {', '.join(SPECS)}")
@@ -82,7 +82,7 @@ def _spec(node: ObjectNode, notes: Notes) -> CallSpec | None:
     return SPECS[name]
 
 
-def _call_of(spec: CallSpec, node: ObjectNode, around: Around, notes: Notes) -> CallRule:
+def _call_of(spec: CallSpec, node: ObjectNode, around: Around, notes: Diagnostics) -> CallRule:
     hint = f"; it takes {listed(spec.keys)}"
     if "attributes" in spec.keys:
         hint = "; an attribute stands under 'attributes'"
@@ -105,7 +105,7 @@ def _call_of(spec: CallSpec, node: ObjectNode, around: Around, notes: Notes) -> 
     )
 
 
-def _check_whom(spec: CallSpec, node: ObjectNode, defaults: frozenset[str], notes: Notes) -> None:
+def _check_whom(spec: CallSpec, node: ObjectNode, defaults: frozenset[str], notes: Diagnostics) -> None:
     if not spec.identifiers or defaults.intersection(spec.identifiers):
         return
     if all(node.get(name) is None for name in spec.identifiers):
@@ -114,14 +114,14 @@ def _check_whom(spec: CallSpec, node: ObjectNode, defaults: frozenset[str], note
         notes.error(node.where, "no-identifier", text)
 
 
-def _check_required(spec: CallSpec, node: ObjectNode, notes: Notes) -> None:
+def _check_required(spec: CallSpec, node: ObjectNode, notes: Diagnostics) -> None:
     for name, key in spec.keys.items():
         if key.required and node.get(name) is None:
             text = f"'{spec.name}' needs a '{name}', e.g.  {name}: {key.example}"
             notes.error(node.where, "missing-key", text)
 
 
-def _check_body(node: ObjectNode, notes: Notes) -> None:
+def _check_body(node: ObjectNode, notes: Diagnostics) -> None:
     """A raw request has one body: data, or a form with files."""
     if node.get("data") is not None and (node.get("form") is not None or node.get("files") is not None):
         text = "'data' cannot stand beside 'form' or 'files': a request has one body"
@@ -133,7 +133,7 @@ def _check_body(node: ObjectNode, notes: Notes) -> None:
             notes.error(key.where, "file-names", f"there is no file '{key.value}' under 'files'")
 
 
-def _fields(spec: CallSpec, node: ObjectNode, names: Names, notes: Notes) -> dict[str, Value]:
+def _fields(spec: CallSpec, node: ObjectNode, names: Names, notes: Diagnostics) -> dict[str, Value]:
     fields = {}
     for name, key in spec.keys.items():
         written = node.get(name)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from gateway.errors import Problem, Severity, Where, did_you_mean
+from gateway.errors import Location, Problem, Severity, did_you_mean
 from gateway.mapping.yaml_nodes import ListNode, Node, ObjectNode, Scalar
 
 
-class Notes:
+class Diagnostics:
     """The problems of one file so far, and its lines, in which the columns of expressions are counted."""
 
     def __init__(self, text: str) -> None:
@@ -16,10 +16,10 @@ class Notes:
         # Keyed, because what stands behind an anchor is read once for each of its uses.
         self.problems: dict[Problem, None] = {}
 
-    def error(self, where: Where, code: str, text: str) -> None:
+    def error(self, where: Location, code: str, text: str) -> None:
         self.problems[Problem(where=where, code=code, text=text)] = None
 
-    def warn(self, where: Where, code: str, text: str) -> None:
+    def warn(self, where: Location, code: str, text: str) -> None:
         self.problems[Problem(where=where, code=code, text=text, severity=Severity.WARNING)] = None
 
     def line(self, number: int) -> str:
@@ -36,7 +36,7 @@ def name_of(node: Node) -> str:
     return str(node.value) if isinstance(node, Scalar) and type(node.value) in (str, int) else ""
 
 
-def place_of(node: ObjectNode, name: str) -> Where:
+def place_of(node: ObjectNode, name: str) -> Location:
     value = node.get(name)
     return node.where if value is None else value.where
 
@@ -45,13 +45,13 @@ def listed(names: Iterable[str]) -> str:
     return ", ".join(names) or "no keys of its own"
 
 
-def refuse_unless_absent(node: Node | None, text: str, notes: Notes) -> None:
+def refuse_unless_absent(node: Node | None, text: str, notes: Diagnostics) -> None:
     """Refuse what is not of the kind it has to be; an empty value has been refused as such."""
     if node is not None and not is_empty(node):
         notes.error(node.where, "wrong-kind", text)
 
 
-def entries_of(node: Node | None, text: str, notes: Notes) -> tuple[tuple[Scalar, Node], ...]:
+def entries_of(node: Node | None, text: str, notes: Diagnostics) -> tuple[tuple[Scalar, Node], ...]:
     """Give the entries of what has to be an object, if it is there; refuse anything else."""
     if isinstance(node, ObjectNode):
         return node.entries
@@ -59,7 +59,7 @@ def entries_of(node: Node | None, text: str, notes: Notes) -> tuple[tuple[Scalar
     return ()
 
 
-def refuse_empty(node: Node, label: str, notes: Notes) -> None:
+def refuse_empty(node: Node, label: str, notes: Diagnostics) -> None:
     match node:
         case Scalar():
             if node.empty:
@@ -74,7 +74,7 @@ def refuse_empty(node: Node, label: str, notes: Notes) -> None:
 
 
 def refuse_unknown_keys(
-    node: ObjectNode, known: Iterable[str], place: str, notes: Notes, hint: str = ""
+    node: ObjectNode, known: Iterable[str], place: str, notes: Diagnostics, hint: str = ""
 ) -> None:
     for key, _ in node.entries:
         name = str(key.value)

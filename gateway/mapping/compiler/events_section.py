@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from gateway.errors import Where
+from gateway.errors import Location
 from gateway.mapping.compiler.call_entry import Around, read_calls
-from gateway.mapping.compiler.diagnostics import Notes
+from gateway.mapping.compiler.diagnostics import Diagnostics
 from gateway.mapping.model import CallRule, Glob, Routes, Rule
 from gateway.mapping.yaml_nodes import Node, ObjectNode, Scalar
 
 
-def read_rules(top: ObjectNode, around: Around, notes: Notes, *, is_routed: bool) -> tuple[Rule, ...]:
+def read_rules(top: ObjectNode, around: Around, notes: Diagnostics, *, is_routed: bool) -> tuple[Rule, ...]:
     """Read the entries of `events`; without an event type (*is_routed*) only one of them can match."""
     node = top.get("events")
     if not isinstance(node, ObjectNode):
@@ -31,7 +31,7 @@ def read_rules(top: ObjectNode, around: Around, notes: Notes, *, is_routed: bool
     return rules
 
 
-def _rule(key: Scalar, value: Node, around: Around, notes: Notes) -> Rule:
+def _rule(key: Scalar, value: Node, around: Around, notes: Diagnostics) -> Rule:
     event_types = tuple(part.strip() for part in str(key.value).split("|"))
     if "" in event_types:
         notes.error(key.where, "event-type", "an event type is missing beside '|'")
@@ -41,7 +41,7 @@ def _rule(key: Scalar, value: Node, around: Around, notes: Notes) -> Rule:
     return Rule(where=key.where, event_types=event_types, calls=calls)
 
 
-def _warn_of_ignore(calls: tuple[CallRule, ...], notes: Notes) -> None:
+def _warn_of_ignore(calls: tuple[CallRule, ...], notes: Diagnostics) -> None:
     """An `ignore` may be taken for the end of the list, which it is not."""
     if all(call.when is not None for call in calls if call.spec.name != "ignore"):
         return
@@ -51,8 +51,8 @@ def _warn_of_ignore(calls: tuple[CallRule, ...], notes: Notes) -> None:
             notes.warn(call.where, "ignore-beside-calls", text)
 
 
-def _warn_of_unreachable(rules: tuple[Rule, ...], notes: Notes) -> None:
-    earlier: list[tuple[str, Where]] = []
+def _warn_of_unreachable(rules: tuple[Rule, ...], notes: Diagnostics) -> None:
+    earlier: list[tuple[str, Location]] = []
     for rule in rules:
         for event_type in rule.event_types:
             before = next((before for before in earlier if _covers(before[0], event_type)), None)
@@ -67,7 +67,7 @@ def _covers(earlier: str, later: str) -> bool:
     return _glob(earlier).matches(later) if "*" in earlier else earlier == later
 
 
-def _warn_of_no_type(rules: tuple[Rule, ...], notes: Notes) -> None:
+def _warn_of_no_type(rules: tuple[Rule, ...], notes: Diagnostics) -> None:
     for rule in rules:
         if "*" not in rule.event_types:
             text = f"'{rule.event_types[0]}' never matches: without an 'event_type' only \"*\" does"

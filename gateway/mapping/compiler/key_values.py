@@ -22,7 +22,7 @@ from gateway.errors import did_you_mean
 from gateway.event import JSON
 from gateway.mapping import yaml_nodes
 from gateway.mapping.compiler.diagnostics import (
-    Notes,
+    Diagnostics,
     is_empty,
     listed,
     place_of,
@@ -41,7 +41,7 @@ from gateway.mapping.yaml_nodes import ListNode, Node, ObjectNode, Scalar
 from gateway.text import number_text
 
 
-def _text(node: Node, name: str, names: Names, notes: Notes) -> Value | None:
+def _text(node: Node, name: str, names: Names, notes: Diagnostics) -> Value | None:
     """Compile the name of an event or the address of a page: an expression, or the text itself."""
     if isinstance(node, Scalar) and is_expression(node):
         return read_computed(node, names, notes)
@@ -64,7 +64,7 @@ def _written(value: JSON) -> str:
     return "" if isinstance(value, bool) or not isinstance(value, int | float) else number_text(value)
 
 
-def read_note(node: Node, name: str, names: Names, notes: Notes) -> Value | None:
+def read_note(node: Node, name: str, names: Names, notes: Diagnostics) -> Value | None:
     """Compile what is fixed when the file is read."""
     del names
     if isinstance(node, Scalar) and isinstance(node.value, str) and not is_expression(node):
@@ -79,7 +79,7 @@ def read_note(node: Node, name: str, names: Names, notes: Notes) -> Value | None
     return None
 
 
-def read_optional_note(node: ObjectNode, name: str, notes: Notes) -> str | None:
+def read_optional_note(node: ObjectNode, name: str, notes: Diagnostics) -> str | None:
     written = node.get(name)
     note = None if written is None else read_note(written, name, Names(), notes)
     return str(note.value) if isinstance(note, Constant) else None
@@ -89,7 +89,7 @@ def read_optional_note(node: ObjectNode, name: str, notes: Notes) -> str | None:
 NAME = re.compile(r"[a-z0-9-]+")
 
 
-def read_connection(node: ObjectNode, notes: Notes) -> str | None:
+def read_connection(node: ObjectNode, notes: Diagnostics) -> str | None:
     name = read_optional_note(node, "connection", notes)
     if name is not None and not NAME.fullmatch(name):
         text = "'connection' must be lower-case letters, digits and hyphens, as in  connection: eu-prod"
@@ -97,14 +97,14 @@ def read_connection(node: ObjectNode, notes: Notes) -> str | None:
     return name
 
 
-def read_region(node: ObjectNode, notes: Notes) -> str | None:
+def read_region(node: ObjectNode, notes: Diagnostics) -> str | None:
     name = read_optional_note(node, "region", notes)
     if name is not None and name not in ("us", "eu"):
         notes.error(place_of(node, "region"), "region", "'region' must be us or eu")
     return name
 
 
-def _attributes(node: Node, name: str, names: Names, notes: Notes) -> Value | None:
+def _attributes(node: Node, name: str, names: Names, notes: Diagnostics) -> Value | None:
     if isinstance(node, ObjectNode):
         for key, _ in node.entries:
             if not key.value:
@@ -119,7 +119,7 @@ def _attributes(node: Node, name: str, names: Names, notes: Notes) -> Value | No
     return None
 
 
-def _attributes_from(node: Node, name: str, names: Names, notes: Notes) -> Value | None:
+def _attributes_from(node: Node, name: str, names: Names, notes: Diagnostics) -> Value | None:
     computed = read_expression(node, name, names, notes)
     for attribute in sorted(_named_in(computed.expression.text)) if computed is not None else ():
         if is_steering(attribute):
@@ -147,7 +147,7 @@ def _named_in(expression: str) -> set[str]:
     return found
 
 
-def read_value(node: Node, names: Names, notes: Notes) -> Value | None:
+def read_value(node: Node, names: Names, notes: Diagnostics) -> Value | None:
     match node:
         case Scalar():
             return _scalar(node, names, notes)
@@ -161,7 +161,7 @@ def read_value(node: Node, names: Names, notes: Notes) -> Value | None:
 _ALONE = "'{}' stands alone in its braces; an object with such a key is written {{literal: {{…}}}}"
 
 
-def read_constant(node: Node, notes: Notes) -> JSON:
+def read_constant(node: Node, notes: Diagnostics) -> JSON:
     """Read what is fixed when the file is read: any value without an expression in it."""
     if isinstance(node, ObjectNode) and (wrapped := node.get("literal")) is not None:
         if len(node.entries) > 1:
@@ -182,7 +182,7 @@ def read_constant(node: Node, notes: Notes) -> JSON:
     return None
 
 
-def _scalar(node: Scalar, names: Names, notes: Notes) -> Value | None:
+def _scalar(node: Scalar, names: Names, notes: Diagnostics) -> Value | None:
     if is_expression(node):
         return read_computed(node, names, notes)
     if node.empty:
@@ -192,7 +192,7 @@ def _scalar(node: Scalar, names: Names, notes: Notes) -> Value | None:
     return Constant(where=node.where, value=node.value)
 
 
-def _object(node: ObjectNode, names: Names, notes: Notes) -> Value | None:
+def _object(node: ObjectNode, names: Names, notes: Diagnostics) -> Value | None:
     literal, or_null = node.get("literal"), node.get("or_null")
     if (literal is not None or or_null is not None) and len(node.entries) > 1:
         marker = "or_null" if literal is None else "literal"
@@ -206,14 +206,14 @@ def _object(node: ObjectNode, names: Names, notes: Notes) -> Value | None:
     return _entries(node, names, notes)
 
 
-def _entries(node: ObjectNode, names: Names, notes: Notes) -> ObjectValue:
+def _entries(node: ObjectNode, names: Names, notes: Diagnostics) -> ObjectValue:
     """Compile what stands in an object, under any names."""
     compiled = [(str(key.value), read_value(value, names, notes)) for key, value in node.entries]
     entries = tuple((key, value) for key, value in compiled if value is not None)
     return ObjectValue(where=node.where, entries=entries)
 
 
-def _person(node: Node, name: str, names: Names, notes: Notes, key: Key) -> Value | None:
+def _person(node: Node, name: str, names: Names, notes: Diagnostics, key: Key) -> Value | None:
     """Compile whom a merge is about: an object with one identifier."""
     if not isinstance(node, ObjectNode):
         if not is_empty(node):
@@ -227,7 +227,7 @@ def _person(node: Node, name: str, names: Names, notes: Notes, key: Key) -> Valu
     return member
 
 
-def _members(node: Node, name: str, names: Names, notes: Notes, key: Key) -> Value | None:
+def _members(node: Node, name: str, names: Names, notes: Diagnostics, key: Key) -> Value | None:
     """Compile a list of objects that have keys of their own, or the expression that gives one."""
     if isinstance(node, Scalar) and is_expression(node):
         return read_computed(node, names, notes)
@@ -242,7 +242,7 @@ def _members(node: Node, name: str, names: Names, notes: Notes, key: Key) -> Val
     return None
 
 
-def _member(node: Node, place: str, names: Names, notes: Notes, key: Key) -> ObjectValue | None:
+def _member(node: Node, place: str, names: Names, notes: Diagnostics, key: Key) -> ObjectValue | None:
     if not isinstance(node, ObjectNode):
         if not is_empty(node):
             notes.error(node.where, "members", f"each item {place} is an object with {listed(key.keys)}")
@@ -265,7 +265,7 @@ def _member(node: Node, place: str, names: Names, notes: Notes, key: Key) -> Obj
     )
 
 
-def _values(node: Node, name: str, names: Names, notes: Notes, _key: Key) -> Value | None:
+def _values(node: Node, name: str, names: Names, notes: Diagnostics, _key: Key) -> Value | None:
     """Compile an object whose names stand in the file, and whose values may be expressions."""
     if not isinstance(node, ObjectNode):
         refuse_unless_absent(node, f"'{name}' must be an object of names and values", notes)
@@ -284,7 +284,7 @@ def _values(node: Node, name: str, names: Names, notes: Notes, _key: Key) -> Val
     return ObjectValue(where=node.where, entries=tuple(compiled))
 
 
-def _check_written(name: str, key: Scalar, value: Value, notes: Notes) -> None:
+def _check_written(name: str, key: Scalar, value: Value, notes: Diagnostics) -> None:
     """Judge what is known of a value of a raw request before any webhook comes."""
     if name == "headers":
         if problem := header_problem(str(key.value), _known(value)):
@@ -306,7 +306,7 @@ def _known(value: Value) -> JSON:
             return ""
 
 
-def _texts(node: Node, name: str, names: Names, notes: Notes) -> Value | None:
+def _texts(node: Node, name: str, names: Names, notes: Diagnostics) -> Value | None:
     """Compile attributes that have to be texts."""
     value = _attributes(node, name, names, notes)
     for attribute, each in value.entries if isinstance(value, ObjectValue) else ():
@@ -316,11 +316,11 @@ def _texts(node: Node, name: str, names: Names, notes: Notes) -> Value | None:
     return value
 
 
-def _data(node: Node, _name: str, names: Names, notes: Notes, _key: Key) -> Value | None:
+def _data(node: Node, _name: str, names: Names, notes: Diagnostics, _key: Key) -> Value | None:
     return read_value(node, names, notes)
 
 
-def _seconds(node: Node, name: str, _names: Names, notes: Notes, _key: Key) -> Value | None:
+def _seconds(node: Node, name: str, _names: Names, notes: Diagnostics, _key: Key) -> Value | None:
     value = node.value if isinstance(node, Scalar) else None
     if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= MAX_TIMEOUT:
         return Constant(where=node.where, value=value)
@@ -329,14 +329,14 @@ def _seconds(node: Node, name: str, _names: Names, notes: Notes, _key: Key) -> V
     return None
 
 
-def _flag(node: Node, name: str, _names: Names, notes: Notes, _key: Key) -> Value | None:
+def _flag(node: Node, name: str, _names: Names, notes: Diagnostics, _key: Key) -> Value | None:
     if isinstance(node, Scalar) and isinstance(node.value, bool):
         return Constant(where=node.where, value=node.value)
     refuse_unless_absent(node, f"'{name}' must be true or false", notes)
     return None
 
 
-def _retry(node: Node, name: str, _names: Names, notes: Notes, _key: Key) -> Value | None:
+def _retry(node: Node, name: str, _names: Names, notes: Diagnostics, _key: Key) -> Value | None:
     if not isinstance(node, ObjectNode):
         refuse_unless_absent(node, f"'{name}' must be an object of {listed(RETRY_SETTINGS)}", notes)
         return None
@@ -350,10 +350,10 @@ def _retry(node: Node, name: str, _names: Names, notes: Notes, _key: Key) -> Val
     return Constant(where=node.where, value=yaml_nodes.plain(node))
 
 
-_Compile: TypeAlias = Callable[[Node, str, Names, Notes, Key], Value | None]
+_Compile: TypeAlias = Callable[[Node, str, Names, Diagnostics, Key], Value | None]
 
 
-def _plainly(compile_: Callable[[Node, str, Names, Notes], Value | None]) -> _Compile:
+def _plainly(compile_: Callable[[Node, str, Names, Diagnostics], Value | None]) -> _Compile:
     """Make the compilation of what is no further described by its key one of those that are."""
     return lambda node, name, names, notes, _key: compile_(node, name, names, notes)
 
@@ -378,7 +378,7 @@ _COMPILE: dict[Kind, _Compile] = {
 }
 
 
-def read_field(key: Key, node: Node, name: str, names: Names, notes: Notes) -> Value | None:
+def read_field(key: Key, node: Node, name: str, names: Names, notes: Diagnostics) -> Value | None:
     value = _COMPILE[key.kind](node, name, names, notes, key)
     check = _LITERAL_CHECKS.get(name)
     if check is not None and isinstance(value, Constant) and (problem := check(str(value.value))):
@@ -407,7 +407,7 @@ _LITERAL_CHECKS: dict[str, Callable[[str], str | None]] = {
 _PATH = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*|\[\d+\])+", re.ASCII)
 
 
-def _warn_of_path(node: Scalar, text: str, notes: Notes) -> None:
+def _warn_of_path(node: Scalar, text: str, notes: Diagnostics) -> None:
     if _PATH.fullmatch(text):
         said = f"'{text}' is literal text but looks like a path; write ={text}, or {{literal: {text}}}"
         notes.warn(node.where, "looks-like-a-path", said)

@@ -6,14 +6,14 @@ import json
 import re
 from dataclasses import replace
 
-from gateway.errors import Where
-from gateway.mapping.compiler.diagnostics import Notes, is_empty
+from gateway.errors import Location
+from gateway.mapping.compiler.diagnostics import Diagnostics, is_empty
 from gateway.mapping.expressions import BadExpression, Names, compile_expression
 from gateway.mapping.model import Computed
 from gateway.mapping.yaml_nodes import Node, ObjectNode, Scalar
 
 
-def read_expression(node: Node, name: str, names: Names, notes: Notes) -> Computed | None:
+def read_expression(node: Node, name: str, names: Names, notes: Diagnostics) -> Computed | None:
     """Compile what has to be an expression."""
     if isinstance(node, Scalar) and is_expression(node):
         return read_computed(node, names, notes)
@@ -23,7 +23,9 @@ def read_expression(node: Node, name: str, names: Names, notes: Notes) -> Comput
     return None
 
 
-def read_optional_expression(node: ObjectNode, name: str, names: Names, notes: Notes) -> Computed | None:
+def read_optional_expression(
+    node: ObjectNode, name: str, names: Names, notes: Diagnostics
+) -> Computed | None:
     written = node.get(name)
     return None if written is None else read_expression(written, name, names, notes)
 
@@ -32,7 +34,7 @@ def is_expression(node: Scalar) -> bool:
     return isinstance(node.value, str) and node.value.startswith("=")
 
 
-def read_computed(node: Scalar, names: Names, notes: Notes) -> Computed | None:
+def read_computed(node: Scalar, names: Names, notes: Diagnostics) -> Computed | None:
     text = str(node.value)[1:]
     try:
         return Computed(where=node.where, expression=compile_expression(text, names))
@@ -41,7 +43,7 @@ def read_computed(node: Scalar, names: Names, notes: Notes) -> Computed | None:
         return None
 
 
-def _culprit(node: Scalar, offset: int, notes: Notes) -> Where:
+def _culprit(node: Scalar, offset: int, notes: Diagnostics) -> Location:
     """Point into an expression whose text is in the file as it is; of any other, point at its start."""
     text = str(node.value)
     line = notes.line(node.where.line)[node.where.column - 1 :]
@@ -53,7 +55,7 @@ def _culprit(node: Scalar, offset: int, notes: Notes) -> Where:
     return replace(node.where, column=node.where.column + quote + 1 + offset)
 
 
-def _culprit_in_block(where: Where, text: str, offset: int, notes: Notes) -> Where:
+def _culprit_in_block(where: Location, text: str, offset: int, notes: Diagnostics) -> Location:
     first = notes.line(where.line + 1)
     indentation = len(first) - len(first.lstrip())
     number, position, culprit = where.line + 1, 0, offset + 1
@@ -87,7 +89,7 @@ def _suggestion(node: Node, name: str) -> str:
 _MARK = re.compile(r"\{\{\s*(.*?)\s*\}\}|\$\{\s*(.*?)\s*\}", re.DOTALL)
 
 
-def warn_of_template(node: Scalar, text: str, notes: Notes) -> None:
+def warn_of_template(node: Scalar, text: str, notes: Diagnostics) -> None:
     """Warn of the placeholders of another language, which would be sent as they are."""
     if _MARK.search(text) is None:
         return

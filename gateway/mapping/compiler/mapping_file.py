@@ -9,7 +9,7 @@ from gateway.event import JSON
 from gateway.mapping import yaml_nodes
 from gateway.mapping.compiler.call_entry import Around
 from gateway.mapping.compiler.diagnostics import (
-    Notes,
+    Diagnostics,
     entries_of,
     is_empty,
     name_of,
@@ -30,7 +30,7 @@ from gateway.mapping.compiler.located_expression import read_expression, read_op
 from gateway.mapping.compiler.tests_section import read_tests
 from gateway.mapping.compiler.verify_section import read_verification
 from gateway.mapping.expressions import Names, compile_expression, headers_in
-from gateway.mapping.model import ANYBODY, Computed, Constant, Mapping, Value, Verify
+from gateway.mapping.model import ANYBODY, Computed, Constant, MappingFile, Value, Verify
 from gateway.mapping.yaml_nodes import Node, ObjectNode, Scalar
 
 _DEFAULTS = (*ANYBODY, "timestamp")
@@ -40,7 +40,7 @@ _TOP = (
 )
 
 
-def parse(text: str, file: str) -> tuple[Mapping, list[Problem]]:
+def parse(text: str, file: str) -> tuple[MappingFile, list[Problem]]:
     """Compile a mapping file; the problems beside it are warnings.
 
     Raises MappingError: holds everything that is wrong with the file, in the order of the file.
@@ -49,7 +49,7 @@ def parse(text: str, file: str) -> tuple[Mapping, list[Problem]]:
     if not isinstance(top, ObjectNode):
         problem = "a mapping file is an object of keys; it starts with  version: 1"
         raise MappingError([Problem(where=top.where, code="not-an-object", text=problem)])
-    notes = Notes(text)
+    notes = Diagnostics(text)
     mapping = _mapping(top, file, notes)
     problems = sorted(notes.problems, key=lambda problem: problem.where)
     if mapping is None or any(problem.severity is Severity.ERROR for problem in problems):
@@ -57,7 +57,7 @@ def parse(text: str, file: str) -> tuple[Mapping, list[Problem]]:
     return mapping, problems
 
 
-def _mapping(top: ObjectNode, file: str, notes: Notes) -> Mapping | None:
+def _mapping(top: ObjectNode, file: str, notes: Diagnostics) -> MappingFile | None:
     _check_frame(top, notes)
     verify = read_verification(top, notes)
     tables = _tables(top, notes)
@@ -78,7 +78,7 @@ def _mapping(top: ObjectNode, file: str, notes: Notes) -> Mapping | None:
     tests = read_tests(top, notes)
     if verify is None:
         return None
-    return Mapping(
+    return MappingFile(
         file=file,
         source=source,
         description=description,
@@ -100,7 +100,7 @@ def _mapping(top: ObjectNode, file: str, notes: Notes) -> Mapping | None:
     )
 
 
-def _check_frame(top: ObjectNode, notes: Notes) -> None:
+def _check_frame(top: ObjectNode, notes: Diagnostics) -> None:
     extensions = [str(key.value) for key, _ in top.entries if str(key.value).startswith("x-")]
     refuse_unknown_keys(top, (*_TOP, *extensions), "at the top of the file", notes)
     for key, value in top.entries:
@@ -116,7 +116,7 @@ def _check_frame(top: ObjectNode, notes: Notes) -> None:
         notes.error(version.where, "version", "'version' must be 1")
 
 
-def _source(top: ObjectNode, notes: Notes) -> str:
+def _source(top: ObjectNode, notes: Diagnostics) -> str:
     node = top.get("source")
     if node is None:
         text = "'source' is missing; webhooks arrive at /hooks/<source>, e.g.  source: stripe"
@@ -129,7 +129,7 @@ def _source(top: ObjectNode, notes: Notes) -> str:
     return name
 
 
-def _warn_of_unsigned_headers(top: ObjectNode, verify: Verify | None, notes: Notes) -> None:
+def _warn_of_unsigned_headers(top: ObjectNode, verify: Verify | None, notes: Diagnostics) -> None:
     """Whoever has seen one webhook can send it again with other headers: as another event, of another type."""
     for key in ("event_key", "event_type"):
         node = top.get(key)
@@ -144,7 +144,7 @@ def _warn_of_unsigned_headers(top: ObjectNode, verify: Verify | None, notes: Not
                 notes.warn(node.where, "unsigned-header", text)
 
 
-def _event_type(top: ObjectNode, verify: Verify | None, names: Names, notes: Notes) -> Computed | None:
+def _event_type(top: ObjectNode, verify: Verify | None, names: Names, notes: Diagnostics) -> Computed | None:
     node = top.get("event_type")
     if node is not None:
         return read_expression(node, "event_type", names, notes)
@@ -159,7 +159,7 @@ def _of_scheme(verify: Verify, expression: str | None) -> Computed | None:
 
 
 def _event_key(
-    top: ObjectNode, verify: Verify | None, names: Names, notes: Notes
+    top: ObjectNode, verify: Verify | None, names: Names, notes: Diagnostics
 ) -> tuple[Computed | None, bool]:
     node = top.get("event_key")
     if node is None:
@@ -181,7 +181,7 @@ def _event_key(
     return read_expression(node, "event_key", names, notes), True
 
 
-def _defaults(top: ObjectNode, names: Names, notes: Notes) -> dict[str, Value]:
+def _defaults(top: ObjectNode, names: Names, notes: Diagnostics) -> dict[str, Value]:
     node = top.get("defaults")
     if not isinstance(node, ObjectNode):
         refuse_unless_absent(node, "'defaults' must be an object of identifiers and 'timestamp'", notes)
@@ -193,7 +193,7 @@ def _defaults(top: ObjectNode, names: Names, notes: Notes) -> dict[str, Value]:
     return {name: value for name, value in compiled.items() if value is not None}
 
 
-def _let(top: ObjectNode, names: Names, notes: Notes) -> dict[str, Value]:
+def _let(top: ObjectNode, names: Names, notes: Diagnostics) -> dict[str, Value]:
     """Read the variables; one that is wrong is known all the same, so that its uses are not called wrong too."""
     let: dict[str, Value] = {}
     for key, written in entries_of(top.get("let"), "'let' must be an object of names and values", notes):
@@ -203,13 +203,13 @@ def _let(top: ObjectNode, names: Names, notes: Notes) -> dict[str, Value]:
     return let
 
 
-def _tables(top: ObjectNode, notes: Notes) -> dict[str, dict[str, JSON]]:
+def _tables(top: ObjectNode, notes: Diagnostics) -> dict[str, dict[str, JSON]]:
     text = "'tables' must be an object: the name of each table, and its entries"
     tables = entries_of(top.get("tables"), text, notes)
     return {str(key.value): _table(str(key.value), entries, notes) for key, entries in tables}
 
 
-def _table(name: str, node: Node, notes: Notes) -> dict[str, JSON]:
+def _table(name: str, node: Node, notes: Diagnostics) -> dict[str, JSON]:
     entries = entries_of(node, f"the table '{name}' must be an object of keys and values", notes)
     return {str(key.value): read_constant(value, notes) for key, value in entries}
 

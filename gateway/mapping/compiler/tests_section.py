@@ -8,7 +8,7 @@ from gateway.customerio.calls import CALLS
 from gateway.event import JSON
 from gateway.mapping import yaml_nodes
 from gateway.mapping.compiler.diagnostics import (
-    Notes,
+    Diagnostics,
     entries_of,
     is_empty,
     refuse_unknown_keys,
@@ -22,7 +22,7 @@ TEST_RECEIVED_AT = 1767225600
 _TEST = ("name", "body", "payload", "headers", "query", "received_at", "expect")
 
 
-def read_tests(top: ObjectNode, notes: Notes) -> tuple[MappingTest, ...]:
+def read_tests(top: ObjectNode, notes: Diagnostics) -> tuple[MappingTest, ...]:
     node = top.get("tests")
     if isinstance(node, ListNode):
         tests = [_test(item, notes) for item in node.items]
@@ -31,7 +31,7 @@ def read_tests(top: ObjectNode, notes: Notes) -> tuple[MappingTest, ...]:
     return ()
 
 
-def _test(node: Node, notes: Notes) -> MappingTest | None:
+def _test(node: Node, notes: Diagnostics) -> MappingTest | None:
     if not isinstance(node, ObjectNode):
         notes.error(node.where, "test", "a test must be an object that starts with  name: …")
         return None
@@ -53,7 +53,7 @@ def _test(node: Node, notes: Notes) -> MappingTest | None:
     )
 
 
-def _test_name(node: ObjectNode, notes: Notes) -> str:
+def _test_name(node: ObjectNode, notes: Diagnostics) -> str:
     written = node.get("name")
     if written is None:
         notes.error(node.where, "test", "a test needs a 'name' that says what it shows")
@@ -61,7 +61,7 @@ def _test_name(node: ObjectNode, notes: Notes) -> str:
     return _test_text(written, "name", notes)
 
 
-def _test_text(node: Node, name: str, notes: Notes) -> str:
+def _test_text(node: Node, name: str, notes: Diagnostics) -> str:
     """Read text out of a test, where everything is data: a number or a word is text as it was written."""
     if isinstance(node, Scalar) and node.value is not None:
         return node.value if isinstance(node.value, str) else json.dumps(node.value)
@@ -70,12 +70,12 @@ def _test_text(node: Node, name: str, notes: Notes) -> str:
     return ""
 
 
-def _test_texts(node: ObjectNode, name: str, notes: Notes) -> dict[str, str]:
+def _test_texts(node: ObjectNode, name: str, notes: Diagnostics) -> dict[str, str]:
     entries = entries_of(node.get(name), f"'{name}' must be an object of names and texts", notes)
     return {str(key.value): _test_text(value, str(key.value), notes) for key, value in entries}
 
 
-def _test_time(node: ObjectNode, notes: Notes) -> int:
+def _test_time(node: ObjectNode, notes: Diagnostics) -> int:
     written = node.get("received_at")
     if isinstance(written, Scalar) and type(written.value) is int:
         return written.value
@@ -83,7 +83,9 @@ def _test_time(node: ObjectNode, notes: Notes) -> int:
     return TEST_RECEIVED_AT
 
 
-def _expectation(node: ObjectNode, notes: Notes) -> tuple[tuple[dict[str, JSON], ...] | None, str | None]:
+def _expectation(
+    node: ObjectNode, notes: Diagnostics
+) -> tuple[tuple[dict[str, JSON], ...] | None, str | None]:
     written = node.get("expect")
     match written:
         case None:
@@ -108,7 +110,7 @@ def _expectation(node: ObjectNode, notes: Notes) -> tuple[tuple[dict[str, JSON],
 _EXPECT = "'expect' must be a list of calls ([] for none), or {error: text}"
 
 
-def _expected_call(node: Node, notes: Notes) -> dict[str, JSON]:
+def _expected_call(node: Node, notes: Diagnostics) -> dict[str, JSON]:
     """Read what is expected of one call, or of one part that is to fail: ``{error: text}``."""
     data = yaml_nodes.plain(node)
     if isinstance(node, ObjectNode) and [key.value for key, _ in node.entries] == ["error"]:

@@ -6,9 +6,9 @@ import re
 from ipaddress import ip_interface, ip_network
 
 from gateway import verify
-from gateway.errors import Where
+from gateway.errors import Location
 from gateway.mapping import yaml_nodes
-from gateway.mapping.compiler.diagnostics import Notes, is_empty, name_of, place_of, refuse_unknown_keys
+from gateway.mapping.compiler.diagnostics import Diagnostics, is_empty, name_of, place_of, refuse_unknown_keys
 from gateway.mapping.model import Network, Verify
 from gateway.mapping.yaml_nodes import ListNode, Node, ObjectNode, Scalar
 
@@ -16,7 +16,7 @@ KEYS = ("scheme", "secret_env", "verify_token_env", "networks")
 _VERIFY_EXAMPLE = "verify: {scheme: stripe, secret_env: STRIPE_WEBHOOK_SECRET}"
 
 
-def read_verification(top: ObjectNode, notes: Notes) -> Verify | None:
+def read_verification(top: ObjectNode, notes: Diagnostics) -> Verify | None:
     match top.get("verify"):
         case None:
             text = f"'verify' is missing; say how the sender proves itself, e.g.  {_VERIFY_EXAMPLE}"
@@ -32,7 +32,7 @@ def read_verification(top: ObjectNode, notes: Notes) -> Verify | None:
     return None
 
 
-def _verification(node: ObjectNode, notes: Notes) -> Verify | None:
+def _verification(node: ObjectNode, notes: Diagnostics) -> Verify | None:
     refuse_unknown_keys(node, KEYS, "in 'verify'", notes, _INLINE_SCHEME)
     scheme = _scheme(node, notes)
     secret_env = _variables(node, "secret_env", notes)
@@ -57,7 +57,7 @@ def _verification(node: ObjectNode, notes: Notes) -> Verify | None:
     )
 
 
-def _check_token(node: ObjectNode, scheme: verify.Scheme, notes: Notes) -> None:
+def _check_token(node: ObjectNode, scheme: verify.Scheme, notes: Diagnostics) -> None:
     """Some senders show, before the first webhook, a token that the operator typed in there."""
     if scheme.asks_token and node.get("verify_token_env") is None:
         text = (
@@ -70,7 +70,7 @@ def _check_token(node: ObjectNode, scheme: verify.Scheme, notes: Notes) -> None:
         notes.error(place_of(node, "verify_token_env"), "verify-token", text)
 
 
-def _networks(node: ObjectNode, notes: Notes) -> tuple[Network, ...]:
+def _networks(node: ObjectNode, notes: Diagnostics) -> tuple[Network, ...]:
     written = node.get("networks")
     if written is None or is_empty(written):
         return ()
@@ -80,7 +80,7 @@ def _networks(node: ObjectNode, notes: Notes) -> tuple[Network, ...]:
     return tuple(found for item in items if (found := _network(item, notes)) is not None)
 
 
-def _network(node: Node, notes: Notes) -> Network | None:
+def _network(node: Node, notes: Diagnostics) -> Network | None:
     # As text: a number would be taken for an address too.
     text = str(node.value) if isinstance(node, Scalar) else ""
     try:
@@ -102,7 +102,7 @@ def _network(node: Node, notes: Notes) -> Network | None:
 _INLINE_SCHEME = "; a scheme of your own is written  scheme: {…}"
 
 
-def _scheme(node: ObjectNode, notes: Notes) -> verify.Scheme | None:
+def _scheme(node: ObjectNode, notes: Diagnostics) -> verify.Scheme | None:
     written = node.get("scheme")
     if written is None:
         notes.error(node.where, "verify", f"'scheme' is missing, e.g.  {_VERIFY_EXAMPLE}")
@@ -115,7 +115,7 @@ def _scheme(node: ObjectNode, notes: Notes) -> verify.Scheme | None:
         return None
 
 
-def _below(node: Node, path: str) -> Where:
+def _below(node: Node, path: str) -> Location:
     """Find the place of a key that is named by its path (``timestamp.unit``), or of what comes nearest."""
     name, _, rest = path.partition(".")
     entries = node.entries if isinstance(node, ObjectNode) else ()
@@ -129,7 +129,7 @@ def _below(node: Node, path: str) -> Where:
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
-def _variables(node: ObjectNode, key: str, notes: Notes) -> tuple[str, ...]:
+def _variables(node: ObjectNode, key: str, notes: Diagnostics) -> tuple[str, ...]:
     written = node.get(key)
     if written is None or is_empty(written):
         return ()

@@ -15,7 +15,7 @@ from gateway.mapping.expressions.closures import closure_of
 from gateway.mapping.expressions.function_calls import Names, check_tree
 from gateway.mapping.expressions.lint import check_slips
 from gateway.mapping.expressions.parser import check_literals, check_nesting, parse, tokenize
-from gateway.mapping.expressions.source_text import BadExpression, Source
+from gateway.mapping.expressions.source_text import BadExpression, SourceText
 from gateway.mapping.functions import Evaluate, Scope
 
 __all__ = ["BadExpression", "Expression", "Names", "Scope", "compile_expression", "headers_in"]
@@ -73,7 +73,7 @@ def compile_expression(text: str, names: Names = _ANYWHERE) -> Expression:
         problem = f"an expression has at most {MAX_LENGTH:,} characters, this one {len(text):,}"
         raise BadExpression("too-long", problem, 0)
     check_literals(text)
-    source = Source(text=text, tokens=tokenize(text))
+    source = SourceText(text=text, tokens=tokenize(text))
     check_nesting(source)
     tree = parse(source)
     check_slips(source)

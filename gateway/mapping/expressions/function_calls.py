@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from gateway.errors import did_you_mean, shortened
 from gateway.mapping.expressions.source_text import (
     BadExpression,
-    Source,
+    SourceText,
     Tree,
     after_bracket,
     depth_change,
@@ -26,7 +26,7 @@ class Names:
     inside_each: bool = False
 
 
-def check_tree(tree: Tree, source: Source, names: Names) -> None:
+def check_tree(tree: Tree, source: SourceText, names: Names) -> None:
     """Check all calls; the tree has no positions, but holds its calls in the order of the tokens."""
     positions = range(len(source.tokens))
     calls = iter([at for at in positions if _is_call(source, at)])
@@ -42,7 +42,7 @@ def check_tree(tree: Tree, source: Source, names: Names) -> None:
                 raise BadExpression("argument", problem, offset)
 
 
-def _is_call(source: Source, position: int) -> bool:
+def _is_call(source: SourceText, position: int) -> bool:
     return source.kind(position) == "unquoted_identifier" and source.kind(position + 1) == "lparen"
 
 
@@ -54,7 +54,7 @@ def _walk(tree: Tree) -> Iterator[Tree]:
         waiting.extend(reversed(operands_of(node)))
 
 
-def _check_call(node: Tree, source: Source, position: int | None, names: Names) -> list[int]:
+def _check_call(node: Tree, source: SourceText, position: int | None, names: Names) -> list[int]:
     """Check one call; gives which of its arguments may be references."""
     name, arguments = node["value"], node["children"]
     if position is None:
@@ -74,7 +74,7 @@ def _check_call(node: Tree, source: Source, position: int | None, names: Names) 
     return [id(argument) for index, argument in enumerate(arguments) if function.parameter(index).expression]
 
 
-def _check_arguments(function: Function, arguments: list[Tree], source: Source, position: int) -> None:
+def _check_arguments(function: Function, arguments: list[Tree], source: SourceText, position: int) -> None:
     offsets = _argument_offsets(source, position)
     if len(offsets) != len(arguments):
         missing = f"bad expression: the arguments of {function.name}() are separated by one comma each"
@@ -88,7 +88,7 @@ def _check_arguments(function: Function, arguments: list[Tree], source: Source, 
         raise BadExpression(mistake.code, mistake.problem, at)
 
 
-def _argument_offsets(source: Source, position: int) -> list[int]:
+def _argument_offsets(source: SourceText, position: int) -> list[int]:
     """Find where the arguments of the call at a position start."""
     first, end = position + 2, after_bracket(source, position + 1) - 1
     starts = [] if first == end else [first]

@@ -11,14 +11,14 @@ from gateway.mapping.expressions.source_text import (
     NAMES,
     OPENING,
     BadExpression,
-    Source,
+    SourceText,
     after_bracket,
     depth_change,
     start_of_path,
 )
 
 
-def check_slips(source: Source) -> None:
+def check_slips(source: SourceText) -> None:
     for position in range(len(source.tokens)):
         check = _SLIPS.get(source.kind(position))
         problem = check(source, position) if check else None
@@ -26,7 +26,7 @@ def check_slips(source: Source) -> None:
             raise problem
 
 
-def _quoted_comparison(source: Source, position: int) -> BadExpression | None:
+def _quoted_comparison(source: SourceText, position: int) -> BadExpression | None:
     if source.kind(position + 1) != "quoted_identifier" or source.kind(position + 2) in FOLLOWS_FIELD:
         return None
     name = shortened(source.tokens[position + 1]["value"])
@@ -35,7 +35,7 @@ def _quoted_comparison(source: Source, position: int) -> BadExpression | None:
     return BadExpression("quoted-field", problem, source.offset(position + 1))
 
 
-def _bare_word(source: Source, position: int) -> BadExpression | None:
+def _bare_word(source: SourceText, position: int) -> BadExpression | None:
     word = source.tokens[position]["value"]
     before = source.kind(position - 1) if position else ""
     meant = _WORDS.get(word) or (_PYTHON.get(word) if before in COMPARISONS else None)
@@ -50,7 +50,7 @@ _WORDS = {"true": "true", "false": "false", "null": "null"}
 _PYTHON = {"True": "true", "False": "false", "None": "null"}  # in a comparison; a field may be called so
 
 
-def _negated_path(source: Source, position: int) -> BadExpression | None:
+def _negated_path(source: SourceText, position: int) -> BadExpression | None:
     first = position + 1
     end = _end_of_operand(source, first)
     if source.kind(end) not in ("dot", "filter", "flatten"):
@@ -63,7 +63,7 @@ def _negated_path(source: Source, position: int) -> BadExpression | None:
     return BadExpression("negated-path", problem, source.offset(position))
 
 
-def _end_of_operand(source: Source, position: int) -> int:
+def _end_of_operand(source: SourceText, position: int) -> int:
     """Find the token after what "!" takes: a name, a call or a bracket, with its [indexes]."""
     while source.kind(position) == "not":
         position += 1
@@ -73,14 +73,14 @@ def _end_of_operand(source: Source, position: int) -> int:
     return position
 
 
-def _end_of_path(source: Source, position: int) -> int:
+def _end_of_path(source: SourceText, position: int) -> int:
     while source.kind(position) in (*FOLLOWS_FIELD, *NAMES, "star", "lparen", "lbrace"):
         opening = source.kind(position) in OPENING
         position = after_bracket(source, position) if opening else position + 1
     return position
 
 
-def _index_after_filter(source: Source, position: int) -> BadExpression | None:
+def _index_after_filter(source: SourceText, position: int) -> BadExpression | None:
     end = after_bracket(source, position)
     if [token["type"] for token in source.tokens[end : end + 3]] != ["lbracket", "number", "rbracket"]:
         return None
@@ -92,7 +92,7 @@ def _index_after_filter(source: Source, position: int) -> BadExpression | None:
     return BadExpression("index-after-filter", problem, source.offset(end))
 
 
-def _loose_pipe(source: Source, position: int) -> BadExpression | None:
+def _loose_pipe(source: SourceText, position: int) -> BadExpression | None:
     """Find `a || b[?x] | [0]`, which takes the first of the whole choice."""
     if source.kind(position + 1) != "lbracket" or source.kind(position + 2) != "number":
         return None
@@ -107,7 +107,7 @@ def _loose_pipe(source: Source, position: int) -> BadExpression | None:
     return None
 
 
-def _zero_step(source: Source, position: int) -> BadExpression | None:
+def _zero_step(source: SourceText, position: int) -> BadExpression | None:
     inside = source.tokens[position + 1 : after_bracket(source, position) - 1]
     written = [":" if token["type"] == "colon" else token["value"] for token in inside]
     if any(token["type"] not in ("colon", "number") for token in inside) or written.count(":") != 2:
@@ -117,7 +117,7 @@ def _zero_step(source: Source, position: int) -> BadExpression | None:
     return BadExpression("slice-step", "the step of a slice cannot be 0", inside[-1]["start"])
 
 
-_SLIPS: Mapping[str, Callable[[Source, int], BadExpression | None]] = {
+_SLIPS: Mapping[str, Callable[[SourceText, int], BadExpression | None]] = {
     **dict.fromkeys(COMPARISONS, _quoted_comparison),
     "unquoted_identifier": _bare_word,
     "not": _negated_path,

@@ -12,7 +12,7 @@ from gateway.errors import ExpressionError, shortened
 from gateway.mapping.expressions.source_text import (
     MAX_DEPTH,
     BadExpression,
-    Source,
+    SourceText,
     Token,
     Tree,
     depth_change,
@@ -101,7 +101,7 @@ def _odd_name(text: str, offset: int) -> BadExpression | None:
     return None
 
 
-def check_nesting(source: Source) -> None:
+def check_nesting(source: SourceText) -> None:
     """Bound what the parser, which recurses, is given."""
     depth = prefixes = 0
     for position, token in enumerate(source.tokens):
@@ -111,7 +111,7 @@ def check_nesting(source: Source) -> None:
             raise too_deep(source.offset(position))
 
 
-def parse(source: Source) -> Tree:
+def parse(source: SourceText) -> Tree:
     try:
         tree: Tree = Parser().parse(source.text).parsed
     except RecursionError:
@@ -136,7 +136,7 @@ def _depth(tree: Tree) -> int:
     return deepest
 
 
-def _incomplete(source: Source) -> BadExpression:
+def _incomplete(source: SourceText) -> BadExpression:
     opened: list[int] = []
     for position in range(len(source.tokens)):
         change = depth_change(source, position)
@@ -154,7 +154,7 @@ def _incomplete(source: Source) -> BadExpression:
     return BadExpression("expression", problem, source.offset(opened[-1]))
 
 
-def _unexpected(source: Source, error: ParseError) -> BadExpression:
+def _unexpected(source: SourceText, error: ParseError) -> BadExpression:
     position = next(at for at, token in enumerate(source.tokens) if token["start"] >= error.lex_position)
     kind, offset = source.kind(position), source.offset(position)
     if kind == "eof":
@@ -171,7 +171,7 @@ def _unexpected(source: Source, error: ParseError) -> BadExpression:
     return BadExpression("expression", f"bad expression: {shown} does not fit here", offset)
 
 
-def _bare_number(source: Source, position: int) -> BadExpression | None:
+def _bare_number(source: SourceText, position: int) -> BadExpression | None:
     kinds = [source.kind(at) if at >= 0 else "" for at in range(position - 2, position + 1)]
     if kinds[1:] == ["number", "comma"]:
         position -= 1  # the parser took [1, 2] for an index
@@ -190,7 +190,7 @@ def _bare_number(source: Source, position: int) -> BadExpression | None:
     return BadExpression("bare-number", problem, offset)
 
 
-def _number_in_path(source: Source, position: int) -> BadExpression:
+def _number_in_path(source: SourceText, position: int) -> BadExpression:
     """Explain `items.0.sku` and `user.2fa`."""
     start = start_of_path(source, position - 1)
     path, offset = source.between(start, position - 1), source.offset(position)
@@ -204,7 +204,7 @@ def _number_in_path(source: Source, position: int) -> BadExpression:
     return BadExpression("unquoted-name", problem, offset)
 
 
-def _misplaced(source: Source, position: int) -> str | None:
+def _misplaced(source: SourceText, position: int) -> str | None:
     """Explain what stands where it cannot stand."""
     kinds = source.kind(position - 1) if position else "", source.kind(position)
     text = shortened(source.between(start_of_path(source, position - 1), position + 1)) if position else ""

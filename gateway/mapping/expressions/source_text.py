@@ -31,7 +31,7 @@ COMPARISONS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class SourceText:
     """An expression as written: the parser's tree keeps no positions, the tokens do."""
 
     text: str
@@ -59,7 +59,7 @@ class BadExpression(GatewayError):  # noqa: N818 - says what it is about; an Err
         self.offset = offset
 
 
-def depth_change(source: Source, position: int) -> int:
+def depth_change(source: SourceText, position: int) -> int:
     """Give 1 for an opening bracket, -1 for a closing one, else 0."""
     kind = source.kind(position)
     return (kind in OPENING) - (kind in _CLOSING)
@@ -85,7 +85,7 @@ def operands_of(node: Tree) -> list[Tree]:
     return operands
 
 
-def after_bracket(source: Source, position: int) -> int:
+def after_bracket(source: SourceText, position: int) -> int:
     """Find the token after the bracket that closes the one at a position."""
     depth = depth_change(source, position)
     while depth:
@@ -94,7 +94,7 @@ def after_bracket(source: Source, position: int) -> int:
     return position + 1
 
 
-def start_of_path(source: Source, position: int) -> int:
+def start_of_path(source: SourceText, position: int) -> int:
     """Find the first token of the names and dots that end before a position."""
     while position and source.kind(position - 1) in ("dot", "current", *NAMES):
         position -= 1
