@@ -90,9 +90,7 @@ class Figures:
 def main() -> None:
     """Measure and print; the exit status tells whether the demand is met."""
     options = _options()
-    print(
-        f"milliseconds; {options.seconds:g} s each, {options.rate:g} webhooks/s or {options.senders} greedy senders"
-    )
+    print(f"milliseconds; {options.seconds:g} s each, {options.rate:g} webhooks/s or {options.senders} greedy senders")
     columns = f"{'/s':>7}{'p50':>8}{'p99':>8}{'p99.9':>8}{'max':>8}{'ratio':>7}{'MiB':>5}{'behind':>8}"
     print(f"{'':20}{columns}  statuses")
     figures: list[Figures] = []
@@ -115,9 +113,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("--seconds", type=float, default=10, help="of each situation on each server")
     parser.add_argument("--rate", type=float, default=200, help="webhooks a second, unless greedy")
-    parser.add_argument(
-        "--senders", type=int, default=32, help="that are greedy, with one webhook at a time each"
-    )
+    parser.add_argument("--senders", type=int, default=32, help="that are greedy, with one webhook at a time each")
     parser.add_argument("--postgresql", default="", help="such as postgresql://postgres@127.0.0.1:5432")
     return parser.parse_args()
 
@@ -138,9 +134,7 @@ def _told(statuses: Mapping[int, int]) -> str:
     return " ".join(f"{status}:{number}" for status, number in statuses.items())
 
 
-def _keep(
-    figures: Sequence[Figures], errors: Mapping[str, Mapping[str, int]], options: argparse.Namespace
-) -> None:
+def _keep(figures: Sequence[Figures], errors: Mapping[str, Mapping[str, int]], options: argparse.Namespace) -> None:
     for name, found in errors.items():
         for text, times in found.items():
             print(f"{name}'s log, {times} times: {text}")

@@ -125,10 +125,7 @@ def _print(figures: Sequence[Figures]) -> None:
     for each in figures:
         ratio = f"ratio {each.ratio:.2f}, at least {TARGET:g}: {_verdict(each.ratio_met)}"
         grown = each.at_the_end / each.after_a_quarter
-        print(
-            f"{each.name}: {ratio}; memory x {grown:.2f}, at most {MEMORY_TARGET:g}:"
-            f" {_verdict(each.memory_met)}"
-        )
+        print(f"{each.name}: {ratio}; memory x {grown:.2f}, at most {MEMORY_TARGET:g}: {_verdict(each.memory_met)}")
 
 
 def _verdict(met: bool) -> str:
@@ -259,9 +256,7 @@ def _drain(case: _Case, api: StandIn, options: argparse.Namespace) -> _Drain:
         serving.fresh_database(case.server, directory) as url,
     ):
         credentials = {"CUSTOMERIO_SITE_ID": "site", "CUSTOMERIO_API_KEY": "key"}
-        environ = webhooks.environment(
-            directory, webhooks.ONE_CALL, url, **credentials, CUSTOMERIO_BASE_URL=api.url
-        )
+        environ = webhooks.environment(directory, webhooks.ONE_CALL, url, **credentials, CUSTOMERIO_BASE_URL=api.url)
         serving.migrate(environ)
         database = connect(url)
         try:

@@ -119,18 +119,14 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--full", action="store_true", help="with a million rows too; takes minutes")
     parser.add_argument("--rounds", type=int, default=8)
-    parser.add_argument(
-        "--seconds", type=float, default=1.5, help="of receiving, in each round on each database"
-    )
+    parser.add_argument("--seconds", type=float, default=1.5, help="of receiving, in each round on each database")
     parser.add_argument("--webhooks", type=int, default=6_000, help="how many the memory is measured with")
     parser.add_argument("--postgresql", default="", help="such as postgresql://postgres@127.0.0.1:5432")
     return parser.parse_args()
 
 
 def _print_growth(found: Sequence[Figures]) -> None:
-    columns = (
-        f"{'receive us':>12}{'ratio':>7}{'/s':>7}{'ratio':>7}{'deliver us':>12}{'ratio':>7}{'mean us':>9}"
-    )
+    columns = f"{'receive us':>12}{'ratio':>7}{'/s':>7}{'ratio':>7}{'deliver us':>12}{'ratio':>7}{'mean us':>9}"
     print(f"\n{found[0].database:32}{columns}")
     for each in found:
         print(
@@ -311,9 +307,7 @@ _AFTERWARDS = {
 def _memory(name: str, url: str, directory: Path, number: int) -> Iterator[Memory]:
     with TrackAPI() as api:
         credentials = {"CUSTOMERIO_SITE_ID": "site", "CUSTOMERIO_API_KEY": "key"}
-        environ = webhooks.environment(
-            directory, webhooks.ONE_CALL, url, **credentials, CUSTOMERIO_BASE_URL=api.url
-        )
+        environ = webhooks.environment(directory, webhooks.ONE_CALL, url, **credentials, CUSTOMERIO_BASE_URL=api.url)
         with serving.web(environ) as web, serving.worker(environ) as worker:
             _send(web.port, 0, number // 3)
             api.wait_until(lambda: api.count_applied() >= number // 3, timeout=300)
@@ -322,9 +316,7 @@ def _memory(name: str, url: str, directory: Path, number: int) -> Iterator[Memor
             api.wait_until(lambda: api.count_applied() >= number, timeout=300)
             late = _processes(web.pid, worker)
     for process, size in late.items():
-        yield Memory(
-            database=name, process=process, after_a_third=round(early[process], 1), at_the_end=round(size, 1)
-        )
+        yield Memory(database=name, process=process, after_a_third=round(early[process], 1), at_the_end=round(size, 1))
 
 
 def _send(port: int, first: int, last: int) -> None:

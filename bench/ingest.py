@@ -68,9 +68,7 @@ def _options() -> argparse.Namespace:
 
 
 def _print(figures: Sequence[Figures]) -> None:
-    print(
-        f"{'':24}{'/s':>7}{'from':>7}{'to':>7}{'ratio':>7}{'p50 ms':>8}{'p99 ms':>8}{'cpu us':>8}{'not 2xx':>9}"
-    )
+    print(f"{'':24}{'/s':>7}{'from':>7}{'to':>7}{'ratio':>7}{'p50 ms':>8}{'p99 ms':>8}{'cpu us':>8}{'not 2xx':>9}")
     for each in figures:
         print(
             f"{each.name:24}{each.per_second:7.0f}{each.slowest:7.0f}{each.quickest:7.0f}{each.ratio:7.2f}"

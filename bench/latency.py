@@ -77,9 +77,7 @@ def _measure(name: str, server: str, options: argparse.Namespace) -> Figures:
         serving.fresh_database(server, directory) as url,
     ):
         credentials = {"CUSTOMERIO_SITE_ID": "site", "CUSTOMERIO_API_KEY": "key"}
-        environ = webhooks.environment(
-            directory, webhooks.ONE_CALL, url, **credentials, CUSTOMERIO_BASE_URL=api.url
-        )
+        environ = webhooks.environment(directory, webhooks.ONE_CALL, url, **credentials, CUSTOMERIO_BASE_URL=api.url)
         serving.migrate(environ)
         with serving.web(environ) as web, serving.worker(environ):
             _Run(web.port, api, rate=options.rate, seconds=WARM_UP, name="warm")
@@ -144,9 +142,7 @@ class _Run:
                     self._accepted[key] = time.monotonic()
 
     def _call_directly(self, seconds: float) -> None:
-        client = Client(
-            {DEFAULT: Connection(name=DEFAULT, site_id="site", api_key="key", base_url=self._api.url)}
-        )
+        client = Client({DEFAULT: Connection(name=DEFAULT, site_id="site", api_key="key", base_url=self._api.url)})
         for number in range(round(DIRECT_PER_SECOND * seconds)):
             _sleep_until(self._began + number / DIRECT_PER_SECOND)
             request = wire.request(Track(id="direct", name="Invoice Paid", attributes={"total": 49}))

@@ -82,9 +82,7 @@ class Web:
 
 
 @contextmanager
-def web(
-    environ: Mapping[str, str], *, application: str = APPLICATION, options: Sequence[str] = ()
-) -> Iterator[Web]:
+def web(environ: Mapping[str, str], *, application: str = APPLICATION, options: Sequence[str] = ()) -> Iterator[Web]:
     """Run a web of two processes."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]

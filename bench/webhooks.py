@@ -46,10 +46,7 @@ TWO_CALLS = (
 """
 )
 
-_LINES = [
-    {"id": f"il_{n}", "plan": "pro", "amount": 4900, "description": "Pro plan, monthly " * 3}
-    for n in range(8)
-]
+_LINES = [{"id": f"il_{n}", "plan": "pro", "amount": 4900, "description": "Pro plan, monthly " * 3} for n in range(8)]
 
 
 def environment(directory: Path, mapping: str, database_url: str, **more: str) -> Mapping[str, str]:

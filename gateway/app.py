@@ -46,9 +46,7 @@ def create_app(environ: Mapping[str, str] | None = None, *, database: Database |
     sources = Sources(config.mappings, environ)
     database = database or connect(config.database_url)
     store = Store(database)
-    writer: GroupCommit[Arrived, Taken] = GroupCommit(
-        partial(translate_and_record, store.record), then=store.wake
-    )
+    writer: GroupCommit[Arrived, Taken] = GroupCommit(partial(translate_and_record, store.record), then=store.wake)
     kept: GroupCommit[Told, None] = GroupCommit(Kept(database).add)
     app = Flask("gateway")
     app.extensions["writer"], app.extensions["refusals"] = (

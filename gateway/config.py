@@ -219,14 +219,10 @@ def mapping_files(directory: Path) -> list[Path]:
     """
     try:
         if not directory.is_dir():
-            raise ConfigError(
-                f"there is no directory {directory}: set GATEWAY_MAPPINGS to where the mapping files are"
-            )
+            raise ConfigError(f"there is no directory {directory}: set GATEWAY_MAPPINGS to where the mapping files are")
         found = sorted(path for path in directory.iterdir() if path.suffix in (".yaml", ".yml"))
     except OSError as error:
-        raise ConfigError(
-            f"{directory} cannot be read ({error.strerror}): let the gateway's user read it"
-        ) from error
+        raise ConfigError(f"{directory} cannot be read ({error.strerror}): let the gateway's user read it") from error
     shown = [path for path in found if not path.name.startswith(".")]
     if not shown:
         raise ConfigError(f"there is no mapping file (*.yaml) in {directory}")
@@ -316,9 +312,7 @@ class _Reader:
             return f"postgresql+psycopg://{rest}"
         if scheme == "sqlite" and rest.startswith("/") and rest not in ("/", "/:memory:"):
             return written
-        self.problems.append(
-            "DATABASE_URL has to start with postgresql:// or be a file such as sqlite:///gateway.db"
-        )
+        self.problems.append("DATABASE_URL has to start with postgresql:// or be a file such as sqlite:///gateway.db")
         return DEFAULT_DATABASE
 
     def connections(self) -> list[Connection]:
@@ -369,9 +363,7 @@ class _Reader:
         if parts.path:
             self.problems.append(f"{name} has to be a scheme and a host without a path")
         if _shows_to_the_network(written):
-            self.problems.append(
-                f"{name} has to start with https://: plain http would show the API key to the network"
-            )
+            self.problems.append(f"{name} has to start with https://: plain http would show the API key to the network")
         return written
 
 

@@ -189,9 +189,7 @@ def form_fields(body: bytes) -> list[tuple[str, str]]:
         raise RequestError(400, f"the form has more than {MAX_FORM_FIELDS} fields")
     if bad := _BAD_ESCAPE.search(body):
         raise RequestError(400, f"the form has a % without two hex digits after it at byte {bad.start() + 1}")
-    fields = (
-        (number, field.partition(b"=")) for number, field in enumerate(body.split(b"&"), start=1) if field
-    )
+    fields = ((number, field.partition(b"=")) for number, field in enumerate(body.split(b"&"), start=1) if field)
     return [(_unquoted(name, number), _unquoted(value, number)) for number, (name, _, value) in fields]
 
 

@@ -67,9 +67,7 @@ def post_worker_init(worker: Any) -> None:
     gc.set_threshold(10_000)
     # Under gevent it is one of its threads; being a daemon, it holds up the end of the process in no case.
     sources = worker.wsgi.extensions["sources"]
-    threading.Thread(
-        target=sources.keep_current, args=(threading.Event(),), name="mapping files", daemon=True
-    ).start()
+    threading.Thread(target=sources.keep_current, args=(threading.Event(),), name="mapping files", daemon=True).start()
 
 
 def pre_request(_worker: Any, req: Any) -> None:

@@ -33,9 +33,7 @@ def test_an_empty_environment_is_enough_to_receive() -> None:
 
 
 def test_alerts_have_an_address_that_is_kept_to_ourselves_and_a_patience() -> None:
-    config = load(
-        {"GATEWAY_ALERT_URL": "https://hooks.example.com/T4711?wait=true", "GATEWAY_ALERT_MINUTES": "5"}
-    )
+    config = load({"GATEWAY_ALERT_URL": "https://hooks.example.com/T4711?wait=true", "GATEWAY_ALERT_MINUTES": "5"})
     assert (config.alert_url, config.late_after) == ("https://hooks.example.com/T4711?wait=true", 300)
     assert "4711" not in repr(config)
     assert load({"GATEWAY_ALERT_URL": "http://127.0.0.1:9/"}).alert_url == "http://127.0.0.1:9/"

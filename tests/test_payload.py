@@ -385,11 +385,7 @@ def test_the_worst_forms_are_read_quickly(body: bytes) -> None:
 
 
 @settings(deadline=None)  # a busy machine is not a fault
-@given(
-    st.dictionaries(
-        st.text(st.characters(exclude_characters="[]", exclude_categories=["Cs"])), TEXT, min_size=1
-    )
-)
+@given(st.dictionaries(st.text(st.characters(exclude_characters="[]", exclude_categories=["Cs"])), TEXT, min_size=1))
 def test_any_form_is_read_as_it_was_written(fields: dict[str, str]) -> None:
     body = urlencode(fields).encode()
 

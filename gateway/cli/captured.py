@@ -52,9 +52,7 @@ def _texts(values: dict[str, JSON]) -> dict[str, str]:
     return {name: str(value) for name, value in values.items()}
 
 
-def captured_event(
-    mapping: MappingFile, payload: Path, headers: Path | None, query: tuple[str, ...]
-) -> Event:
+def captured_event(mapping: MappingFile, payload: Path, headers: Path | None, query: tuple[str, ...]) -> Event:
     """Read a webhook: its body, its headers, and parameters of its query as k=v. Raises ConfigError."""
     sent, parameters = read_sent(headers)
     names = {name.lower(): value for name, value in sent.items()}

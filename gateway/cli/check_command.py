@@ -65,9 +65,7 @@ def check(paths: tuple[Path, ...], form: str, strict: bool) -> None:
 
 
 def _files(paths: Iterable[Path]) -> list[Path]:
-    files = [
-        file for path in paths for file in (configuration.mapping_files(path) if path.is_dir() else [path])
-    ]
+    files = [file for path in paths for file in (configuration.mapping_files(path) if path.is_dir() else [path])]
     return list(dict.fromkeys(files))
 
 
@@ -175,9 +173,7 @@ def _as_github(report: _Report) -> Iterator[str]:
     """Write workflow commands, as GitHub's documentation of actions has them."""
     for problem in report.problems:
         where = problem.where
-        place = (
-            f"file={_escaped(where.file)},line={where.line},col={where.column},title={_escaped(problem.code)}"
-        )
+        place = f"file={_escaped(where.file)},line={where.line},col={where.column},title={_escaped(problem.code)}"
         yield f"::{problem.severity.value} {place}::{_escaped(problem.text, message=True)}"
     yield report.sum
 

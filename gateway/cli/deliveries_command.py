@@ -44,9 +44,7 @@ _UNSENT: tuple[Status, ...] = ("parked", "pending", "failed")
 _which = (
     source_option,
     click.option("--connection", help="Over this connection only."),
-    click.option(
-        "--error", "reason", metavar="TEXT", help="With this text in the reason, in capitals or not."
-    ),
+    click.option("--error", "reason", metavar="TEXT", help="With this text in the reason, in capitals or not."),
     since_option,
     until_option,
 )

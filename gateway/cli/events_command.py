@@ -98,9 +98,7 @@ def show(id_: int, as_json: bool) -> None:
 @click.argument("ids", metavar="[ID]...", nargs=-1, type=ID)
 @_which
 @all_option
-@click.option(
-    "--again", is_flag=True, help="Send also what arrived already; Customer.io will count it twice."
-)
+@click.option("--again", is_flag=True, help="Send also what arrived already; Customer.io will count it twice.")
 @dry_run_option
 @yes_option
 @json_option
@@ -158,9 +156,7 @@ def _sources_of(
         if id_ not in found:
             refused[id_] = f"there is no event {id_}"
         elif found[id_] not in rules:
-            refused[id_] = (
-                f"event {id_}: source {found[id_]} has no mapping that can be used; see gateway check"
-            )
+            refused[id_] = f"event {id_}: source {found[id_]} has no mapping that can be used; see gateway check"
     return {id_: found[id_] for id_ in ids if id_ not in refused}, refused
 
 

@@ -66,9 +66,7 @@ def _check_name(source: str) -> None:
     if not NAME.fullmatch(source):
         better = re.sub("[^a-z0-9]+", "-", source.lower()).strip("-")
         guess = f"; did you mean {better}?" if better else ""
-        raise ConfigError(
-            f"SOURCE must be lower-case letters, digits and hyphens, for it is part of an address{guess}"
-        )
+        raise ConfigError(f"SOURCE must be lower-case letters, digits and hyphens, for it is part of an address{guess}")
 
 
 def _place(source: str) -> Path:
@@ -116,9 +114,7 @@ def _make(directory: Path) -> None:
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(
-            f"there is no directory {directory}, nor can it be made ({error.strerror})"
-        ) from error
+        raise ConfigError(f"there is no directory {directory}, nor can it be made ({error.strerror})") from error
 
 
 def _write(target: Path, text: str) -> None:
@@ -128,9 +124,7 @@ def _write(target: Path, text: str) -> None:
     except FileExistsError as error:
         raise ConfigError(f"{target} is there already, and is left as it is; {_ELSEWHERE}") from error
     except FileNotFoundError as error:
-        raise ConfigError(
-            f"there is no directory {target.parent}: make it, or name another file with -o"
-        ) from error
+        raise ConfigError(f"there is no directory {target.parent}: make it, or name another file with -o") from error
     except OSError as error:
         raise ConfigError(f"{target} cannot be written ({error.strerror})") from error
 

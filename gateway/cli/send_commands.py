@@ -83,9 +83,7 @@ _over = _together(
         show_default=True,
         help="The connection to send over.",
     ),
-    click.option(
-        "--region", type=click.Choice(list(HOSTS)), help="Where to send, instead of the connection's region."
-    ),
+    click.option("--region", type=click.Choice(list(HOSTS)), help="Where to send, instead of the connection's region."),
 )
 _person = _together(
     click.option("--id", metavar="ID", help="The person's id."),
@@ -208,13 +206,9 @@ _body = _together(
         help="The body: as text, in a file, or - on standard input. It is sent as it is,"
         " as JSON if it is JSON and else as text.",
     ),
-    click.option(
-        "--json", "json_data", metavar="JSON|@FILE|-", help="As --data, and an error if it is not JSON."
-    ),
+    click.option("--json", "json_data", metavar="JSON|@FILE|-", help="As --data, and an error if it is not JSON."),
     click.option("--text", "as_text", is_flag=True, help="Send --data as text, also if it is JSON."),
-    click.option(
-        "--form", metavar="NAME=TEXT", multiple=True, help="A field of a multipart body; repeatable."
-    ),
+    click.option("--form", metavar="NAME=TEXT", multiple=True, help="A field of a multipart body; repeatable."),
     click.option(
         "--file",
         "files",
@@ -291,9 +285,7 @@ _patience = _together(
     help="What the answer has to be; text and binary are printed as they are.",
 )
 @_patience
-@click.option(
-    "--debug", is_flag=True, help="Print request and answer on standard error, without credentials."
-)
+@click.option("--debug", is_flag=True, help="Print request and answer on standard error, without credentials.")
 @_over
 @plain_errors
 def request(
@@ -328,8 +320,7 @@ def request(
         data=body,
         form=_repeatable("--form", form),
         files={name: _contents(file) for name, file in paths.items()},
-        file_names={name: Path(file).name for name, file in paths.items()}
-        | _single("--file-name", file_names),
+        file_names={name: Path(file).name for name, file in paths.items()} | _single("--file-name", file_names),
         response_type=response_type,
         debug=debug,
         retry=_retry(retry),

@@ -36,18 +36,14 @@ log = logging.getLogger(__name__)
 @click.option("--port", type=click.IntRange(1, 65535), help="The port to listen on.  [PORT, else 8000]")
 @click.option("--host", help="The address to listen on.  [0.0.0.0 where PORT is set, else 127.0.0.1]")
 @mappings_option
-@click.option(
-    "--workers", type=click.IntRange(1, 64), help="How many web processes.  [WEB_CONCURRENCY, else 2]"
-)
+@click.option("--workers", type=click.IntRange(1, 64), help="How many web processes.  [WEB_CONCURRENCY, else 2]")
 @click.option(
     "--dry-run",
     is_flag=True,
     help="Print each request instead of sending it, on a temporary database whatever DATABASE_URL says.",
 )
 @plain_errors
-def serve(
-    port: int | None, host: str | None, mappings: Path | None, workers: int | None, dry_run: bool
-) -> None:
+def serve(port: int | None, host: str | None, mappings: Path | None, workers: int | None, dry_run: bool) -> None:
     """Receive webhooks and deliver calls: web and worker together."""
     scratched = tempfile.TemporaryDirectory(prefix="gateway-dry-run-") if dry_run else nullcontext(None)
     with scratched as scratch:

@@ -67,9 +67,7 @@ def filters(kind: type[Filter], *options: Callable[[Any], Any]) -> Callable[[Any
     def decorate(command: Callable[..., object]) -> Callable[..., object]:
         @wraps(command)
         def handed(*args: Any, **given: Any) -> object:
-            of_it = {
-                each.name: given.pop(each.name) for each in dataclasses.fields(kind) if each.name in given
-            }
+            of_it = {each.name: given.pop(each.name) for each in dataclasses.fields(kind) if each.name in given}
             return command(*args, asked=kind(**of_it), **given)
 
         made: Callable[..., object] = handed
@@ -108,8 +106,7 @@ def moment(seconds: float | None) -> str:
 def plain(text: object) -> str:
     """Write a stranger's text so that it does nothing to a terminal: whatever is not printable is escaped."""
     return "".join(
-        each if each.isprintable() else each.encode("unicode_escape", "backslashreplace").decode()
-        for each in str(text)
+        each if each.isprintable() else each.encode("unicode_escape", "backslashreplace").decode() for each in str(text)
     )
 
 
@@ -125,17 +122,14 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
         row[:-1] = [each if len(each) <= WIDEST else each[: WIDEST - 1] + "…" for each in row[:-1]]
     widths = [max(len(row[number]) for row in cells) for number in range(len(head))]
     return "\n".join(
-        "  ".join(each.ljust(width) for each, width in zip(row, widths, strict=True)).rstrip()
-        for row in cells
+        "  ".join(each.ljust(width) for each, width in zip(row, widths, strict=True)).rstrip() for row in cells
     )
 
 
 def fields(named: Mapping[str, object]) -> str:
     """Write names and values below each other, leaving out what is not there."""
     width = max(map(len, named))
-    return "\n".join(
-        f"{plain(name):{width}}  {plain(value)}" for name, value in named.items() if value is not None
-    )
+    return "\n".join(f"{plain(name):{width}}  {plain(value)}" for name, value in named.items() if value is not None)
 
 
 def document(value: object) -> str:
@@ -174,9 +168,7 @@ def go_ahead(question: str, *, yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        raise click.UsageError(
-            f"{question} There is nobody to ask here: add --yes, or --dry-run to only look."
-        )
+        raise click.UsageError(f"{question} There is nobody to ask here: add --yes, or --dry-run to only look.")
     click.confirm(question, abort=True, err=True)
 
 

@@ -24,14 +24,10 @@ from gateway.mapping.translate import Planned, translate
 @click.command(name="translate")
 @click.argument("mapping", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.argument("payload", type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path))
-@click.option(
-    "--headers", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A JSON file of headers."
-)
+@click.option("--headers", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A JSON file of headers.")
 @click.option("--query", multiple=True, metavar="K=V", help="A parameter of the URL's query.")
 @click.option("--http", is_flag=True, help="Print the exact requests instead of the calls.")
-@click.option(
-    "--explain", is_flag=True, help="Print first which entry matched and what each expression gave."
-)
+@click.option("--explain", is_flag=True, help="Print first which entry matched and what each expression gave.")
 @plain_errors
 def translate_command(
     mapping: Path, payload: Path, headers: Path | None, query: tuple[str, ...], http: bool, explain: bool
@@ -51,9 +47,7 @@ def translate_command(
     if translation.reason is not None:
         click.echo(f"ignored: {translation.reason}", err=True)
     connections = configuration.load(os.environ).connections if http else {}
-    shown = [
-        _request(each, connections) if http else calls.as_json(each.call) for each in translation.planned
-    ]
+    shown = [_request(each, connections) if http else calls.as_json(each.call) for each in translation.planned]
     if translation.problem is None or shown:
         click.echo(json.dumps(shown, indent=2, ensure_ascii=False))
     if translation.problem is not None:
@@ -85,9 +79,7 @@ def _value(step: Step) -> str:
 
 
 def _request(planned: Planned, connections: Mapping[str, Connection]) -> dict[str, Any]:
-    connection = connections.get(planned.connection) or Connection(
-        name=planned.connection, site_id="", api_key=""
-    )
+    connection = connections.get(planned.connection) or Connection(name=planned.connection, site_id="", api_key="")
     request = wire.request(planned.sealed)
     return {
         "method": request.method,

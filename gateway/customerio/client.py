@@ -111,9 +111,7 @@ class Client:
         """Delete a person; the fields are those of `calls.Destroy`. Raises as `call` does."""
         return self.call(calls.Destroy(**fields), connection=connection, region=region)
 
-    def request(
-        self, path: str, *, connection: str = DEFAULT, region: str | None = None, **fields: Any
-    ) -> Response:
+    def request(self, path: str, *, connection: str = DEFAULT, region: str | None = None, **fields: Any) -> Response:
         """Send any request below ``/api``; the fields are those of `calls.RawRequest`. Raises as `call` does."""
         return self.call(calls.RawRequest(path=path, **fields), connection=connection, region=region)
 
@@ -230,9 +228,7 @@ class Client:
                 return found
         return None
 
-    def _exchange(
-        self, request: HttpRequest, name: str, region: str | None
-    ) -> tuple[Response | None, Attempt]:
+    def _exchange(self, request: HttpRequest, name: str, region: str | None) -> tuple[Response | None, Attempt]:
         at, started = time.time(), time.monotonic()
         deadline = min(request.timeout or self._deadline, self._deadline)
         try:
@@ -288,9 +284,7 @@ class Client:
         for span in pack([len(wave[number].item or b"") for number in together]):
             numbers = together[span.start : span.stop]
             told = send_together([wave[number] for number in numbers], send)
-            yield from (
-                (number, each) for number, each in zip(numbers, told, strict=True) if each is not None
-            )
+            yield from ((number, each) for number, each in zip(numbers, told, strict=True) if each is not None)
         yield from ((number, send(each.request)) for number, each in wave.items() if each.item is None)
 
 

@@ -176,9 +176,7 @@ def _of_merge(call: Merge) -> Iterator[Violation]:
             yield from _of_address(field, whom)
     keys = {None if whom is None else whom.lane_key for whom in named.values()}
     if len(keys) == 1 and None not in keys:
-        yield Violation(
-            field="from", problem="is the same person as 'into'; nobody is merged into themselves"
-        )
+        yield Violation(field="from", problem="is the same person as 'into'; nobody is merged into themselves")
 
 
 def _of_object(named: Mapping[str, Any], place: str) -> Iterator[Violation]:
@@ -225,11 +223,7 @@ def _of_attributes(attributes: Mapping[str, JSON], place: str = "") -> Iterable[
 def _are_short(attributes: Mapping[str, JSON]) -> bool:
     """Tell at a glance, as of nearly all attributes, that they are within every limit."""
     for name, value in attributes.items():
-        if (
-            len(name) > _SHORT_NAME
-            or not name.strip()
-            or (isinstance(value, str) and len(value) > _SHORT_TEXT)
-        ):
+        if len(name) > _SHORT_NAME or not name.strip() or (isinstance(value, str) and len(value) > _SHORT_TEXT):
             return False
     return len(attributes) <= MAX_ATTRIBUTES
 
@@ -332,9 +326,7 @@ def _of_form(call: SubmitForm) -> Iterator[Violation]:
     yield from _of_texts(call.attributes)
     for name in ("id", "email", *FORM_RESERVED):
         if name in call.attributes:
-            kept = (
-                "names the person: write it beside 'attributes'" if name in ("id", "email") else "is ignored"
-            )
+            kept = "names the person: write it beside 'attributes'" if name in ("id", "email") else "is ignored"
             yield Violation(field=f"attributes.{name}", problem=f"in a form, '{name}' {kept}")
 
 
@@ -346,9 +338,7 @@ def _of_texts(attributes: Mapping[str, JSON]) -> Iterator[Violation]:
 
 def _of_item(call: Call, text: str | None) -> Iterator[Violation]:
     """Judge the size of what there is no v1 form of: a v2 entity takes less."""
-    if (
-        text is not None and 4 * len(text) <= wire.MAX_ITEM_BYTES
-    ):  # its own marks make it longer than the call
+    if text is not None and 4 * len(text) <= wire.MAX_ITEM_BYTES:  # its own marks make it longer than the call
         return
     if (size := len(wire.request(call).body or b"")) > wire.MAX_ITEM_BYTES:
         problem = f"is {size} bytes of JSON; Customer.io takes {wire.MAX_ITEM_BYTES}"

@@ -135,9 +135,7 @@ Decision: TypeAlias = Delivered | Retry | Failed | Postponed
 # A delivery
 
 
-def judge(
-    attempt: Attempt, *, tries: int, failing_for: float, policy: Policy, jitter: float
-) -> Decision | Doubtful:
+def judge(attempt: Attempt, *, tries: int, failing_for: float, policy: Policy, jitter: float) -> Decision | Doubtful:
     """Decide what follows an attempt, as far as it can be told without a probe.
 
     Args:
@@ -161,9 +159,7 @@ def judge(
             return Doubtful(reason=reason)
 
 
-def judge_alone(
-    attempt: Attempt, *, tries: int, failing_for: float, policy: Policy, jitter: float
-) -> Decision:
+def judge_alone(attempt: Attempt, *, tries: int, failing_for: float, policy: Policy, jitter: float) -> Decision:
     """Decide what follows a doubtful attempt once a probe has found that the connection is well."""
     reason = _reason(attempt)
     if attempt.understood and attempt.status is not None and 400 <= attempt.status < 500:
@@ -296,9 +292,7 @@ def after_time(health: ConnectionState, now: float) -> ConnectionState:
     return _resumed(health, now) if over and health.cause in ("throttled", "failing") else health
 
 
-def after_probe(
-    health: ConnectionState, probe: Probe, now: float, *, policy: Policy, jitter: float
-) -> ConnectionState:
+def after_probe(health: ConnectionState, probe: Probe, now: float, *, policy: Policy, jitter: float) -> ConnectionState:
     """Resume a connection, or pause it until the next probe."""
     if probe.cause is not None:
         return _paused(health, probe.cause, probe.reason, None, now, policy=policy, jitter=jitter)

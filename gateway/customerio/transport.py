@@ -44,9 +44,7 @@ class Transport:
         }
         self._session.trust_env = False
 
-    def exchange(
-        self, request: HttpRequest, connection: Connection, region: str | None, deadline: float
-    ) -> Response:
+    def exchange(self, request: HttpRequest, connection: Connection, region: str | None, deadline: float) -> Response:
         """Send a request and read its answer.
 
         Args:
@@ -73,9 +71,7 @@ class Transport:
         self._session.close()
         self._deadlines.stop()
 
-    def _send(
-        self, request: HttpRequest, connection: Connection, host: str, deadline: float
-    ) -> requests.Response:
+    def _send(self, request: HttpRequest, connection: Connection, host: str, deadline: float) -> requests.Response:
         prepared = self._session.prepare_request(
             requests.Request(request.method, host, headers=_headers(request, connection), data=request.body)
         )

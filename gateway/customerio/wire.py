@@ -214,9 +214,7 @@ def _device(call: AddDevice) -> dict[str, JSON]:
 def _form(call: SubmitForm, whom: Address) -> HttpRequest:
     # Here the key tells the kind of an identifier, so no "cio_" in it means anything.
     named: dict[str, JSON] = {"email": whom.value} if whom.kind == "email" else {"id": call.id or call.email}
-    return _json(
-        "POST", f"/api/v1/forms/{_segment(call.form_id)}/submit", {"data": {**call.attributes, **named}}
-    )
+    return _json("POST", f"/api/v1/forms/{_segment(call.form_id)}/submit", {"data": {**call.attributes, **named}})
 
 
 # v2

@@ -191,9 +191,7 @@ class Worker:
     def _room(self, now: float) -> dict[str, int]:
         """Tell how many deliveries each connection that has a rate can take now."""
         waiting = {parcel.target.connection for _, parcel in self._waiting}
-        return {
-            name: 0 if name in waiting else pace.room(now) * MOST_ITEMS for name, pace in self._paces.items()
-        }
+        return {name: 0 if name in waiting else pace.room(now) * MOST_ITEMS for name, pace in self._paces.items()}
 
     def _plan(self, claimed: Sequence[Claimed], claimed_at: float) -> None:
         """Make parcels of what was claimed, each with its turn in the rate of its connection."""
@@ -339,9 +337,7 @@ class Worker:
             probing=self._probing.keys(),
             busy={target for target, number in self._in_hand.items() if number},
             room=self._room(time.monotonic()),
-            pacing=ProbeSchedule(
-                policies=self._policies, jitter=self._jitter(), probe_seconds=2 * self._deadline
-            ),
+            pacing=ProbeSchedule(policies=self._policies, jitter=self._jitter(), probe_seconds=2 * self._deadline),
         )
 
     def _settle_singly(self, outcomes: Sequence[Outcome]) -> None:
@@ -374,14 +370,10 @@ class Worker:
             nonlocal sent
             sent += 1
             if pace is not None and sent > 1:
-                pace.take(
-                    time.monotonic()
-                )  # the batch has had its turn; its halves are at the expense of the next
+                pace.take(time.monotonic())  # the batch has had its turn; its halves are at the expense of the next
             return self._sender.send(request, parcel.target.connection, parcel.target.region or None)
 
-        return _Sent(
-            parcel=parcel, attempts=send_together(parcel.ready, send, lambda: self._may_send(parcel))
-        )
+        return _Sent(parcel=parcel, attempts=send_together(parcel.ready, send, lambda: self._may_send(parcel)))
 
     def _send_single(self, parcel: Parcel) -> _Sent:
         if not self._may_send(parcel):
@@ -395,9 +387,7 @@ class Worker:
             poison = Attempt(status=None, reason=reason, at=time.time(), sendable=False)
             return _Sent(parcel=parcel, attempts=[poison])
         attempt = self._sender.send(request, claimed.connection, claimed.region)
-        return _Sent(
-            parcel=parcel, attempts=[attempt], retry=call.retry if isinstance(call, RawRequest) else {}
-        )
+        return _Sent(parcel=parcel, attempts=[attempt], retry=call.retry if isinstance(call, RawRequest) else {})
 
     def _probe(self, target: Target, lease: int) -> None:
         """Ask whether a connection is well, in a thread of the pool."""

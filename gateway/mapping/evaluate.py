@@ -57,9 +57,7 @@ def fields_of(entry: CallRule, defaults: Mapping[str, Value], view: View, part: 
     return values
 
 
-def _identifiers(
-    entry: CallRule, defaults: Mapping[str, Value], view: View, part: View
-) -> dict[str, str | None]:
+def _identifiers(entry: CallRule, defaults: Mapping[str, Value], view: View, part: View) -> dict[str, str | None]:
     """Resolve whom a call is about: a call that names anybody itself takes nobody from the defaults."""
     named: Sequence[tuple[str, Value]]
     named, seen = entry.plan.identifiers, view
@@ -68,9 +66,7 @@ def _identifiers(
         seen = part
     texts = {name: text_of(value, name, seen) or None for name, value in named}
     if texts and not any(texts.values()):
-        problem = (
-            f"null or empty, so '{entry.spec.name}' names nobody; if that may be, give the call a 'when'"
-        )
+        problem = f"null or empty, so '{entry.spec.name}' names nobody; if that may be, give the call a 'when'"
         raise TranslationError(named[0][1].where, ", ".join(texts), problem)
     return texts
 
@@ -126,9 +122,7 @@ def _taken_whole(value: Value, view: View) -> dict[str, JSON]:
 def _required_text(value: Value, name: str, view: View) -> str:
     text = text_of(value, name, view)
     if not text:
-        problem = (
-            "null or empty; if that may be, write =not_null(…, 'another text'), or give the call a 'when'"
-        )
+        problem = "null or empty; if that may be, write =not_null(…, 'another text'), or give the call a 'when'"
         raise TranslationError(value.where, name, problem)
     return text
 
@@ -216,9 +210,7 @@ def _reader(name: str, key: Key) -> _Reader | None:
 #: By the name of a call and of its key: how what is no further special is read, and into which field.
 _READERS = {
     spec.name: {
-        name: (field_of(name), read)
-        for name, key in spec.keys.items()
-        if (read := _reader(name, key)) is not None
+        name: (field_of(name), read) for name, key in spec.keys.items() if (read := _reader(name, key)) is not None
     }
     for spec in SPECS.values()
 }

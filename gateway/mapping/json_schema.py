@@ -103,9 +103,7 @@ def _top() -> Schema:
         "version": _told({"const": 1}, "The version of this language."),
         "source": _told(_source(), "Webhooks arrive at POST /hooks/<source>.", "shop"),
         "description": _told(_NOTE, "What this source is, for people."),
-        "verify": _told(
-            _verify(), f'How the sender proves itself, as  {_PROOF}; or "none", which has to be said.'
-        ),
+        "verify": _told(_verify(), f'How the sender proves itself, as  {_PROOF}; or "none", which has to be said.'),
         **_routing(),
         **_destination(),
         **_shared(),
@@ -217,9 +215,7 @@ def _call() -> Schema:
     return {
         **_IS_OBJECT,
         "properties": {
-            "call": _told(
-                {**_one_of(SPECS), "enumDescriptions": [_CALLS[name] for name in SPECS]}, "The kind of call."
-            )
+            "call": _told({**_one_of(SPECS), "enumDescriptions": [_CALLS[name] for name in SPECS]}, "The kind of call.")
         },
         "required": ["call"],
         "errorMessage": "A call is written flat:  - call: …  and its keys below, at the same indentation",
@@ -595,9 +591,7 @@ def _scheme_keys() -> dict[str, Schema]:
         "at": _told(_at(), "Or its place elsewhere.", "path", "query.token", "body.signature"),
         "prefix": _told({"type": "string"}, "What stands in front of the signature or token.", "sha256="),
         "key": _told(_FILLED, "The header is a list; its items called so are signatures.", "v1"),
-        "positional": _told(
-            {"type": "boolean"}, "The header is a list: first the time of sending, then signatures."
-        ),
+        "positional": _told({"type": "boolean"}, "The header is a list: first the time of sending, then signatures."),
         "items": _told(_FILLED, "What separates the items of the list.", ","),
         "sep": _told(_FILLED, "What separates an item's name from its value.", "="),
         "algorithm": _told(_one_of(get_args(verify.Algorithm)), "The hash."),
@@ -637,9 +631,7 @@ def _timestamp() -> Schema:
         "item": _told(_FILLED, "Or its name among the items of the signature header.", "t"),
         "body": _told(_FILLED, "Or its path in the JSON of the body.", "sent_at"),
         "unit": _told(_one_of(get_args(verify.Unit)), "Seconds, milliseconds or ISO 8601."),
-        "tolerance": _told(
-            _tolerance(), "Seconds that it may be off, or none: any time will do.", 300, "none"
-        ),
+        "tolerance": _told(_tolerance(), "Seconds that it may be off, or none: any time will do.", 300, "none"),
     }
     return {**_IS_OBJECT, "properties": known, "additionalProperties": False}
 
@@ -745,9 +737,7 @@ _KEYS: dict[str, Schema] = {
     "id": _about("The id of the person.", "=user.id"),
     "email": _about("The email address of the person.", "=lower(trim(user.email))"),
     "cio_id": _about("The person's id at Customer.io.", "=user.cio_id"),
-    "anonymous_id": _about(
-        "Who it is as long as nobody knows them; counts when all else is null.", "=anonymous_id"
-    ),
+    "anonymous_id": _about("Who it is as long as nobody knows them; counts when all else is null.", "=anonymous_id"),
     "attributes": _about(
         "Attributes by their names, which stay flat; an expression that gives null leaves its attribute out."
     ),

@@ -278,9 +278,7 @@ class CallRule:
         return Plan(
             identifiers=tuple((name, self.fields[name]) for name in identifiers if name in self.fields),
             fields=tuple(
-                (name, value)
-                for name, value in self.fields.items()
-                if name not in identifiers and name not in _APART
+                (name, value) for name, value in self.fields.items() if name not in identifiers and name not in _APART
             ),
             takes_attributes="attributes" in keys,
             texts="attributes" in keys and keys["attributes"].kind is Kind.TEXTS,

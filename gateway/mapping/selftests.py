@@ -33,8 +33,7 @@ def run_tests(mapping: MappingFile, load: Callable[[str], JSON]) -> list[TestRes
     What *load* raises as OSError, ValueError or GatewayError fails the test and no more.
     """
     return [
-        TestResult(name=test.name, where=test.where, difference=_run(mapping, test, load))
-        for test in mapping.tests
+        TestResult(name=test.name, where=test.where, difference=_run(mapping, test, load)) for test in mapping.tests
     ]
 
 

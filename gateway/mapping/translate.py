@@ -86,9 +86,7 @@ class Translation:
     parts: tuple[Translation, ...] = ()
 
 
-def translate(
-    mapping: MappingFile, event: Event, *, salt: bytes = b"", trace: Trace | None = None
-) -> Translation:
+def translate(mapping: MappingFile, event: Event, *, salt: bytes = b"", trace: Trace | None = None) -> Translation:
     """Work out the calls that an event asks for; whatever is wrong with its payload becomes the problem.
 
     Args:
@@ -148,9 +146,7 @@ class _Work:
         budget: What all expressions together may still cost.
     """
 
-    def __init__(
-        self, mapping: MappingFile, event: Event, salt: bytes = b"", trace: Trace | None = None
-    ) -> None:
+    def __init__(self, mapping: MappingFile, event: Event, salt: bytes = b"", trace: Trace | None = None) -> None:
         self.mapping = mapping
         self.event = event
         self.salt = salt
@@ -297,9 +293,7 @@ def _why_no_calls(rule: Rule) -> str:
     named = f"'{' | '.join(rule.event_types)}'"
     if not rule.calls:
         return f"the entry {named} has no calls"
-    return (
-        f"no call of the entry {named} applies: each has a 'when' that is not true, or nothing in its 'each'"
-    )
+    return f"no call of the entry {named} applies: each has a 'when' that is not true, or nothing in its 'each'"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -388,9 +382,7 @@ def _draft(work: _Work, key: str, entry: CallRule, view: View, part: View) -> _D
         field, place = field_place(violation.field, entry, mapping.defaults)
         raise TranslationError(place, field, violation.problem)
     assert told is not None, "a call that JSON cannot write violates a limit"
-    return _Draft(
-        rule=entry, call=call, connection=connection, region=region, whom=whom, content=content, told=told
-    )
+    return _Draft(rule=entry, call=call, connection=connection, region=region, whom=whom, content=content, told=told)
 
 
 def _undated(content: dict[str, JSON]) -> dict[str, JSON]:

@@ -190,9 +190,7 @@ class _Builder:
         self._refuse_tag(event)
         if not event.value and not event.style:
             self._stop(event, "yaml", 'a key is missing before ":"')
-        key = Scalar(
-            where=self._content_start(event), value=event.value, quoted=bool(event.style), empty=False
-        )
+        key = Scalar(where=self._content_start(event), value=event.value, quoted=bool(event.style), empty=False)
         if not key.quoted and (odd := _ODD_BLANK.match(event.value)):
             text = f"this line starts with U+{ord(odd.group()):04X}, which only looks like a space"
             self._stop(event, "yaml", f"{text}; type the spaces again")
@@ -258,9 +256,7 @@ class _Builder:
 
     def _alias(self, event: yaml.AliasEvent, depth: int) -> Node:
         if event.anchor not in self._anchors:
-            text = (
-                f'"*" starts a YAML alias, and there is no anchor &{event.anchor}; if text is meant, quote it'
-            )
+            text = f'"*" starts a YAML alias, and there is no anchor &{event.anchor}; if text is meant, quote it'
             self._stop(event, "yaml", text)
         node = self._anchors[event.anchor]
         if node is None:
@@ -268,9 +264,7 @@ class _Builder:
         size, height, _ = self._measured(node)
         self._expanded += size
         if self._expanded > MAX_EXPANDED:
-            self._stop(
-                event, "too-large", f"the aliases of this file stand for more than {MAX_EXPANDED:,} values"
-            )
+            self._stop(event, "too-large", f"the aliases of this file stand for more than {MAX_EXPANDED:,} values")
         if depth + height - 1 > MAX_DEPTH:
             self._stop(event, "too-deep", _TOO_DEEP)
         return node
@@ -387,8 +381,7 @@ class _Explanation:
 
     def fits(self, said: str, before: str, at: str) -> bool:
         return all(
-            re.search(pattern, seen)
-            for pattern, seen in ((self.said, said), (self.before, before), (self.at, at))
+            re.search(pattern, seen) for pattern, seen in ((self.said, said), (self.before, before), (self.at, at))
         )
 
 
@@ -401,9 +394,7 @@ _EXPLANATIONS = (
         opening=True,
         text='"*" starts a YAML alias; if text is meant, quote it, as in  "*.created":',
     ),
-    _Explanation(
-        said="scanning an anchor", opening=True, text='"&" starts a YAML anchor; if text is meant, quote it'
-    ),
+    _Explanation(said="scanning an anchor", opening=True, text='"&" starts a YAML anchor; if text is meant, quote it'),
     _Explanation(
         said="mapping values are not allowed",
         before=r"(?:^|[:-]) *=[^'\"`]* \? ",
@@ -447,9 +438,7 @@ _EXPLANATIONS = (
         opening=True,
         text="a bracket is opened here and never closed",
     ),
-    _Explanation(
-        said="flow mapping", text="inside { } entries are written  key: value  with commas between them"
-    ),
+    _Explanation(said="flow mapping", text="inside { } entries are written  key: value  with commas between them"),
     _Explanation(said="flow sequence", text="inside [ ] items are written with commas between them"),
     _Explanation(
         said="could not find expected ':'",

@@ -69,9 +69,7 @@ class Alerts:
         else:
             delay = min(max(notice.waiting, SHORTEST_DELAY), LONGEST_DELAY)
             self._notices.put_off(notice, delay)
-            log.warning(
-                "an alert was not taken: %s (GATEWAY_ALERT_URL); posting it again in %.0f s", problem, delay
-            )
+            log.warning("an alert was not taken: %s (GATEWAY_ALERT_URL); posting it again in %.0f s", problem, delay)
 
     def _post(self, text: str) -> str | None:
         """Post a message, and tell what went wrong; the address is a secret, and stays out of that."""

@@ -74,18 +74,14 @@ class Files:
                         self._passed, self._raw = self.position, None
             except (OSError, EOFError, zlib.error) as error:
                 reason = getattr(error, "strerror", None) or "it is cut off or damaged"
-                yield Body(
-                    where=str(path), problem=f"cannot be read any further, after body {number}: {reason}"
-                )
+                yield Body(where=str(path), problem=f"cannot be read any further, after body {number}: {reason}")
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[io.BufferedReader]:
     if str(path) == STANDARD_INPUT:
         given = sys.stdin.buffer
-        yield (
-            given if isinstance(given, io.BufferedReader) else io.BufferedReader(cast("io.RawIOBase", given))
-        )
+        yield (given if isinstance(given, io.BufferedReader) else io.BufferedReader(cast("io.RawIOBase", given)))
         return
     with path.open("rb") as file:
         yield file

@@ -32,9 +32,7 @@ class Task:
 def housekeeping(tasks: Sequence[Task]) -> Iterator[None]:
     """Run tasks until the end of the context, each in a thread of its own: a long one holds up no other."""
     stopping = threading.Event()
-    threads = [
-        threading.Thread(target=_repeat, args=(task, stopping), name=task.name, daemon=True) for task in tasks
-    ]
+    threads = [threading.Thread(target=_repeat, args=(task, stopping), name=task.name, daemon=True) for task in tasks]
     for thread in threads:
         thread.start()
     try:

@@ -91,9 +91,7 @@ def _refused(connection: Connection) -> CounterMetricFamily:
 
 
 def _open_notices(connection: Connection) -> GaugeMetricFamily:
-    told = GaugeMetricFamily(
-        "gateway_notices_open", "Notices that have begun and not ended, by kind.", labels=["kind"]
-    )
+    told = GaugeMetricFamily("gateway_notices_open", "Notices that have begun and not ended, by kind.", labels=["kind"])
     asked = select(notices.c.kind, func.count().label("number")).where(IS_OPEN).group_by(notices.c.kind)
     numbers = {row.kind: row.number for row in connection.execute(asked)}
     for kind in KINDS:

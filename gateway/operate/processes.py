@@ -85,9 +85,7 @@ def _end_with_parent() -> None:
 
 
 def _stop(children: Sequence[_Child]) -> None:
-    running = [
-        child.process for child in children if child.process is not None and child.process.poll() is None
-    ]
+    running = [child.process for child in children if child.process is not None and child.process.poll() is None]
     for process in running:
         process.terminate()
     ends = time.monotonic() + GRACE

@@ -151,9 +151,7 @@ class Queries:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def deliveries(
-        self, asked: DeliveryFilter, *, limit: int, before: int | None = None
-    ) -> list[DeliveryEntry]:
+    def deliveries(self, asked: DeliveryFilter, *, limit: int, before: int | None = None) -> list[DeliveryEntry]:
         """List deliveries, the newest first; *before* is the id of the last that is known already."""
         found = self._entries().where(*_conditions(asked)).order_by(deliveries.c.id.desc()).limit(limit)
         if before is not None:
@@ -193,9 +191,7 @@ class Queries:
 
     def event(self, id_: int) -> EventRecord | None:
         """Give an event with what was received and its deliveries; None when there is none of this id."""
-        found: Select[Any] = select(
-            *_EVENT_COLUMNS, events.c.key, events.c.headers, events.c.query, events.c.body
-        )
+        found: Select[Any] = select(*_EVENT_COLUMNS, events.c.key, events.c.headers, events.c.query, events.c.body)
         its = self._entries().where(deliveries.c.event_id == id_).order_by(deliveries.c.id)
         with reading(self._database) as connection:
             row = connection.execute(found.where(events.c.id == id_)).one_or_none()

@@ -67,9 +67,7 @@ class Replayed:
     waiting: int = 0
 
 
-def in_portions(
-    work: Callable[[Sequence[int]], _Result], ids: Sequence[int], size: int = PORTION
-) -> Iterator[_Result]:
+def in_portions(work: Callable[[Sequence[int]], _Result], ids: Sequence[int], size: int = PORTION) -> Iterator[_Result]:
     """Do work in portions, and rest after each for as long as it took: the receiver needs the database too."""
     for first in range(0, len(ids), size):
         began = time.monotonic()
@@ -209,9 +207,7 @@ class Rework:
             repeats=tuple(map(delivery_of, salted)),
         )
 
-    def _bring_into_line(
-        self, connection: Connection, event_id: int, wanted: _Wanted
-    ) -> tuple[_Changes, set[Target]]:
+    def _bring_into_line(self, connection: Connection, event_id: int, wanted: _Wanted) -> tuple[_Changes, set[Target]]:
         """Cancel what is no longer wanted, and put the rest behind what waits, in the order of the calls."""
         own = connection.execute(_of_event(event_id)).all()
         lanes = {lane for row in own for lane in _lanes(row)}
@@ -237,14 +233,10 @@ class Rework:
         # Another event may have been given the same call since: what waits behind it may be first now.
         if made and self._insert(connection, made).number < len(made):
             self._lanes.promote(connection, lanes)
-        met = self._pauses.meet(
-            connection, {Target(each.call.connection, each.call.region or "") for each in going}
-        )
+        met = self._pauses.meet(connection, {Target(each.call.connection, each.call.region or "") for each in going})
         return changes, met
 
-    def _compare(
-        self, connection: Connection, event_id: int, wanted: _Wanted, *, lock: bool = False
-    ) -> _Changes:
+    def _compare(self, connection: Connection, event_id: int, wanted: _Wanted, *, lock: bool = False) -> _Changes:
         """Set the calls that are wanted against the deliveries that the event has."""
         found = _of_event(event_id)
         if lock:
@@ -363,9 +355,7 @@ _COLUMNS = (
 _NEXT_OF_POSTGRESQL = text(
     "SELECT nextval(pg_get_serial_sequence('deliveries', 'id')) FROM generate_series(1, :number)"
 )
-_LAST_OF_SQLITE = text(
-    "UPDATE sqlite_sequence SET seq = seq + :number WHERE name = 'deliveries' RETURNING seq"
-)
+_LAST_OF_SQLITE = text("UPDATE sqlite_sequence SET seq = seq + :number WHERE name = 'deliveries' RETURNING seq")
 _FIRST_OF_SQLITE = text("INSERT INTO sqlite_sequence (name, seq) VALUES ('deliveries', :number)")
 
 
@@ -411,9 +401,7 @@ class _Changes:
     delivered: int = 0
     waiting: int = 0
 
-    def weigh(
-        self, call: NewDelivery, its: Sequence[Row[Any]], elsewhere: bool, repeat: NewDelivery | None
-    ) -> None:
+    def weigh(self, call: NewDelivery, its: Sequence[Row[Any]], elsewhere: bool, repeat: NewDelivery | None) -> None:
         """Decide on a call that is wanted; *its* are its delivery, and its repeats that were asked for."""
         latest: Mapping[str, Row[Any]] = {row.status: row for row in its}
         if latest.keys() & {"parked", "pending"}:

@@ -50,9 +50,7 @@ class Retention:
         self._database = database
         self._old = database.now - days * DAY
         self._seen = 0
-        self._read_on = select(events.c.id, (events.c.received_at < self._old).label("old")).order_by(
-            events.c.id
-        )
+        self._read_on = select(events.c.id, (events.c.received_at < self._old).label("old")).order_by(events.c.id)
         self._chosen = database.among(events.c.id, "ids")
         self._lock = select(events.c.id).where(self._chosen).order_by(events.c.id)
         self._done_with = select(events.c.id).where(
@@ -125,9 +123,7 @@ class Retention:
             of_chosen = self._database.among(deliveries.c.event_id, "ids")
             its = select(deliveries.c.id).where(of_chosen)
             return Removed(
-                attempts=connection.execute(
-                    delete(attempts).where(attempts.c.delivery_id.in_(its)), going
-                ).rowcount,
+                attempts=connection.execute(delete(attempts).where(attempts.c.delivery_id.in_(its)), going).rowcount,
                 deliveries=connection.execute(delete(deliveries).where(of_chosen), going).rowcount,
                 events=connection.execute(delete(events).where(self._chosen), going).rowcount,
                 done=False,
@@ -138,9 +134,7 @@ class Retention:
 
     def _remove_notices(self) -> None:
         with writing(self._database) as connection:
-            connection.execute(
-                delete(notices).where(notices.c.ended_at < self._old, notices.c.tell_at.is_(None))
-            )
+            connection.execute(delete(notices).where(notices.c.ended_at < self._old, notices.c.tell_at.is_(None)))
 
 
 @contextmanager

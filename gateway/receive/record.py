@@ -20,9 +20,7 @@ MAX_EVENT_TYPE = 200
 REDACTED = "[redacted]"
 
 
-def take(
-    mapping: MappingFile, webhook: Webhook, now: float, *, key: str | None = None, proof: str = ""
-) -> NewEvent:
+def take(mapping: MappingFile, webhook: Webhook, now: float, *, key: str | None = None, proof: str = "") -> NewEvent:
     """Translate a webhook and make what is to be recorded of it.
 
     A mapping that fails on it gives an event that is kept as failed, with the problem.

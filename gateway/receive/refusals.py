@@ -141,6 +141,4 @@ class Kept:
         """
         with reading(self._database) as connection:
             rows = connection.execute(select(refusals)).all()
-        return {
-            row.source: Refusal(times=row.times, last_at=row.last_at, problem=row.problem) for row in rows
-        }
+        return {row.source: Refusal(times=row.times, last_at=row.last_at, problem=row.problem) for row in rows}

@@ -72,11 +72,7 @@ def _address(text: str) -> Address | None:
 
 def _headers(environ: WSGIEnvironment) -> dict[str, str]:
     """Read the headers where WSGI puts them: one that was sent twice has its values joined there already."""
-    headers = {
-        name[5:].replace("_", "-").lower(): value
-        for name, value in environ.items()
-        if name.startswith("HTTP_")
-    }
+    headers = {name[5:].replace("_", "-").lower(): value for name, value in environ.items() if name.startswith("HTTP_")}
     for name, key in (("content-type", "CONTENT_TYPE"), ("content-length", "CONTENT_LENGTH")):
         if value := environ.get(key):
             headers[name] = value

@@ -202,9 +202,7 @@ class _Look:
         """Tell which source a file is about: with errors in it, it still is the one that it was read as."""
         if source.closed is None:
             return source.name
-        held = (
-            name for name, each in self.before.items() if each.file == source.file and each.closed is None
-        )
+        held = (name for name, each in self.before.items() if each.file == source.file and each.closed is None)
         return next(held, source.name)
 
     def _chosen(self, name: str) -> Source:

@@ -195,9 +195,7 @@ class Receiver:
                 for _ in range(TURNS):
                     time.sleep(0)
 
-    def _verified(
-        self, source: Source, scheme: Scheme, unpacked: Webhook, webhook: Webhook, now: float
-    ) -> str:
+    def _verified(self, source: Source, scheme: Scheme, unpacked: Webhook, webhook: Webhook, now: float) -> str:
         """Check the proof of a webhook, and give the secret that made it.
 
         Some senders sign the bytes on the wire and some the bytes before packing; each is proof of the secret.
@@ -213,9 +211,7 @@ class Receiver:
             self._refusals.tell(source.name, scheme, source.secrets, unpacked, now, error)
             raise
 
-    def _greeted(
-        self, source: Source, handshake: Handshake, webhook: Webhook, secrets: Sequence[str]
-    ) -> Response:
+    def _greeted(self, source: Source, handshake: Handshake, webhook: Webhook, secrets: Sequence[str]) -> Response:
         """Answer a handshake."""
         assert source.mapping is not None, "a handshake is one of its scheme"
         reply = verify.reply_to(handshake, source.mapping.verify.scheme, webhook, secrets, source.tokens)
@@ -224,9 +220,7 @@ class Receiver:
             log.info("source %s: a handshake of its sender was answered", source.name)
             if reply.for_operator is not None and source.closed is not None:
                 shown = printable(reply.for_operator, MAX_TOLD)
-                log.warning(
-                    "source %s: its sender says, for you to set as its secret: %s", source.name, shown
-                )
+                log.warning("source %s: its sender says, for you to set as its secret: %s", source.name, shown)
         return reply.body, 200, {"Content-Type": reply.content_type, **reply.headers}
 
     def _closed(self, source: Source) -> Response:

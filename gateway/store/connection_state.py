@@ -159,11 +159,7 @@ class ConnectionStateTable:
             if needs_probe(health, standing.now) or (health.cause is None and target in doubted)
         ]
         rights = {"token": lease, "seconds": pacing.probe_seconds}
-        return [
-            target
-            for target in wanted
-            if connection.execute(self._lease, {**target.bound, **rights}).rowcount
-        ]
+        return [target for target in wanted if connection.execute(self._lease, {**target.bound, **rights}).rowcount]
 
     def _give_back(self, connection: Connection, probed: ProbeResult) -> None:
         connection.execute(self._unlease, {**probed.target.bound, "token": probed.lease})
@@ -200,11 +196,7 @@ def _weighed(
         target: weigh(
             health,
             [(lane, decision) for of, lane, decision in decided if of == target],
-            [
-                each.probe
-                for each in probed
-                if each.target == target and standing.probes.get(target) == each.lease
-            ],
+            [each.probe for each in probed if each.target == target and standing.probes.get(target) == each.lease],
             standing.now,
             policy=pacing.policies.get(target.connection, Policy()),
             jitter=pacing.jitter,

@@ -88,9 +88,7 @@ class Lanes:
         return self._select_standing.rows(connection, {"ids": self._database.numbers(ids)})
 
 
-def _some(
-    wanted: FromClause, condition: ColumnElement[bool], column: ColumnElement[int | None]
-) -> ScalarSelect[int]:
+def _some(wanted: FromClause, condition: ColumnElement[bool], column: ColumnElement[int | None]) -> ScalarSelect[int]:
     """Select one delivery of each wanted lane, if there is any.
 
     Where EXISTS is asked for, PostgreSQL's planner may read all that the condition holds for, and make a hash of it.

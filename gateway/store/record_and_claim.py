@@ -196,13 +196,9 @@ class Store:
             held = self._settle(connection, outcomes, standing) if outcomes else []
             decided = [(each.delivery.target, _lane(each.delivery), each.decision) for each in held]
             standing, changes = self._pauses.weigh(connection, standing, decided, probed, pacing)
-            probes = self._pauses.lease_probes(
-                connection, standing, set(doubted).difference(probing), lease, pacing
-            )
+            probes = self._pauses.lease_probes(connection, standing, set(doubted).difference(probing), lease, pacing)
             shut = {each for each in standing.healths if room.get(each.connection) == 0}.union(doubted)
-            claimed = self._claim(
-                connection, standing, shut, busy, room, limit=limit, lease=lease, seconds=seconds
-            )
+            claimed = self._claim(connection, standing, shut, busy, room, limit=limit, lease=lease, seconds=seconds)
             if len(claimed) == limit:
                 due_in = 0.0 if limit else None
             else:
@@ -245,9 +241,7 @@ class Store:
 
     # Recording
 
-    def _insert_events(
-        self, connection: Connection, batch: Sequence[NewEvent]
-    ) -> dict[tuple[str, bytes], int]:
+    def _insert_events(self, connection: Connection, batch: Sequence[NewEvent]) -> dict[tuple[str, bytes], int]:
         """Insert what is new and give its ids. In the order of the keys: two groups never wait crosswise."""
         rows = {(new.source, new.key): _event_row(new) for new in reversed(batch)}
         inserted = self._statements.insert_events(connection, [rows[key] for key in sorted(rows)])
@@ -289,9 +283,7 @@ class Store:
 
     # Settling and claiming
 
-    def _settle(
-        self, connection: Connection, outcomes: Sequence[Outcome], standing: ConnectionStates
-    ) -> list[Outcome]:
+    def _settle(self, connection: Connection, outcomes: Sequence[Outcome], standing: ConnectionStates) -> list[Outcome]:
         """Write what is still ours to write, and give it."""
         held = self._still_held(connection, outcomes)
         if not held:
@@ -411,9 +403,7 @@ class _Statements:
             )
         )
         self.release = prepare(
-            update(deliveries)
-            .where(ids, database.among(deliveries.c.lease, "leases"))
-            .values(lease=null(), due_at=now)
+            update(deliveries).where(ids, database.among(deliveries.c.lease, "leases")).values(lease=null(), due_at=now)
         )
         self.write_postponed = prepare(
             update(deliveries).where(one).values(lease=null(), due_at=now, reason=bindparam("new_reason"))

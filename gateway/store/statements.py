@@ -51,8 +51,7 @@ class Prepared:
 
     def _values(self, given: Given) -> Any:
         values = {
-            name: given[bind.key] if bind.required else bind.effective_value
-            for name, bind in self._binds.items()
+            name: given[bind.key] if bind.required else bind.effective_value for name, bind in self._binds.items()
         }
         return values if self._order is None else [values[name] for name in self._order]
 

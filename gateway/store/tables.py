@@ -100,9 +100,7 @@ IS_BROKEN = events.c.status == literal_column("'failed'")
 PLACE = func.coalesce(deliveries.c.position, deliveries.c.id)
 
 
-def _partial(
-    name: str, *columns: ColumnElement[Any], where: ColumnElement[bool], unique: bool = False
-) -> Index:
+def _partial(name: str, *columns: ColumnElement[Any], where: ColumnElement[bool], unique: bool = False) -> Index:
     return Index(name, *columns, unique=unique, sqlite_where=where, postgresql_where=where)
 
 

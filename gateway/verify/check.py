@@ -194,9 +194,7 @@ def _checked_timestamp(scheme: Scheme, where: str, texts: Sequence[str], request
     place, text = _timestamp(scheme, where, texts, request)
     sent_at = _seconds(text, scheme.timestamp.unit)
     if sent_at is None:
-        raise VerificationError(
-            f"the timestamp in the {place} is not a time in the unit that this scheme expects"
-        )
+        raise VerificationError(f"the timestamp in the {place} is not a time in the unit that this scheme expects")
     tolerance = scheme.timestamp.tolerance
     # Asked this way round, a clock that gives NaN fails too.
     if tolerance is not None and not abs(now - sent_at) <= tolerance:
@@ -244,16 +242,12 @@ def _iso_seconds(text: str) -> float | None:
 # What a signature is, by kind
 
 
-def _hmac_matches(
-    scheme: Scheme, secret: str, request: Request, timestamp: str, candidates: Sequence[bytes]
-) -> bool:
+def _hmac_matches(scheme: Scheme, secret: str, request: Request, timestamp: str, candidates: Sequence[bytes]) -> bool:
     expected = hmac.digest(key_of(scheme, secret), filled(scheme, request, timestamp), scheme.algorithm)
     return any(hmac.compare_digest(expected, candidate) for candidate in candidates)
 
 
-def _digest_matches(
-    scheme: Scheme, secret: str, request: Request, timestamp: str, candidates: Sequence[bytes]
-) -> bool:
+def _digest_matches(scheme: Scheme, secret: str, request: Request, timestamp: str, candidates: Sequence[bytes]) -> bool:
     signed = filled(scheme, request, timestamp, key_of(scheme, secret))
     expected = hashlib.new(scheme.algorithm, signed).digest()
     return any(hmac.compare_digest(expected, candidate) for candidate in candidates)
@@ -266,9 +260,7 @@ def _ed25519_matches(
     return _any_is_valid(lambda candidate: key.verify(candidate, signed), candidates)
 
 
-def _ecdsa_matches(
-    scheme: Scheme, secret: str, request: Request, timestamp: str, candidates: Sequence[bytes]
-) -> bool:
+def _ecdsa_matches(scheme: Scheme, secret: str, request: Request, timestamp: str, candidates: Sequence[bytes]) -> bool:
     from cryptography.hazmat.primitives.asymmetric.ec import ECDSA
     from cryptography.hazmat.primitives.hashes import SHA256
 

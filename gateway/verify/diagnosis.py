@@ -136,11 +136,7 @@ def _readings(scheme: Scheme) -> Iterator[tuple[str, Scheme]]:
     for form in _secret_forms(scheme.secret):
         strip = f"strip: {form.strip}, " if form.strip else ""
         yield f"secret: {{{strip}encoding: {form.encoding}}}", replace(scheme, secret=form)
-    signed = (
-        ["{body}"]
-        if scheme.timestamp is None
-        else ["{ts}.{body}", "{ts}{body}", "{ts}:{body}", "v0:{ts}:{body}"]
-    )
+    signed = ["{body}"] if scheme.timestamp is None else ["{ts}.{body}", "{ts}{body}", "{ts}:{body}", "v0:{ts}:{body}"]
     for template in signed:
         if scheme.kind == "hmac" and template != scheme.signed:
             yield f'signed: "{template}"', replace(scheme, signed=template)

@@ -100,9 +100,7 @@ def _is_one_of(tokens: Sequence[str], shown: str) -> bool:
 def _shown(what: Shown, scheme: Scheme, request: Request, secrets: Sequence[str]) -> str:
     text = request.need(what.place)
     if len(text) > MAX_ECHO or not text.isprintable():
-        raise RequestError(
-            400, f"the {what.place} is too long, or holds characters that are no part of a handshake"
-        )
+        raise RequestError(400, f"the {what.place} is too long, or holds characters that are no part of a handshake")
     if not what.mac:
         return text
     if not secrets or not secrets[0]:

@@ -80,9 +80,7 @@ def verify_braintree(_scheme: Scheme, secrets: Sequence[str], request: Request, 
     if _CHALLENGE.fullmatch(payload):
         # Anybody is told the signature of a challenge.
         raise VerificationError("bt_payload is a challenge")
-    pairs = [
-        pair.partition("|") for pair in request.need(Place("body", "bt_signature")).split("&")[:_MOST_PAIRS]
-    ]
+    pairs = [pair.partition("|") for pair in request.need(Place("body", "bt_signature")).split("&")[:_MOST_PAIRS]]
     for secret in secrets:
         public, _, private = secret.partition(":")
         expected = [_of_braintree(private, text) for text in (payload, payload + "\n")]
@@ -148,9 +146,7 @@ def verify_twilio(scheme: Scheme, secrets: Sequence[str], request: Request, _now
     signature = decoded("base64", _signature(scheme, request))
     covered = _covered_by_twilio(request)
     if not request.address.netloc:
-        raise VerificationError(
-            "the public address, which Twilio signs, is not known; set GATEWAY_PUBLIC_URL"
-        )
+        raise VerificationError("the public address, which Twilio signs, is not known; set GATEWAY_PUBLIC_URL")
     for secret in secrets:
         for url in _with_and_without_port(request.webhook.url, request.address):
             expected = hmac.digest(key_of(scheme, secret), as_sent(url) + covered, "sha1")

@@ -324,9 +324,7 @@ def _secret(key: str, value: JSON) -> dict[str, Any]:
 
 def _timestamp_keys(key: str, value: JSON) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise SchemeError(
-            key, "'timestamp' is an object with the keys header, item or body, unit and tolerance"
-        )
+        raise SchemeError(key, "'timestamp' is an object with the keys header, item or body, unit and tolerance")
     return _read(value, ("header", "item", "body", "unit", "tolerance"), "timestamp.", "'timestamp'")
 
 
@@ -348,9 +346,7 @@ def _one_of(choices: Any) -> Callable[[str, JSON], Any]:
     def read(key: str, value: JSON) -> Any:
         if value in known:
             return value
-        raise SchemeError(
-            key, f"'{key}' must be {_either(known)}, not {_shown(value)}{_suggestion(value, known)}"
-        )
+        raise SchemeError(key, f"'{key}' must be {_either(known)}, not {_shown(value)}{_suggestion(value, known)}")
 
     return read
 

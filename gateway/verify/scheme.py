@@ -198,8 +198,4 @@ class Scheme:
     @property
     def names_deliveries(self) -> bool:
         """Whether genuine webhooks never have equal bodies, or can be told apart by more than those."""
-        return (
-            bool(self.delivery_id)
-            or self.event_key is not None
-            or self.kind in ("twilio", "adyen", "braintree")
-        )
+        return bool(self.delivery_id) or self.event_key is not None or self.kind in ("twilio", "adyen", "braintree")

@@ -72,11 +72,7 @@ def test_all_errors_of_all_files_are_told_at_once(mappings: Path) -> None:
     write(mappings, "id: =customer", "id: customer")
     write(mappings, "version: 1\nsource: shop", "version: 2\nsource: other\nextra: x", "other.yaml")
     result = check()
-    told = [
-        line.split(": ")[0] + " " + line.split(": ")[1]
-        for line in result.output.splitlines()
-        if ".yaml" in line
-    ]
+    told = [line.split(": ")[0] + " " + line.split(": ")[1] for line in result.output.splitlines() if ".yaml" in line]
     assert told == [
         "mappings/other.yaml:1:10 error version",
         "mappings/other.yaml:3:1 error unknown-key",
@@ -111,20 +107,14 @@ def test_two_files_of_one_source_are_an_error(mappings: Path) -> None:
     write(mappings, "version: 1", "# a copy\nversion: 1", "copy.yaml")
     result = check()
     assert result.exit_code == 1
-    assert (
-        "mappings/shop.yaml:2:1: error duplicate-source: mappings/copy.yaml says  source: shop  too"
-        in result.output
-    )
+    assert "mappings/shop.yaml:2:1: error duplicate-source: mappings/copy.yaml says  source: shop  too" in result.output
 
 
 def test_a_file_that_cannot_be_read_is_an_error(mappings: Path) -> None:
     (mappings / "shop.yaml").write_bytes(b"\xff\xfe")
     result = check()
     assert result.exit_code == 1
-    assert (
-        "mappings/shop.yaml:1:1: error unreadable: mappings/shop.yaml cannot be read as UTF-8 text"
-        in result.output
-    )
+    assert "mappings/shop.yaml:1:1: error unreadable: mappings/shop.yaml cannot be read as UTF-8 text" in result.output
 
 
 def test_a_file_that_is_named_twice_is_checked_once(mappings: Path) -> None:
@@ -157,9 +147,7 @@ def test_json_is_for_programs(mappings: Path) -> None:
 
 def test_github_gets_one_annotation_a_line_whatever_stands_in_it(mappings: Path) -> None:
     write(mappings, "- name: paid", "- name: 'a, b: 100%'")
-    (mappings / "shop.yaml").write_text(
-        (mappings / "shop.yaml").read_text().replace("total: 9}, t", "total: 8}, t")
-    )
+    (mappings / "shop.yaml").write_text((mappings / "shop.yaml").read_text().replace("total: 9}, t", "total: 8}, t"))
     result = check("--format", "github")
     annotation, summary = result.output.splitlines()
     assert annotation.startswith(

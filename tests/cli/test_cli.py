@@ -107,9 +107,7 @@ def test_check_names_every_error_with_its_place(files: Path) -> None:
 
 
 def test_check_shows_how_a_test_of_the_file_failed(files: Path) -> None:
-    (files / "mappings" / "shop.yaml").write_text(
-        MAPPING.replace("total: 9}, timestamp", "total: 8}, timestamp")
-    )
+    (files / "mappings" / "shop.yaml").write_text(MAPPING.replace("total: 9}, timestamp", "total: 8}, timestamp"))
     result = run("check")
     assert result.exit_code == 1
     assert "mappings/shop.yaml:18:5: error test-failed" in result.output
@@ -160,9 +158,7 @@ def test_translate_reads_captured_headers_query_and_standard_input(files: Path) 
         "id: =customer", "id: =query('who')"
     )
     (files / "mappings" / "shop.yaml").write_text(mapping)
-    (files / "headers.json").write_text(
-        json.dumps({"headers": {"X-Topic": "order.paid"}, "query": {"who": "a"}})
-    )
+    (files / "headers.json").write_text(json.dumps({"headers": {"X-Topic": "order.paid"}, "query": {"who": "a"}}))
     result = CliRunner().invoke(
         main,
         ["translate", "mappings/shop.yaml", "-", "--headers", "headers.json", "--query", "who=b"],
@@ -244,10 +240,7 @@ def test_doctor_doubts_a_secret_of_another_kind(files: Path) -> None:
     (files / "mappings" / "pay.yaml").write_text(
         "{version: 1, source: pay, verify: {scheme: stripe, secret_env: PAY_SECRET}, events: {}}"
     )
-    assert (
-        "PROBLEM  source pay: PAY_SECRET: the secret does not begin"
-        in run("doctor", PAY_SECRET="sk_1").output
-    )
+    assert "PROBLEM  source pay: PAY_SECRET: the secret does not begin" in run("doctor", PAY_SECRET="sk_1").output
     assert "ok       source pay: " in run("doctor", PAY_SECRET="whsec_1").output
 
 
@@ -275,9 +268,7 @@ def test_serving_on_a_taken_port_says_so(files: Path) -> None:
 
 
 @contextlib.contextmanager
-def serving(
-    directory: Path, *options: str, **environ: str
-) -> Iterator[tuple[str, subprocess.Popen[bytes], IO[bytes]]]:
+def serving(directory: Path, *options: str, **environ: str) -> Iterator[tuple[str, subprocess.Popen[bytes], IO[bytes]]]:
     """Run `gateway serve` until the end of the context; gives its address, its process and what it prints."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
@@ -401,9 +392,7 @@ def is_running(process: int) -> bool:
 
 def post(url: str, number: int) -> None:
     body = {"id": number, "type": "user.created", "user": {"id": number}}
-    answer = requests.post(
-        f"{url}/hooks/example", json=body, headers={"Authorization": "Bearer t"}, timeout=10
-    )
+    answer = requests.post(f"{url}/hooks/example", json=body, headers={"Authorization": "Bearer t"}, timeout=10)
     assert answer.status_code == 202
 
 

@@ -83,9 +83,7 @@ def received(store: Store, mappings: Path) -> None:
 def fail(database: Database, id_: int = 1, reason: str = "HTTP 400: 100%_wrong") -> None:
     with database.transaction() as connection:
         connection.execute(
-            update(deliveries)
-            .where(deliveries.c.id == id_)
-            .values(status="failed", reason=reason, settled_at=1.0)
+            update(deliveries).where(deliveries.c.id == id_).values(status="failed", reason=reason, settled_at=1.0)
         )
         connection.execute(update(deliveries).where(deliveries.c.id == 2).values(status="pending"))
 
@@ -107,9 +105,7 @@ def test_events_are_listed_and_shown(gateway: Gateway) -> None:
     assert "2026-01-01 00:01:40Z" in listed[1]
     assert [each["id"] for each in as_json(gateway("events", "list", "--json"))] == [3, 2, 1]
     assert [each["id"] for each in as_json(gateway("events", "list", "--status", "failed", "--json"))] == [3]
-    assert [
-        each["id"] for each in as_json(gateway("events", "list", "--limit", 1, "--before", 3, "--json"))
-    ] == [2]
+    assert [each["id"] for each in as_json(gateway("events", "list", "--limit", 1, "--before", 3, "--json"))] == [2]
     assert as_json(gateway("events", "list", "--since", "2026-01-02", "--json")) == []
     assert len(as_json(gateway("events", "list", "--until", "2026-01-02", "--json"))) == 3
     assert as_json(gateway("events", "show", 1, "--json"))["body"]["customer"] == "ann"
@@ -133,9 +129,7 @@ def test_deliveries_are_listed_by_what_is_asked(gateway: Gateway, database: Data
     fail(database)
     found = as_json(gateway("deliveries", "list", "--status", "failed", "--error", "100%_W", "--json"))
     assert [each["id"] for each in found] == [1]
-    assert as_json(gateway("deliveries", "list", "--error", "100__w", "--json")) == [], (
-        "% and _ mean themselves"
-    )
+    assert as_json(gateway("deliveries", "list", "--error", "100__w", "--json")) == [], "% and _ mean themselves"
     assert as_json(gateway("deliveries", "list", "--source", "other", "--json")) == []
     assert [each["id"] for each in as_json(gateway("deliveries", "list", "--event", 2, "--json"))] == [2]
     shown = as_json(gateway("deliveries", "show", 1, "--json"))
@@ -174,12 +168,8 @@ def test_all_there_is_has_to_be_asked_for(gateway: Gateway, words: tuple[str, ..
 
 
 @pytest.mark.usefixtures("received")
-def test_a_replay_says_what_it_will_do_and_does_it(
-    gateway: Gateway, database: Database, mappings: Path
-) -> None:
-    (mappings / "shop.yaml").write_text(
-        MAPPING.format(name="Order Paid").replace("      timestamp: =at\n", "")
-    )
+def test_a_replay_says_what_it_will_do_and_does_it(gateway: Gateway, database: Database, mappings: Path) -> None:
+    (mappings / "shop.yaml").write_text(MAPPING.format(name="Order Paid").replace("      timestamp: =at\n", ""))
     dry = as_json(gateway("events", "replay", 1, "--dry-run", "--json"))
     assert (dry["events"], dry["new"], dry["cancelled"]) == (1, 1, 1)
     assert statuses(database) == ["pending", "parked"]

@@ -121,9 +121,7 @@ def test_mappings_are_written_where_the_gateway_reads_them(files: Path) -> None:
     assert "there is no directory file/below, nor can it be made (Not a directory)" in in_the_way.stderr
 
 
-@pytest.mark.parametrize(
-    "command", ["new other --payload paid.json", "translate mappings/shop.yaml paid.json"]
-)
+@pytest.mark.parametrize("command", ["new other --payload paid.json", "translate mappings/shop.yaml paid.json"])
 def test_headers_that_are_no_object_are_refused(files: Path, command: str) -> None:
     run("new", "shop", "--payload", "paid.json")
     (files / "headers.json").write_text('["X-Topic"]')

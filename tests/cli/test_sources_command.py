@@ -72,9 +72,7 @@ def sources(*words: str, **environ: str) -> Result:
 
 
 def write(directory: Path, source: str, verify: str, file: str | None = None) -> None:
-    (directory / "mappings" / f"{file or source}.yaml").write_text(
-        MAPPING.format(source=source, verify=verify)
-    )
+    (directory / "mappings" / f"{file or source}.yaml").write_text(MAPPING.format(source=source, verify=verify))
 
 
 def as_json(result: Result) -> Any:
@@ -104,10 +102,7 @@ def test_a_fresh_directory_is_listed_and_no_database_is_made(directory: Path) ->
 
 def test_a_secret_of_another_kind_is_doubted(directory: Path) -> None:
     write(directory, "pay", "{scheme: stripe, secret_env: PAY_SECRET}")
-    assert (
-        "    but         PAY_SECRET: the secret does not begin with whsec_"
-        in sources(PAY_SECRET="sk_live_1").stdout
-    )
+    assert "    but         PAY_SECRET: the secret does not begin with whsec_" in sources(PAY_SECRET="sk_live_1").stdout
     for good in ("whsec_1", "sk_live_1\nwhsec_1"):
         assert "    but " not in sources(PAY_SECRET=good).stdout
 
@@ -223,9 +218,7 @@ def test_the_shipped_mappings_are_listed_in_a_hundred_columns() -> None:
 # What the database says
 
 
-def test_the_last_event_and_the_last_refusal_are_told(
-    gateway: Gateway, store: Store, database: Database
-) -> None:
+def test_the_last_event_and_the_last_refusal_are_told(gateway: Gateway, store: Store, database: Database) -> None:
     now = time.time()
     for key, received_at in (("a", now), ("b", now - 200)):
         store.record([event(key, received_at=received_at)])
@@ -249,9 +242,7 @@ def test_the_last_event_and_the_last_refusal_are_told(
 def test_an_event_on_which_the_mapping_failed_says_why_and_does_nothing_to_a_terminal(
     gateway: Gateway, store: Store
 ) -> None:
-    store.record(
-        [event("a", received_at=time.time() + 60, status="failed", problem="\x1b[31m of " + 30 * "long ")]
-    )
+    store.record([event("a", received_at=time.time() + 60, status="failed", problem="\x1b[31m of " + 30 * "long ")])
     result = gateway("shop")
     assert r"last event  1, failed, just now: \x1b[31m of long long" in result.stdout
     assert "\x1b" not in result.output
@@ -324,9 +315,7 @@ def test_the_last_event_of_each_source_is_found(database: Database, store: Store
     assert Queries(database).last_events([]) == {}
 
 
-def test_a_source_that_never_had_an_event_costs_no_look_at_those_of_others(
-    database: Database, store: Store
-) -> None:
+def test_a_source_that_never_had_an_event_costs_no_look_at_those_of_others(database: Database, store: Store) -> None:
     store.record([event(f"{each}") for each in range(2 * NEWEST)])
     for analyzed in (False, True):
         if analyzed:
@@ -370,9 +359,7 @@ def test_all_schemes_are_listed_in_a_hundred_columns() -> None:
     listed = sources("--schemes").stdout
     assert max(map(len, listed.splitlines())) <= 100
     assert [line.split()[0] for line in listed.splitlines() if line[0] != " "] == list(schemes())
-    assert re.search(
-        r"^stripe +Stripe, with the endpoint's signing secret \(whsec_…\)$", listed, re.MULTILINE
-    )
+    assert re.search(r"^stripe +Stripe, with the endpoint's signing secret \(whsec_…\)$", listed, re.MULTILINE)
 
 
 def test_schemes_need_neither_mappings_nor_a_good_environment(directory: Path) -> None:

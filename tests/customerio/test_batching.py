@@ -62,9 +62,7 @@ ROOM = wire.MAX_BATCH_BYTES - wire.batch_size([wire.MAX_ITEM_BYTES] * 15) - 1
         (([wire.MAX_ITEM_BYTES] * 15 + [ROOM]) + [wire.MAX_ITEM_BYTES] * 15 + [ROOM + 1], 100, [16, 15, 1]),
     ],
 )
-def test_a_batch_is_full_by_its_count_or_by_its_bytes(
-    sizes: list[int], most: int, lengths: list[int]
-) -> None:
+def test_a_batch_is_full_by_its_count_or_by_its_bytes(sizes: list[int], most: int, lengths: list[int]) -> None:
     assert [len(span) for span in pack(sizes, most=most)] == lengths
 
 
@@ -143,9 +141,7 @@ def test_what_a_207_names_has_failed_and_all_else_has_arrived() -> None:
     answer = Attempt(status=207, reason="HTTP 207: a; b; c", refused_items=refused, at=3.0, seconds=0.5)
     server = Playing(lambda _: answer)
     told = send_together(calls(10), server.send)
-    assert [each.reason if each else "not sent" for each in told] == [
-        refused.get(number) for number in range(10)
-    ]
+    assert [each.reason if each else "not sent" for each in told] == [refused.get(number) for number in range(10)]
     assert [dict(each.refused_items) for each in told if each] == [
         {0: refused[number]} if number in refused else {} for number in range(10)
     ]
@@ -253,9 +249,7 @@ def test_an_outage_in_the_middle_fails_only_what_had_not_arrived() -> None:
         (7, [REFUSED, *[GOOD] * 7]),
     ],
 )
-def test_what_there_is_no_time_for_is_not_sent_and_told_as_such(
-    requests: int, expected: list[Attempt | None]
-) -> None:
+def test_what_there_is_no_time_for_is_not_sent_and_told_as_such(requests: int, expected: list[Attempt | None]) -> None:
     server = Playing(refusing([0]))
     assert send_together(calls(8), server.send, lambda: len(server.requests) < requests) == expected
     assert len(server.requests) == requests

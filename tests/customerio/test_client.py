@@ -273,9 +273,7 @@ def test_an_answer_without_end_is_not_read_without_end() -> None:
 
 def test_a_connection_without_credentials_says_which_variables_are_missing() -> None:
     attempt = Client({}).send(CALL, "eu-prod")
-    expected = (
-        "connection 'eu-prod' is not known: set CUSTOMERIO_EU_PROD_SITE_ID and CUSTOMERIO_EU_PROD_API_KEY"
-    )
+    expected = "connection 'eu-prod' is not known: set CUSTOMERIO_EU_PROD_SITE_ID and CUSTOMERIO_EU_PROD_API_KEY"
     assert attempt.reason == expected
 
 
@@ -551,9 +549,7 @@ NOT_SENT: list[tuple[str, dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("method", "fields", "problem"), NOT_SENT)
-def test_what_customerio_would_refuse_or_replace_is_not_sent(
-    method: str, fields: dict[str, Any], problem: str
-) -> None:
+def test_what_customerio_would_refuse_or_replace_is_not_sent(method: str, fields: dict[str, Any], problem: str) -> None:
     with TrackAPI() as api, calling(api.url) as (client, waited):
         with pytest.raises(CallError) as error:
             getattr(client, method)(**fields)
@@ -601,9 +597,7 @@ def test_a_retry_after_beyond_all_time_is_an_attempt_without_one() -> None:
 
 
 def test_a_connection_that_is_not_known_says_which_variables_are_missing() -> None:
-    expected = (
-        "connection 'eu-prod' is not known: set CUSTOMERIO_EU_PROD_SITE_ID and CUSTOMERIO_EU_PROD_API_KEY"
-    )
+    expected = "connection 'eu-prod' is not known: set CUSTOMERIO_EU_PROD_SITE_ID and CUSTOMERIO_EU_PROD_API_KEY"
     with TrackAPI() as api, calling(api.url) as (client, _):
         with pytest.raises(SendError) as error:
             client.destroy(id=1, connection="eu-prod")
@@ -691,9 +685,7 @@ def test_what_a_debugged_request_sent_and_got_is_kept_without_credentials() -> N
     assert "uthorization" not in arrived
 
 
-@pytest.mark.parametrize(
-    ("response_type", "body"), [("text", b"gr\xc3\xbc\xc3\x9fe"), ("binary", b"\x89PNG\xff\x00")]
-)
+@pytest.mark.parametrize(("response_type", "body"), [("text", b"gr\xc3\xbc\xc3\x9fe"), ("binary", b"\x89PNG\xff\x00")])
 def test_a_raw_request_may_ask_for_what_is_no_json(response_type: str, body: bytes) -> None:
     with (
         TrackAPI(answer=lambda _: Reply(status=200, body=body)) as api,

@@ -124,9 +124,7 @@ def test_a_value_becomes_the_json_that_it_is(value: Any, expected: Any) -> None:
         ({None: "a"}, "attributes.x has a name that is a NoneType; names are texts"),
     ],
 )
-def test_what_has_no_certain_meaning_is_refused_with_its_place_and_without_its_value(
-    value: Any, problem: str
-) -> None:
+def test_what_has_no_certain_meaning_is_refused_with_its_place_and_without_its_value(value: Any, problem: str) -> None:
     with pytest.raises(CallError) as refused:
         mend(Identify, id="42", attributes={"x": value})
     assert str(refused.value) == problem
@@ -185,9 +183,7 @@ def test_a_number_or_uuid_becomes_text_where_text_is_asked_for(value: Any, text:
         object_type_id=text, object_id=text
     )
     assert mend(SubmitForm, form_id=value, id="1").form_id == text
-    assert mend(Merge, into={"id": value}, from_={"email": value}) == Merge(
-        into={"id": text}, from_={"email": text}
-    )
+    assert mend(Merge, into={"id": value}, from_={"email": value}) == Merge(into={"id": text}, from_={"email": text})
 
 
 @pytest.mark.parametrize(
@@ -226,9 +222,7 @@ def used(value: Any) -> Any:
     return mend(AddDevice, id="42", token="t", platform="ios", last_used=value)
 
 
-@pytest.mark.parametrize(
-    "value", [SECONDS, float(SECONDS), Decimal(SECONDS), Decimal(f"{SECONDS}.0"), MOMENT]
-)
+@pytest.mark.parametrize("value", [SECONDS, float(SECONDS), Decimal(SECONDS), Decimal(f"{SECONDS}.0"), MOMENT])
 def test_a_time_becomes_whole_seconds(value: Any) -> None:
     for call in dated(value):
         assert (call.timestamp, type(call.timestamp)) == (SECONDS, int)
@@ -331,9 +325,7 @@ def test_people_and_objects_are_mended_each_in_its_place() -> None:
         ),
     ],
 )
-def test_what_names_nothing_is_refused_with_its_place(
-    kind: type[Call], fields: dict[str, Any], problem: str
-) -> None:
+def test_what_names_nothing_is_refused_with_its_place(kind: type[Call], fields: dict[str, Any], problem: str) -> None:
     with pytest.raises(CallError) as refused:
         mend(kind, **fields)
     assert str(refused.value) == problem

@@ -172,9 +172,7 @@ def test_a_raw_request_goes_below_the_api_of_its_host_and_nowhere_else(path: str
         (RawRequest(path="/v1/x", timeout=0), ["timeout"]),
         (RawRequest(path="/v1/x", timeout=21), ["timeout"]),
         (
-            RawRequest(
-                path="/v1/x", retry={"max": 3, "delay_ms": 5, "exponential": True, "all_errors": False}
-            ),
+            RawRequest(path="/v1/x", retry={"max": 3, "delay_ms": 5, "exponential": True, "all_errors": False}),
             [],
         ),
         (RawRequest(path="/v1/x", retry={"max": -1, "delay_ms": "5"}), ["retry.max", "retry.delay_ms"]),

@@ -73,9 +73,7 @@ def test_in_no_stretch_of_time_do_more_go_than_its_rate_and_one_burst(
 
 
 @given(RATES, BURSTS, STARTS, st.integers(1, 300))
-def test_nobody_waits_longer_than_the_rate_asks_for(
-    rate: float, burst: int | None, now: float, number: int
-) -> None:
+def test_nobody_waits_longer_than_the_rate_asks_for(rate: float, burst: int | None, now: float, number: int) -> None:
     pace = RateLimit(rate, burst)
     last = [pace.take(now) for _ in range(number)][-1]
     assert last == pytest.approx(max(number - burst_of(rate, burst), 0) / rate, abs=SLACK)
@@ -98,9 +96,7 @@ def test_there_is_room_for_as_many_as_need_not_wait(
 
 
 @given(RATES, BURSTS, STARTS, GAPS)
-def test_to_ask_how_long_to_wait_books_nothing(
-    rate: float, burst: int | None, now: float, gaps: list[float]
-) -> None:
+def test_to_ask_how_long_to_wait_books_nothing(rate: float, burst: int | None, now: float, gaps: list[float]) -> None:
     pace = RateLimit(rate, burst)
     for gap in gaps:
         now += gap / rate

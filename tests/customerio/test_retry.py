@@ -104,9 +104,7 @@ def test_a_delivery_is_given_up_when_its_time_is_over() -> None:
     ("tries", "jitter", "delay"),
     [(1, 0.0, 0.5), (1, 0.999, 0.9995), (2, 0.0, 1.0), (5, 0.0, 8.0), (11, 0.0, 300.0), (1000, 0.5, 450.0)],
 )
-def test_the_delay_doubles_within_its_spread_up_to_ten_minutes(
-    tries: int, jitter: float, delay: float
-) -> None:
+def test_the_delay_doubles_within_its_spread_up_to_ten_minutes(tries: int, jitter: float, delay: float) -> None:
     retry = judge_alone(attempt(503), tries=tries, failing_for=0.0, policy=POLICY, jitter=jitter)
     assert isinstance(retry, Retry)
     assert retry.after == pytest.approx(delay)
@@ -178,10 +176,7 @@ def test_throttling_pauses_the_connection_as_long_as_asked_but_an_hour_at_most(
 
 
 def test_the_answers_of_one_burst_are_one_pause() -> None:
-    asks = [
-        (lane, Postponed(reason="x", throttled=True, asked=asked))
-        for lane, asked in enumerate((5.0, 9.0, 2.0))
-    ]
+    asks = [(lane, Postponed(reason="x", throttled=True, asked=asked)) for lane, asked in enumerate((5.0, 9.0, 2.0))]
     health = weighed(ConnectionState(), *asks)
     assert (health.resumes_at, health.level) == (NOW + 9, 1)
 
@@ -359,9 +354,7 @@ def test_refusals_that_are_tried_again_pause_no_connection() -> None:
         ),
     ],
 )
-def test_a_requests_own_settings_stand_in_the_place_of_the_policys(
-    own: dict[str, JSON], expected: Policy
-) -> None:
+def test_a_requests_own_settings_stand_in_the_place_of_the_policys(own: dict[str, JSON], expected: Policy) -> None:
     given = dict(own)
     assert policy_with(Policy(max=5, delay=2.0), own) == expected
     assert own == given

@@ -40,9 +40,7 @@ ULID = "01JGQ3XK00ABCDEFGHJKMNPQRS"
 
 def v1(method: str, path: str, body: str | None = None) -> HttpRequest:
     headers = {} if body is None else {"Content-Type": "application/json"}
-    return HttpRequest(
-        method=method, path=path, body=None if body is None else body.encode(), headers=headers
-    )
+    return HttpRequest(method=method, path=path, body=None if body is None else body.encode(), headers=headers)
 
 
 def entity(body: str) -> HttpRequest:
@@ -60,9 +58,7 @@ TABLE: list[tuple[Call, HttpRequest, str | None]] = [
         f'{{{N42},"action":"identify","attributes":{{}}}}',
     ),
     (
-        Identify(
-            id="42", email="ann@example.com", attributes={"plan": "pro", "a.b": 1}, timestamp=1767225600
-        ),
+        Identify(id="42", email="ann@example.com", attributes={"plan": "pro", "a.b": 1}, timestamp=1767225600),
         v1(
             "PUT",
             "/api/v1/customers/42",
@@ -72,9 +68,7 @@ TABLE: list[tuple[Call, HttpRequest, str | None]] = [
         '"timestamp":1767225600}',
     ),
     (
-        Identify(
-            id="42", email="a@example.com", attributes={"email": "b@example.com", "_timestamp": 1767225600}
-        ),
+        Identify(id="42", email="a@example.com", attributes={"email": "b@example.com", "_timestamp": 1767225600}),
         v1("PUT", "/api/v1/customers/42", '{"email":"b@example.com","_timestamp":1767225600}'),
         f'{{{N42},"action":"identify","attributes":{{"email":"b@example.com"}},"timestamp":1767225600}}',
     ),
@@ -163,9 +157,7 @@ TABLE: list[tuple[Call, HttpRequest, str | None]] = [
         '"secondary":{"email":"ann@old.example"}}',
     ),
     (
-        AddDevice(
-            id="42", token="t/1", platform="ios", last_used=1767225600, attributes={"app_version": "2"}
-        ),
+        AddDevice(id="42", token="t/1", platform="ios", last_used=1767225600, attributes={"app_version": "2"}),
         v1(
             "PUT",
             "/api/v1/customers/42/devices",
@@ -240,12 +232,8 @@ TABLE: list[tuple[Call, HttpRequest, str | None]] = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("call", "single", "item"), TABLE, ids=lambda each: getattr(each, "name_of_call", "")
-)
-def test_each_call_has_one_exact_request_and_one_exact_item(
-    call: Call, single: HttpRequest, item: str | None
-) -> None:
+@pytest.mark.parametrize(("call", "single", "item"), TABLE, ids=lambda each: getattr(each, "name_of_call", ""))
+def test_each_call_has_one_exact_request_and_one_exact_item(call: Call, single: HttpRequest, item: str | None) -> None:
     assert wire.request(call) == single
     assert wire.item(call) == (None if item is None else item.encode())
 

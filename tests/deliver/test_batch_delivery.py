@@ -167,9 +167,7 @@ def life_of(person: str) -> list[Call]:
     ]
 
 
-def test_calls_in_batches_end_in_the_same_state_as_calls_sent_singly(
-    database: Database, store: Store
-) -> None:
+def test_calls_in_batches_end_in_the_same_state_as_calls_sent_singly(database: Database, store: Store) -> None:
     made = [call for number in range(12) for call in life_of(f"p/{number} +ü")]
     assert {call.name_of_call for call in made} == set(calls.CALLS) - {"request"}
     record(store, made)
@@ -334,9 +332,7 @@ def test_what_may_not_go_at_once_within_the_rate_goes_together(database: Databas
         assert len(api.batches) + api.singles <= 6
 
 
-def test_a_raw_request_is_retried_by_its_own_settings_and_keeps_what_was_sent(
-    database: Database, store: Store
-) -> None:
+def test_a_raw_request_is_retried_by_its_own_settings_and_keeps_what_was_sent(database: Database, store: Store) -> None:
     request = RawRequest(
         path="/v1/customers/p1/events",
         data={"name": "x", "data": {"canary": 1}},

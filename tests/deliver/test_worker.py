@@ -43,8 +43,7 @@ class Recorder:
         with self._lock:
             self.requests += 1
             self.sent += [
-                f"{connection}{region or ''} {each.path.rsplit('/', 1)[1]} {_number(each)}"
-                for each in singles
+                f"{connection}{region or ''} {each.path.rsplit('/', 1)[1]} {_number(each)}" for each in singles
             ]
         return _together([self.answer(each) for each in singles])
 
@@ -90,9 +89,7 @@ def _number(request: HttpRequest) -> int:
     return number
 
 
-def record(
-    store: Store, *made: tuple[str, int], region: str | None = None, connection: str = "default"
-) -> None:
+def record(store: Store, *made: tuple[str, int], region: str | None = None, connection: str = "default") -> None:
     """Record one event with an identify for each (person, number)."""
     new = []
     for person, number in made:
@@ -154,9 +151,7 @@ def reasons(database: Database) -> list[str | None]:
         return list(connection.scalars(select(deliveries.c.reason).order_by(deliveries.c.id)))
 
 
-def test_what_was_recorded_before_and_what_comes_later_is_delivered_in_order(
-    database: Database, store: Store
-) -> None:
+def test_what_was_recorded_before_and_what_comes_later_is_delivered_in_order(database: Database, store: Store) -> None:
     sender = Recorder()
     record(store, ("ann", 1), ("bob", 1), ("ann", 2))
     with running(database, sender):
@@ -182,9 +177,7 @@ def test_new_work_is_taken_up_at_once(database: Database, store: Store) -> None:
 
 
 def test_a_customer_who_cannot_be_served_holds_up_nobody_else(database: Database, store: Store) -> None:
-    sender = Recorder(
-        lambda request: Attempt(status=503 if "ann" in request.path else 200, reason="HTTP 503")
-    )
+    sender = Recorder(lambda request: Attempt(status=503 if "ann" in request.path else 200, reason="HTTP 503"))
     record(store, ("ann", 1), ("ann", 2), *((f"p{number}", 1) for number in range(40)))
     with running(database, sender, delay=0.2):
         wait_until(lambda: statuses(database).count("delivered") == 40)
@@ -197,9 +190,7 @@ def test_a_customer_who_cannot_be_served_holds_up_nobody_else(database: Database
 
 
 def test_a_refused_call_is_kept_as_failed_and_the_next_goes_out(database: Database, store: Store) -> None:
-    sender = Recorder(
-        lambda request: Attempt(status=400 if _number(request) == 1 else 200, reason="HTTP 400: no")
-    )
+    sender = Recorder(lambda request: Attempt(status=400 if _number(request) == 1 else 200, reason="HTTP 400: no"))
     record(store, ("ann", 1), ("ann", 2))
     with running(database, sender):
         wait_until(lambda: statuses(database) == ["failed", "delivered"])
@@ -322,9 +313,7 @@ def test_in_an_outage_one_worker_probes_and_nothing_is_held_against_a_delivery(
     with running(database, sender), running(database, sender), running(database, sender):
         wait_until(lambda: probe.made >= 3)
         assert causes(database) == ["unreachable"]
-        assert open_notices(database) == [
-            "connection default is paused (unreachable): no connection within 5 s"
-        ]
+        assert open_notices(database) == ["connection default is paused (unreachable): no connection within 5 s"]
         sent_in_the_outage = len(sender.sent)
         sender.answer = lambda _: Attempt(status=200)
         probe.answer = Probe()
@@ -352,9 +341,7 @@ def test_a_wrong_key_pauses_the_connection_loudly_and_loses_nothing(
 
 
 def test_where_the_probe_is_good_a_refusal_is_the_deliverys_own(database: Database, store: Store) -> None:
-    sender = Recorder(
-        lambda request: Attempt(status=404 if "ann" in request.path else 200, reason="HTTP 404")
-    )
+    sender = Recorder(lambda request: Attempt(status=404 if "ann" in request.path else 200, reason="HTTP 404"))
     record(store, ("ann", 1), ("bob", 1))
     with running(database, sender):
         wait_until(lambda: statuses(database) == ["failed", "delivered"])
@@ -395,9 +382,7 @@ def test_five_customers_who_fail_in_a_row_pause_the_connection_although_it_answe
 
 def test_a_paused_connection_holds_up_no_other(database: Database, store: Store) -> None:
     sender = Recorder()
-    sender.answer = lambda request: (
-        Attempt(status=200) if "bob" in request.path else Attempt(status=None, reason="x")
-    )
+    sender.answer = lambda request: Attempt(status=200) if "bob" in request.path else Attempt(status=None, reason="x")
     sender.probe_answer = lambda: UNREACHABLE
     record(store, *((f"ann{number}", 1) for number in range(100)))
     record(store, *((f"bob{number}", 1) for number in range(20)), connection="other")

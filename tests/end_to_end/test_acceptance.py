@@ -73,9 +73,7 @@ def test_every_accepted_webhook_arrives_once_and_in_order_although_processes_are
 
 
 @pytest.mark.parametrize("database_url", MOSTLY_SQLITE, indirect=True)
-def test_sigterm_ends_web_and_worker_after_what_they_have_in_hand(
-    gateway: GatewayProcess, api: TrackAPI
-) -> None:
+def test_sigterm_ends_web_and_worker_after_what_they_have_in_hand(gateway: GatewayProcess, api: TrackAPI) -> None:
     api.answer = lambda _: Delay(seconds=1)
     assert _post(gateway.url, paid_order("c1", 1)).status_code == 202
     api.wait_until(lambda: api.requests == 1, timeout=10)
@@ -206,9 +204,7 @@ _ONCE = {"Connection": "close"}
 def _half_posted(port: int, order: bytes) -> Iterator[tuple[socket.socket, bytes]]:
     """Send a webhook but for the second half of its body, and give the connection with that half."""
     headers = {"Host": "127.0.0.1", "Content-Length": str(len(order)), **signed(order)}
-    head = "POST /hooks/shop HTTP/1.1\r\n" + "".join(
-        f"{name}: {value}\r\n" for name, value in headers.items()
-    )
+    head = "POST /hooks/shop HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     middle = len(order) // 2
     with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
         connection.sendall(head.encode() + b"\r\n" + order[:middle])

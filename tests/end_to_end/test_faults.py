@@ -61,9 +61,7 @@ def test_web_and_worker_are_killed_at_random(tmp_path: Path, database_url: str, 
         _assert_all_is_well(gateway, api, load, database_url)
 
 
-def test_the_track_api_is_away_and_comes_back_unwell(
-    tmp_path: Path, database_url: str, api: TrackAPI
-) -> None:
+def test_the_track_api_is_away_and_comes_back_unwell(tmp_path: Path, database_url: str, api: TrackAPI) -> None:
     ailing = Ailing()
     # An attempt that is never answered ends after half of the lease.
     with running_gateway(tmp_path, database_url, api, lease=2) as gateway:
@@ -232,15 +230,11 @@ def _always(fault: Fault) -> Answer:
 
 
 def _load(gateway: GatewayProcess, *, senders: int = 8) -> Load:
-    return Load(
-        gateway.urls, customers=CUSTOMERS, orders=ORDERS, patience=PATIENCE, senders=senders, seed=SEED
-    )
+    return Load(gateway.urls, customers=CUSTOMERS, orders=ORDERS, patience=PATIENCE, senders=senders, seed=SEED)
 
 
 @contextlib.contextmanager
-def _database(
-    engine: str, directory: Path, open_directory: Path, environment: Mapping[str, str]
-) -> Iterator[str]:
+def _database(engine: str, directory: Path, open_directory: Path, environment: Mapping[str, str]) -> Iterator[str]:
     """Give the URL of a database whose clock and disk are those of *environment*."""
     if engine == "sqlite":
         yield f"sqlite:///{directory}/gateway.db"

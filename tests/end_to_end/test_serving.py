@@ -193,9 +193,7 @@ def test_a_body_that_stops_early_holds_up_nobody_else(port: int) -> None:
         head("Transfer-Encoding: chunked") + b'd\r\n{"type": "x"',
     ],
 )
-def test_a_sender_who_goes_away_in_the_middle_leaves_nothing(
-    port: int, directory: Path, begun: bytes
-) -> None:
+def test_a_sender_who_goes_away_in_the_middle_leaves_nothing(port: int, directory: Path, begun: bytes) -> None:
     store = Store(connect(f"sqlite:///{directory}/gateway.db"))
     before = store.counts()
     with sender(port) as connection:
@@ -295,9 +293,7 @@ def test_a_gzip_bomb_is_refused_quickly(port: int) -> None:
         assert time.monotonic() - began < 1
 
 
-@pytest.mark.parametrize(
-    "path", ["/hooks/nobody", "/hooks/%0a%1b[31mx", "/hooks/open/secret", "/hooks/../healthz"]
-)
+@pytest.mark.parametrize("path", ["/hooks/nobody", "/hooks/%0a%1b[31mx", "/hooks/open/secret", "/hooks/../healthz"])
 def test_other_addresses_are_not_found(port: int, path: str) -> None:
     with sender(port) as connection:
         connection.sendall(head("Content-Length: 2", path=path) + b"{}")

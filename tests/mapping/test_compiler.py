@@ -233,8 +233,7 @@ def test_an_optional_key_at_the_top_is_checked(line: str, expected: list[str]) -
         ),
         (
             "verify: {scheme: github, header: X-Signature, secret_env: A}",
-            "3:26 unknown-key: unknown key 'header' in 'verify';"
-            " a scheme of your own is written  scheme: {…}",
+            "3:26 unknown-key: unknown key 'header' in 'verify'; a scheme of your own is written  scheme: {…}",
         ),
         (
             "verify: {scheme: {base: github, heder: X}, secret_env: A}",
@@ -254,8 +253,7 @@ def test_an_optional_key_at_the_top_is_checked(line: str, expected: list[str]) -
         ),
         (
             "verify: {scheme: github, secret_env: [A, =b]}",
-            "3:42 secret-env: 'secret_env' must name an environment variable;"
-            " a secret never stands in a mapping file",
+            "3:42 secret-env: 'secret_env' must name an environment variable; a secret never stands in a mapping file",
         ),
         (
             "verify: {scheme: {kind: digest, header: X-S, signed: '{body}'}, secret_env: A}",
@@ -263,8 +261,7 @@ def test_an_optional_key_at_the_top_is_checked(line: str, expected: list[str]) -
         ),
         (
             "verify: {scheme: {kind: token, at: header.X-Token}, secret_env: A}",
-            "3:32 scheme: 'at' must be path, query.NAME or body.PATH, such as query.token;"
-            " a header is `header`",
+            "3:32 scheme: 'at' must be path, query.NAME or body.PATH, such as query.token; a header is `header`",
         ),
         (
             "verify: {scheme: {kind: adyen}, secret_env: A}",
@@ -416,9 +413,7 @@ def test_where_no_two_webhooks_are_the_same_the_key_of_the_scheme_does_not_count
 def test_what_a_scheme_of_the_table_brings_along_compiles(name: str) -> None:
     scheme = signatures.schemes()[name]
     start = "kind" if name in get_args(signatures.Kind) else "base"
-    header = (
-        "" if scheme.header or scheme.at or "header" not in signatures.KEYS[scheme.kind] else ", header: X-S"
-    )
+    header = "" if scheme.header or scheme.at or "header" not in signatures.KEYS[scheme.kind] else ", header: X-S"
     token = ", verify_token_env: B" if any(each.token for each in scheme.handshakes) else ""
     proof = "" if scheme.kind == "none" else f", secret_env: A{token}"
     key = [] if scheme.names_deliveries else ["event_key: none"]
@@ -464,17 +459,13 @@ def test_a_scheme_without_a_delivery_and_no_event_key_is_a_warning() -> None:
         (
             "- call: destroy\n  anonymous_id: =id",
             [
-                "7:7 no-identifier: 'destroy' names nobody; give it one of id, email, cio_id,"
-                " here or under 'defaults'",
+                "7:7 no-identifier: 'destroy' names nobody; give it one of id, email, cio_id, here or under 'defaults'",
                 "8:7 unknown-key: unknown key 'anonymous_id' in call 'destroy'; it takes id, email, cio_id",
             ],
         ),
         (
             "- call: identify",
-            [
-                "7:7 no-identifier: 'identify' names nobody; give it one of id, email, cio_id,"
-                " here or under 'defaults'"
-            ],
+            ["7:7 no-identifier: 'identify' names nobody; give it one of id, email, cio_id, here or under 'defaults'"],
         ),
         ("- call: trak\n  id: =id", ["7:13 unknown-call: unknown call 'trak'; did you mean 'track'?"]),
         (
@@ -577,10 +568,7 @@ def test_a_scheme_without_a_delivery_and_no_event_key_is_a_warning() -> None:
         ),
         (
             "- call: identify\n  id: =id\n  attributes_from: {a: =b}",
-            [
-                "9:24 not-an-expression: 'attributes_from' must be an expression;"
-                " it is text that starts with ="
-            ],
+            ["9:24 not-an-expression: 'attributes_from' must be an expression; it is text that starts with ="],
         ),
         (
             "- call: ignore\n  reason: =why",
@@ -646,8 +634,7 @@ def test_a_call_says_what_is_wrong_and_the_fix(call: str, expected: list[str]) -
             "- call: add_relationships\n  id: =id\n  objects: [{object_id: =a, kind: x}, b]",
             [
                 "9:17 missing-key: 'object_type_id' is missing in 'objects', e.g.  object_type_id: \"1\"",
-                "9:33 unknown-key: unknown key 'kind' in 'objects'; it takes object_type_id, object_id,"
-                " attributes",
+                "9:33 unknown-key: unknown key 'kind' in 'objects'; it takes object_type_id, object_id, attributes",
                 "9:43 members: each item in 'objects' is an object with object_type_id, object_id, attributes",
             ],
         ),
@@ -667,10 +654,7 @@ def test_a_call_says_what_is_wrong_and_the_fix(call: str, expected: list[str]) -
         ),
         (
             "- call: request\n  path: https://evil.example/",
-            [
-                "8:13 path: 'path' has to be a path below /api that starts with one slash, as"
-                " /v1/accounts/region"
-            ],
+            ["8:13 path: 'path' has to be a path below /api that starts with one slash, as /v1/accounts/region"],
         ),
         (
             "- call: request\n  path: /api/v1/accounts/region",
@@ -757,10 +741,7 @@ def test_a_bad_expression_is_pointed_into(value: str, expected: str) -> None:
         ),
         (
             "plan: {literal: a, extra: b}",
-            [
-                "10:15 marker: 'literal' stands alone in its braces;"
-                " an object with such a key is written {literal: {…}}"
-            ],
+            ["10:15 marker: 'literal' stands alone in its braces; an object with such a key is written {literal: {…}}"],
         ),
         ("plan:", ["10:14 empty-value: 'plan' has no value; write null if a null is meant, or remove it"]),
         (
@@ -795,8 +776,7 @@ def test_a_default_that_the_call_can_take_is_identifier_enough() -> None:
     text = f"{HEAD}defaults: {{anonymous_id: =a}}\nevents:\n  a:\n    - {{call: page, url: '*'}}\n"
     good(text)
     assert problems(text.replace("{call: page, url: '*'}", "{call: identify}")) == [
-        "8:7 no-identifier: 'identify' names nobody; give it one of id, email, cio_id,"
-        " here or under 'defaults'"
+        "8:7 no-identifier: 'identify' names nobody; give it one of id, email, cio_id, here or under 'defaults'"
     ]
 
 
@@ -929,8 +909,7 @@ def test_an_event_type_that_is_wrong_is_not_the_same_as_none() -> None:
 def test_an_ignore_is_not_the_end_of_a_list() -> None:
     ignore, track = "- {call: ignore, when: =test, reason: a test}", "- {call: track, id: =id, name: x"
     assert problems(with_call(f"{ignore}\n{track}}}")) == [
-        "7:7 warning: ignore-beside-calls: 'ignore' does not stop the other calls of this event;"
-        " give those a 'when'"
+        "7:7 warning: ignore-beside-calls: 'ignore' does not stop the other calls of this event; give those a 'when'"
     ]
     assert problems(with_call(f"{ignore}\n{track}, when: =!test}}")) == []
 
@@ -977,9 +956,7 @@ def test_no_type_at_all_fits_no_glob_but_the_bare_star() -> None:
         ("[a]*", "a", False),
     ],
 )
-def test_a_star_stands_for_any_characters_and_nothing_else_is_special(
-    glob: str, text: str, expected: bool
-) -> None:
+def test_a_star_stands_for_any_characters_and_nothing_else_is_special(glob: str, text: str, expected: bool) -> None:
     assert Glob(pieces=tuple(glob.split("*"))).matches(text) is expected
 
 
@@ -1045,9 +1022,7 @@ def test_the_tests_of_a_file_are_checked(test: str, expected: list[str]) -> None
 
 
 def test_everything_in_a_test_is_data() -> None:
-    test = (
-        "{name: =x, body: {a: =1, b: data.plan}, headers: {n: 5, t: true}, expect: [{call: track, name: =y}]}"
-    )
+    test = "{name: =x, body: {a: =1, b: data.plan}, headers: {n: 5, t: true}, expect: [{call: track, name: =y}]}"
     (compiled,) = good(f"{HEAD}events: {{}}\ntests:\n  - {test}\n").tests
     assert (compiled.name, compiled.body) == ("=x", {"a": "=1", "b": "data.plan"})
     assert compiled.headers == {"n": "5", "t": "true"}
@@ -1067,9 +1042,7 @@ def test_everything_in_a_test_is_data() -> None:
         ("user", []),
     ],
 )
-def test_an_attribute_that_is_never_taken_from_an_object_is_a_warning(
-    expression: str, steering: list[str]
-) -> None:
+def test_an_attribute_that_is_never_taken_from_an_object_is_a_warning(expression: str, steering: list[str]) -> None:
     text = with_call(f"- call: identify\n  id: =who\n  attributes_from: >-\n    ={expression}")
     assert problems(text) == [
         f"9:24 warning: steering-attribute: '{name}' is never taken out of 'attributes_from', for it steers"

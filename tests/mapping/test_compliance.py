@@ -163,9 +163,7 @@ class _Judge(TreeInterpreter):  # type: ignore[misc]  # the package has no types
         """The first value that is not null is found without a look at those after it."""
         if node["value"] != "not_null" or not node["children"]:
             return super().visit_function_expression(node, value)
-        return next(
-            (found for child in node["children"] if (found := self.visit(child, value)) is not None), None
-        )
+        return next((found for child in node["children"] if (found := self.visit(child, value)) is not None), None)
 
 
 def _sorted(value: Any) -> Any:
@@ -195,9 +193,7 @@ REFUSED = {
     "index-after-filter": Refusal("it takes an item of each item", ("[?",), "a[?b][0]"),
     "loose-pipe": Refusal("it takes the first of the whole choice", ("|",), "a || b[?c] | [0]"),
     "quoted-field": Refusal("text is in single quotes", ('"',), 'a == "b"'),
-    "bare-word": Refusal(
-        "the value is meant", ("true", "false", "null", "True", "False", "None"), "a == true"
-    ),
+    "bare-word": Refusal("the value is meant", ("true", "false", "null", "True", "False", "None"), "a == true"),
     "not-json": Refusal("the package takes it for text", ("`",), "`foo`"),
     "too-deep": Refusal("what recurses has to be bounded", ("",), "(" * 65 + "a" + ")" * 65),
     "too-long": Refusal("what is read has to be bounded", ("",), "a" * 4097),
@@ -206,9 +202,7 @@ REFUSED = {
     "arity": Refusal("it would fail every webhook", ("(",), "b || abs(a, a)"),
     "argument": Refusal("it would fail every webhook", ("(", "&"), "b || abs('x')"),
     "slice-step": Refusal("it would fail every webhook with a list there", (":",), "a[::0]"),
-    "expression": Refusal(
-        "commas may not be left out, nor may a function stand in ( )", ("(",), "b || join(a a)"
-    ),
+    "expression": Refusal("commas may not be left out, nor may a function stand in ( )", ("(",), "b || join(a a)"),
 }
 
 
@@ -994,9 +988,7 @@ sort_by(a, & b c)
 """.strip("\n").splitlines()
 
 
-@pytest.mark.parametrize(
-    "data", [PEOPLE, LISTS, None, "text", 0, [], {}], ids=lambda data: type(data).__name__
-)
+@pytest.mark.parametrize("data", [PEOPLE, LISTS, None, "text", 0, [], {}], ids=lambda data: type(data).__name__)
 def test_every_node_gives_what_the_package_gives(data: JSON) -> None:
     assert [differs for expression in BY_HAND if (differs := verdict(expression, data))] == []
 
@@ -1025,9 +1017,7 @@ LITERALS = st.sampled_from(
         *('`{"a": 1}`', '`"a"`', "''", "'a'", "'1'", "'b c'"),
     ]
 )
-INDEXES = st.sampled_from(
-    ["[0]", "[-1]", "[9]", "[*]", "[]", "[1:]", "[:-1]", "[::2]", "[::-1]", "[-1:0:-1]", ".*"]
-)
+INDEXES = st.sampled_from(["[0]", "[-1]", "[9]", "[*]", "[]", "[1:]", "[:-1]", "[::2]", "[::-1]", "[-1:0:-1]", ".*"])
 OPERATORS = st.sampled_from([" || ", " && ", " == ", " != ", " < ", " <= ", " > ", " >= ", " | "])
 ONE = st.sampled_from(
     [
@@ -1108,9 +1098,7 @@ def _official() -> list[Case]:
     folder = os.environ.get("JMESPATH_COMPLIANCE")
     if folder is None:
         missing("JMESPATH_COMPLIANCE does not name a directory with the official cases")
-    return [
-        case for path in sorted(Path(folder).glob("*.json")) for case in _cases(json.loads(path.read_text()))
-    ]
+    return [case for path in sorted(Path(folder).glob("*.json")) for case in _cases(json.loads(path.read_text()))]
 
 
 def _cases(suites: list[dict[str, Any]]) -> Iterator[Case]:

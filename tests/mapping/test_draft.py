@@ -357,9 +357,7 @@ HASH = "sha256(to_json(@))"
             },
             id="the customer beside the subscription",
         ),
-        pytest.param(
-            PURCHASE, {}, {"event_key": HASH, "email": "lower(billing.email)"}, id="a guest has no id"
-        ),
+        pytest.param(PURCHASE, {}, {"event_key": HASH, "email": "lower(billing.email)"}, id="a guest has no id"),
     ],
 )
 def test_the_right_person_type_key_and_time_are_guessed(
@@ -409,9 +407,7 @@ def test_the_right_person_type_key_and_time_are_guessed(
         ({"customer": "https://api.example.com/customers/8"}, {}),
     ],
 )
-def test_people_are_ranked_by_what_the_names_on_the_way_say(
-    fields: dict[str, Any], expected: dict[str, str]
-) -> None:
+def test_people_are_ranked_by_what_the_names_on_the_way_say(fields: dict[str, Any], expected: dict[str, str]) -> None:
     found = guesses(drafted(fields))
     found.pop("event_key")
     assert found == expected
@@ -434,10 +430,7 @@ def test_calls_tell_about_the_person_and_the_event_and_keep_secrets_out() -> Non
 
 
 def test_money_is_kept_as_it_is_and_the_file_says_what_it_may_be() -> None:
-    assert (
-        "total: =data.object.total  # if in cents: =divide(data.object.total, `100`)\n"
-        in drafted(INVOICE).text
-    )
+    assert "total: =data.object.total  # if in cents: =divide(data.object.total, `100`)\n" in drafted(INVOICE).text
     order = drafted(ORDER, {"X-Mill-Topic": "orders/create"}).text
     assert "total_price: =total_price  # as a number: =to_number(total_price)\n" in order
 
@@ -468,9 +461,7 @@ def test_the_body_of_the_test_is_what_the_mapping_reads() -> None:
 
 
 def test_a_deleted_person_is_not_made_anew() -> None:
-    made = drafted(
-        {"type": "user.deleted", "data": {"id": 8, "object": "user", "email": "a@b.co", "name": "Ida"}}
-    )
+    made = drafted({"type": "user.deleted", "data": {"id": 8, "object": "user", "email": "a@b.co", "name": "Ida"}})
     assert list(calls(made)) == ["track"]
     assert "# - call: destroy\n" in made.text
 
@@ -556,9 +547,7 @@ def test_a_field_that_is_empty_here_is_named_where_nobody_is_found() -> None:
         ),
     ],
 )
-def test_how_the_sender_proves_itself_is_guessed(
-    source: str, headers: dict[str, str], expected: JSON
-) -> None:
+def test_how_the_sender_proves_itself_is_guessed(source: str, headers: dict[str, str], expected: JSON) -> None:
     top = plain(read(drafted(FORM, headers, source).text, "drafted.yaml"))
     assert isinstance(top, dict)
     name = f"{source.upper().replace('-', '_')}_WEBHOOK_SECRET"

@@ -369,9 +369,7 @@ def test_an_expression_shows_its_text() -> None:
         ("x" * 5000, 0, "too-long", "an expression has at most 4,096 characters, this one 5,000"),
     ],
 )
-def test_a_bad_expression_says_where_what_and_the_fix(
-    expression: str, offset: int, code: str, problem: str
-) -> None:
+def test_a_bad_expression_says_where_what_and_the_fix(expression: str, offset: int, code: str, problem: str) -> None:
     with pytest.raises(BadExpression) as caught:
         compile_expression(expression, NAMES)
     assert (caught.value.offset, caught.value.code, caught.value.problem) == (offset, code, problem)
@@ -397,8 +395,7 @@ def test_a_bad_expression_says_where_what_and_the_fix(
         ("a(?!b)", "look-ahead (?!…) is not available here; test for it by a regex_match() of its own"),
         (
             "(?<=a)b",
-            "look-behind (?<=…) is not available here; "
-            "match what comes before too, and put what you want in a group",
+            "look-behind (?<=…) is not available here; match what comes before too, and put what you want in a group",
         ),
         ("(?<!a)b", "look-behind (?<!…) is not available here; test for it by a regex_match() of its own"),
         (
@@ -416,9 +413,7 @@ def test_a_bad_expression_says_where_what_and_the_fix(
         ("\\pL{900}", "it is too large; make its repetitions {…} smaller"),
     ],
 )
-def test_a_bad_regular_expression_says_why(
-    pattern: str, problem: str, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_bad_regular_expression_says_why(pattern: str, problem: str, capfd: pytest.CaptureFixture[str]) -> None:
     for name, more in (("match", ""), ("extract", ""), ("replace", ", ''")):
         with pytest.raises(BadExpression) as caught:
             compile_expression(f"regex_{name}(a, '{pattern}'{more})")

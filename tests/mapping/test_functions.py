@@ -480,8 +480,7 @@ def test_to_number_is_strict(text: str) -> None:
         (
             "sort_by(@, &a)",
             [{"a": 1}, {}],
-            "sort_by() needs numbers or text for all items from its expression, "
-            "got a number and null among them",
+            "sort_by() needs numbers or text for all items from its expression, got a number and null among them",
         ),
         ("round(@, `0.5`)", 1.5, "round() needs a whole number for digits"),
         ("round(@, `21`)", 1.5, "round() needs digits between -20 and 20"),
@@ -521,9 +520,7 @@ def _argument(function: Function, position: int, other: str = "@") -> str:
 
 
 LEAVES = (
-    st.sampled_from(
-        [None, True, False, 0, 1, -1, 2.5, 1e308, 5e-324, 10**400, "", "1", "a", "2026-01-01", "\ud800"]
-    )
+    st.sampled_from([None, True, False, 0, 1, -1, 2.5, 1e308, 5e-324, 10**400, "", "1", "a", "2026-01-01", "\ud800"])
     | st.integers()
     | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(max_size=5)
@@ -545,9 +542,7 @@ EVERY_CALL = [compile_expression(_call(function), NAMES) for function in FUNCTIO
 
 @settings(max_examples=100)
 @given(VALUES, VALUES, VALUES)
-def test_every_function_gives_json_or_an_expression_error_for_any_json(
-    first: JSON, second: JSON, third: JSON
-) -> None:
+def test_every_function_gives_json_or_an_expression_error_for_any_json(first: JSON, second: JSON, third: JSON) -> None:
     data: JSON = [first, second, third]
     before = repr(data)
     scope = Scope(root=data, body=data, headers={}, query={}, received_at=0)
@@ -691,14 +686,10 @@ def test_a_long_text_takes_no_long_time(expression: str, text: str) -> None:
 def test_no_payload_suits_a_mapping_so_well_that_minutes_pass(expression: str) -> None:
     data: list[JSON] = [str(number) for number in range(10_000)]
     compiled = compile_expression(expression, Names(variables=frozenset({"all"})))
-    scope = Scope(
-        root=data, body=[*data], headers={}, query={}, received_at=0, let={"all": lambda root, _: root}
-    )
+    scope = Scope(root=data, body=[*data], headers={}, query={}, received_at=0, let={"all": lambda root, _: root})
     scope.budget.left = MAX_STEPS // 20
     started = time.process_time()
-    with pytest.raises(
-        ExpressionError, match=r"take more than 5,000,000 steps|would give more than 100,000 items"
-    ):
+    with pytest.raises(ExpressionError, match=r"take more than 5,000,000 steps|would give more than 100,000 items"):
         compiled.evaluate(data, scope)
     assert time.process_time() - started < 3
 
@@ -712,9 +703,7 @@ def test_what_is_left_of_the_budget_is_shared_by_all_expressions_on_a_webhook() 
 
 
 def test_the_budget_is_enough_for_many_thousand_items() -> None:
-    items: list[JSON] = [
-        {"sku": f"sku_{number}", "price": "9.50", "tags": ["a", "b"]} for number in range(10_000)
-    ]
+    items: list[JSON] = [{"sku": f"sku_{number}", "price": "9.50", "tags": ["a", "b"]} for number in range(10_000)]
     scope = Scope(root=items, body=items, headers={}, query={}, received_at=0)
     for expression in (
         "sort_by(map(&merge(@, {price: to_number(price)}), @), &price)[].sku",

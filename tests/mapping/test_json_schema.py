@@ -105,12 +105,8 @@ GOOD = [
     with_call("page, id: =id, url: '*'"),
     with_call("page, id: =id, url: HTTPS://example.com"),
     with_call("identify_object, object_type_id: 1, object_id: =o, people: []"),
-    with_call(
-        "submit_form, id: =id, form_id: f, attributes: {a: 1, b: true, c: {or_null: =d}, e: {literal: =f}}"
-    ),
-    with_call(
-        "request, path: /v1/x, query: {a: [1, =b, {literal: =c}], d: {or_null: =e}}, form: {g: {literal: [1]}}"
-    ),
+    with_call("submit_form, id: =id, form_id: f, attributes: {a: 1, b: true, c: {or_null: =d}, e: {literal: =f}}"),
+    with_call("request, path: /v1/x, query: {a: [1, =b, {literal: =c}], d: {or_null: =e}}, form: {g: {literal: [1]}}"),
     with_call("screen, id: =id, name: Home"),
     with_call("destroy, id: =id"),
     with_call("suppress, email: =email"),
@@ -123,17 +119,13 @@ GOOD = [
     with_call("identify_object, object_type_id: 1, object_id: =id, people: [{id: =a}, {email: =b}]"),
     with_call("identify_object, object_type_id: '1', object_id: =id, people: =people, attributes_from: =@"),
     with_call("delete_object, object_type_id: =type, object_id: =id"),
-    with_call(
-        "add_relationships, id: =id, objects: [{object_type_id: 1, object_id: =a, attributes: {b: 1}}]"
-    ),
+    with_call("add_relationships, id: =id, objects: [{object_type_id: 1, object_id: =a, attributes: {b: 1}}]"),
     with_call("delete_relationships, id: =id, objects: =objects"),
     with_call("submit_form, email: =e, form_id: signup, attributes: {color: =c}"),
     with_call("request, path: /v1/accounts/region"),
     with_call("request, path: =path, method: =method, data: {a: [=b, null, {or_null: =c}]}, debug: true"),
     with_call("request, path: {literal: /v1/x}, method: POST, response_type: text, timeout: 2.5, data: null"),
-    with_call(
-        "request, path: /v1/x, query: {a: 1, b: [1, =c]}, headers: {X-A: =id, X-B: a b, X-C: {literal: d}}"
-    ),
+    with_call("request, path: /v1/x, query: {a: 1, b: [1, =c]}, headers: {X-A: =id, X-B: a b, X-C: {literal: d}}"),
     with_call("request, path: /v1/x, form: {a: 1}, files: {f: =f, g: text}, file_names: {f: f.txt}"),
     with_call("request, path: /v1/x, retry: {max: 3, delay_ms: 500, exponential: true, all_errors: false}"),
     with_call("request, path: /v1/x, retry: {}, headers: {X-A: '', X-C: {or_null: =d}}"),
@@ -185,16 +177,12 @@ GOOD = [
     signed("base: stripe, at: query.token"),
     signed("base: path, header: X-S"),
     signed("base: stripe, timestamp: {unit: ms, tolerance: none}, signed: '{method}{ts}{header.X-A}{body}'"),
-    signed(
-        "kind: hmac, header: X-S, timestamp: {header: X-T, unit: iso, tolerance: 60}, signed: '{ts}{body}'"
-    ),
+    signed("kind: hmac, header: X-S, timestamp: {header: X-T, unit: iso, tolerance: 60}, signed: '{ts}{body}'"),
     # Tests
     trying("- {name: =x, body: {a: =1}, expect: []}"),
     trying("- {name: 1, payload: a.json, expect: {error: text}, received_at: 1767225600}"),
     trying("- {name: x, body: null, headers: {a: b, n: 5, t: true}, query: {}, expect: []}"),
-    trying(
-        "- {name: x, body: [], expect: [{call: track, anything: 1}, {error: text}, {call: page, error: 1}]}"
-    ),
+    trying("- {name: x, body: [], expect: [{call: track, anything: 1}, {error: text}, {call: page, error: 1}]}"),
     trying("- {name: x, body: 1, expect: {error: 5}}"),
     trying("- {name: x, body: 1, expect: [{error: 5}]}"),
     trying("- {name: x, body: 1, expect: {error: 42}}"),
@@ -613,9 +601,7 @@ def otherwise(draw: st.DrawFn, value: JSON) -> Any:
             *[otherwise(value[name]).map(lambda item: {**value, name: item})] * 3,
             st.just(rest),
             st.sampled_from(NAMES).map(lambda new: {**rest, new: value[name]}),
-            st.tuples(st.sampled_from(NAMES), st.sampled_from(VALUES)).map(
-                lambda new: {**value, new[0]: new[1]}
-            ),
+            st.tuples(st.sampled_from(NAMES), st.sampled_from(VALUES)).map(lambda new: {**value, new[0]: new[1]}),
         )
     )
 
@@ -671,9 +657,7 @@ def test_an_editor_has_something_to_say_of_every_key() -> None:
                 if isinstance(key, dict) and "const" not in key:
                     target = shown["definitions"][key["$ref"].rpartition("/")[2]] if "$ref" in key else key
                     assert target.get("description"), name
-    assert all(
-        schema["description"] for name, schema in shown["definitions"].items() if name.startswith("call.")
-    )
+    assert all(schema["description"] for name, schema in shown["definitions"].items() if name.startswith("call."))
 
 
 def test_every_example_is_right() -> None:

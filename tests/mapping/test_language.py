@@ -102,12 +102,8 @@ def test_in_tests_everything_is_data() -> None:
 
 @pytest.mark.parametrize("key", ["id", "email", "when", "each", "timestamp", "event_id"])
 def test_where_only_an_expression_makes_sense_text_is_an_error_whose_message_holds_the_fix(key: str) -> None:
-    (said,) = problems(
-        f"{HEAD}events:\n  a:\n    - {{call: track, anonymous_id: =x, name: n, {key}: user.x}}\n"
-    )
-    assert said.endswith(
-        f"error not-an-expression: '{key}' must be an expression; did you mean  {key}: =user.x"
-    )
+    (said,) = problems(f"{HEAD}events:\n  a:\n    - {{call: track, anonymous_id: =x, name: n, {key}: user.x}}\n")
+    assert said.endswith(f"error not-an-expression: '{key}' must be an expression; did you mean  {key}: =user.x")
 
 
 def test_an_attribute_that_happens_to_bear_such_a_name_may_be_text() -> None:
@@ -197,9 +193,7 @@ def test_variables_are_known_to_the_event_type_the_event_key_when_and_the_defaul
         ("lookup('sizes', 'x')", None),
     ],
 )
-def test_a_null_key_and_one_that_is_not_there_take_the_star_of_a_table(
-    expression: str, expected: JSON
-) -> None:
+def test_a_null_key_and_one_that_is_not_there_take_the_star_of_a_table(expression: str, expected: JSON) -> None:
     found = attributes(f'it: {{or_null: "={expression}"}}\n', {}, LET)
     assert found == {"it": expected}
 
@@ -289,9 +283,7 @@ def test_a_split_that_gives_null_or_an_empty_list_is_ignored(body: JSON) -> None
 
 def test_a_split_that_gives_no_list_is_an_error_that_says_to_array() -> None:
     found = translate(mapping_of(SPLIT), event({"event": "open"}))
-    assert str(found.problem) == (
-        "m.yaml:6:8: split: needs a list, got an object; write =to_array(…) for one or many"
-    )
+    assert str(found.problem) == ("m.yaml:6:8: split: needs a list, got an object; write =to_array(…) for one or many")
     assert found.status == "failed"
 
 
@@ -303,9 +295,7 @@ def test_to_array_splits_one_or_many() -> None:
 
 
 def test_a_part_that_fails_is_recorded_as_such_and_the_others_go_on() -> None:
-    found = parts_of(
-        part("open", key="1"), part("fails", key="2"), part("click", key="3"), part("fails", key="4")
-    )
+    found = parts_of(part("open", key="1"), part("fails", key="2"), part("click", key="3"), part("fails", key="4"))
     assert found.status == "failed"
     assert [each.status for each in found.parts] == ["accepted", "failed", "accepted", "failed"]
     assert [as_json(each.call)["name"] for each in found.planned] == ["open", "click"]
@@ -402,9 +392,7 @@ def test_a_test_expects_the_error_of_a_part_at_its_place() -> None:
 
 
 def test_each_makes_one_call_per_item_and_null_or_an_empty_list_none() -> None:
-    mapping = of_calls(
-        "- {call: track, each: =items, id: =root().id, name: =name, attributes: {at: =index()}}"
-    )
+    mapping = of_calls("- {call: track, each: =items, id: =root().id, name: =name, attributes: {at: =index()}}")
     body: dict[str, JSON] = {"type": "a", "id": 1}
     found = calls(translate(mapping, event({**body, "items": [{"name": "x"}, {"name": "y"}]})))
     assert [(call["name"], call["attributes"]) for call in found] == [("x", {"at": 0}), ("y", {"at": 1})]
@@ -414,9 +402,7 @@ def test_each_makes_one_call_per_item_and_null_or_an_empty_list_none() -> None:
 
 def test_defaults_are_evaluated_on_the_part_also_under_each() -> None:
     mapping = of_calls("- {call: track, each: =items, name: =name}", "defaults: {id: =id, timestamp: =at}\n")
-    (call,) = calls(
-        translate(mapping, event({"type": "a", "id": 1, "at": NOW, "items": [{"name": "x", "id": 9}]}))
-    )
+    (call,) = calls(translate(mapping, event({"type": "a", "id": 1, "at": NOW, "items": [{"name": "x", "id": 9}]})))
     assert (call["id"], call["timestamp"]) == ("1", NOW)
 
 
@@ -443,9 +429,7 @@ def test_what_a_call_cannot_take_of_the_defaults_is_skipped() -> None:
 
 
 def test_a_track_page_or_screen_without_a_timestamp_carries_the_time_of_receipt() -> None:
-    written = (
-        '- {call: track, name: n}\n- {call: page, url: "*"}\n- {call: screen, name: s}\n- {call: identify}'
-    )
+    written = '- {call: track, name: n}\n- {call: page, url: "*"}\n- {call: screen, name: s}\n- {call: identify}'
     mapping = of_calls(written, "defaults: {id: =id}\n")
     found = calls(translate(mapping, event({"type": "a", "id": 1})))
     assert [call.get("timestamp") for call in found] == [NOW, NOW, NOW, None]

@@ -74,9 +74,7 @@ def test_a_shipped_mapping_has_a_test_for_each_of_its_calls(file: Path) -> None:
     assert any(test.expect == () for test in mapping.tests), "no test shows what is ignored"
 
 
-SCALARS = (
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
-)
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
 JSONS = st.recursive(SCALARS, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=5)
 
 
@@ -225,9 +223,7 @@ def test_headers_query_and_time_of_a_test_reach_the_mapping() -> None:
         "body: {type: a}\n    headers: {X-Name: A}\n    query: {q: b}\n    received_at: 1767225601\n"
         "    expect: [{call: track, id: b, name: A, timestamp: 1767225601}]"
     )
-    mapping, _ = parse(
-        text.replace("id: =id, name: =name", "id: =query('q'), name: =header('x-NAME')"), "t.yaml"
-    )
+    mapping, _ = parse(text.replace("id: =id, name: =name", "id: =query('q'), name: =header('x-NAME')"), "t.yaml")
     assert [result.difference for result in run_tests(mapping, load)] == [None]
 
 
@@ -242,9 +238,7 @@ def test_a_payload_is_loaded_by_its_name() -> None:
     assert asked == ["sub/b.json"]
 
 
-@pytest.mark.parametrize(
-    "error", [FileNotFoundError("no such file"), RequestError(400, "not JSON"), ValueError("no")]
-)
+@pytest.mark.parametrize("error", [FileNotFoundError("no such file"), RequestError(400, "not JSON"), ValueError("no")])
 def test_a_payload_that_cannot_be_read_fails_its_test_and_no_more(error: Exception) -> None:
     def body(_name: str) -> JSON:
         raise error

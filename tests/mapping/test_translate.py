@@ -393,9 +393,7 @@ def test_an_event_makes_a_thousand_calls_and_no_more() -> None:
     assert problem(mapping, {"items": [*thousand, "x"]}) == (
         "m.yaml:9:7: each: the event makes more than 1,000 calls; take fewer items in 'each'"
     )
-    assert problem(mapping, {"items": thousand, "last": "x"}).startswith(
-        "m.yaml:10:7: call: the event makes more"
-    )
+    assert problem(mapping, {"items": thousand, "last": "x"}).startswith("m.yaml:10:7: call: the event makes more")
 
 
 def test_one_error_records_no_call_at_all() -> None:
@@ -423,9 +421,7 @@ def test_one_error_records_no_call_at_all() -> None:
         ({"type": 8, "live": True}, "8", "the mapping says 'ignore'"),
     ],
 )
-def test_what_makes_no_call_is_ignored_with_the_reason(
-    payload: JSON, event_type: str | None, reason: str
-) -> None:
+def test_what_makes_no_call_is_ignored_with_the_reason(payload: JSON, event_type: str | None, reason: str) -> None:
     mapping = mapping_of(
         HEAD
         + dedent(
@@ -442,15 +438,11 @@ def test_what_makes_no_call_is_ignored_with_the_reason(
             """
         )
     )
-    assert translate(mapping, event(payload)) == Translation(
-        status="ignored", event_type=event_type, reason=reason
-    )
+    assert translate(mapping, event(payload)) == Translation(status="ignored", event_type=event_type, reason=reason)
 
 
 def test_an_ignore_beside_other_calls_changes_nothing_for_them() -> None:
-    mapping = of_calls(
-        "- {call: ignore, when: =spam, reason: spam}\n- {call: destroy, id: =id, when: =!spam}"
-    )
+    mapping = of_calls("- {call: ignore, when: =spam, reason: spam}\n- {call: destroy, id: =id, when: =!spam}")
     assert written(mapping, {"id": "u", "spam": False}) == [{"call": "destroy", "id": "u"}]
     assert translated(mapping, {"id": "u", "spam": True}).reason == "spam"
 
@@ -520,8 +512,7 @@ def test_defaults_fill_what_a_call_does_not_say_and_can_take(
 def test_a_call_that_names_any_identifier_gets_no_default_one_even_if_its_own_is_null() -> None:
     mapping = of_calls("- {call: destroy, email: =e}", DEFAULTS)
     assert problem(mapping, {"user": 1, "mail": "m@x.y", "e": None}) == (
-        "m.yaml:10:30: email: null or empty, so 'destroy' names nobody;"
-        " if that may be, give the call a 'when'"
+        "m.yaml:10:30: email: null or empty, so 'destroy' names nobody; if that may be, give the call a 'when'"
     )
 
 
@@ -541,9 +532,7 @@ def test_defaults_mean_the_body_also_under_each() -> None:
 @pytest.mark.parametrize("nobody", [None, ""])
 def test_a_call_whose_identifiers_are_all_null_or_empty_is_an_error(nobody: JSON) -> None:
     mapping = of_calls("- {call: track, id: =a, email: =b, name: x}")
-    assert problem(mapping, {"a": nobody, "b": nobody}).startswith(
-        "m.yaml:9:25: id, email: null or empty, so 'track'"
-    )
+    assert problem(mapping, {"a": nobody, "b": nobody}).startswith("m.yaml:9:25: id, email: null or empty, so 'track'")
     assert written(mapping, {"a": nobody, "b": "u@x.y"})[0]["email"] == "u@x.y"
     assert "id" not in written(mapping, {"a": nobody, "b": "u@x.y"})[0]
 
@@ -568,9 +557,7 @@ def test_a_number_where_text_belongs_is_written_out(value: JSON, text: str) -> N
         (found,) = written(mapping, {"e": "u@x.y", "n": value})
         assert (found["name"], found["event_id"]) == (text, text)
     assert (
-        event_key(
-            mapping_of(HEAD.replace(": none\nevent_t", ": =n\nevent_t") + "events: {}\n"), event({"n": value})
-        )
+        event_key(mapping_of(HEAD.replace(": none\nevent_t", ": =n\nevent_t") + "events: {}\n"), event({"n": value}))
         == text
     )
 
@@ -684,9 +671,7 @@ def test_a_whole_object_comes_first_and_named_attributes_win() -> None:
     }
 
 
-@pytest.mark.parametrize(
-    ("value", "kind"), [([], "a list"), ("x", "text"), (0, "a number"), (False, "a boolean")]
-)
+@pytest.mark.parametrize(("value", "kind"), [([], "a list"), ("x", "text"), (0, "a number"), (False, "a boolean")])
 def test_attributes_are_taken_from_an_object_only(value: JSON, kind: str) -> None:
     mapping = of_calls("- {call: identify, id: =id, attributes_from: =user}")
     assert problem(mapping, {"id": "u", "user": value}) == (
@@ -727,9 +712,7 @@ def test_other_names_are_taken_whatever_they_resemble(name: str) -> None:
         ({"big": "x" * 100_001}, "m.yaml:12:19: attributes: is "),
     ],
 )
-def test_what_customerio_would_drop_is_a_problem_at_its_place(
-    payload: dict[str, JSON], expected: str
-) -> None:
+def test_what_customerio_would_drop_is_a_problem_at_its_place(payload: dict[str, JSON], expected: str) -> None:
     mapping = of_calls("- call: track\n  id: =id\n  name: =name\n  attributes: {big: =big}\n  event_id: =eid")
     assert problem(mapping, {"id": "u", "name": "x", **payload}).startswith(expected)
 
@@ -750,9 +733,7 @@ def test_the_name_of_an_attribute_out_of_the_payload_is_not_shown() -> None:
     taken = problem(mapping, {"id": "u", "o": {"secret": "x" * 1_001}})
     assert taken.startswith("m.yaml:11:24: attributes_from: is 1001 bytes long")
     assert "secret" not in taken
-    assert problem(mapping, {"id": "u", "m": "x" * 1_001}).startswith(
-        "m.yaml:12:26: attributes.mine: is 1001 "
-    )
+    assert problem(mapping, {"id": "u", "m": "x" * 1_001}).startswith("m.yaml:12:26: attributes.mine: is 1001 ")
 
 
 # Connection and region
@@ -883,9 +864,7 @@ def test_with_an_event_id_the_ulid_depends_on_nothing_that_two_webhooks_may_not_
     assert first.identity != second.identity
     assert ulid_of(first) != ulid_of(one({"eid": "p"}))
     assert ulid_of(first) != ulid_of(one({"eid": "o"}, source="other"))
-    assert ulid_of(first) != ulid_of(
-        one({"eid": "o"}, TRACK.replace("call: track,", "call: track, connection: b,"))
-    )
+    assert ulid_of(first) != ulid_of(one({"eid": "o"}, TRACK.replace("call: track,", "call: track, connection: b,")))
 
 
 @given(st.text(min_size=1, max_size=50).filter(lambda text: text.isprintable()))
@@ -948,9 +927,7 @@ def key_of(written: str, payload: JSON, **given: Any) -> str | None:
         ("=join('-', [event_type(), id])", {"id": 1, "type": "a"}, "a-1"),
     ],
 )
-def test_the_key_of_an_event_is_text_or_left_to_the_scheme(
-    written: str, payload: JSON, expected: str | None
-) -> None:
+def test_the_key_of_an_event_is_text_or_left_to_the_scheme(written: str, payload: JSON, expected: str | None) -> None:
     assert key_of(written, payload) == expected
 
 
@@ -973,14 +950,10 @@ HOSTILE = st.recursive(
     st.none()
     | st.booleans()
     | st.integers()
-    | st.sampled_from(
-        [10**1000, -(10**309), 1e308, "\ud800", "\x00", ".", "..", "cio_", "s3cret", "s3cret " * 300]
-    )
+    | st.sampled_from([10**1000, -(10**309), 1e308, "\ud800", "\x00", ".", "..", "cio_", "s3cret", "s3cret " * 300])
     | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(),
-    lambda inner: (
-        st.lists(inner) | st.dictionaries(st.text() | st.sampled_from(["s3cret", "s3cret " * 30]), inner)
-    ),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text() | st.sampled_from(["s3cret", "s3cret " * 30]), inner),
     max_leaves=6,
 )
 EVERYTHING = of_calls(
@@ -1027,17 +1000,13 @@ def test_a_number_of_more_digits_than_python_writes_is_a_problem() -> None:
     assert problem(mapping, {"id": "u", "n": [-(10**5_000)]}).startswith("m.yaml:9:45: attributes")
 
 
-@pytest.mark.parametrize(
-    "payload", [{"n": 1}, {"n": 1, "eid": "o"}, {"n": 1, "eid": "01EJYNPC1TAB1VXXEXR91QFFA9"}]
-)
+@pytest.mark.parametrize("payload", [{"n": 1}, {"n": 1, "eid": "o"}, {"n": 1, "eid": "01EJYNPC1TAB1VXXEXR91QFFA9"}])
 def test_a_salt_makes_another_call_of_it_that_shares_the_beginning_of_its_identity(
     payload: dict[str, JSON],
 ) -> None:
     plain = one(payload)
     first, same, other = (
-        translate(
-            of_calls(TRACK), event({"type": "a", "id": "u", "name": "x", **payload}), salt=salt * SALT
-        ).planned[0]
+        translate(of_calls(TRACK), event({"type": "a", "id": "u", "name": "x", **payload}), salt=salt * SALT).planned[0]
         for salt in (b"1", b"1", b"2")
     )
     assert first == same

@@ -129,9 +129,7 @@ def test_what_customerio_said_about_a_call_does_not_leave_the_house(
     alerts.tell(RUNNING)
     said = "deliveries of source shop fail; see: gateway deliveries list --status failed --source shop"
     assert receiver.texts == [f"customerio-gateway: {said}"]
-    assert [record.getMessage() for record in caplog.records if record.name == "gateway.operate.alerts"] == [
-        said
-    ]
+    assert [record.getMessage() for record in caplog.records if record.name == "gateway.operate.alerts"] == [said]
 
 
 @pytest.mark.parametrize(
@@ -195,9 +193,7 @@ def test_an_answer_that_trickles_is_not_waited_for(
     assert closed.wait(5)
 
 
-def test_without_an_address_notices_are_lines_of_the_log(
-    database: Database, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_without_an_address_notices_are_lines_of_the_log(database: Database, caplog: pytest.LogCaptureFixture) -> None:
     begin(database, "late", "", "deliveries are late")
     begin(database, "paused", "default", "connection default is paused (unreachable)")
     alerts = Alerts(database, None)
@@ -270,9 +266,7 @@ def test_the_worker_process_tells_of_pauses_failures_and_broken_mappings(
     (tmp_path / "logs").mkdir()
 
     def refuse(request: ParsedRequest) -> Reply | None:
-        return (
-            Reply(status=400, body=b'{"meta": {"error": "canary"}}') if b"refused" in request.body else None
-        )
+        return Reply(status=400, body=b'{"meta": {"error": "canary"}}') if b"refused" in request.body else None
 
     with TrackAPI(api_key="another") as wrong, TrackAPI(answer=refuse) as right:
         environment = {

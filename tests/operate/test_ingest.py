@@ -116,9 +116,7 @@ def test_whole_files_are_one_body_each(tmp_path: Path) -> None:
         (b'{"a": 1}\n{"a": \n{"a": 3}', [(":1", b'{"a": 1}'), (":2", b'{"a":'), (":3", b'{"a": 3}')]),
     ],
 )
-def test_a_broken_line_is_a_body_of_its_own(
-    tmp_path: Path, content: bytes, expected: list[tuple[str, bytes]]
-) -> None:
+def test_a_broken_line_is_a_body_of_its_own(tmp_path: Path, content: bytes, expected: list[tuple[str, bytes]]) -> None:
     path = tmp_path / "a"
     path.write_bytes(content)
     assert [(each.where.removeprefix(str(path)), each.data) for each in Files([path])] == expected
@@ -187,9 +185,7 @@ def told(result: Result) -> dict[str, Any]:
     return summary
 
 
-def test_historic_payloads_become_events_and_calls_once(
-    files: Path, database: Database, store: Store
-) -> None:
+def test_historic_payloads_become_events_and_calls_once(files: Path, database: Database, store: Store) -> None:
     (files / "old.jsonl").write_bytes(lines(*map(body, range(250)), body(7)))
     (files / "more.json").write_text(json.dumps([body(1), body(500), body(501, type="order.new")]))
     result = run("shop", "old.jsonl", "more.json")
@@ -230,11 +226,7 @@ def test_without_keys_of_their_own_equal_bodies_count_each_and_a_second_run_repe
 
 
 def test_what_cannot_be_taken_is_named_and_the_rest_goes_on(files: Path, store: Store) -> None:
-    content = (
-        lines(body(1))
-        + b"canary\n"
-        + lines(body(2), body(3, at="canary"), body(4, name="x" * 20_000), body(5))
-    )
+    content = lines(body(1)) + b"canary\n" + lines(body(2), body(3, at="canary"), body(4, name="x" * 20_000), body(5))
     (files / "old").write_bytes(content)
     result = run("shop", "old")
     assert result.exit_code == 1
@@ -350,9 +342,7 @@ def test_what_is_recorded_while_the_interrupt_comes_is_counted(files: Path, stor
     finally:
         event.remove(Engine, "commit", interrupt)
     assert result.exit_code == 1
-    assert result.stdout.startswith(
-        "recorded     100 (100 accepted, 0 ignored, 0 failed)\ncalls        200 ("
-    )
+    assert result.stdout.startswith("recorded     100 (100 accepted, 0 ignored, 0 failed)\ncalls        200 (")
     assert store.counts()["events"] == {"accepted": GROUP}
 
 
@@ -366,10 +356,7 @@ def test_a_database_that_takes_no_more_stops_the_run(files: Path, database: Data
     result = run("shop", "old")
     assert result.exit_code == 1
     assert "recorded     0 (" in result.stdout
-    assert (
-        "stopped: the database cannot be used: cannot execute INSERT in a read-only transaction"
-        in result.stderr
-    )
+    assert "stopped: the database cannot be used: cannot execute INSERT in a read-only transaction" in result.stderr
     assert "to go on, run the same command again" in result.stderr
 
 

@@ -70,9 +70,7 @@ def test_an_empty_gateway_tells_zeros(web: FlaskClient) -> None:
     }
 
 
-def test_webhooks_that_were_refused_are_counted_over_all_sources(
-    web: FlaskClient, database: Database
-) -> None:
+def test_webhooks_that_were_refused_are_counted_over_all_sources(web: FlaskClient, database: Database) -> None:
     kept = Kept(database)
     kept.add([Told(source="shop", times=3, problem="old"), Told(source="shop", times=1, problem="new")])
     kept.add([Told(source="other", times=2, problem="odd")])
@@ -84,9 +82,7 @@ def test_webhooks_that_were_refused_are_counted_over_all_sources(
     }
 
 
-def test_what_waits_what_failed_and_what_is_paused_is_told(
-    web: FlaskClient, database: Database, store: Store
-) -> None:
+def test_what_waits_what_failed_and_what_is_paused_is_told(web: FlaskClient, database: Database, store: Store) -> None:
     store.record([event("a", call("gone", 1))])
     fail(store)
     store.record([event("b", call("one", 1), call("two", 1), call("canary", 2, region="eu"))])

@@ -79,9 +79,7 @@ def open_notices(database: Database) -> list[str]:
 # Retrying
 
 
-def test_a_retried_delivery_goes_out_again_as_if_it_were_new(
-    store: Store, rework: Rework, database: Database
-) -> None:
+def test_a_retried_delivery_goes_out_again_as_if_it_were_new(store: Store, rework: Rework, database: Database) -> None:
     store.record([event("a", call("1a", 1))])
     fail(store, "1a")
     assert rework.retry([1]).ids == [1]
@@ -103,18 +101,14 @@ def test_retried_deliveries_go_to_the_end_of_their_lane_in_their_order(
     assert deliver_all(store) == ["1c", "1d", "1a", "1b", "1e"]
 
 
-def test_the_head_of_a_free_lane_is_the_first_that_is_retried(
-    store: Store, rework: Rework, database: Database
-) -> None:
+def test_the_head_of_a_free_lane_is_the_first_that_is_retried(store: Store, rework: Rework, database: Database) -> None:
     store.record([event("a", call("1a", 1), call("1b", 1), call("free"))])
     fail(store, "1a", "1b", "free")
     rework.retry([1, 2, 3])
     assert statuses(database) == {"1a": "pending", "1b": "parked", "free": "pending"}
 
 
-def test_what_fails_twice_keeps_the_place_of_its_retry(
-    store: Store, rework: Rework, database: Database
-) -> None:
+def test_what_fails_twice_keeps_the_place_of_its_retry(store: Store, rework: Rework, database: Database) -> None:
     store.record([event("a", call("1a", 1), call("1b", 1))])
     fail(store, "1a")
     rework.retry([1])
@@ -144,8 +138,7 @@ def test_only_failed_ones_are_retried_and_the_others_are_told_apart(store: Store
         1: "delivery 1 is delivered; only failed ones are retried"
         " (to send it once more: gateway events replay 1 --again)",
         2: "delivery 2 is pending; only failed ones are retried",
-        3: "delivery 3 is cancelled; only failed ones are retried"
-        " (to send it after all: gateway events replay 1)",
+        3: "delivery 3 is cancelled; only failed ones are retried (to send it after all: gateway events replay 1)",
         99: "there is no delivery 99",
     }
     assert rework.refusals([1, 2, 3, 99]) == done.refused
@@ -166,9 +159,7 @@ def test_a_notice_ends_with_the_last_failed_delivery_of_its_source(
 # Cancelling
 
 
-def test_what_waited_behind_a_cancelled_delivery_is_promoted(
-    store: Store, rework: Rework, database: Database
-) -> None:
+def test_what_waited_behind_a_cancelled_delivery_is_promoted(store: Store, rework: Rework, database: Database) -> None:
     store.record([event("a", call("1a", 1), call("merge", 1, 2), call("1b", 1), call("2a", 2))])
     assert rework.cancel([1, 2]).ids == [1, 2]
     assert statuses(database) == {
@@ -219,9 +210,7 @@ def without_identify() -> MappingFile:
 
 def receive(store: Store, mapping: MappingFile, id_: int = 1, user: str = "42") -> int:
     body = f'{{"id": {id_}, "type": "paid", "user": "{user}", "total": 9}}'.encode()
-    webhook = Webhook(
-        method="POST", url="", headers={"content-type": "application/json"}, query={}, body=body
-    )
+    webhook = Webhook(method="POST", url="", headers={"content-type": "application/json"}, query={}, body=body)
     return store.record([take(mapping, webhook, time.time())])[0].id
 
 
@@ -232,9 +221,7 @@ def kinds(database: Database) -> list[str]:
         return [f"{row.call.split(chr(34))[3]} {row.status}" for row in rows]
 
 
-def test_a_replay_with_the_same_mapping_changes_nothing(
-    store: Store, rework: Rework, database: Database
-) -> None:
+def test_a_replay_with_the_same_mapping_changes_nothing(store: Store, rework: Rework, database: Database) -> None:
     receive(store, mapped())
     deliver_all(store)
     before = kinds(database)
@@ -257,9 +244,7 @@ def test_a_replay_of_a_failed_event_makes_its_calls(store: Store, rework: Rework
     assert len(deliver_all(store)) == 2
 
 
-def test_what_a_replay_adds_stands_behind_what_waits(
-    store: Store, rework: Rework, database: Database
-) -> None:
+def test_what_a_replay_adds_stands_behind_what_waits(store: Store, rework: Rework, database: Database) -> None:
     receive(store, without_identify(), 1)
     deliver_all(store)
     receive(store, without_identify(), 2)
@@ -283,9 +268,7 @@ def test_a_replay_cancels_what_is_not_wanted_any_more_and_retries_what_is(
     assert kinds(database) == ["track pending", "identify parked"]
 
 
-def test_a_call_that_is_being_sent_is_left_to_arrive(
-    store: Store, rework: Rework, database: Database
-) -> None:
+def test_a_call_that_is_being_sent_is_left_to_arrive(store: Store, rework: Rework, database: Database) -> None:
     receive(store, mapped())
     Hand(store).claim()
     nothing = mapped(MAPPING.replace("paid:", "other:"))
@@ -304,9 +287,7 @@ def test_again_sends_what_was_delivered_under_another_identity(
     assert rework.plan(1, mapped(), again=True) == expected
     assert rework.replay(1, mapped(), again=True) == expected
     with database.engine.connect() as connection:
-        tracks = list(
-            connection.scalars(select(deliveries.c.call).where(deliveries.c.call.contains("track")))
-        )
+        tracks = list(connection.scalars(select(deliveries.c.call).where(deliveries.c.call.contains("track"))))
     assert len(set(tracks)) == 2  # their ULIDs differ, or Customer.io would drop the second
     assert rework.replay(1, mapped(), again=True) == Replayed(status="accepted", waiting=2)
     assert rework.replay(1, mapped()) == Replayed(status="accepted", waiting=2)
@@ -314,9 +295,7 @@ def test_again_sends_what_was_delivered_under_another_identity(
     assert rework.replay(1, mapped()) == Replayed(status="accepted", delivered=2)
 
 
-def test_again_sends_nothing_twice_that_has_not_arrived(
-    store: Store, rework: Rework, database: Database
-) -> None:
+def test_again_sends_nothing_twice_that_has_not_arrived(store: Store, rework: Rework, database: Database) -> None:
     receive(store, mapped())
     hand = Hand(store)
     hand.settle(hand.claim()[0], Failed(reason="no"))
@@ -336,9 +315,7 @@ def test_a_call_that_another_event_has_asked_for_is_not_sent_by_a_replay(
     assert (replayed.new, replayed.delivered) == (1, 2)
 
 
-def test_an_event_that_fails_today_keeps_what_it_has(
-    store: Store, rework: Rework, database: Database
-) -> None:
+def test_an_event_that_fails_today_keeps_what_it_has(store: Store, rework: Rework, database: Database) -> None:
     receive(store, mapped())
     broken = mapped(MAPPING.replace("name: Paid", "name: =missing"))
     before = kinds(database)
@@ -354,9 +331,7 @@ def test_an_event_that_fails_today_keeps_what_it_has(
     assert rework.replay(2, broken) is None
 
 
-def test_a_failed_event_is_told_the_problem_of_today(
-    store: Store, rework: Rework, database: Database
-) -> None:
+def test_a_failed_event_is_told_the_problem_of_today(store: Store, rework: Rework, database: Database) -> None:
     receive(store, mapped(MAPPING.replace("name: Paid", "name: =missing")))
     rework.replay(1, mapped(MAPPING.replace("total: =total", "total: =unix('x')")))
     record = Queries(database).event(1)
@@ -415,9 +390,7 @@ def record_until(over: threading.Event, database: Database, seconds: list[float]
     own.engine.dispose()
 
 
-@pytest.mark.parametrize(
-    "seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.faults) for seed in range(2, 10))]
-)
+@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.faults) for seed in range(2, 10))])
 def test_the_lanes_are_whole_after_anything_in_any_order(
     store: Store, rework: Rework, database: Database, seed: int
 ) -> None:

@@ -20,17 +20,14 @@ DAY = 86_400.0
 
 def settle_all(store: Store, decision: Decision) -> None:
     while claimed := store.settle_and_claim([], limit=500, lease=1, seconds=60).claimed:
-        outcomes = [
-            Outcome(delivery=each, attempt=Attempt(status=200), decision=decision) for each in claimed
-        ]
+        outcomes = [Outcome(delivery=each, attempt=Attempt(status=200), decision=decision) for each in claimed]
         store.settle_and_claim(outcomes, limit=0, lease=2, seconds=60)
 
 
 def kept(database: Database) -> tuple[int, int, int]:
     with database.engine.connect() as connection:
         events_, deliveries_, attempts_ = (
-            connection.scalar(select(func.count()).select_from(table)) or 0
-            for table in (events, deliveries, attempts)
+            connection.scalar(select(func.count()).select_from(table)) or 0 for table in (events, deliveries, attempts)
         )
     return events_, deliveries_, attempts_
 
@@ -58,9 +55,7 @@ def test_only_what_is_old_and_done_goes(database: Database, store: Store) -> Non
     assert kept(database) == (4, 3, 2)
 
 
-def test_a_sweep_goes_through_everything_in_steps_and_can_be_stopped(
-    database: Database, store: Store
-) -> None:
+def test_a_sweep_goes_through_everything_in_steps_and_can_be_stopped(database: Database, store: Store) -> None:
     for first in range(0, 900, 300):
         store.record([event(f"{n}", received_at=1.0) for n in range(first, first + 300)])
     retention, stopping = Retention(database, 30), threading.Event()

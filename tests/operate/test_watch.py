@@ -57,9 +57,7 @@ def test_the_backlog_is_what_waits_and_for_how_long(database: Database, store: S
     assert backlog.oldest < 30
 
 
-def test_a_delivery_that_is_tried_in_vain_waits_since_its_first_failure(
-    database: Database, store: Store
-) -> None:
+def test_a_delivery_that_is_tried_in_vain_waits_since_its_first_failure(database: Database, store: Store) -> None:
     store.record([event("a", call("one", 1))])
     (claimed,) = store.settle_and_claim([], limit=9, lease=1, seconds=60).claimed
     assert read(database).oldest == 0.0  # it is being sent
@@ -69,9 +67,7 @@ def test_a_delivery_that_is_tried_in_vain_waits_since_its_first_failure(
     assert 200 <= read(database).oldest < 230
 
 
-def test_the_backlog_is_read_again_after_fifty_times_as_long_as_reading_took(
-    database: Database, store: Store
-) -> None:
+def test_the_backlog_is_read_again_after_fifty_times_as_long_as_reading_took(database: Database, store: Store) -> None:
     times = iter([0.0, 1.0, 1.0 + SHARE - 0.5, 1.0 + SHARE, 1.0 + SHARE])
     backlogs = Backlogs(database, clock=lambda: next(times))
     with database.engine.connect() as connection:
@@ -106,9 +102,7 @@ def test_what_waits_too_long_is_noted_until_it_moves_again(database: Database, s
 
 def test_a_mapping_that_fails_is_noted_until_it_has_not_for_an_hour(database: Database, store: Store) -> None:
     now = current(database)
-    store.record(
-        [event("a", received_at=now, status="failed", problem="shop.yaml:3:1: id: no", source="shop")]
-    )
+    store.record([event("a", received_at=now, status="failed", problem="shop.yaml:3:1: id: no", source="shop")])
     store.record([event("b", received_at=now + 1, status="failed", problem="later", source="shop")])
     store.record([event("c", received_at=now - MENDED_AFTER - 60, status="failed", source="github")])
     watch(database)
@@ -161,9 +155,7 @@ def test_no_look_reads_a_whole_table(database: Database, store: Store) -> None:
     store.record([event("broken", received_at=current(database), status="failed")])
     with database.transaction() as connection:
         connection.execute(
-            update(deliveries)
-            .where(deliveries.c.id > 20, deliveries.c.status == "parked")
-            .values(status="delivered")
+            update(deliveries).where(deliveries.c.id > 20, deliveries.c.status == "parked").values(status="delivered")
         )
     age(database, 10 * QUARTER)
     statements: dict[str, Any] = {}
@@ -187,7 +179,5 @@ def test_no_look_reads_a_whole_table(database: Database, store: Store) -> None:
                 # So small a table is read whole with good reason; this asks whether an index could serve.
                 connection.exec_driver_sql("SET enable_seqscan = off")
             for statement, given in statements.items():
-                plan = "\n".join(
-                    str(row[-1]) for row in connection.exec_driver_sql(explain + statement, given)
-                )
+                plan = "\n".join(str(row[-1]) for row in connection.exec_driver_sql(explain + statement, given))
                 assert not WHOLE_TABLE.search(plan), f"{statement}\n{plan}"

@@ -99,9 +99,7 @@ def test_a_good_edit_takes_the_place_of_what_was_read_before(
     assert look(sources, said) == []
 
 
-def test_an_edit_is_taken_with_its_warnings(
-    shop: Path, sources: Sources, said: pytest.LogCaptureFixture
-) -> None:
+def test_an_edit_is_taken_with_its_warnings(shop: Path, sources: Sources, said: pytest.LogCaptureFixture) -> None:
     shop.write_text(mapping(type_="y").replace("event_key: =id\n", ""))
     first, last = look(sources, said)
     assert first.startswith(f"{shop}:3:9: warning no-event-key: ")
@@ -119,10 +117,7 @@ def test_a_broken_edit_leaves_the_last_good_version_in_use_and_is_said_once(
         [f"{shop}:4:20", "error expression"],
         [f"{shop}:8:13", "error unknown-call"],
     ]
-    assert (
-        last
-        == f"source shop: the version read before stays in use: {shop} has errors; gateway check shows them"
-    )
+    assert last == f"source shop: the version read before stays in use: {shop} has errors; gateway check shows them"
     assert types(sources) == ["y"]
     assert [look(sources, said) for _ in range(3)] == [[], [], []]
     shop.write_text(mapping(type_="z"))
@@ -265,9 +260,7 @@ def test_a_new_file_adds_its_source(shop: Path, sources: Sources, said: pytest.L
     assert types(sources, "pay") == types(sources) == ["x"]
 
 
-def test_a_new_file_with_errors_is_closed(
-    shop: Path, sources: Sources, said: pytest.LogCaptureFixture
-) -> None:
+def test_a_new_file_with_errors_is_closed(shop: Path, sources: Sources, said: pytest.LogCaptureFixture) -> None:
     pay = shop.with_name("pay.yaml")
     pay.write_text(BROKEN.replace("shop", "pay"))
     assert look(sources, said)[-1] == f"source pay is closed: {pay} has errors; gateway check shows them"
@@ -275,9 +268,7 @@ def test_a_new_file_with_errors_is_closed(
     assert look(sources, said) == []
 
 
-def test_what_editors_hide_is_no_mapping_file(
-    shop: Path, sources: Sources, said: pytest.LogCaptureFixture
-) -> None:
+def test_what_editors_hide_is_no_mapping_file(shop: Path, sources: Sources, said: pytest.LogCaptureFixture) -> None:
     shop.with_name(".#shop.yaml").symlink_to("somebody@somewhere.4711")
     shop.with_name(".shop.yaml").write_text(mapping())
     assert look(sources, said) == []
@@ -409,9 +400,7 @@ def test_a_new_file_does_no_harm_to_the_one_in_use(
     assert types(sources) == ["copied"]
 
 
-def test_of_two_new_files_neither_is_taken(
-    shop: Path, sources: Sources, said: pytest.LogCaptureFixture
-) -> None:
+def test_of_two_new_files_neither_is_taken(shop: Path, sources: Sources, said: pytest.LogCaptureFixture) -> None:
     first, second = shop.with_name("a.yaml"), shop.with_name("b.yaml")
     first.write_text(mapping("pay"))
     second.write_text(mapping("pay"))
@@ -426,9 +415,7 @@ def test_a_source_does_not_move_to_a_name_that_is_taken(
     pay.write_text(mapping("pay"))
     sources.refresh()
     shop.write_text(mapping("pay", type_="y"))
-    assert look(sources, said) == [
-        f"source pay: the version read before stays in use: {both(pay, shop, name='pay')}"
-    ]
+    assert look(sources, said) == [f"source pay: the version read before stays in use: {both(pay, shop, name='pay')}"]
     assert look(sources, said) == []
     assert types(sources) == types(sources, "pay") == ["x"]
     pay.write_text(mapping("store"))
@@ -557,9 +544,7 @@ def test_edits_under_load_are_taken_without_dropping_a_webhook(shop: Path, tmp_p
             old = {name: len(answers) + 1 for name, answers in sender.answers.items()}  # one is under way
             time.sleep(0.1)
         assert gateway.stop() == {"web": 0}
-        refused = (
-            f"source pay: the version read before stays in use: {pay} has errors; gateway check shows them\n"
-        )
+        refused = f"source pay: the version read before stays in use: {pay} has errors; gateway check shows them\n"
         assert gateway.read_logs().count(refused) == 1
     assert sender.errors == []
     one_call, two_calls, is_closed = (202, 1, None), (202, 2, None), (503, None, "60")

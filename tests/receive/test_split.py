@@ -46,15 +46,11 @@ def recorded(database: Database) -> tuple[str, str, list[str]]:
     """The status and the type of the event, and the names of its calls."""
     with database.engine.connect() as connection:
         event = connection.execute(select(events).where(events.c.id == 1)).one()
-        calls = connection.scalars(
-            select(deliveries.c.call).where(deliveries.c.event_id == 1).order_by(PLACE)
-        ).all()
+        calls = connection.scalars(select(deliveries.c.call).where(deliveries.c.event_id == 1).order_by(PLACE)).all()
     return event.status, event.event_type, [json.loads(call)["name"] for call in calls]
 
 
-def test_the_calls_of_good_parts_are_recorded_with_the_problem_of_the_bad(
-    store: Store, database: Database
-) -> None:
+def test_the_calls_of_good_parts_are_recorded_with_the_problem_of_the_bad(store: Store, database: Database) -> None:
     receive(store, OPEN, CLICK, BOUNCE)
     assert recorded(database) == ("failed", "open, click, bounce", ["Email Opened"])
     with database.engine.connect() as connection:

@@ -222,9 +222,7 @@ def test_a_gzip_body_is_unpacked_whichever_of_its_forms_was_signed(
     assert rows(database, events)[0].body == plain
 
 
-def test_secrets_in_headers_are_redacted_before_anything_is_recorded(
-    web: FlaskClient, database: Database
-) -> None:
+def test_secrets_in_headers_are_redacted_before_anything_is_recorded(web: FlaskClient, database: Database) -> None:
     sent = {"Authorization": f"Bearer {SECRET}", "Proxy-Authorization": f"Basic {SECRET}", "X-Own": "kept"}
     assert post(web, {"type": "x", "id": 1}, "token", **sent).status_code == 202
     headers = json.loads(rows(database, events)[0].headers)
@@ -296,17 +294,13 @@ def test_a_wrong_address_is_told_as_json(web: FlaskClient, path: str, method: st
 
 
 @pytest.mark.parametrize("source", ["unset", "crooked"])
-def test_a_source_without_a_secret_or_with_a_broken_file_is_closed_and_no_other(
-    web: FlaskClient, source: str
-) -> None:
+def test_a_source_without_a_secret_or_with_a_broken_file_is_closed_and_no_other(web: FlaskClient, source: str) -> None:
     answer = post(web, {}, source)
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "60")
     assert post(web, paid()).status_code == 202
 
 
-def test_a_database_that_cannot_be_reached_is_503_with_retry_after(
-    make_app: MakeApp, environ: dict[str, str]
-) -> None:
+def test_a_database_that_cannot_be_reached_is_503_with_retry_after(make_app: MakeApp, environ: dict[str, str]) -> None:
     environ["DATABASE_URL"] = "postgresql://nobody@127.0.0.1:1/none"
     web = make_app(environ).test_client()
     answer = post(web, paid())

@@ -144,9 +144,7 @@ def join(turns):
 gevent.joinall([gevent.spawn(join, turns) for turns in (0, 0, 2, 4, 6)])
 print(groups)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=True)
     assert done.stdout == "[5]\n"
 
 

@@ -13,9 +13,7 @@ from gateway.store.tables import deliveries
 from tests.store.test_record_and_claim import call, event, statuses
 
 
-def test_a_merge_is_promoted_though_both_heads_before_it_are_settled_at_once(
-    store: Store, database: Database
-) -> None:
+def test_a_merge_is_promoted_though_both_heads_before_it_are_settled_at_once(store: Store, database: Database) -> None:
     """Each of the two transactions holds the lock of its own lane only, and cannot see what the other does."""
     store.record([event("a", call("1a", 1), call("2a", 2), call("merge", 1, 2))])
     with ThreadPoolExecutor() as pool:

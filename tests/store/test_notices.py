@@ -30,17 +30,13 @@ def end(database: Database, kind: str, subject: str = "") -> bool:
 def fail(store: Store) -> None:
     """Let everything that is due fail for good."""
     claimed = store.settle_and_claim([], limit=100, lease=1, seconds=60).claimed
-    outcomes = [
-        Outcome(delivery=each, attempt=REFUSED, decision=Failed(reason="HTTP 400: no")) for each in claimed
-    ]
+    outcomes = [Outcome(delivery=each, attempt=REFUSED, decision=Failed(reason="HTTP 400: no")) for each in claimed]
     store.settle_and_claim(outcomes, limit=0, lease=1, seconds=60)
 
 
 def open_notices(database: Database) -> list[tuple[str, str]]:
     with database.engine.connect() as connection:
-        asked = (
-            select(notices).where(notices.c.ended_at.is_(None)).order_by(notices.c.kind, notices.c.subject)
-        )
+        asked = select(notices).where(notices.c.ended_at.is_(None)).order_by(notices.c.kind, notices.c.subject)
         return [(row.kind, row.subject) for row in connection.execute(asked)]
 
 
@@ -134,9 +130,7 @@ def test_of_many_workers_one_tells(database: Database, database_url: str) -> Non
 
 def test_failures_of_a_source_are_over_when_none_is_left(database: Database, store: Store) -> None:
     told = Notices(database)
-    store.record(
-        [event("a", call("one", 1)), event("b", call("two", 2)), event("c", call("3", 3), source="github")]
-    )
+    store.record([event("a", call("one", 1)), event("b", call("two", 2)), event("c", call("3", 3), source="github")])
     fail(store)
     assert open_notices(database) == [("failed", "github"), ("failed", "shop")]
 
@@ -146,9 +140,7 @@ def test_failures_of_a_source_are_over_when_none_is_left(database: Database, sto
 
     def cancel(*calls: str) -> None:
         with database.transaction() as connection:
-            connection.execute(
-                update(deliveries).where(deliveries.c.call.in_(calls)).values(status="cancelled")
-            )
+            connection.execute(update(deliveries).where(deliveries.c.call.in_(calls)).values(status="cancelled"))
 
     cancel("one")
     assert not end_failed("shop")

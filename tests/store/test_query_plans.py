@@ -91,9 +91,7 @@ def test_no_hot_query_reads_a_whole_table_or_index(
         analyze(database)
     statements.clear()
     work(store)
-    asked = {
-        text: given for text, given in statements.items() if re.match(r"\s*(SELECT|UPDATE|DELETE)", text)
-    }
+    asked = {text: given for text, given in statements.items() if re.match(r"\s*(SELECT|UPDATE|DELETE)", text)}
     assert len({text[:60] for text in asked}) > 8
     for text, given in asked.items():
         plan = explain(database, text, given)

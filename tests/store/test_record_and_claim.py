@@ -62,9 +62,7 @@ class Hand:
     def claim(self, limit: int = 100, seconds: float = LEASE) -> list[Claimed]:
         return self.turn(limit=limit, seconds=seconds).claimed
 
-    def settle(
-        self, claimed: Claimed, decision: Decision, attempt: Attempt = OK, limit: int = 0
-    ) -> list[Claimed]:
+    def settle(self, claimed: Claimed, decision: Decision, attempt: Attempt = OK, limit: int = 0) -> list[Claimed]:
         outcome = Outcome(delivery=claimed, attempt=attempt, decision=decision)
         return self.turn(outcome, limit=limit).claimed
 
@@ -108,9 +106,7 @@ def indexes(database: Database) -> dict[str, str]:
 
 
 def test_an_event_is_kept_as_it_came(store: Store, database: Database) -> None:
-    store.record(
-        [event("a", body=b"\x00\xff", headers=b'{"x": "y"}', status="failed", problem="shop.yaml:3:1: …")]
-    )
+    store.record([event("a", body=b"\x00\xff", headers=b'{"x": "y"}', status="failed", problem="shop.yaml:3:1: …")])
     with database.engine.connect() as connection:
         row = connection.execute(select(events)).one()
     assert (row.source, row.body, row.headers) == ("shop", b"\x00\xff", b'{"x": "y"}')
@@ -133,9 +129,7 @@ def test_a_repeat_within_one_group_is_told_apart_too(store: Store) -> None:
 
 def test_one_group_may_hold_more_deliveries_than_a_statement_holds_values(store: Store) -> None:
     """PostgreSQL takes 65,535 values in a statement, and each lane is asked for three times."""
-    group = [
-        event(f"{n}", *(call(f"{n}-{each}", n * 1000 + each) for each in range(1000))) for n in range(24)
-    ]
+    group = [event(f"{n}", *(call(f"{n}-{each}", n * 1000 + each) for each in range(1000))) for n in range(24)]
     store.record(group)
     assert store.counts()["deliveries"] == {"pending": 24_000}
 
@@ -244,9 +238,7 @@ def test_a_claim_takes_the_oldest_first_and_no_more_than_asked(store: Store) -> 
 
 
 def test_a_call_in_two_lanes_waits_until_it_is_first_in_both(store: Store, database: Database) -> None:
-    store.record(
-        [event("a", call("1a", 1), call("2a", 2), call("merge", 1, 2), call("1b", 1), call("2b", 2))]
-    )
+    store.record([event("a", call("1a", 1), call("2a", 2), call("merge", 1, 2), call("1b", 1), call("2b", 2))])
     hand = Hand(store)
     one, two = hand.claim()
     assert hand.settle(one, Delivered(), limit=10) == []

@@ -96,11 +96,7 @@ class Model:
         return "pending" if self.is_first(id_) else "parked"
 
     def claimable(self) -> set[int]:
-        return {
-            id_
-            for id_, each in self.deliveries.items()
-            if self.status(id_) == "pending" and each.lease is None
-        }
+        return {id_ for id_, each in self.deliveries.items() if self.status(id_) == "pending" and each.lease is None}
 
     def in_state(self, *states: str) -> list[int]:
         return sorted(id_ for id_, each in self.deliveries.items() if each.state in states)
@@ -156,9 +152,7 @@ class Gateway(RuleBasedStateMachine):
 
     @rule(
         calls=st.lists(
-            st.fixed_dictionaries(
-                {"person": st.sampled_from(PEOPLE), "old": st.booleans(), "new": st.booleans()}
-            ),
+            st.fixed_dictionaries({"person": st.sampled_from(PEOPLE), "old": st.booleans(), "new": st.booleans()}),
             min_size=1,
             max_size=4,
         )
@@ -168,9 +162,7 @@ class Gateway(RuleBasedStateMachine):
         key = f"w{next(self.keys)}"
         calls = [{**each, "name": f"{key}-{number}"} for number, each in enumerate(calls)]
         body = json.dumps({"key": key, "type": "x", "calls": calls}).encode()
-        webhook = Webhook(
-            method="POST", url="", headers={"content-type": "application/json"}, query={}, body=body
-        )
+        webhook = Webhook(method="POST", url="", headers={"content-type": "application/json"}, query={}, body=body)
         (recorded,) = self.store.record([take(YESTERDAY, webhook, 1_767_225_600.0)])
         self.replayable[recorded.id] = calls
         self._meet(recorded.id)
@@ -246,9 +238,7 @@ class Gateway(RuleBasedStateMachine):
     @precondition(lambda self: self.model.deliveries)
     @rule(data=st.data())
     def retry(self, data: st.DataObject) -> None:
-        ids = data.draw(
-            st.lists(st.sampled_from(sorted(self.model.deliveries)), min_size=1, max_size=4, unique=True)
-        )
+        ids = data.draw(st.lists(st.sampled_from(sorted(self.model.deliveries)), min_size=1, max_size=4, unique=True))
         done = self.rework.retry(ids)
         failed = [id_ for id_ in ids if self.model.deliveries[id_].state == "failed"]
         assert (done.ids, set(done.refused)) == (failed, set(ids) - set(failed))
@@ -291,9 +281,7 @@ class Gateway(RuleBasedStateMachine):
             else:
                 self._meet_one(event_id, name)
         with self.database.engine.connect() as connection:
-            number = connection.scalars(
-                select(deliveries.c.id).where(deliveries.c.event_id == event_id)
-            ).all()
+            number = connection.scalars(select(deliveries.c.id).where(deliveries.c.event_id == event_id)).all()
         assert set(number) == {id_ for id_, each in self.model.deliveries.items() if each.event == event_id}
 
     def _meet_one(self, event_id: int, name: str) -> None:
@@ -311,9 +299,7 @@ class Gateway(RuleBasedStateMachine):
     def every_delivery_is_what_the_model_says(self) -> None:
         with self.database.engine.connect() as connection:
             rows = connection.execute(select(deliveries.c.id, deliveries.c.status)).all()
-        assert {row.id: row.status for row in rows} == {
-            id_: self.model.status(id_) for id_ in self.model.deliveries
-        }
+        assert {row.id: row.status for row in rows} == {id_: self.model.status(id_) for id_ in self.model.deliveries}
 
     def _ids_of(self, event_id: int) -> list[int]:
         with self.database.engine.connect() as connection:

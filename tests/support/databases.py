@@ -65,9 +65,7 @@ class PostgreSQL:
     def _alone(self) -> Iterator[psycopg.Connection]:
         """Connect, end what the test before has left connected, and take back its settings."""
         # It may have made the database read-only.
-        with psycopg.connect(
-            self._url, autocommit=True, options="-c default_transaction_read_only=off"
-        ) as admin:
+        with psycopg.connect(self._url, autocommit=True, options="-c default_transaction_read_only=off") as admin:
             admin.execute(_END_OTHERS)
             admin.execute(f'ALTER DATABASE "{admin.info.dbname}" RESET ALL')
             yield admin

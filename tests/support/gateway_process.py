@@ -136,8 +136,7 @@ class GatewayProcess:
     def read_logs(self) -> str:
         """Read everything that the processes wrote, each under its name."""
         return "\n".join(
-            f"--- {log.name}\n{log.read_text(errors='backslashreplace')}"
-            for log in sorted(self.logs.glob("*.log"))
+            f"--- {log.name}\n{log.read_text(errors='backslashreplace')}" for log in sorted(self.logs.glob("*.log"))
         )
 
     @property

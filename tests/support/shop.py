@@ -224,9 +224,7 @@ class Kept:
 def assert_promise_kept(api: TrackAPI, load: Load) -> None:
     """Compare what the API has applied, call by call, with what was accepted."""
     expected = list(promised(load.orders))
-    differences = {
-        customer: calls for customer in load.customers if (calls := arrived(api, customer)) != expected
-    }
+    differences = {customer: calls for customer in load.customers if (calls := arrived(api, customer)) != expected}
     assert (_kept(api, load), differences) == (Kept(applied=load.calls), {})
 
 

@@ -111,18 +111,14 @@ def test_v1_takes(api: TrackAPI, method: str, target: str, body: Body | None) ->
         pytest.param({"id": "t", "platform": "ios", "last_used": None}, id="last_used that is null"),
         pytest.param({"id": "t", "platform": "ios", "model": "x"}, id="an attribute at the root"),
         pytest.param({"id": "t", "platform": "ios", "attributes": None}, id="attributes that are null"),
-        pytest.param(
-            {"id": "t", "platform": "ios", "attributes": {"a": 1}}, id="an attribute that is no text"
-        ),
+        pytest.param({"id": "t", "platform": "ios", "attributes": {"a": 1}}, id="an attribute that is no text"),
         pytest.param({"id": "t", "platform": "ios", "attributes": {"a": "x" * 1001}}, id="a long attribute"),
         pytest.param({"id": "t", "platform": "ios", "attributes": {"a" * 151: "x"}}, id="a long name"),
     ],
 )
 def test_devices_that_would_be_lost_are_refused(api: TrackAPI, device: Any) -> None:
     assert _v1(api, "PUT", "customers/ada/devices", {"device": device}).status == 400
-    renamed = (
-        {{"id": "token", "token": "id"}.get(key, key): device[key] for key in device} if device else device
-    )
+    renamed = {{"id": "token", "token": "id"}.get(key, key): device[key] for key in device} if device else device
     assert _entity(api, person("add_device", device=renamed)).status == 400
     assert api.state["log"] == {}
 
@@ -198,9 +194,7 @@ def test_v1_refuses(api: TrackAPI, method: str, target: str, body: Any) -> None:
             cio_relationships=[TO_ACME],
         ),
         person("identify", {"email": "Ada@Example.com"}, attributes={"email": "ada@example.com"}),
-        person(
-            "identify", {"cio_id": "a1"}, attributes={f"a{number}": 1 for number in range(300)}, timestamp=NOW
-        ),
+        person("identify", {"cio_id": "a1"}, attributes={f"a{number}": 1 for number in range(300)}, timestamp=NOW),
         person("identify", {"id": "ü" * 75}, attributes={"created_at": NOW}),
         person("event", name="Paid", id=ULID, timestamp=NOW, attributes={"total": 4.5}),
         person("event", {"anonymous_id": "a"}, name="n" * 100),
@@ -209,17 +203,13 @@ def test_v1_refuses(api: TrackAPI, method: str, target: str, body: Any) -> None:
         person("delete"),
         person("suppress"),
         person("unsuppress"),
-        person(
-            "add_device", device={"token": "t", "platform": "ios", "last_used": NOW, "attributes": {"a": "1"}}
-        ),
+        person("add_device", device={"token": "t", "platform": "ios", "last_used": NOW, "attributes": {"a": "1"}}),
         person("delete_device", device={"token": "t"}),
         person("add_relationships", cio_relationships=[TO_ACME, {"identifiers": ACME}]),
         person("delete_relationships", cio_relationships=[{"identifiers": ACME}]),
         merge(ADA, {"cio_id": "a1"}),
         thing("identify"),
-        thing(
-            "identify", attributes={"name": "Acme", "gone": None}, cio_relationships=[{"identifiers": ADA}]
-        ),
+        thing("identify", attributes={"name": "Acme", "gone": None}, cio_relationships=[{"identifiers": ADA}]),
         thing("identify_anonymous", cio_relationships=[{"identifiers": {"anonymous_id": "a"}}]),
         thing("delete"),
         thing("add_relationships", cio_relationships=[{"identifiers": {"email": "a@b.c"}}]),
@@ -351,9 +341,7 @@ PAIRS: list[Pair] = [
             "_timestamp": NOW,
             "cio_relationships": {"action": "add_relationships", "relationships": [TO_ACME]},
         },
-        person(
-            "identify", attributes={"plan": "pro", "tags": ["a"]}, timestamp=NOW, cio_relationships=[TO_ACME]
-        ),
+        person("identify", attributes={"plan": "pro", "tags": ["a"]}, timestamp=NOW, cio_relationships=[TO_ACME]),
     ),
     (
         "PUT",
@@ -452,10 +440,7 @@ def test_the_state_holds_everything(api: TrackAPI) -> None:
 
 def test_an_operation_of_v2_is_remembered_as_v1_has_it(api: TrackAPI) -> None:
     operation = person("event", **EVENT, attributes={"total": 1})
-    assert (
-        _batch(api, [operation, person("delete"), person("delete_device", device={"token": "t"})]).status
-        == 200
-    )
+    assert _batch(api, [operation, person("delete"), person("delete_device", device={"token": "t"})]).status == 200
     applied = api.applied("ada")
     assert [(each.kind, each.body) for each in applied] == [
         ("event", {**EVENT, "type": "event", "data": {"total": 1}}),
@@ -551,9 +536,7 @@ def test_attributes_of_objects_and_relationships_go_by_null_or_nothing(api: Trac
     ],
 )
 def test_a_relationship_ends_from_either_side(api: TrackAPI, end: Body) -> None:
-    _batch(
-        api, [person("identify"), thing("identify"), person("add_relationships", cio_relationships=[TO_ACME])]
-    )
+    _batch(api, [person("identify"), thing("identify"), person("add_relationships", cio_relationships=[TO_ACME])])
     assert api.state["relationships"] == {"id:ada": {"object:1:acme": {"role": "admin"}}}
     assert _entity(api, end).status == 200
     assert api.state["relationships"] == {}
@@ -592,17 +575,11 @@ def test_a_submitted_form_is_kept_with_its_person(api: TrackAPI) -> None:
 
 
 _SCALARS = (
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(max_size=3)
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=3)
 )
 _VALUES = st.recursive(
     _SCALARS | st.sampled_from(["person", "identify", "add_device", ADA, ACME]),
-    lambda inner: (
-        st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["id", "token", "identifiers"]), inner)
-    ),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["id", "token", "identifiers"]), inner),
     max_leaves=4,
 )
 
@@ -632,9 +609,7 @@ def _batch(api: TrackAPI, operations: list[Body]) -> Reply:
 def _respond(api: TrackAPI, method: str, target: str, body: Any) -> Reply:
     headers = {"authorization": "Basic c2l0ZTprZXk=", "content-type": "application/json"}
     written = b"" if body is None else _dump(body)
-    return api.respond(
-        ParsedRequest(number=1, method=method, target=target.encode(), headers=headers, body=written)
-    )
+    return api.respond(ParsedRequest(number=1, method=method, target=target.encode(), headers=headers, body=written))
 
 
 def _dump(body: Any) -> bytes:

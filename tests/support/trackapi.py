@@ -467,9 +467,7 @@ def _object(request: ParsedRequest) -> dict[str, JSON]:
 
 def _strict_json(body: bytes) -> JSON:
     try:
-        value: JSON = json.loads(
-            body.decode(), parse_constant=_refuse_constant, object_pairs_hook=_unique_names
-        )
+        value: JSON = json.loads(body.decode(), parse_constant=_refuse_constant, object_pairs_hook=_unique_names)
         size_of(value)  # a lone surrogate has no bytes
     except (UnicodeError, ValueError, RecursionError):
         raise RefusedError("the body is not JSON in UTF-8") from None

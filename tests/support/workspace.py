@@ -71,9 +71,7 @@ class Refusal:
 class RefusedError(Exception):
     """Something that the API does not take; *field* and *reason* are what v2 says beside the message."""
 
-    def __init__(
-        self, message: str, *, status: int = 400, field: str = "request", reason: str = "invalid"
-    ) -> None:
+    def __init__(self, message: str, *, status: int = 400, field: str = "request", reason: str = "invalid") -> None:
         super().__init__(message)
         self.status = status
         self.message = message
@@ -197,9 +195,7 @@ class Model:
         if self.suppressed.issuperset(change.subjects):
             return False
         exists = change.subjects[0] in self.people
-        must_exist = change.kind == "merge" or (
-            change.kind == "identify" and change.body.get("_update") is True
-        )
+        must_exist = change.kind == "merge" or (change.kind == "identify" and change.body.get("_update") is True)
         return exists or not must_exist
 
     def apply(self, change: Change) -> None:
@@ -261,9 +257,7 @@ class Model:
         self.devices.get(change.subjects[0], {}).pop(change.body["device"]["id"], None)
 
     def _add_to_segment(self, change: Change) -> None:
-        self.segments.setdefault(change.body["segment_id"], set()).update(
-            set(change.subjects) - self.suppressed
-        )
+        self.segments.setdefault(change.body["segment_id"], set()).update(set(change.subjects) - self.suppressed)
 
     def _remove_from_segment(self, change: Change) -> None:
         self.segments.get(change.body["segment_id"], set()).difference_update(change.subjects)
@@ -498,9 +492,7 @@ def segment(kind: str, segment_id: str, id_type: str, body: dict[str, Any]) -> C
     if not isinstance(ids, list) or not 1 <= len(ids) <= 1000:
         raise RefusedError("ids must be a list of 1 to 1000")
     people = dict.fromkeys(_named({id_type: each}, _PERSON, "ids") for each in ids)
-    return Change(
-        kind=kind, subjects=tuple(people), body={"segment_id": segment_id, "ids": ids, "id_type": id_type}
-    )
+    return Change(kind=kind, subjects=tuple(people), body={"segment_id": segment_id, "ids": ids, "id_type": id_type})
 
 
 # The operations of v2.
@@ -722,7 +714,5 @@ def _text(value: JSON, name: str, *, limit: int, field: str = "request") -> str:
 
 def size_of(value: JSON) -> int:
     """Count the bytes of a text, or of compact JSON."""
-    written = (
-        value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    )
+    written = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     return len(written.encode())

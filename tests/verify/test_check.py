@@ -277,9 +277,7 @@ def test_every_scheme_of_the_table_has_a_case_of_its_own() -> None:
     elsewhere = {"path", "query", "mailchimp", "microsoft_graph", "mailgun_route"}  # see below
     of_a_kind = {"digest", "ed25519", "ecdsa"}
 
-    assert {scheme_from(scheme).name for scheme in shown} | elsewhere | of_a_kind | set(ALIKE) == set(
-        schemes()
-    )
+    assert {scheme_from(scheme).name for scheme in shown} | elsewhere | of_a_kind | set(ALIKE) == set(schemes())
 
 
 def test_a_secret_may_stand_in_the_address() -> None:
@@ -320,9 +318,7 @@ def test_mailgun_signs_its_forms_as_it_signs_its_json() -> None:
     headers = {"Content-Type": "application/x-www-form-urlencoded"}
 
     assert accepts("mailgun_route", headers, [vector["secret"]], form, vector["now"])
-    assert not accepts(
-        "mailgun_route", headers, [vector["secret"]], form.replace(b"token=", b"token=a"), vector["now"]
-    )
+    assert not accepts("mailgun_route", headers, [vector["secret"]], form.replace(b"token=", b"token=a"), vector["now"])
     assert not accepts("mailgun_route", headers, [vector["secret"]], form, vector["now"] + 90_000)
 
 
@@ -337,9 +333,7 @@ def test_a_body_that_is_not_text_is_verified_byte_for_byte() -> None:
     assert accepts("stripe", {"Stripe-Signature": stripe_header(body)}, body=body)
 
 
-@pytest.mark.parametrize(
-    "written", ["voilà", "пароль", "clé "], ids=["ends in 0xA0", "cyrillic", "0xA0 last"]
-)
+@pytest.mark.parametrize("written", ["voilà", "пароль", "clé "], ids=["ends in 0xA0", "cyrillic", "0xA0 last"])
 def test_a_token_beyond_ascii_is_known_as_text_and_as_bytes(written: str) -> None:
     secret = written.strip()
 
@@ -506,9 +500,7 @@ def test_any_one_of_several_secrets_will_do_while_they_are_rotated() -> None:
         ("basic", {"Authorization": "Basic " + b64(b":")}),
     ],
 )
-def test_without_a_usable_secret_nothing_is_accepted(
-    scheme: JSON, headers: dict[str, str], secrets: list[str]
-) -> None:
+def test_without_a_usable_secret_nothing_is_accepted(scheme: JSON, headers: dict[str, str], secrets: list[str]) -> None:
     assert not accepts(scheme, headers, secrets)
 
 
@@ -528,9 +520,7 @@ def test_sixteen_signatures_are_tried_and_one_more_is_refused() -> None:
     wrong = f",v1={'00' * 32}"
 
     assert accepts("stripe", {"Stripe-Signature": right + wrong * (MAX_CANDIDATES - 1)})
-    assert "more than 16 signatures" in refusal(
-        "stripe", {"Stripe-Signature": right + wrong * MAX_CANDIDATES}
-    )
+    assert "more than 16 signatures" in refusal("stripe", {"Stripe-Signature": right + wrong * MAX_CANDIDATES})
 
 
 def test_a_header_of_four_kibibytes_is_read_and_a_longer_one_refused() -> None:
@@ -570,9 +560,7 @@ MALFORMED: list[tuple[JSON, str, str, str]] = [
 
 
 @pytest.mark.parametrize(("scheme", "name", "value", "reason"), MALFORMED)
-def test_a_malformed_header_is_refused_with_its_reason(
-    scheme: JSON, name: str, value: str, reason: str
-) -> None:
+def test_a_malformed_header_is_refused_with_its_reason(scheme: JSON, name: str, value: str, reason: str) -> None:
     assert reason in refusal(scheme, {name: value}, ["u:p"])
 
 
@@ -601,9 +589,7 @@ NAMES = sorted(
     {name.lower() for scheme in schemes().values() for name in scheme.header}
     | {"x-signature", "webhook-id", "webhook-timestamp", "svix-id", "svix-timestamp"}
 )
-PIECES = st.sampled_from(
-    ["t=", "v1=", "v1,", ",", " ", "=", str(NOW), "00", "YQ==", "sha256=", "Basic ", "Bearer "]
-)
+PIECES = st.sampled_from(["t=", "v1=", "v1,", ",", " ", "=", str(NOW), "00", "YQ==", "sha256=", "Basic ", "Bearer "])
 HEADER = ANY_TEXT | st.lists(PIECES | ANY_TEXT, max_size=8).map("".join)
 SAMPLES: list[JSON] = [
     *(name for name in schemes() if name not in INCOMPLETE and name != "none"),
@@ -788,9 +774,7 @@ def test_a_delivery_is_told_by_the_headers_of_its_scheme(
         ({**HMAC, "delivery_id": "no header"}, "delivery_id", "must be the name of a header"),
     ],
 )  # fmt: skip
-def test_a_scheme_that_is_wrong_says_where_and_what_to_write(
-    written: JSON, key: str | None, problem: str
-) -> None:
+def test_a_scheme_that_is_wrong_says_where_and_what_to_write(written: JSON, key: str | None, problem: str) -> None:
     with pytest.raises(SchemeError) as caught:
         scheme_from(written)
 
@@ -800,9 +784,7 @@ def test_a_scheme_that_is_wrong_says_where_and_what_to_write(
 
 
 def test_a_place_that_a_mapping_names_takes_that_of_the_scheme_it_starts_from() -> None:
-    moved = scheme_from(
-        {"base": "stripe", "timestamp": {"header": "X-Time"}, "at": "query.sig", "items": ";"}
-    )
+    moved = scheme_from({"base": "stripe", "timestamp": {"header": "X-Time"}, "at": "query.sig", "items": ";"})
 
     assert (moved.header, str(moved.at), moved.items) == ((), "parameter sig of the address", ";")
     assert (moved.timestamp and moved.timestamp.header, moved.timestamp and moved.timestamp.item) == (
@@ -831,10 +813,7 @@ def test_a_scheme_of_ones_own_starts_from_one_of_the_table() -> None:
 @settings(deadline=None)  # a busy machine is not a fault
 @given(
     st.recursive(
-        st.none()
-        | st.booleans()
-        | st.integers()
-        | st.sampled_from(["hmac", "token", "X-A", "{body}", "sha256"]),
+        st.none() | st.booleans() | st.integers() | st.sampled_from(["hmac", "token", "X-A", "{body}", "sha256"]),
         lambda inner: (
             st.lists(inner, max_size=3)
             | st.dictionaries(

@@ -98,9 +98,7 @@ def test_a_secret_that_has_to_be_decoded_is_told() -> None:
     at = f"msg_1.{NOW}.".encode() + BODY
     headers = {"webhook-id": "msg_1", "webhook-timestamp": str(NOW)}
     decoded = {**headers, "webhook-signature": "v1," + b64(mac(at, key))}
-    assert "strip: whsec_, encoding: base64" in (
-        likely_cause(raw, ["whsec_" + b64(key)], webhook(decoded), NOW) or ""
-    )
+    assert "strip: whsec_, encoding: base64" in (likely_cause(raw, ["whsec_" + b64(key)], webhook(decoded), NOW) or "")
 
 
 def test_the_wrong_kind_of_secret_is_known_by_its_beginning() -> None:

@@ -40,9 +40,7 @@ def read_calls(node: Node, event: str, around: Around, notes: Diagnostics) -> tu
         text = f"'{event}' has no calls; write [] to ignore it, or '- call: …' below it"
         notes.error(node.where, "empty-value", text)
     else:
-        notes.error(
-            node.where, "calls", f"the calls of '{event}' must be a list: each starts with '- call: …'"
-        )
+        notes.error(node.where, "calls", f"the calls of '{event}' must be a list: each starts with '- call: …'")
     return ()
 
 

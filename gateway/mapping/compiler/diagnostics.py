@@ -73,9 +73,7 @@ def refuse_empty(node: Node, label: str, notes: Diagnostics) -> None:
                 refuse_empty(value, f"'{key.value}'", notes)
 
 
-def refuse_unknown_keys(
-    node: ObjectNode, known: Iterable[str], place: str, notes: Diagnostics, hint: str = ""
-) -> None:
+def refuse_unknown_keys(node: ObjectNode, known: Iterable[str], place: str, notes: Diagnostics, hint: str = "") -> None:
     for key, _ in node.entries:
         name = str(key.value)
         if name not in known:

@@ -14,9 +14,7 @@ def read_rules(top: ObjectNode, around: Around, notes: Diagnostics, *, is_routed
     node = top.get("events")
     if not isinstance(node, ObjectNode):
         if node is None:
-            notes.error(
-                top.where, "events", "'events' is missing; it says which calls each event type becomes"
-            )
+            notes.error(top.where, "events", "'events' is missing; it says which calls each event type becomes")
         else:
             notes.error(
                 node.where,

@@ -70,9 +70,7 @@ def read_note(node: Node, name: str, names: Names, notes: Diagnostics) -> Value 
     if isinstance(node, Scalar) and isinstance(node.value, str) and not is_expression(node):
         return Constant(where=node.where, value=node.value)
     if isinstance(node, Scalar) and is_expression(node):
-        text = (
-            f"'{name}' must be literal text: it is fixed when the file is read, so it cannot be an expression"
-        )
+        text = f"'{name}' must be literal text: it is fixed when the file is read, so it cannot be an expression"
         notes.error(node.where, "not-literal", text)
     elif not is_empty(node):
         notes.error(node.where, "not-literal", f"'{name}' must be text; quote what is meant as text")
@@ -128,9 +126,7 @@ def _attributes_from(node: Node, name: str, names: Names, notes: Diagnostics) ->
     return computed
 
 
-_SELECTED = re.compile(
-    r"""'(?P<text>[^']*)'|`[^`]*`|(?P<open>[{(\[])|(?P<close>[)}\]])|"?(?P<key>[\w.]+)"?\s*:"""
-)
+_SELECTED = re.compile(r"""'(?P<text>[^']*)'|`[^`]*`|(?P<open>[{(\[])|(?P<close>[)}\]])|"?(?P<key>[\w.]+)"?\s*:""")
 
 
 def _named_in(expression: str) -> set[str]:
@@ -170,9 +166,7 @@ def read_constant(node: Node, notes: Diagnostics) -> JSON:
     match node:
         case Scalar() if is_expression(node):
             text = "this is fixed when the file is read, so it cannot be an expression"
-            notes.error(
-                node.where, "not-literal", f'{text}; text that starts with = is written {{literal: "=…"}}'
-            )
+            notes.error(node.where, "not-literal", f'{text}; text that starts with = is written {{literal: "=…"}}')
         case Scalar():
             return node.value
         case ListNode():
@@ -260,9 +254,7 @@ def _member(node: Node, place: str, names: Names, notes: Diagnostics, key: Key) 
         for name, own in key.keys.items()
         if (written := node.get(name)) is not None
     )
-    return ObjectValue(
-        where=node.where, entries=tuple((name, value) for name, value in compiled if value is not None)
-    )
+    return ObjectValue(where=node.where, entries=tuple((name, value) for name, value in compiled if value is not None))
 
 
 def _values(node: Node, name: str, names: Names, notes: Diagnostics, _key: Key) -> Value | None:
@@ -275,9 +267,7 @@ def _values(node: Node, name: str, names: Names, notes: Diagnostics, _key: Key) 
         # A file's name looks like a path, and is none.
         is_literal = isinstance(written, Scalar) and not is_expression(written) and not written.empty
         plain = yaml_nodes.plain(written) if is_literal else None
-        value = (
-            Constant(where=written.where, value=plain) if is_literal else read_value(written, names, notes)
-        )
+        value = Constant(where=written.where, value=plain) if is_literal else read_value(written, names, notes)
         if value is not None:
             compiled.append((str(key.value), value))
             _check_written(name, key, value, notes)

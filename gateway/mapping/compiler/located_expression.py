@@ -23,9 +23,7 @@ def read_expression(node: Node, name: str, names: Names, notes: Diagnostics) -> 
     return None
 
 
-def read_optional_expression(
-    node: ObjectNode, name: str, names: Names, notes: Diagnostics
-) -> Computed | None:
+def read_optional_expression(node: ObjectNode, name: str, names: Names, notes: Diagnostics) -> Computed | None:
     written = node.get(name)
     return None if written is None else read_expression(written, name, names, notes)
 

@@ -217,6 +217,4 @@ def _table(name: str, node: Node, notes: Diagnostics) -> dict[str, JSON]:
 def _named_defaults(top: ObjectNode) -> frozenset[str]:
     """Name the defaults that were meant, also those whose expressions are wrong."""
     node = top.get("defaults")
-    return (
-        frozenset(str(key.value) for key, _ in node.entries) if isinstance(node, ObjectNode) else frozenset()
-    )
+    return frozenset(str(key.value) for key, _ in node.entries) if isinstance(node, ObjectNode) else frozenset()

@@ -83,15 +83,11 @@ def _test_time(node: ObjectNode, notes: Diagnostics) -> int:
     return TEST_RECEIVED_AT
 
 
-def _expectation(
-    node: ObjectNode, notes: Diagnostics
-) -> tuple[tuple[dict[str, JSON], ...] | None, str | None]:
+def _expectation(node: ObjectNode, notes: Diagnostics) -> tuple[tuple[dict[str, JSON], ...] | None, str | None]:
     written = node.get("expect")
     match written:
         case None:
-            notes.error(
-                node.where, "test", "a test needs 'expect': a list of calls ([] for none), or {error: text}"
-            )
+            notes.error(node.where, "test", "a test needs 'expect': a list of calls ([] for none), or {error: text}")
         case ListNode():
             return tuple(_expected_call(item, notes) for item in written.items), None
         case ObjectNode():

@@ -41,9 +41,7 @@ def _verification(node: ObjectNode, notes: Diagnostics) -> Verify | None:
     if scheme is None:
         return None
     if scheme.kind == "none" and secret_env:
-        notes.error(
-            place_of(node, "secret_env"), "verify", "the scheme 'none' checks no secret; remove 'secret_env'"
-        )
+        notes.error(place_of(node, "secret_env"), "verify", "the scheme 'none' checks no secret; remove 'secret_env'")
     if scheme.kind != "none" and node.get("secret_env") is None:
         text = "'secret_env' is missing; it names the environment variable that holds the secret"
         notes.error(node.where, "verify", text)

@@ -153,9 +153,7 @@ def _tagged_item(way: Way, at: int, item: JSON) -> Guess | None:
 
 
 def _says_email(value: JSON) -> bool:
-    return (
-        isinstance(value, str) and bool(_SIMPLE.fullmatch(value)) and not EMAIL_WORDS.isdisjoint(words(value))
-    )
+    return isinstance(value, str) and bool(_SIMPLE.fullmatch(value)) and not EMAIL_WORDS.isdisjoint(words(value))
 
 
 # Phone numbers, where messages name nobody otherwise

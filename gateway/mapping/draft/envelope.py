@@ -67,9 +67,7 @@ def _is_about_a_message(sample: Sample) -> bool:
 def timestamp(sample: Sample, kind: str | None) -> Guess | None:
     """Guess when the event happened: the likeliest field that holds a time Customer.io takes."""
     scored = {each: _time_score(each, kind) for each in sample.fields}
-    for found in sorted(
-        (each for each, score in scored.items() if score > 0), key=lambda each: -scored[each]
-    ):
+    for found in sorted((each for each, score in scored.items() if score > 0), key=lambda each: -scored[each]):
         for guess in _moments(found):
             if is_moment(sample.value_of(guess.expression)):
                 return guess

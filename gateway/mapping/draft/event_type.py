@@ -45,11 +45,7 @@ def _first(items: list[JSON]) -> int:
 
 def _holds_events(body: JSON, items: list[JSON]) -> bool:
     objects = bool(items) and all(isinstance(item, dict) for item in items)
-    return (
-        objects
-        and not _types(Sample(part=body, headers={}))
-        and bool(_types(Sample(part=items[0], headers={})))
-    )
+    return objects and not _types(Sample(part=body, headers={})) and bool(_types(Sample(part=items[0], headers={})))
 
 
 # The type
@@ -75,17 +71,11 @@ _TYPE_HEADER = re.compile(r"(?:^|-)(topic|event|event-(?:type|name|key|kind)|ce-
 
 
 def _type_in_headers(sample: Sample) -> Guess | None:
-    named = [
-        name
-        for name, value in sample.headers.items()
-        if _TYPE_HEADER.search(name.lower()) and _is_type(value)
-    ]
+    named = [name for name, value in sample.headers.items() if _TYPE_HEADER.search(name.lower()) and _is_type(value)]
     if not named:
         return None
     # One that says what happened to what is worth more than one that only says what happened.
-    name = max(
-        named, key=lambda name: (len(segments(sample.headers[name])) > 1, name.lower().endswith("topic"))
-    )
+    name = max(named, key=lambda name: (len(segments(sample.headers[name])) > 1, name.lower().endswith("topic")))
     told = header(name)
     if len(segments(sample.headers[name])) > 1:
         return told

@@ -122,9 +122,7 @@ def _routing(plan: Plan) -> list[str]:
         lines += comments([f"The type of the event, here {scalar(plan.kind)}."])
         lines += expression("event_type", plan.type.expression)
     else:
-        lines += comments(
-            ['No field was found that tells the types of events apart, so all have one entry, "*".']
-        )
+        lines += comments(['No field was found that tells the types of events apart, so all have one entry, "*".'])
     if plan.key is not None:
         lines += comments([_KEY if plan.key is not EQUAL_BODIES else _NO_KEY])
         lines += expression("event_key", plan.key.expression)

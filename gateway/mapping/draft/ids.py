@@ -26,9 +26,7 @@ from gateway.mapping.draft.vocabulary import (
 )
 from gateway.mapping.draft.words import snake, subject, words
 
-_NO_ID = re.compile(
-    r"[\s<>]|https?://|.+@.+|\.{1,2}\Z|(?:0+|-+|null|none|undefined|unknown)\Z", re.IGNORECASE
-)
+_NO_ID = re.compile(r"[\s<>]|https?://|.+@.+|\.{1,2}\Z|(?:0+|-+|null|none|undefined|unknown)\Z", re.IGNORECASE)
 
 
 def is_id(value: object) -> bool:

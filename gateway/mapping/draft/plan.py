@@ -91,9 +91,7 @@ def plan_of(source: str, body: JSON, headers: Mapping[str, str]) -> Plan:
     for step in parts.way:
         part = _step(part, step)
     if not isinstance(part, dict) or not part:
-        raise DraftError(
-            "the payload has no fields: it has to be an object, or a list of objects, of a webhook"
-        )
+        raise DraftError("the payload has no fields: it has to be an object, or a list of objects, of a webhook")
     sample = Sample(part=part, headers={name: value for name, value in headers.items() if _is_header(name)})
     type_ = event_type(sample)
     kind = sample.value_of(type_.expression) if type_ is not None else None

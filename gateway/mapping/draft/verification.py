@@ -93,9 +93,7 @@ def _is_signed_so(name: str, sent: Mapping[str, str]) -> bool:
     scheme = schemes()[name]
     if name in _OF_ANYBODY:
         return False
-    values = [
-        sent[each.lower()] for each in scheme.header if each.lower() in sent.keys() - _HEADERS_OF_ANYBODY
-    ]
+    values = [sent[each.lower()] for each in scheme.header if each.lower() in sent.keys() - _HEADERS_OF_ANYBODY]
     return any(value.lower().startswith(scheme.prefix) for value in values)
 
 

@@ -112,9 +112,7 @@ TYPE_HOLDERS = _set("event event_data payload notification data meta")
 #: A type of these words alone says only that there is an event.
 SAYS_NOTHING = _set("event notification webhook callback hook message api")
 #: What the id of the event itself is called.
-KEY_FIELDS = _weights(
-    {100: "event_id", 98: "event_uuid", 95: "notification_id webhook_event_id", 60: "delivery_id"}
-)
+KEY_FIELDS = _weights({100: "event_id", 98: "event_uuid", 95: "notification_id webhook_event_id", 60: "delivery_id"})
 #: When it happened.
 TIME_FIELDS = _weights(
     {
@@ -199,9 +197,7 @@ LINKS = _set(
 #: What every object has, and no mail is ever about.
 DULL = _set("created created_at updated updated_at modified_at deleted_at date_created")
 #: A money field in whole numbers is often in the smallest unit of its currency.
-MONEY = _set(
-    "amount total price subtotal tax discount fee balance cost revenue due paid refunded spent earnings"
-)
+MONEY = _set("amount total price subtotal tax discount fee balance cost revenue due paid refunded spent earnings")
 #: What else is counted in whole numbers, whatever stands before it.
 COUNTED = _set("count weight quantity item number page")
 #: Names that end so hold a moment.

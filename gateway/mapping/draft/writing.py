@@ -23,9 +23,7 @@ def scalar(value: JSON) -> str:
 
 
 def _quoted(text: str) -> str:
-    return "".join(
-        each if each.isprintable() else _escape(each) for each in json.dumps(text, ensure_ascii=False)
-    )
+    return "".join(each if each.isprintable() else _escape(each) for each in json.dumps(text, ensure_ascii=False))
 
 
 def _escape(character: str) -> str:

@@ -252,9 +252,7 @@ def _comparator(node: Tree) -> Evaluate:
     if node["value"] == "eq":
         return lambda current, scope: equal(left(current, scope), right(current, scope), scope.budget.spend)
     if node["value"] == "ne":
-        return lambda current, scope: (
-            not equal(left(current, scope), right(current, scope), scope.budget.spend)
-        )
+        return lambda current, scope: not equal(left(current, scope), right(current, scope), scope.budget.spend)
 
     def evaluate(current: JSON, scope: Scope) -> JSON:
         return _ordering(sign, compare, left(current, scope), right(current, scope))
@@ -268,9 +266,7 @@ def _ordering(sign: str, compare: Callable[[Any, Any], bool], left: JSON, right:
     if all(text) or all(number):
         return compare(left, right)
     if any(text) and any(number):
-        problem = (
-            f"cannot compare {kind(left)} with {kind(right)} by {sign}; to_number(…) reads a text as a number"
-        )
+        problem = f"cannot compare {kind(left)} with {kind(right)} by {sign}; to_number(…) reads a text as a number"
         raise ExpressionError(problem)
     return None
 
@@ -280,9 +276,7 @@ def _function_expression(node: Tree) -> Evaluate:
     if function.lazy:
         lazily = [closure_of(child) for child in node["children"]]
         return lambda current, scope: function.call(lazily, current, scope)
-    arguments = [
-        (_reference(child) if child["type"] == "expref" else closure_of(child)) for child in node["children"]
-    ]
+    arguments = [(_reference(child) if child["type"] == "expref" else closure_of(child)) for child in node["children"]]
     return _call(function, arguments)
 
 

@@ -58,9 +58,7 @@ def _check_call(node: Tree, source: SourceText, position: int | None, names: Nam
     """Check one call; gives which of its arguments may be references."""
     name, arguments = node["value"], node["children"]
     if position is None:
-        raise BadExpression(
-            "expression", f"bad expression: write {name}(…) without brackets around {name}", 0
-        )
+        raise BadExpression("expression", f"bad expression: write {name}(…) without brackets around {name}", 0)
     function, offset = FUNCTIONS.get(name), source.offset(position)
     if function is None:
         problem = f"unknown function {shortened(name)}(){did_you_mean(name, FUNCTIONS, '{}()')}"

@@ -22,9 +22,7 @@ from gateway.mapping.expressions.source_text import (
 )
 from gateway.mapping.functions import read_json
 
-_QUOTED = re.compile(
-    r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|`(?P<literal>(?:\\.|[^`\\])*)`|['"`]""", re.DOTALL
-)
+_QUOTED = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|`(?P<literal>(?:\\.|[^`\\])*)`|['"`]""", re.DOTALL)
 
 
 def check_literals(text: str) -> None:

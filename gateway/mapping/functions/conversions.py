@@ -56,9 +56,7 @@ def _to_bool(x: bool | str | int | float) -> JSON:
 _BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
-@function(
-    anything("x"), takes_null=True, stride=CONSTANT, example=("to_array(tags)", {"tags": "new"}, ["new"])
-)
+@function(anything("x"), takes_null=True, stride=CONSTANT, example=("to_array(tags)", {"tags": "new"}, ["new"]))
 def _to_array(x: JSON) -> JSON:
     """A list as it is, anything else as a list of one."""
     return x if isinstance(x, list) else [x]

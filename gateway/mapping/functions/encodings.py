@@ -66,9 +66,7 @@ def _url_encode(s: str) -> JSON:
 def _url_decode(s: str) -> JSON:
     """The text that an address holds; "+" stays as it is."""
     try:
-        return _ESCAPES.sub(
-            lambda found: bytes.fromhex(found[0].replace(b"%", b"").decode()), _utf8(s)
-        ).decode()
+        return _ESCAPES.sub(lambda found: bytes.fromhex(found[0].replace(b"%", b"").decode()), _utf8(s)).decode()
     except UnicodeDecodeError:
         raise ExpressionError("url_decode() found bytes that are not text in UTF-8") from None
 

@@ -74,9 +74,7 @@ def _first(items: list[JSON]) -> JSON:
     return items[0] if items else None
 
 
-@function(
-    array("list"), stride=CONSTANT, example=("last(items).sku", {"items": [{"sku": "a"}, {"sku": "b"}]}, "b")
-)
+@function(array("list"), stride=CONSTANT, example=("last(items).sku", {"items": [{"sku": "a"}, {"sku": "b"}]}, "b"))
 def _last(items: list[JSON]) -> JSON:
     """The last item of a list; null when there is none."""
     return items[-1] if items else None

@@ -66,8 +66,7 @@ _EXPLAINED = {
     "missing ]: ": "missing ]",
     "invalid perl operator: (?=": "look-ahead (?=…) is not available here; "
     "match what follows too, and put what you want in a group",
-    "invalid perl operator: (?!": "look-ahead (?!…) is not available here; "
-    "test for it by a regex_match() of its own",
+    "invalid perl operator: (?!": "look-ahead (?!…) is not available here; test for it by a regex_match() of its own",
     "invalid perl operator: (?<=": "look-behind (?<=…) is not available here; "
     "match what comes before too, and put what you want in a group",
     "invalid perl operator: (?<!": "look-behind (?<!…) is not available here; "
@@ -144,9 +143,7 @@ def _check_extract(arguments: Sequence[object]) -> Mistake | None:
     groups = _compiled(pattern).groups
     if group in groups:
         return None
-    shown, near = (
-        (f"'{group}'", did_you_mean(group, _names(groups))) if isinstance(group, str) else (f"`{group}`", "")
-    )
+    shown, near = (f"'{group}'", did_you_mean(group, _names(groups))) if isinstance(group, str) else (f"`{group}`", "")
     problem = f"the regular expression has no group {shown}; {_listed(groups)}{near}"
     return Mistake(problem=problem, argument=2, code="unknown-group")
 
@@ -158,9 +155,7 @@ def _names(groups: Mapping[int | str, int]) -> list[str]:
 def _listed(groups: Mapping[int | str, int]) -> str:
     """Say which groups there are."""
     named = {groups[name]: f" ('{name}')" for name in _names(groups)}
-    written = [
-        f"`{number}`{named.get(number, '')}" for number in groups if isinstance(number, int) and number
-    ]
+    written = [f"`{number}`{named.get(number, '')}" for number in groups if isinstance(number, int) and number]
     return f"it has {', '.join(written)}" if written else "it has none, and `0` is the whole match"
 
 

@@ -49,9 +49,7 @@ def upgrade() -> None:
     op.add_column("deliveries", sa.Column("position", sa.BigInteger))
     op.add_column("deliveries", sa.Column("paused_before", sa.Double))
     op.execute("UPDATE deliveries SET region = '' WHERE region IS NULL")
-    op.execute(
-        "INSERT INTO connections (connection, region) SELECT DISTINCT connection, region FROM deliveries"
-    )
+    op.execute("INSERT INTO connections (connection, region) SELECT DISTINCT connection, region FROM deliveries")
     for name in ("due", "parked", "merge", "other_merge"):
         op.drop_index(f"deliveries_{name}", "deliveries")
     place = sa.text("coalesce(position, id)")

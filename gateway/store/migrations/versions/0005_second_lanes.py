@@ -17,9 +17,7 @@ def upgrade() -> None:
     With nearly all pending calls in one lane, SQLite's statistics made the index of second heads look of no use,
     and the table was read whole; PostgreSQL went through a whole index by first lanes in search of a second.
     """
-    _replace(
-        "deliveries_other_head", ["other_lane"], "status = 'pending' AND other_lane IS NOT NULL", unique=True
-    )
+    _replace("deliveries_other_head", ["other_lane"], "status = 'pending' AND other_lane IS NOT NULL", unique=True)
     place = sa.text("coalesce(position, id)")
     _replace("deliveries_parked", ["lane", place], "status = 'parked' AND lane IS NOT NULL")
     _replace("deliveries_merge", ["lane", place], f"{_IN_TWO_LANES} AND lane IS NOT NULL")
