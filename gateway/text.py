@@ -1,7 +1,8 @@
-"""Numbers as text."""
+"""Numbers as text, and the patterns of names that several rooms check."""
 
 from __future__ import annotations
 
+import re
 from decimal import Decimal
 
 from gateway.errors import ExpressionError
@@ -20,3 +21,6 @@ def number_text(number: int | float) -> str:
 
 
 _MAX_BITS_WRITTEN = 4096  # far more than any id, and below what Python refuses to write
+
+#: The name of an HTTP header: a token of RFC 9110.
+HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")

@@ -37,6 +37,7 @@ from gateway.customerio.calls import (
     person_named,
 )
 from gateway.event import JSON
+from gateway.text import HEADER_NAME
 
 MAX_ID_BYTES = 150
 MAX_ATTRIBUTES = 300
@@ -387,7 +388,7 @@ def header_problem(name: str, value: object) -> str | None:
     """Say what is wrong with a header of a raw request."""
     if name.lower() in _OUR_HEADERS:
         return "is set by the gateway"
-    if not _HEADER_NAME.fullmatch(name):
+    if not HEADER_NAME.fullmatch(name):
         return "is not the name of a header"
     if not isinstance(value, str) or not value.isascii() or not value.isprintable():
         return "has to be text of printable ASCII characters"
@@ -403,7 +404,6 @@ _OUR_HEADERS = frozenset(
         *("content-length", "transfer-encoding", "te", "trailer", "expect", "keep-alive"),
     }
 )
-_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
 def _of_values(field: str, values: Mapping[str, JSON]) -> Iterator[Violation]:

@@ -14,6 +14,7 @@ import yaml
 
 from gateway.errors import did_you_mean
 from gateway.event import JSON
+from gateway.text import HEADER_NAME
 from gateway.verify.keys import incomplete
 from gateway.verify.places import Place, place
 from gateway.verify.scheme import (
@@ -264,11 +265,8 @@ def _header_names(key: str, value: JSON) -> tuple[str, ...]:
     return tuple(_header_name(key, name) for name in names)
 
 
-_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-
-
 def _header_name(key: str, name: JSON) -> str:
-    if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
+    if not isinstance(name, str) or not HEADER_NAME.fullmatch(name):
         raise SchemeError(key, f"'{key}' must be the name of a header, such as X-Signature")
     return name
 
