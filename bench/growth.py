@@ -28,7 +28,7 @@ from bench.ingest import Load
 from gateway.customerio.connection import DEFAULT
 from gateway.customerio.retry import Attempt, Delivered
 from gateway.store.database import Database, connect, migrate
-from gateway.store.record_and_claim import Claimed, Outcome, Store
+from gateway.store.record_and_claim import Claimed, ClaimRequest, Outcome, Store
 from tests.support.trackapi import TrackAPI
 
 GROUP = 32
@@ -172,7 +172,9 @@ class _Case:
 
 
 def _settle_and_claim(store: Store, outcomes: Sequence[Outcome]) -> list[Claimed]:
-    return store.settle_and_claim(outcomes, limit=GROUP, lease=secrets.randbits(63), seconds=120).claimed
+    return store.settle_and_claim(
+        outcomes, ClaimRequest(limit=GROUP, lease=secrets.randbits(63), lease_seconds=120)
+    ).claimed
 
 
 def _outcome(delivery: Claimed) -> Outcome:

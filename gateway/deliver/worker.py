@@ -43,7 +43,7 @@ from gateway.errors import StoreError
 from gateway.event import JSON
 from gateway.store.connection_state import ProbeResult, ProbeSchedule, StateChange, Target
 from gateway.store.database import Database
-from gateway.store.record_and_claim import Claimed, Outcome, Store, Turn
+from gateway.store.record_and_claim import Claimed, ClaimRequest, Outcome, Store, Turn
 
 log = logging.getLogger(__name__)
 
@@ -326,19 +326,19 @@ class Worker:
 
     def _claim(self, outcomes: Sequence[Outcome], limit: int) -> Turn:
         doubted = {each.target for each in self._doubts}
-        return self._store.settle_and_claim(
-            outcomes,
+        request = ClaimRequest(
             limit=limit,
             # A token of its own for each claim: an outcome of an earlier one can never pass for one of this.
             lease=secrets.randbits(63),
-            seconds=self._lease,
-            probed=self._probed,
+            lease_seconds=self._lease,
+            probe_results=self._probed,
             doubted=doubted,
             probing=self._probing.keys(),
             busy={target for target, number in self._in_hand.items() if number},
             room=self._room(time.monotonic()),
-            pacing=ProbeSchedule(policies=self._policies, jitter=self._jitter(), probe_seconds=2 * self._deadline),
+            schedule=ProbeSchedule(policies=self._policies, jitter=self._jitter(), probe_seconds=2 * self._deadline),
         )
+        return self._store.settle_and_claim(outcomes, request)
 
     def _settle_singly(self, outcomes: Sequence[Outcome]) -> None:
         for each in outcomes:

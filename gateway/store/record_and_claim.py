@@ -6,8 +6,7 @@ What the operator asks and does is in `archive`; the order of the lanes is in `l
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from types import MappingProxyType
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from sqlalchemy import (
@@ -108,6 +107,33 @@ class Outcome:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ClaimRequest:
+    """What a worker asks for when it settles outcomes and claims deliveries.
+
+    Attributes:
+        limit: Deliveries to claim, at most.
+        lease: The token of the new leases and of the rights to probe.
+        lease_seconds: How long the new leases last.
+        probe_results: Results of the probes that this worker had the right to make.
+        doubted: Connections to which nothing more is sent until they are probed.
+        probing: The doubted connections that this worker is probing already.
+        busy: Connections to which this worker is sending.
+        room: How many deliveries a connection can take, where that is limited.
+        schedule: How long pauses and rights to probe last.
+    """
+
+    limit: int
+    lease: int
+    lease_seconds: float
+    probe_results: Sequence[ProbeResult] = ()
+    doubted: Collection[Target] = ()
+    probing: Collection[Target] = ()
+    busy: Collection[Target] = ()
+    room: Mapping[str, int] = field(default_factory=dict)
+    schedule: ProbeSchedule = field(default_factory=ProbeSchedule)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Turn:
     """What a worker is to do next.
 
@@ -165,49 +191,28 @@ class Store:
         with readable_errors():
             self._database.notify()
 
-    def settle_and_claim(
-        self,
-        outcomes: Sequence[Outcome],
-        *,
-        limit: int,
-        lease: int,
-        seconds: float,
-        probed: Sequence[ProbeResult] = (),
-        doubted: Collection[Target] = (),
-        probing: Collection[Target] = (),
-        busy: Collection[Target] = (),
-        room: Mapping[str, int] = MappingProxyType({}),
-        pacing: ProbeSchedule = ProbeSchedule(),  # noqa: B008  # a frozen value
-    ) -> Turn:
-        """Write outcomes, promote what waited behind them, then lease up to *limit* deliveries that are due.
-
-        Args:
-            lease: The token of the new leases and of the probes.
-            seconds: How long the leases last.
-            probed: What the probes came to that were ours to make.
-            doubted: Connections to which nothing more goes until they are probed.
-            probing: Those of them that we are probing already.
-            busy: Connections to which we are sending.
-            room: How many deliveries a connection can take, if that is limited.
-        """
-        lanes = {lane for each in outcomes for lane in each.delivery.lanes}
+    def settle_and_claim(self, outcomes: Sequence[Outcome], request: ClaimRequest) -> Turn:
+        """Write outcomes, promote the deliveries that waited behind them, then claim due deliveries as requested."""
+        lanes = {lane for outcome in outcomes for lane in outcome.delivery.lanes}
         with writing(self._database, lanes) as connection:
-            standing = self._pauses.read(connection)
-            held = self._settle(connection, outcomes, standing) if outcomes else []
-            decided = [(each.delivery.target, _lane(each.delivery), each.decision) for each in held]
-            standing, changes = self._pauses.weigh(connection, standing, decided, probed, pacing)
-            probes = self._pauses.lease_probes(connection, standing, set(doubted).difference(probing), lease, pacing)
-            shut = {each for each in standing.healths if room.get(each.connection) == 0}.union(doubted)
-            claimed = self._claim(connection, standing, shut, busy, room, limit=limit, lease=lease, seconds=seconds)
-            if len(claimed) == limit:
-                due_in = 0.0 if limit else None
+            states = self._pauses.read(connection)
+            held = self._settle(connection, outcomes, states) if outcomes else []
+            decided = [(outcome.delivery.target, _lane(outcome.delivery), outcome.decision) for outcome in held]
+            states, changes = self._pauses.weigh(connection, states, decided, request.probe_results, request.schedule)
+            unprobed = set(request.doubted).difference(request.probing)
+            probes = self._pauses.lease_probes(connection, states, unprobed, request.lease, request.schedule)
+            closed = {target for target in states.healths if request.room.get(target.connection) == 0}
+            closed.update(request.doubted)
+            claimed = self._claim(connection, states, closed, request)
+            if len(claimed) == request.limit:
+                due_in = 0.0 if request.limit else None
             else:
-                due_in = self._due_in(connection, standing, shut, busy)
+                due_in = self._due_in(connection, states, closed, request.busy)
         return Turn(
-            lease=lease,
+            lease=request.lease,
             claimed=claimed,
             probes=probes,
-            paused=frozenset(standing.healths) - frozenset(standing.open()),
+            paused=frozenset(states.healths) - frozenset(states.open()),
             changes=changes,
             due_in=due_in,
         )
@@ -316,30 +321,26 @@ class Store:
             self._notices.begin(connection, "failed", row.source, text)
 
     def _claim(
-        self,
-        connection: Connection,
-        standing: ConnectionStates,
-        shut: Collection[Target],
-        busy: Collection[Target],
-        room: Mapping[str, int],
-        *,
-        limit: int,
-        lease: int,
-        seconds: float,
+        self, connection: Connection, standing: ConnectionStates, shut: Collection[Target], request: ClaimRequest
     ) -> list[Claimed]:
         """Take what is due, of each connection its share; what one does not need is the next one's."""
         targets = [target for target in standing.open() if target not in shut]
-        left = dict(room)
-        first = lease % len(targets) if targets else 0
+        left = dict(request.room)
+        first = request.lease % len(targets) if targets else 0
         claimed: list[Claimed] = []
         for number, target in enumerate(targets[first:] + targets[:first]):
-            most = -(-(limit - len(claimed)) // (len(targets) - number))
+            most = -(-(request.limit - len(claimed)) // (len(targets) - number))
             most = min(most, left.get(target.connection, most))
             health = standing.healths[target]
             if health.on_trial:
-                most = min(most, 0 if target in busy else 1)
+                most = min(most, 0 if target in request.busy else 1)
             if most:
-                given = {"most": most, "new_lease": lease, "seconds": seconds, "paused": health.paused_for}
+                given = {
+                    "most": most,
+                    "new_lease": request.lease,
+                    "seconds": request.lease_seconds,
+                    "paused": health.paused_for,
+                }
                 rows = self._statements.claim.rows(connection, {**target.bound, **given})
                 claimed += sorted(map(_claimed, rows), key=lambda each: each.id)
                 if target.connection in left:

@@ -13,7 +13,7 @@ from gateway.operate.backlog import SHARE, Backlog, Backlogs
 from gateway.operate.watch import MENDED_AFTER, Watch
 from gateway.store.database import Database
 from gateway.store.notices import Notices
-from gateway.store.record_and_claim import Outcome, Store
+from gateway.store.record_and_claim import ClaimRequest, Outcome, Store
 from gateway.store.tables import deliveries, events
 from tests.store.test_notices import fail, open_notices
 from tests.store.test_record_and_claim import call, event
@@ -59,10 +59,10 @@ def test_the_backlog_is_what_waits_and_for_how_long(database: Database, store: S
 
 def test_a_delivery_that_is_tried_in_vain_waits_since_its_first_failure(database: Database, store: Store) -> None:
     store.record([event("a", call("one", 1))])
-    (claimed,) = store.settle_and_claim([], limit=9, lease=1, seconds=60).claimed
+    (claimed,) = store.settle_and_claim([], ClaimRequest(limit=9, lease=1, lease_seconds=60)).claimed
     assert read(database).oldest == 0.0  # it is being sent
     outcome = Outcome(delivery=claimed, attempt=Attempt(status=503), decision=Retry(after=500, reason="x"))
-    store.settle_and_claim([outcome], limit=0, lease=1, seconds=60)
+    store.settle_and_claim([outcome], ClaimRequest(limit=0, lease=1, lease_seconds=60))
     age(database, 200)
     assert 200 <= read(database).oldest < 230
 

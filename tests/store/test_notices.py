@@ -10,7 +10,7 @@ from sqlalchemy import select, update
 from gateway.customerio.retry import Attempt, Delivered, Failed
 from gateway.store.database import Database, connect
 from gateway.store.notices import LEASE, Notice, Notices
-from gateway.store.record_and_claim import Outcome, Store
+from gateway.store.record_and_claim import ClaimRequest, Outcome, Store
 from gateway.store.tables import deliveries, notices
 from tests.store.test_record_and_claim import call, event
 
@@ -29,9 +29,9 @@ def end(database: Database, kind: str, subject: str = "") -> bool:
 
 def fail(store: Store) -> None:
     """Let everything that is due fail for good."""
-    claimed = store.settle_and_claim([], limit=100, lease=1, seconds=60).claimed
+    claimed = store.settle_and_claim([], ClaimRequest(limit=100, lease=1, lease_seconds=60)).claimed
     outcomes = [Outcome(delivery=each, attempt=REFUSED, decision=Failed(reason="HTTP 400: no")) for each in claimed]
-    store.settle_and_claim(outcomes, limit=0, lease=1, seconds=60)
+    store.settle_and_claim(outcomes, ClaimRequest(limit=0, lease=1, lease_seconds=60))
 
 
 def open_notices(database: Database) -> list[tuple[str, str]]:
@@ -183,7 +183,7 @@ def test_a_failure_that_is_being_committed_keeps_its_notice_open(database: Datab
 
 def test_a_delivery_that_arrives_is_no_notice(database: Database, store: Store) -> None:
     store.record([event("a", call("one", 1))])
-    (claimed,) = store.settle_and_claim([], limit=9, lease=1, seconds=60).claimed
+    (claimed,) = store.settle_and_claim([], ClaimRequest(limit=9, lease=1, lease_seconds=60)).claimed
     outcome = Outcome(delivery=claimed, attempt=Attempt(status=200), decision=Delivered())
-    store.settle_and_claim([outcome], limit=0, lease=1, seconds=60)
+    store.settle_and_claim([outcome], ClaimRequest(limit=0, lease=1, lease_seconds=60))
     assert open_notices(database) == []
