@@ -19,7 +19,8 @@ from gateway import config as configuration
 from gateway.cli.open_database import opened
 from gateway.cli.options import environment_of, mappings_option, plain_errors
 from gateway.config import Config
-from gateway.customerio.client import DEADLINE, Client, DryRun, Sender
+from gateway.customerio.client import DEADLINE, Client, Sender
+from gateway.customerio.dry_run import DryRun
 from gateway.deliver.worker import LEASE, THREADS, Worker
 from gateway.errors import ConfigError
 from gateway.operate.alerts import Alerts

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, bindparam, null, or_, select, tuple_, update
 
-from gateway.customerio.retry import ConnectionState, Decision, Policy, Probe, needs_probe, weigh
+from gateway.customerio.retry import ConnectionState, Decision, Policy, Probe, needs_probe, next_state
 from gateway.store.database import Database, insert_into
 from gateway.store.notices import Notices
 from gateway.store.tables import connections
@@ -193,7 +193,7 @@ def _weighed(
     pacing: ProbeSchedule,
 ) -> dict[Target, ConnectionState]:
     return {
-        target: weigh(
+        target: next_state(
             health,
             [(lane, decision) for of, lane, decision in decided if of == target],
             [each.probe for each in probed if each.target == target and standing.probes.get(target) == each.lease],

@@ -20,7 +20,7 @@ from gateway.store.database import Database
 from gateway.store.record_and_claim import Store
 from gateway.store.tables import notices
 from tests.conftest import MakeApp
-from tests.deliver.test_worker import wait_until
+from tests.deliver.running import wait_until
 from tests.store.test_notices import begin, end, fail, shift
 from tests.store.test_record_and_claim import call, event
 from tests.support.gateway_process import GatewayProcess

@@ -23,7 +23,7 @@ from gateway.store.database import Database, connect, migrate
 from gateway.store.disk_space import DiskSpace
 from gateway.store.record_and_claim import ClaimRequest, Outcome, Store
 from gateway.store.tables import deliveries, events
-from tests.deliver.test_worker import wait_until
+from tests.deliver.running import wait_until
 from tests.store.test_record_and_claim import event
 
 MAPPING = """\
