@@ -40,6 +40,7 @@ from jmespath import functions as bare_functions
 
 from bench import serving
 from gateway import config, payload
+from gateway.errors import ExpressionError
 from gateway.event import JSON, Event
 from gateway.mapping import selftests
 from gateway.mapping.expressions import Expression
@@ -415,7 +416,10 @@ def _bare_method(function: Function) -> Callable[..., JSON]:
             return None
         if references:
             values = tuple(_applied(value) if at in references else value for at, value in enumerate(values))
-        return call(self.scope, *values) if needs_scope else call(*values)
+        try:
+            return call(self.scope, *values) if needs_scope else call(*values)
+        except ExpressionError:  # of an argument that ours never evaluates: the result is compared in any case
+            return None
 
     declared: Callable[..., JSON] = bare_functions.signature(*_signature(function))(method)
     return declared
