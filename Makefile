@@ -1,28 +1,26 @@
-# What people run; .ci/run runs the same targets on a clean checkout.
-BIN := .venv/bin
+# What people run before a commit. .ci/run runs the same targets on a clean checkout.
+# `make test PYTHON=python3.13 VENV=.venv-3.13` tests with another Python.
+PYTHON ?= python3
+VENV ?= .venv
 
-.PHONY: check format-check lint types imports test faults
+.PHONY: check static test faults
 
-check: format-check lint types imports test
+check: static test
 
-.venv: pyproject.toml
-	python3 -m venv .venv && $(BIN)/pip install -q -e '.[dev]' && touch .venv
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --editable '.[dev]'
+	touch $@
 
-format-check: .venv
-	$(BIN)/ruff format --check .
+static: $(VENV)/installed
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
 
-lint: .venv
-	$(BIN)/ruff check .
+test: $(VENV)/installed
+	$(VENV)/bin/pytest
 
-types: .venv
-	$(BIN)/mypy
-
-imports: .venv
-	$(BIN)/lint-imports
-
-test: .venv
-	$(BIN)/pytest
-
-# FAULTS_SCALE makes the runs shorter or longer.
-faults: .venv
-	$(BIN)/pytest -m faults
+# Long runs in which processes, databases, disks and clocks fail. FAULTS_SCALE=0.3 makes them shorter.
+faults: $(VENV)/installed
+	$(VENV)/bin/pytest -m faults
