@@ -27,8 +27,9 @@ from bench import serving, webhooks
 from bench.ingest import Load
 from gateway.customerio.connection import DEFAULT
 from gateway.customerio.retry import Attempt, Delivered
-from gateway.store.database import Database, connect, migrate
-from gateway.store.record_and_claim import Claimed, ClaimRequest, Outcome, Store
+from gateway.store import Claimed, ClaimRequest, Outcome, Store
+from gateway.store.database import Database, connect
+from gateway.store.schema import migrate
 from tests.support.trackapi import TrackAPI
 
 GROUP = 32

@@ -19,9 +19,9 @@ from gateway.customerio.calls import Identify
 from gateway.customerio.retry import Attempt, Policy, Probe, Retry
 from gateway.customerio.wire import BATCH_PATH, HttpRequest
 from gateway.deliver.worker import Worker
+from gateway.store import ClaimRequest, NewDelivery, Outcome, Store, Turn
 from gateway.store.connection_state import ProbeResult
 from gateway.store.database import Database, connect
-from gateway.store.record_and_claim import ClaimRequest, NewDelivery, Outcome, Store, Turn
 from gateway.store.tables import connections, deliveries, notices
 from tests.store.test_record_and_claim import event
 
