@@ -44,8 +44,8 @@ from gateway.customerio.retry import Policy
 from gateway.customerio.ulids import ulid_of_text
 from gateway.deliver.worker import Worker
 from gateway.operate.queries import Queries
+from gateway.store import NewDelivery, Store
 from gateway.store.database import Database, connect
-from gateway.store.record_and_claim import NewDelivery, Store
 from gateway.store.tables import deliveries
 from tests.store.test_record_and_claim import event
 from tests.support.trackapi import Fault, Hang, ParsedRequest, Reply, Reset, TrackAPI
