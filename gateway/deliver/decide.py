@@ -19,8 +19,8 @@ from gateway.customerio.retry import (
     postpone,
 )
 from gateway.deliver.send import SendResult
+from gateway.store import Outcome
 from gateway.store.connection_state import ProbeResult, Target
-from gateway.store.record_and_claim import Outcome
 
 log = logging.getLogger(__name__)
 

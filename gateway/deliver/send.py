@@ -22,8 +22,8 @@ from gateway.customerio.client import Sender
 from gateway.customerio.rate_limit import RateLimit
 from gateway.customerio.retry import Attempt
 from gateway.event import JSON
+from gateway.store import Claimed
 from gateway.store.connection_state import ProbeResult, Target
-from gateway.store.record_and_claim import Claimed
 
 log = logging.getLogger(__name__)
 

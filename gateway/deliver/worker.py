@@ -16,13 +16,13 @@ from contextlib import closing, suppress
 from types import MappingProxyType
 
 from gateway.customerio.client import Sender
-from gateway.customerio.retry import Policy
+from gateway.customerio.retry import ConnectionState, Policy
 from gateway.deliver.decide import Decisions
 from gateway.deliver.send import Outbox, SendResult
 from gateway.errors import StoreError
-from gateway.store.connection_state import ProbeResult, ProbeSchedule, StateChange
+from gateway.store import ClaimRequest, Outcome, Store, Turn
+from gateway.store.connection_state import ProbeResult, ProbeSchedule, Target
 from gateway.store.database import Database
-from gateway.store.record_and_claim import ClaimRequest, Outcome, Store, Turn
 
 log = logging.getLogger(__name__)
 
@@ -192,14 +192,13 @@ class Worker:
                 self._stopping.wait(DATABASE_PAUSE)
 
 
-def log_state_changes(changes: Sequence[StateChange]) -> None:
+def log_state_changes(changes: Mapping[Target, ConnectionState]) -> None:
     """Log which connections were paused or resumed."""
-    for change in changes:
-        state = change.health
+    for target, state in changes.items():
         if state.cause is None:
-            log.warning("connection %s: sending again", change.target)
+            log.warning("connection %s: sending again", target)
         elif state.cause in ("unreachable", "misconfigured"):
-            log.error("connection %s is paused (%s): %s", change.target, state.cause, state.reason)
+            log.error("connection %s is paused (%s): %s", target, state.cause, state.reason)
         else:
             # The reason may be Customer.io's own words, which quote what was sent: they stay in the database.
-            log.error("connection %s is paused (%s)", change.target, state.cause)
+            log.error("connection %s is paused (%s)", target, state.cause)

@@ -41,7 +41,7 @@ class Alerts:
         Raises:
             StoreError: The database cannot be used.
         """
-        for notice in self._notices.take():
+        for notice in self._notices.claim():
             if notice.is_first and notice.kind != "paused":  # of pauses the worker has written to the log
                 _write_line(notice)
             if not stopping.is_set():
@@ -54,13 +54,13 @@ class Alerts:
     def _tell(self, notice: Notice) -> None:
         problem = self._post(f"customerio-gateway: {message(notice)}") if self._url is not None else None
         if problem is None:
-            self._notices.told(notice)
+            self._notices.mark_sent(notice)
         elif notice.waiting >= GIVEN_UP_AFTER:
             log.error("the alert about notice %d is given up: %s (GATEWAY_ALERT_URL)", notice.id, problem)
-            self._notices.told(notice)
+            self._notices.mark_sent(notice)
         else:
             delay = min(max(notice.waiting, SHORTEST_DELAY), LONGEST_DELAY)
-            self._notices.put_off(notice, delay)
+            self._notices.postpone(notice, delay)
             log.warning("an alert was not taken: %s (GATEWAY_ALERT_URL); posting it again in %.0f s", problem, delay)
 
     def _post(self, text: str) -> str | None:

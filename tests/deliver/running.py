@@ -16,8 +16,8 @@ from gateway.customerio.calls import Call, address, as_json, lanes
 from gateway.customerio.client import Sender
 from gateway.customerio.retry import Policy
 from gateway.deliver.worker import Worker
+from gateway.store import NewDelivery, Store
 from gateway.store.database import Database, connect
-from gateway.store.record_and_claim import NewDelivery, Store
 from gateway.store.tables import deliveries
 from tests.store.test_record_and_claim import event
 

@@ -36,8 +36,8 @@ from gateway.customerio.client import Client
 from gateway.customerio.connection import Connection
 from gateway.customerio.ulids import ulid_of_text
 from gateway.operate.queries import Queries
+from gateway.store import Store
 from gateway.store.database import Database
-from gateway.store.record_and_claim import Store
 from tests.deliver.running import reasons, record_calls, statuses, wait_for
 from tests.deliver.running import running as running_worker
 from tests.support.trackapi import Fault, Hang, ParsedRequest, Reply, Reset, TrackAPI

@@ -15,8 +15,8 @@ import pytest
 from gateway.customerio.calls import Identify
 from gateway.customerio.retry import Attempt, Probe, Retry
 from gateway.customerio.wire import BATCH_PATH, HttpRequest
+from gateway.store import Claimed, ClaimRequest, Outcome, Store
 from gateway.store.database import Database, connect
-from gateway.store.record_and_claim import Claimed, ClaimRequest, Outcome, Store
 from gateway.store.tables import connections, deliveries, notices
 from tests.deliver.running import column, reasons, record_calls, running, statuses, wait_for, wait_until
 

@@ -10,8 +10,9 @@ from sqlalchemy import func, insert, select, update
 
 from gateway.customerio.retry import Attempt, Decision, Delivered, Failed
 from gateway.operate.retention import Removed, Retention
-from gateway.store.database import Database, connect, migrate
-from gateway.store.record_and_claim import ClaimRequest, Outcome, Store
+from gateway.store import ClaimRequest, Outcome, Store
+from gateway.store.database import Database, connect
+from gateway.store.schema import migrate
 from gateway.store.tables import attempts, deliveries, events, notices
 from tests.store.test_record_and_claim import call, event
 

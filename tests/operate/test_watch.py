@@ -11,9 +11,9 @@ from sqlalchemy import text, update
 from gateway.customerio.retry import Attempt, Retry
 from gateway.operate.backlog import SHARE, Backlog, Backlogs
 from gateway.operate.watch import MENDED_AFTER, Watch
+from gateway.store import ClaimRequest, Outcome, Store
 from gateway.store.database import Database
 from gateway.store.notices import Notices
-from gateway.store.record_and_claim import ClaimRequest, Outcome, Store
 from gateway.store.tables import deliveries, events
 from tests.store.test_notices import fail, open_notices
 from tests.store.test_record_and_claim import call, event
@@ -36,7 +36,7 @@ def age(database: Database, seconds: float) -> None:
 
 
 def texts(database: Database) -> list[str]:
-    return [notice.text for notice in Notices(database).take()]
+    return [notice.text for notice in Notices(database).claim()]
 
 
 def read(database: Database) -> Backlog:
@@ -170,7 +170,7 @@ def test_no_look_reads_a_whole_table(database: Database, store: Store) -> None:
                 connection.execute(text("ANALYZE"))
         occasions.listen(database.engine, "before_cursor_execute", note)
         watch(database)
-        Notices(database).take()
+        Notices(database).claim()
         occasions.remove(database.engine, "before_cursor_execute", note)
         assert len(statements) > 6
         explain = "EXPLAIN QUERY PLAN " if database.engine.dialect.name == "sqlite" else "EXPLAIN "

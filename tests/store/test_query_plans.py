@@ -11,8 +11,8 @@ import pytest
 from sqlalchemy import event as notices
 
 from gateway.customerio.retry import Attempt, Decision, Delivered, Failed, Retry
+from gateway.store import ClaimRequest, NewEvent, Outcome, Store
 from gateway.store.database import Database
-from gateway.store.record_and_claim import ClaimRequest, NewEvent, Outcome, Store
 from gateway.store.statements import driver_cursor
 from tests.store.test_record_and_claim import call, event
 

@@ -28,8 +28,8 @@ from gateway.mapping.compiler import parse
 from gateway.mapping.model import MappingFile
 from gateway.operate.replay import Rework
 from gateway.receive.record import take
+from gateway.store import Claimed, ClaimRequest, Outcome, Store
 from gateway.store.database import Database
-from gateway.store.record_and_claim import Claimed, ClaimRequest, Outcome, Store
 from gateway.store.tables import connections, deliveries, metadata
 from tests.store.test_record_and_claim import call, event
 
