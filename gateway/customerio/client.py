@@ -1,13 +1,4 @@
-"""The Customer.io client: send a call or a request, and report what happened.
-
-It can be used on its own, without the rest of the gateway (docs/client.md)::
-
-    from gateway.customerio import Client, Connection
-
-    with Client(Connection(site_id="…", api_key="…", region="eu")) as client:
-        client.identify(id="42", attributes={"plan": "pro"})
-        client.track(id="42", name="Order Paid", attributes={"total": 49.5}, event_id="order-7")
-"""
+"""The Customer.io client: send a call or a request, and report what happened (docs/client.md)."""
 
 from __future__ import annotations
 
