@@ -241,25 +241,6 @@ def test_a_raw_request_to_a_path_that_does_not_exist_fails_at_once(database: Dat
     assert reasons(database) == ["HTTP 404: no such path"]
 
 
-@pytest.mark.parametrize(
-    "reply",
-    [
-        Reply(status=413, body=b"<html>Request Entity Too Large</html>"),
-        Reply(status=207, body=b"{}"),
-        Reply(status=207, body=b'{"errors":[{"batch_index":999}]}'),
-        Reply(status=207, body=b'{"errors":[{"batch_index":"0"}]}'),
-    ],
-)
-def test_a_batch_that_is_refused_without_naming_the_bad_call_is_sent_in_smaller_ones(
-    database: Database, store: Store, reply: Reply
-) -> None:
-    record_calls(store, tracks(10))
-    with TrackAPI(answer=lambda request: reply if is_batch(request) else None) as api:
-        with running(database, api):
-            wait_for(database, *["delivered"] * 10)
-        assert (api.singles, api.count_applied(), api.repeats) == (10, 10, 0)
-
-
 def test_requests_keep_to_the_rate_of_their_connection(database: Database, store: Store) -> None:
     moments: list[float] = []
 
