@@ -14,13 +14,14 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from typing import TypeAlias
 
 from gateway.customerio import wire
 from gateway.customerio.batching import MOST_ITEMS, BatchItem, batch_item, pack, send_batch
 from gateway.customerio.calls import Call, RawRequest, from_json
 from gateway.customerio.client import Sender
 from gateway.customerio.rate_limit import RateLimit
-from gateway.customerio.retry import Attempt
+from gateway.customerio.retry import Attempt, Probe
 from gateway.event import JSON
 from gateway.store import Claimed
 from gateway.store.connection_state import ProbeResult, Target
@@ -68,10 +69,14 @@ class SendResult:
         return self.deliveries[0].target
 
 
+#: What the threads hand back; None only wakes the worker.
+_Finished: TypeAlias = tuple[OutgoingRequest, list[SendResult]] | ProbeResult | None
+
+
 class Outbox:
     """The requests of a worker on their way, and the pool of threads that sends them.
 
-    Only the worker's thread may use it, but for `wake`.
+    Only the worker's thread may use it, except for `wake`.
 
     Args:
         rates: Requests a second, at most, by connection. A connection without one has no limit.
@@ -85,14 +90,12 @@ class Outbox:
         self._threads = threads
         self._stopping = stopping
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="sender")
-        #: What the threads hand back; None wakes the worker.
-        self._finished: queue.SimpleQueue[tuple[OutgoingRequest, list[SendResult]] | ProbeResult | None] = (
-            queue.SimpleQueue()
-        )
-        #: Requests that wait for the rate of their connection, each with its moment, sorted.
+        self._finished: queue.SimpleQueue[_Finished] = queue.SimpleQueue()
+        #: Requests that wait for the rate of their connection, sorted by the moment of their turn.
         self._waiting: list[tuple[float, OutgoingRequest]] = []
-        self._deliveries: Counter[Target] = Counter()  # that wait or are being sent
-        #: Requests that are being sent.
+        #: How many deliveries to each target wait or are being sent.
+        self._deliveries: Counter[Target] = Counter()
+        #: How many requests are being sent.
         self.in_flight = 0
         #: Deliveries that were not sent because we stop. Their leases are to be released.
         self.unsent: list[Claimed] = []
@@ -105,15 +108,15 @@ class Outbox:
         """Let `collect` return. Any thread or signal handler may call it."""
         self._finished.put(None)
 
-    def limit(self, doubtful: int) -> int:
+    def limit(self, in_doubt: int) -> int:
         """Return how many deliveries to claim: enough to keep each thread busy while the next are fetched.
 
         Args:
-            doubtful: Deliveries that wait for a probe.
+            in_doubt: How many deliveries wait for a probe.
         """
         # What waits for the rate of one connection must not keep the others waiting, so it does not count.
         waiting = sum(len(request.deliveries) for _, request in self._waiting)
-        claimed = self._deliveries.total() - waiting + doubtful
+        claimed = self._deliveries.total() - waiting + in_doubt
         return max(min((2 * self._threads - self.in_flight) * MOST_ITEMS, MOST_CLAIMED - claimed), 0)
 
     def room(self) -> dict[str, int]:
@@ -237,7 +240,10 @@ class Outbox:
         return not self._stopping.is_set() and time.monotonic() <= request.send_before
 
     def _probe(self, target: Target, lease: int) -> None:
-        probe = self._sender.probe(target.connection, target.region or None)
+        try:
+            probe = self._sender.probe(target.connection, target.region or None)
+        except Exception as error:  # noqa: BLE001  # without a result, its connection would stay in doubt for ever
+            probe = Probe(cause="unreachable", reason=f"the probe failed ({type(error).__name__})")
         self._finished.put(ProbeResult(target=target, lease=lease, probe=probe))
 
 

@@ -261,6 +261,19 @@ def test_a_wrong_key_pauses_the_connection_loudly_and_loses_nothing(
     assert "connection default: sending again" in caplog.text
 
 
+def test_a_probe_that_raises_an_error_is_a_bad_one_and_another_follows(database: Database, store: Store) -> None:
+    def fail() -> Probe:
+        sender.answer, sender.probe_answer = lambda _: OK, Probe
+        raise RuntimeError
+
+    sender = FakeSender(lambda _: Attempt(status=500, reason="HTTP 500"))
+    sender.probe_answer = fail
+    record(store, ("ann", 1))
+    with running(database, sender):
+        wait_for(database, "delivered")
+    assert tries(database) == [1], "the bad probe counts against no delivery"
+
+
 def test_after_a_good_probe_a_refusal_is_the_calls_own_fault(database: Database, store: Store) -> None:
     refused = Attempt(status=404, reason="HTTP 404", about_call=True)
     sender = FakeSender(lambda request: refused if "ann" in request.path else OK)
