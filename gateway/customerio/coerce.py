@@ -29,7 +29,7 @@ _NAMING = (*IDENTIFIERS, "object_type_id", "object_id", "attributes")
 _OBJECTS = frozenset({"attributes", "query", "headers", "form", "files", "file_names", "retry"})
 
 
-def mended(call: Call, new_ulid: Callable[[], str]) -> Call:
+def coerce_call(call: Call, new_ulid: Callable[[], str]) -> Call:
     """Mend a call's values, and give an event, page view or screen the id by which a repeat is dropped.
 
     Numbers and UUIDs become text where text is asked for; a datetime becomes unix seconds; a Decimal becomes
@@ -52,11 +52,11 @@ def mended(call: Call, new_ulid: Callable[[], str]) -> Call:
 
 def _known(call: Occurrence, new_ulid: Callable[[], str]) -> Occurrence:
     if not call.event_id:
-        return replace(call, event_id=new_ulid())
+        return call.with_event_id(new_ulid())
     if is_ulid(call.event_id):
         return call
     try:
-        return replace(call, event_id=ulid_of_text(call.event_id))
+        return call.with_event_id(ulid_of_text(call.event_id))
     except UnicodeEncodeError as error:
         raise CallError("event_id holds text that is not valid Unicode") from error
 

@@ -10,7 +10,10 @@ from typing import Any, TypeAlias, get_args
 
 from gateway import verify
 from gateway.customerio.calls import CALLS
-from gateway.customerio.limits import MAX_TIMEOUT, METHODS, PLATFORMS, RESPONSE_TYPES, RETRY_SETTINGS
+from gateway.customerio.calls.devices import PLATFORMS
+from gateway.customerio.calls.raw_request import METHODS, RESPONSE_TYPES, RETRY_SETTINGS, RetrySetting
+from gateway.customerio.connection import HOSTS
+from gateway.customerio.limits import MAX_TIMEOUT
 from gateway.mapping.compiler.key_values import NAME
 from gateway.mapping.model import ANYBODY, SPECS, CallSpec, Key, Kind
 from gateway.verify.scheme import COVERING
@@ -137,7 +140,7 @@ def _routing() -> Schema:
 def _shared() -> Schema:
     values = {**_IS_OBJECT, "additionalProperties": _refer("value")}
     table = {**_IS_OBJECT, "additionalProperties": _refer("constant")}
-    defaults = _object_of({**ANYBODY, "timestamp": Key(kind=Kind.TIMESTAMP)})
+    defaults = _object_of({**ANYBODY, "timestamp": SPECS["track"].keys["timestamp"]})
     return {
         "let": _told(values, "Values computed once per part, in order; read with var('name')."),
         "tables": _told(
@@ -164,7 +167,7 @@ def _destination() -> Schema:
             "Which Customer.io workspace the calls go to.",
             "default",
         ),
-        "region": _told(_one_of(("us", "eu")), "Overrides the connection's region."),
+        "region": _told(_one_of(HOSTS), "Overrides the connection's region."),
     }
 
 
@@ -215,7 +218,9 @@ def _call() -> Schema:
     return {
         **_IS_OBJECT,
         "properties": {
-            "call": _told({**_one_of(SPECS), "enumDescriptions": [_CALLS[name] for name in SPECS]}, "The kind of call.")
+            "call": _told(
+                {**_one_of(SPECS), "enumDescriptions": [spec.about for spec in SPECS.values()]}, "The kind of call."
+            )
         },
         "required": ["call"],
         "errorMessage": "A call is written flat:  - call: …  and its keys below, at the same indentation",
@@ -236,7 +241,7 @@ def _call_of(spec: CallSpec) -> Schema:
     one_body = {"dependencies": {"data": {"properties": {"form": False, "files": False}}}}
     return {
         **own,
-        "description": _CALLS[spec.name],
+        "description": spec.about,
         "properties": {"call": {"const": spec.name}, **own["properties"], **everywhere},
         "required": ["call", *own["required"]],
         **(one_body if "data" in spec.keys else {}),
@@ -278,7 +283,7 @@ def _every_call() -> dict[str, Schema]:
 
 def key_of(name: str, key: Key) -> Schema:
     """Give what a key takes, by its kind and in a few cases by its name."""
-    return {**_KEYS[name], **OF_KIND[key.kind](name, key)}
+    return {**_about(key.about, *key.examples), **OF_KIND[key.kind](name, key)}
 
 
 # What a key takes
@@ -365,12 +370,12 @@ def _flag(_name: str, _key: Key) -> Schema:
 
 
 def _retry(_name: str, _key: Key) -> Schema:
-    settings = {name: {**_RETRY[name], **_setting(*bounds)} for name, bounds in RETRY_SETTINGS.items()}
+    settings = {name: {**_about(setting.about), **_setting(setting)} for name, setting in RETRY_SETTINGS.items()}
     return {**_IS_OBJECT, "properties": settings, "additionalProperties": False}
 
 
-def _setting(of: type, least: int, most: int) -> Schema:
-    return {"type": "boolean"} if of is bool else {"type": "integer", "minimum": least, "maximum": most}
+def _setting(of: RetrySetting) -> Schema:
+    return {"type": "boolean"} if of.type is bool else {"type": "integer", "minimum": of.least, "maximum": of.most}
 
 
 OF_KIND: dict[Kind, Callable[[str, Key], Schema]] = {
@@ -710,69 +715,3 @@ def _expected(error: Schema) -> Schema:
         "then": {"properties": {"error": error}, "additionalProperties": False},
         "else": {"required": ["call"], "properties": {"call": _one_of(CALLS)}},
     }
-
-
-# What an editor says of calls and their keys
-
-_CALLS = {
-    "identify": "Adds a person, or changes attributes of one.",
-    "track": "Records what a person did.",
-    "page": "Records that a person saw a page.",
-    "screen": "Records that a person saw a screen of an app.",
-    "destroy": "Deletes a person.",
-    "suppress": "Deletes a person, and ignores all that is sent about them later.",
-    "unsuppress": "Ends that a person is suppressed.",
-    "merge": "Makes two people one: what is known of `from` goes to `into`.",
-    "add_device": "Adds a device of a person, or changes it.",
-    "delete_device": "Deletes a device of a person.",
-    "identify_object": "Adds an object, such as a company, or changes attributes of one.",
-    "delete_object": "Deletes an object.",
-    "add_relationships": "Relates a person to objects.",
-    "delete_relationships": "Ends that a person is related to objects.",
-    "submit_form": "Submits a form for a person.",
-    "request": "Sends any other request.",
-    "ignore": "Makes no call, and says why.",
-}
-_KEYS: dict[str, Schema] = {
-    "id": _about("The id of the person.", "=user.id"),
-    "email": _about("The email address of the person.", "=lower(trim(user.email))"),
-    "cio_id": _about("The person's id at Customer.io.", "=user.cio_id"),
-    "anonymous_id": _about("Who it is as long as nobody knows them; counts when all else is null.", "=anonymous_id"),
-    "attributes": _about(
-        "Attributes by their names, which stay flat; an expression that gives null leaves its attribute out."
-    ),
-    "attributes_from": _about("A whole object of attributes, taken first.", "=pick(user, ['plan', 'name'])"),
-    "timestamp": _about("When it happened, in unix seconds.", "=unix(created_at)", "=created"),
-    "name": _about("The name of the event or screen.", "Invoice Paid"),
-    "url": _about("A full address, or * for any page.", "=page.url", "*"),
-    "event_id": _about("Any text that differs between the calls of an event; a repeat is dropped.", "=id"),
-    "into": _about("The person who stays.", {"id": "=user.id"}),
-    "from": _about("The person who goes up in the other.", {"id": "=old.id"}),
-    "token": _about("The token of the device.", "=device.token"),
-    "platform": _about("The platform of the device."),
-    "last_used": _about("When the device was used last, in unix seconds.", "=unix(device.seen_at)"),
-    "object_type_id": _about("The type of the object.", "1"),
-    "object_id": _about("The id of the object.", "=company.id"),
-    "people": _about("People to relate: a list, or an expression that gives one.", "=members[].{id: id}"),
-    "objects": _about("Objects: a list, or an expression that gives one."),
-    "form_id": _about("The id of the form.", "signup"),
-    "method": _about("The method of the request."),
-    "path": _about("The path below /api.", "/v1/accounts/region"),
-    "query": _about("Parameters of the URL's query."),
-    "headers": _about("Headers of the request."),
-    "data": _about("The body, sent as JSON."),
-    "form": _about("The body, sent as a form."),
-    "files": _about("Contents of files in the form, by field."),
-    "file_names": _about("Names of the files, by the same fields."),
-    "response_type": _about("What the answer has to be."),
-    "timeout": _about("Seconds that one attempt may take.", 5),
-    "debug": _about("Keeps request and answer, without credentials, on the attempt."),
-    "retry": _about("How often and when it is tried again, in the place of the connection's settings."),
-    "reason": _about("Why nothing is done."),
-}
-_RETRY: dict[str, Schema] = {
-    "max": _about("How many times at most it is tried again."),
-    "delay_ms": _about("Milliseconds before the first retry."),
-    "exponential": _about("Each wait is longer than the one before."),
-    "all_errors": _about("Any error is worth a retry."),
-}

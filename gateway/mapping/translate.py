@@ -17,11 +17,8 @@ from gateway.customerio.calls import (
     Page,
     Screen,
     Track,
-    address,
     as_json,
-    lanes,
 )
-from gateway.customerio.limits import violations
 from gateway.customerio.ulids import is_ulid, ulid_of_text
 from gateway.customerio.ulids import ulid as ulid_of_time
 from gateway.errors import TranslationError
@@ -377,8 +374,8 @@ def _draft(work: _Work, key: str, entry: CallRule, view: View, part: View) -> _D
     # The tag keeps an `event_id` from ever standing for some event's key, or the other way round.
     named = ("event_id", content["event_id"]) if "event_id" in content else ("key", key)
     told = _told([event.source, *named, connection, region, _undated(content) if undated else content])
-    whom = address(call)
-    for violation in violations(call, whom=whom, text=told):
+    whom = call.address()
+    for violation in call.violations(address=whom, text=told):
         field, place = field_place(violation.field, entry, mapping.defaults)
         raise TranslationError(place, field, violation.problem)
     assert told is not None, "a call that JSON cannot write violates a limit"
@@ -433,7 +430,7 @@ def _planned(work: _Work, draft: _Draft) -> Planned:
         region=draft.region,
         identity=identity,
         ulid=ulid,
-        lanes=lanes(draft.connection, draft.call, draft.whom),
+        lanes=draft.call.lanes(draft.connection, draft.whom),
         text=_stored(content),
     )
 

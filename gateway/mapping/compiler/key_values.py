@@ -6,18 +6,19 @@ import re
 from collections.abc import Callable
 from typing import TypeAlias
 
-from gateway.customerio.limits import (
-    MAX_TIMEOUT,
+from gateway.customerio.calls.devices import PLATFORMS
+from gateway.customerio.calls.occurrences import url_problem
+from gateway.customerio.calls.raw_request import (
     METHODS,
-    PLATFORMS,
     RESPONSE_TYPES,
     RETRY_SETTINGS,
     header_problem,
     path_problem,
     retry_problem,
-    url_problem,
     value_problem,
 )
+from gateway.customerio.connection import HOSTS
+from gateway.customerio.limits import MAX_TIMEOUT
 from gateway.errors import did_you_mean
 from gateway.event import JSON
 from gateway.mapping import yaml_nodes
@@ -97,8 +98,8 @@ def read_connection(node: ObjectNode, notes: Diagnostics) -> str | None:
 
 def read_region(node: ObjectNode, notes: Diagnostics) -> str | None:
     name = read_optional_note(node, "region", notes)
-    if name is not None and name not in ("us", "eu"):
-        notes.error(place_of(node, "region"), "region", "'region' must be us or eu")
+    if name is not None and name not in HOSTS:
+        notes.error(place_of(node, "region"), "region", f"'region' must be {' or '.join(HOSTS)}")
     return name
 
 
