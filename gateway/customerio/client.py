@@ -342,7 +342,7 @@ def _waves(connection: str, several: Sequence[Call]) -> list[list[int]]:
     waves: list[list[int]] = []
     next_of: dict[int, int] = {}
     for number, call in enumerate(several):
-        own = call.lanes(connection, call.address())
+        own = call.lanes(connection)
         wave = max((next_of.get(each, 0) for each in own), default=0)
         next_of.update(dict.fromkeys(own, wave + 1))
         if wave == len(waves):

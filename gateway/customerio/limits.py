@@ -76,6 +76,11 @@ def check_dots(field: str, value: str) -> Sequence[Violation]:
     return (Violation(field=field, problem='"." and ".." cannot be sent: they change where the request goes'),)
 
 
+def check_choice(field: str, text: str, choices: Sequence[str]) -> Sequence[Violation]:
+    """Check that a text is one of a few."""
+    return () if text in choices else (Violation(field=field, problem=f"is not one of {', '.join(choices)}"),)
+
+
 def check_segment(field: str, text: str) -> Sequence[Violation]:
     """Check a text that is required and becomes a segment of a path."""
     return [*check_text(field, text, MAX_TEXT_BYTES), *check_dots(field, text)]

@@ -43,10 +43,10 @@ class CallSpec:
 ANYBODY = keys_of(ToAnybody)
 _ATTRIBUTES_FROM = Key(
     kind=Kind.OBJECT,
-    about="A whole object of attributes, taken first.",
+    about="A whole object of attributes; those under `attributes` replace its own.",
     examples=("=pick(user, ['plan', 'name'])",),
 )
-_REASON = Key(kind=Kind.NOTE, about="Why nothing is done.")
+_REASON = Key(kind=Kind.NOTE, about="Why no call is made.")
 
 
 def _spec(call: type[Call]) -> CallSpec:
@@ -61,7 +61,7 @@ def _spec(call: type[Call]) -> CallSpec:
 
 SPECS = {
     **{name: _spec(call) for name, call in CALLS.items()},
-    "ignore": CallSpec(name="ignore", about="Makes no call, and says why.", keys={"reason": _REASON}),
+    "ignore": CallSpec(name="ignore", about="Makes no call, and records why.", keys={"reason": _REASON}),
 }
 
 # Names that steer Customer.io: an object out of a payload must not be able to redirect a mail, to

@@ -300,7 +300,7 @@ def test_the_address_is_the_first_identifier_read_as_customerio_reads_a_path(
 
 
 def lanes_of(call: Call, connection: str = "default") -> tuple[int, ...]:
-    return call.lanes(connection, call.address())
+    return call.lanes(connection)
 
 
 def test_emails_share_a_lane_whatever_their_case_and_ids_do_not() -> None:

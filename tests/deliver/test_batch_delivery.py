@@ -61,7 +61,7 @@ def record(store: Store, made: Sequence[Call]) -> None:
                 identity=hashlib.sha256(f"{number} {text}".encode()).digest(),
                 connection="default",
                 region=None,
-                lanes=call.lanes("default", call.address()),
+                lanes=call.lanes("default"),
                 call=text,
             )
         )

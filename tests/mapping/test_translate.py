@@ -265,7 +265,7 @@ def test_a_raw_request_is_what_the_mapping_says() -> None:
         (
             "{call: add_device, id: =a, token: =a, platform: =b}",
             {"a": "1", "b": "palm"},
-            "9:55: platform: is neither ios nor android",
+            "9:55: platform: is not one of ios, android",
         ),
         (
             "{call: add_device, id: =a, token: =a, platform: ios, last_used: =b}",

@@ -13,45 +13,18 @@ from gateway.customerio.calls.addresses import IDENTIFIERS, Address, AddressKind
 from gateway.customerio.calls.call import Call
 from gateway.customerio.calls.devices import AddDevice, DeleteDevice
 from gateway.customerio.calls.forms import SubmitForm
-from gateway.customerio.calls.kinds import Key, Kind, field_of, key_of_field, keys_of
+from gateway.customerio.calls.kinds import Key, Kind, field_of, keys_of
 from gateway.customerio.calls.objects import AddRelationships, DeleteObject, DeleteRelationships, IdentifyObject
 from gateway.customerio.calls.occurrences import Occurrence, Page, Screen, ToAnybody, Track
 from gateway.customerio.calls.people import Destroy, Identify, Merge, Suppress, Unsuppress
 from gateway.customerio.calls.raw_request import RawRequest
 from gateway.event import JSON
 
-__all__ = [
-    "CALLS",
-    "IDENTIFIERS",
-    "AddDevice",
-    "AddRelationships",
-    "Address",
-    "AddressKind",
-    "Call",
-    "DeleteDevice",
-    "DeleteObject",
-    "DeleteRelationships",
-    "Destroy",
-    "Identify",
-    "IdentifyObject",
-    "Key",
-    "Kind",
-    "Merge",
-    "Occurrence",
-    "Page",
-    "RawRequest",
-    "Screen",
-    "SubmitForm",
-    "Suppress",
-    "ToAnybody",
-    "Track",
-    "Unsuppress",
-    "as_json",
-    "field_of",
-    "from_json",
-    "keys_of",
-    "resolve_person",
-]
+__all__ = ["CALLS", "Call", "Key", "Kind", "Occurrence", "ToAnybody", "as_json", "field_of", "from_json", "keys_of"]
+__all__ += ["IDENTIFIERS", "Address", "AddressKind", "resolve_person"]
+__all__ += ["AddDevice", "AddRelationships", "DeleteDevice", "DeleteObject", "DeleteRelationships", "Destroy"]
+__all__ += ["Identify", "IdentifyObject", "Merge", "Page", "RawRequest", "Screen", "SubmitForm", "Suppress"]
+__all__ += ["Track", "Unsuppress"]
 
 CALLS: dict[str, type[Call]] = {
     call_type.name_of_call: call_type
@@ -64,8 +37,8 @@ CALLS: dict[str, type[Call]] = {
 #: By class and field: the key, and the default, which is not written.
 _WRITTEN: dict[type[Call], dict[str, tuple[str, Any]]] = {
     call_type: {
-        of.name: (key_of_field(of.name), of.default if of.default_factory is MISSING else of.default_factory())
-        for of in fields(call_type)
+        of.name: (name, of.default if of.default_factory is MISSING else of.default_factory())
+        for name, of in zip(keys_of(call_type), fields(call_type), strict=True)
     }
     for call_type in CALLS.values()
 }

@@ -39,20 +39,15 @@ def resolve_person(identifiers: Mapping[str, Any]) -> Address | None:
     if cio_id := identifiers.get("cio_id"):
         return Address(kind="cio_id", value=cio_id.removeprefix("cio_"))
     if identifier := identifiers.get("id") or identifiers.get("email"):
-        return _read_as_path(identifier)
+        if identifier.startswith("cio_") and len(identifier) > len("cio_"):
+            return Address(kind="cio_id", value=identifier.removeprefix("cio_"))
+        is_email = "@" in identifier and _EMAIL.fullmatch(identifier)
+        return Address(kind="email" if is_email else "id", value=identifier)
     anonymous_id = identifiers.get("anonymous_id")
     return Address(kind="anonymous_id", value=anonymous_id) if anonymous_id else None
 
 
 _EMAIL = re.compile(r"[^@\s]+@[^@\s]+")
-
-
-def _read_as_path(identifier: str) -> Address:
-    if identifier.startswith("cio_") and len(identifier) > len("cio_"):
-        return Address(kind="cio_id", value=identifier.removeprefix("cio_"))
-    if "@" in identifier and _EMAIL.fullmatch(identifier):
-        return Address(kind="email", value=identifier)
-    return Address(kind="id", value=identifier)
 
 
 def check_address(field: str, address: Address) -> list[Violation]:

@@ -11,16 +11,12 @@ from gateway.customerio.limits import Violation, check_encoding
 from gateway.customerio.wire import ENTITY_PATH, MAX_ITEM_BYTES, HttpRequest, dump, json_request
 from gateway.event import JSON
 
-#: How JSON in ASCII begins the escape of a surrogate: half of a character, or one of the pair that is a whole one.
-_SURROGATE_ESCAPE = "\\ud"
-
 
 @call_class
 class Call:
     """One intended Customer.io operation.
 
-    A kind of call is a subclass with its keys as fields. It overrides `own_violations`, `request`, `operation` and
-    `lanes` where the ones here do not hold for it.
+    A kind of call is a subclass with its keys as fields. It overrides the methods that do not hold for it.
 
     Attributes:
         name_of_call: Its name in mappings and in stored texts.
@@ -34,36 +30,36 @@ class Call:
         """Return the person that the call goes to; None: it names nobody, or goes to no one person."""
         return resolve_person(vars(self))
 
-    def lanes(self, connection: str, address: Address | None, /) -> tuple[int, ...]:
-        """Return the lanes in which the call keeps its order; *address* is its own."""
+    def lanes(self, connection: str) -> tuple[int, ...]:
+        """Return the lanes in which the call keeps its order; none: its order does not matter."""
+        address = self.address()
         return () if address is None else (lane_number(connection, address.lane_key),)
 
-    def violations(self, *, address: Address | None = None, text: str | None = None) -> list[Violation]:
+    def violations(self, text: str | None = None) -> list[Violation]:
         """Return everything in the call that Customer.io would refuse, silently replace or silently drop.
 
         Args:
-            address: The call's address, if the caller has resolved it.
-            text: JSON in ASCII that contains the call, if the caller has it: its length and its escapes show
-                without another encoding that the call is small enough and valid Unicode.
+            text: JSON in ASCII that contains the call, if the caller has it. Its length and its escapes show without
+                another encoding that the call is small enough and valid Unicode.
         """
-        if (text is None or _SURROGATE_ESCAPE in text) and (problems := list(check_encoding(vars(self)))):
+        # An escaped surrogate is half of a character, or one of the pair that is a whole one.
+        if (text is None or "\\ud" in text) and (problems := list(check_encoding(vars(self)))):
             return problems
-        address = address or self.address()
         problems = []
-        if address is not None:
+        if (address := self.address()) is not None:
             key = next(name for name in IDENTIFIERS if getattr(self, name, None))
             problems.extend(check_address(key, address))
-        problems.extend(self.own_violations(text))
+        problems.extend(self.own_violations())
         return problems
 
-    def own_violations(self, _text: str | None, /) -> Iterable[Violation]:
-        """Return the violations beside those of the address; *text* is that of `violations`."""
+    def own_violations(self) -> Iterable[Violation]:
+        """Return the violations of the keys that are no identifiers."""
         return ()
 
     def request(self) -> HttpRequest:
         """Return the single request: the v1 form where v1 has one, else the v2 entity.
 
-        The call has an address, where its kind needs one, and violates no limit.
+        The call violates no limit, and has an address where its kind needs one.
         """
         operation = self.operation()
         assert operation is not None, "a call without a v2 form has a v1 form"

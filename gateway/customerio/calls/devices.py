@@ -6,8 +6,15 @@ from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
 from gateway.customerio.calls.kinds import Kind, call_class, key, shared
-from gateway.customerio.calls.people import TEXT_ATTRIBUTES, ToPerson, person_path
-from gateway.customerio.limits import Violation, check_attributes, check_moment, check_segment, check_texts
+from gateway.customerio.calls.people import TEXT_ATTRIBUTES, ToPerson
+from gateway.customerio.limits import (
+    Violation,
+    check_attributes,
+    check_choice,
+    check_moment,
+    check_segment,
+    check_texts,
+)
 from gateway.customerio.wire import HttpRequest, json_request, path_segment
 from gateway.event import JSON
 
@@ -17,10 +24,7 @@ PLATFORMS = ("ios", "android")
 @call_class
 class _ToDevice(ToPerson):
     token: str = key(
-        Kind.REFERENCE,
-        about="The token of the device.",
-        example="=device.token",
-        examples=("=device.token",),
+        Kind.REFERENCE, about="The token of the device.", example="=device.token", examples=("=device.token",)
     )
 
 
@@ -29,32 +33,29 @@ class AddDevice(_ToDevice):
     """Add or update a device of a person; *last_used* is in unix seconds."""
 
     name_of_call: ClassVar = "add_device"
-    about: ClassVar = "Adds a device of a person, or changes it."
+    about: ClassVar = "Adds or updates a device of a person."
     platform: str = key(Kind.TEXT, about="The platform of the device.", example="ios", choices=PLATFORMS)
     last_used: int | None = key(
         Kind.TIMESTAMP,
-        about="When the device was used last, in unix seconds.",
+        about="When the device was last used, in unix seconds.",
         examples=("=unix(device.seen_at)",),
         default=None,
     )
     attributes: Mapping[str, JSON] = shared(TEXT_ATTRIBUTES, default_factory=dict)
 
-    def own_violations(self, _text: str | None, /) -> Iterator[Violation]:
+    def own_violations(self) -> Iterator[Violation]:
         """Check token, platform, time and attributes, which are texts."""
         yield from check_segment("token", self.token)
-        if self.platform not in PLATFORMS:
-            yield Violation(field="platform", problem=f"is neither {' nor '.join(PLATFORMS)}")
+        yield from check_choice("platform", self.platform, PLATFORMS)
         yield from check_moment("last_used", self.last_used)
         yield from check_attributes(self.attributes)
         yield from check_texts(self.attributes)
 
     def request(self) -> HttpRequest:
-        """Return the v1 form."""
         device = {"id": self.token, **self._details()}
-        return json_request("PUT", f"{person_path(self.person())}/devices", {"device": device})
+        return json_request("PUT", f"{self.person_path()}/devices", {"device": device})
 
     def operation(self) -> dict[str, JSON]:
-        """Return the v2 form."""
         return self.person_operation("add_device", device={"token": self.token, **self._details()})
 
     def _details(self) -> dict[str, JSON]:
@@ -73,14 +74,12 @@ class DeleteDevice(_ToDevice):
     name_of_call: ClassVar = "delete_device"
     about: ClassVar = "Deletes a device of a person."
 
-    def own_violations(self, _text: str | None, /) -> Iterator[Violation]:
+    def own_violations(self) -> Iterator[Violation]:
         """Check the token."""
         yield from check_segment("token", self.token)
 
     def request(self) -> HttpRequest:
-        """Return the v1 form."""
-        return HttpRequest(method="DELETE", path=f"{person_path(self.person())}/devices/{path_segment(self.token)}")
+        return HttpRequest(method="DELETE", path=f"{self.person_path()}/devices/{path_segment(self.token)}")
 
     def operation(self) -> dict[str, JSON]:
-        """Return the v2 form."""
         return self.person_operation("delete_device", device={"token": self.token})

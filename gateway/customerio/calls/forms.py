@@ -27,7 +27,7 @@ class SubmitForm(Call):
     email: str | None = shared(EMAIL, default=None)
     attributes: Mapping[str, JSON] = shared(TEXT_ATTRIBUTES, default_factory=dict)
 
-    def own_violations(self, _text: str | None, /) -> Iterator[Violation]:
+    def own_violations(self) -> Iterator[Violation]:
         """Check the form's id and the attributes, which are texts."""
         yield from check_segment("form_id", self.form_id)
         yield from check_attributes(self.attributes)
@@ -38,7 +38,6 @@ class SubmitForm(Call):
                 yield Violation(field=f"attributes.{name}", problem=f"in a form, '{name}' {effect}")
 
     def request(self) -> HttpRequest:
-        """Return the v1 form; there is no other."""
         address = self.address()
         # The key tells the kind of an identifier here, so "cio_" in front of an id means nothing.
         is_email = address is not None and address.kind == "email"

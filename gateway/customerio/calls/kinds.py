@@ -81,14 +81,9 @@ def call_class(cls: type[_Class]) -> type[_Class]:
 
 def keys_of(cls: type[Any]) -> dict[str, Key]:
     """Return the keys of a call's class, by name and in the order of the class."""
-    return {key_of_field(of.name): of.metadata["key"] for of in fields(cls)}
-
-
-def key_of_field(name: str) -> str:
-    """Return the key for a field: a name that Python reserves has an underscore after it in the class."""
-    return name.rstrip("_")
+    return {of.name.rstrip("_"): of.metadata["key"] for of in fields(cls)}
 
 
 def field_of(name: str) -> str:
-    """Return the field of a call's class for a key."""
+    """Return the field of a call's class for a key: one that Python reserves has an underscore after it."""
     return f"{name}_" if iskeyword(name) else name

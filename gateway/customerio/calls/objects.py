@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
-from gateway.customerio.calls.addresses import Address, check_address, lane_number, resolve_person
+from gateway.customerio.calls.addresses import check_address, lane_number, resolve_person
 from gateway.customerio.calls.call import Call
 from gateway.customerio.calls.kinds import Kind, call_class, key, keys_of, shared
 from gateway.customerio.calls.people import ATTRIBUTES, ToPerson, identifiers_of
@@ -18,22 +18,17 @@ _RELATIONSHIP = {"attributes": ATTRIBUTES}
 
 
 class _OnlyV2(Call):
-    """A call that has no v1 form, so a v2 entity's size is its limit."""
+    """A call that has no v1 form, so it may not be larger than a v2 entity."""
 
-    #: The key that is told to be too large.
     largest_key: ClassVar[str]
 
-    def own_violations(self, _text: str | None, /) -> list[Violation]:
-        """Check the keys; where they are right, the size of the whole."""
-        problems = list(self.key_violations())
+    def violations(self, text: str | None = None) -> list[Violation]:
+        """Return the violations of the keys, or that the whole is too large."""
+        problems = super().violations(text)
         if not problems and (size := len(dump(self.operation()))) > MAX_ITEM_BYTES:
             problem = f"is {size} bytes of JSON; Customer.io takes {MAX_ITEM_BYTES}"
             problems.append(Violation(field=self.largest_key, problem=problem))
         return problems
-
-    def key_violations(self) -> Iterable[Violation]:
-        """Return the violations beside those of the address and of the size."""
-        raise NotImplementedError
 
 
 @call_class
@@ -43,17 +38,14 @@ class ToObject(_OnlyV2):
     largest_key: ClassVar = "attributes"
     object_type_id: str = key(Kind.TEXT, about="The type of the object.", example='"1"', examples=("1",))
     object_id: str = key(
-        Kind.REFERENCE,
-        about="The id of the object.",
-        example="=company.id",
-        examples=("=company.id",),
+        Kind.REFERENCE, about="The id of the object.", example="=company.id", examples=("=company.id",)
     )
 
-    def lanes(self, connection: str, _address: Address | None, /) -> tuple[int, ...]:
+    def lanes(self, connection: str) -> tuple[int, ...]:
         """Return the lane of the object."""
         return (lane_number(connection, "object:" + json.dumps([self.object_type_id, self.object_id])),)
 
-    def key_violations(self) -> Iterable[Violation]:
+    def own_violations(self) -> Iterable[Violation]:
         """Check the object's type and id."""
         return _check_object(vars(self), "")
 
@@ -67,7 +59,7 @@ class IdentifyObject(ToObject):
     """
 
     name_of_call: ClassVar = "identify_object"
-    about: ClassVar = "Adds an object, such as a company, or changes attributes of one."
+    about: ClassVar = "Creates or updates an object, such as a company."
     attributes: Mapping[str, JSON] = shared(ATTRIBUTES, default_factory=dict)
     people: Sequence[Mapping[str, JSON]] = key(
         Kind.MEMBERS,
@@ -77,7 +69,7 @@ class IdentifyObject(ToObject):
         default_factory=list,
     )
 
-    def key_violations(self) -> Iterator[Violation]:
+    def own_violations(self) -> Iterator[Violation]:
         """Check the object, its attributes and its people."""
         yield from _check_object(vars(self), "")
         yield from check_attributes(self.attributes)
@@ -91,7 +83,6 @@ class IdentifyObject(ToObject):
             yield from _check_relationship(person, f"people[{number}].")
 
     def operation(self) -> dict[str, JSON]:
-        """Return the v2 form."""
         operation: dict[str, JSON] = {"type": "object", "identifiers": _object_ids(vars(self)), "action": "identify"}
         operation["attributes"] = dict(self.attributes)
         if self.people:
@@ -109,7 +100,6 @@ class DeleteObject(ToObject):
     about: ClassVar = "Deletes an object."
 
     def operation(self) -> dict[str, JSON]:
-        """Return the v2 form."""
         return {"type": "object", "identifiers": _object_ids(vars(self)), "action": "delete"}
 
 
@@ -123,7 +113,7 @@ class _Relationships(_OnlyV2, ToPerson):
         keys={**keys_of(ToObject), **_RELATIONSHIP},
     )
 
-    def key_violations(self) -> Iterator[Violation]:
+    def own_violations(self) -> Iterator[Violation]:
         """Check the objects."""
         if not self.objects:
             yield Violation(field="objects", problem="is empty; name one object at least")
@@ -132,7 +122,6 @@ class _Relationships(_OnlyV2, ToPerson):
             yield from _check_relationship(member, f"objects[{number}].")
 
     def operation(self) -> dict[str, JSON]:
-        """Return the v2 form."""
         related = [_relationship(_object_ids(member), member.get("attributes")) for member in self.objects]
         return self.person_operation(self.name_of_call, cio_relationships=related)
 
@@ -150,7 +139,7 @@ class DeleteRelationships(_Relationships):
     """Delete relationships of a person to objects."""
 
     name_of_call: ClassVar = "delete_relationships"
-    about: ClassVar = "Ends that a person is related to objects."
+    about: ClassVar = "Deletes relationships of a person to objects."
 
 
 def _check_object(named: Mapping[str, Any], place: str) -> Iterator[Violation]:

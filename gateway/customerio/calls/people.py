@@ -13,17 +13,14 @@ from gateway.customerio.limits import Violation, check_attributes, check_moment
 from gateway.customerio.wire import HttpRequest, json_request, path_segment
 from gateway.event import JSON
 
-# Keys that several calls have.
+# Keys that calls of several families have.
 ID = Key(kind=Kind.IDENTIFIER, about="The id of the person.", examples=("=user.id",))
 EMAIL = Key(kind=Kind.IDENTIFIER, about="The email address of the person.", examples=("=lower(trim(user.email))",))
-TIMESTAMP = Key(
-    kind=Kind.TIMESTAMP,
-    about="When it happened, in unix seconds.",
-    examples=("=unix(created_at)", "=created"),
-)
+WHEN = "When it happened, in unix seconds."
+TIMESTAMP = Key(kind=Kind.TIMESTAMP, about=WHEN, examples=("=unix(created_at)", "=created"))
 ATTRIBUTES = Key(
     kind=Kind.ATTRIBUTES,
-    about="Attributes by their names, which stay flat; an expression that gives null leaves its attribute out.",
+    about="Attributes by name, which stays flat; an expression that gives null leaves its attribute out.",
 )
 TEXT_ATTRIBUTES = replace(ATTRIBUTES, kind=Kind.TEXTS)
 
@@ -35,10 +32,7 @@ class ToPerson(Call):
     id: str | None = shared(ID, default=None)
     email: str | None = shared(EMAIL, default=None)
     cio_id: str | None = key(
-        Kind.IDENTIFIER,
-        about="The person's id at Customer.io.",
-        examples=("=user.cio_id",),
-        default=None,
+        Kind.IDENTIFIER, about="The person's id at Customer.io.", examples=("=user.cio_id",), default=None
     )
 
     def person(self) -> Address:
@@ -47,15 +41,15 @@ class ToPerson(Call):
         assert address is not None, "translation and client refuse a call without an address"
         return address
 
+    def person_path(self) -> str:
+        """Return the v1 path of the person."""
+        person = self.person()
+        return f"/api/v1/customers/{path_segment(f'cio_{person.value}' if person.kind == 'cio_id' else person.value)}"
+
     def person_operation(self, action: str, **details: JSON) -> dict[str, JSON]:
-        """Return a v2 operation on the person of the call."""
+        """Return a v2 operation on the person."""
         person = self.person()
         return {"type": "person", "identifiers": {person.kind: person.value}, "action": action, **details}
-
-
-def person_path(person: Address) -> str:
-    """Return the v1 path of a person."""
-    return f"/api/v1/customers/{path_segment(f'cio_{person.value}' if person.kind == 'cio_id' else person.value)}"
 
 
 @call_class
@@ -63,11 +57,11 @@ class Identify(ToPerson):
     """Create or update a person."""
 
     name_of_call: ClassVar = "identify"
-    about: ClassVar = "Adds a person, or changes attributes of one."
+    about: ClassVar = "Creates or updates a person."
     attributes: Mapping[str, JSON] = shared(ATTRIBUTES, default_factory=dict)
     timestamp: int | None = shared(TIMESTAMP, default=None)
 
-    def own_violations(self, _text: str | None, /) -> Iterator[Violation]:
+    def own_violations(self) -> Iterator[Violation]:
         """Check the attributes, and those that are instructions to Customer.io."""
         yield from check_moment("timestamp", self.timestamp)
         yield from check_attributes(self.attributes)
@@ -76,22 +70,20 @@ class Identify(ToPerson):
             yield Violation(field="attributes._update", problem="is neither true nor false")
 
     def request(self) -> HttpRequest:
-        """Return the v1 form."""
-        person = self.person()
-        return json_request("PUT", person_path(person), self._profile(person))
+        return json_request("PUT", self.person_path(), self._profile())
 
     def operation(self) -> dict[str, JSON] | None:
         """Return the v2 form, unless an attribute may do something else there."""
         if not _V1_ONLY.isdisjoint(self.attributes):
             return None
-        profile = self._profile(self.person())
+        profile = self._profile()
         timestamp = profile.pop("_timestamp", None)
         dated: dict[str, JSON] = {} if timestamp is None else {"timestamp": timestamp}
         return self.person_operation("identify", attributes=profile, **dated)
 
-    def _profile(self, person: Address) -> dict[str, JSON]:
+    def _profile(self) -> dict[str, JSON]:
         body: dict[str, JSON] = {}
-        if self.email and self.email != person.value:
+        if self.email and self.email != self.person().value:
             body["email"] = self.email
         body.update(self.attributes)
         if self.timestamp is not None:
@@ -111,44 +103,35 @@ class Destroy(ToPerson):
     about: ClassVar = "Deletes a person."
 
     def request(self) -> HttpRequest:
-        """Return the v1 form."""
-        return HttpRequest(method="DELETE", path=person_path(self.person()))
+        return HttpRequest(method="DELETE", path=self.person_path())
 
     def operation(self) -> dict[str, JSON]:
-        """Return the v2 form."""
         return self.person_operation("delete")
 
 
 @call_class
-class Suppress(ToPerson):
-    """Delete a person for good; Customer.io ignores all later calls to them."""
-
-    name_of_call: ClassVar = "suppress"
-    about: ClassVar = "Deletes a person, and ignores all that is sent about them later."
-
+class _Suppression(ToPerson):
     def request(self) -> HttpRequest:
-        """Return the v1 form."""
-        return json_request("POST", f"{person_path(self.person())}/suppress", {})
+        return json_request("POST", f"{self.person_path()}/{self.name_of_call}", {})
 
     def operation(self) -> dict[str, JSON]:
-        """Return the v2 form."""
-        return self.person_operation("suppress")
+        return self.person_operation(self.name_of_call)
 
 
 @call_class
-class Unsuppress(ToPerson):
+class Suppress(_Suppression):
+    """Delete a person for good; Customer.io ignores all later calls to them."""
+
+    name_of_call: ClassVar = "suppress"
+    about: ClassVar = "Deletes a person, and ignores all later calls to them."
+
+
+@call_class
+class Unsuppress(_Suppression):
     """Accept calls to a person again; what was deleted stays deleted."""
 
     name_of_call: ClassVar = "unsuppress"
-    about: ClassVar = "Ends that a person is suppressed."
-
-    def request(self) -> HttpRequest:
-        """Return the v1 form."""
-        return json_request("POST", f"{person_path(self.person())}/unsuppress", {})
-
-    def operation(self) -> dict[str, JSON]:
-        """Return the v2 form."""
-        return self.person_operation("unsuppress")
+    about: ClassVar = "Accepts calls to a suppressed person again."
 
 
 @call_class
@@ -156,7 +139,7 @@ class Merge(Call):
     """Merge one person into another, for good; each is named by one identifier: ``{"id": "42"}``."""
 
     name_of_call: ClassVar = "merge"
-    about: ClassVar = "Makes two people one: what is known of `from` goes to `into`."
+    about: ClassVar = "Merges the person `from` into the person `into`, for good."
     into: Mapping[str, str] = key(
         Kind.PERSON,
         about="The person who stays.",
@@ -166,18 +149,18 @@ class Merge(Call):
     )
     from_: Mapping[str, str] = key(
         Kind.PERSON,
-        about="The person who goes up in the other.",
+        about="The person who is merged into the other.",
         example="{id: =old.id}",
         examples=({"id": "=old.id"},),
         keys=keys_of(ToPerson),
     )
 
-    def lanes(self, connection: str, _address: Address | None, /) -> tuple[int, ...]:
+    def lanes(self, connection: str) -> tuple[int, ...]:
         """Return the lanes of both people."""
         people = (resolve_person(self.into), resolve_person(self.from_))
         return tuple(sorted({lane_number(connection, person.lane_key) for person in people if person is not None}))
 
-    def own_violations(self, _text: str | None, /) -> Iterator[Violation]:
+    def own_violations(self) -> Iterator[Violation]:
         """Check that two different people are named, each by one identifier."""
         lane_keys = []
         for field, identifiers in (("into", self.into), ("from", self.from_)):
@@ -193,11 +176,9 @@ class Merge(Call):
             yield Violation(field="from", problem="is the same person as 'into'; nobody is merged into themselves")
 
     def request(self) -> HttpRequest:
-        """Return the v1 form."""
         return json_request("POST", "/api/v1/merge_customers", self._people())
 
     def operation(self) -> dict[str, JSON]:
-        """Return the v2 form."""
         return {"type": "person", "action": "merge", **self._people()}
 
     def _people(self) -> dict[str, JSON]:
@@ -205,7 +186,7 @@ class Merge(Call):
 
 
 def identifiers_of(named: Mapping[str, JSON]) -> dict[str, JSON]:
-    """Return the one identifier of a person as v2 and a merge take it."""
+    """Return the identifier of one of several people, as v2 and a merge take it."""
     person = resolve_person(named)
-    assert person is not None, "translation and client refuse what names nobody"
+    assert person is not None, "translation and client refuse a person without an identifier"
     return {person.kind: person.value}

@@ -11,7 +11,7 @@ from urllib.parse import quote, unquote, urlencode
 
 from gateway.customerio.calls.call import Call
 from gateway.customerio.calls.kinds import Kind, call_class, key
-from gateway.customerio.limits import MAX_TIMEOUT, Violation
+from gateway.customerio.limits import MAX_TIMEOUT, Violation, check_choice
 from gateway.customerio.wire import HttpRequest, dump, plain_text
 from gateway.event import JSON
 from gateway.text import HEADER_NAME
@@ -31,10 +31,10 @@ class RetrySetting:
 
 
 RETRY_SETTINGS = {
-    "max": RetrySetting(about="How many times at most it is tried again.", type=int, least=0, most=100),
+    "max": RetrySetting(about="How many times, at most, it is tried again.", type=int, least=0, most=100),
     "delay_ms": RetrySetting(about="Milliseconds before the first retry.", type=int, least=1, most=600_000),
-    "exponential": RetrySetting(about="Each wait is longer than the one before.", type=bool),
-    "all_errors": RetrySetting(about="Any error is worth a retry.", type=bool),
+    "exponential": RetrySetting(about="Each delay is longer than the one before.", type=bool),
+    "all_errors": RetrySetting(about="Retry after any error.", type=bool),
 }
 
 
@@ -136,7 +136,7 @@ class RawRequest(Call):
     )
     query: Mapping[str, JSON] = key(Kind.VALUES, about="Parameters of the URL's query.", default_factory=dict)
     headers: Mapping[str, str] = key(Kind.VALUES, about="Headers of the request.", default_factory=dict)
-    data: JSON = key(Kind.DATA, about="The body, sent as JSON.", default=None)
+    data: JSON = key(Kind.DATA, about="The body: a text as it is, anything else as JSON.", default=None)
     form: Mapping[str, JSON] = key(Kind.VALUES, about="The body, sent as a form.", default_factory=dict)
     files: Mapping[str, str | bytes] = key(
         Kind.VALUES, about="Contents of files in the form, by field.", default_factory=dict
@@ -149,14 +149,14 @@ class RawRequest(Call):
     debug: bool = key(Kind.FLAG, about="Keeps request and answer, without credentials, on the attempt.", default=False)
     retry: Mapping[str, JSON] = key(
         Kind.RETRY,
-        about="How often and when it is tried again, in the place of the connection's settings.",
+        about="How often and when it is tried again; each setting replaces the connection's.",
         default_factory=dict,
     )
 
-    def own_violations(self, _text: str | None, /) -> Iterator[Violation]:
+    def own_violations(self) -> Iterator[Violation]:
         """Check every option."""
-        if self.method is not None and self.method not in METHODS:
-            yield Violation(field="method", problem=f"is not one of {', '.join(METHODS)}")
+        if self.method is not None:
+            yield from check_choice("method", self.method, METHODS)
         if problem := path_problem(self.path):
             yield Violation(field="path", problem=problem)
         yield from _check_values("query", self.query)
@@ -164,8 +164,7 @@ class RawRequest(Call):
             if problem := header_problem(name, value):
                 yield Violation(field=f"headers.{name}", problem=problem)
         yield from self._body_violations()
-        if self.response_type not in RESPONSE_TYPES:
-            yield Violation(field="response_type", problem=f"is not one of {', '.join(RESPONSE_TYPES)}")
+        yield from check_choice("response_type", self.response_type, RESPONSE_TYPES)
         if self.timeout is not None and not 0 < self.timeout <= MAX_TIMEOUT:
             yield Violation(field="timeout", problem=f"has to be over 0 and at most {MAX_TIMEOUT:g} seconds")
         for name, setting in self.retry.items():
