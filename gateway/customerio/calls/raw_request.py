@@ -207,25 +207,15 @@ class RawRequest(Call):
         return (None, None) if self.data is None else (dump(self.data), "application/json")
 
     def _multipart(self) -> tuple[bytes, str]:
-        parts = [_part(f'name="{_quoted(name)}"', value.encode()) for name, value in _pairs(self.form)]
+        # Here, because urllib3 loads sockets and TLS, which checking a mapping does without.
+        from urllib3.filepost import encode_multipart_formdata
+
+        parts: list[tuple[str, str | tuple[str, str | bytes, str]]] = [*_pairs(self.form)]
         for name, contents in self.files.items():
-            file_name = self.file_names.get(name, name)
-            content = contents.encode() if isinstance(contents, str) else contents
-            disposition = f'name="{_quoted(name)}"; filename="{_quoted(file_name)}"'
-            parts.append(_part(disposition, content, "Content-Type: application/octet-stream\r\n"))
+            parts.append((name, (self.file_names.get(name, name), contents, "application/octet-stream")))
         # A hash of the parts, so that the same request has the same bytes. Nothing can contain a hash of itself.
-        boundary = hashlib.sha256(b"\0".join(parts)).hexdigest()[:32].encode()
-        body = b"".join(b"--" + boundary + b"\r\n" + part for part in parts) + b"--" + boundary + b"--\r\n"
-        return body, f"multipart/form-data; boundary={boundary.decode()}"
-
-
-def _part(disposition: str, content: bytes, described: str = "") -> bytes:
-    return f"Content-Disposition: form-data; {disposition}\r\n{described}\r\n".encode() + content + b"\r\n"
-
-
-def _quoted(name: str) -> str:
-    """Escape a name the way browsers do (HTML, "multipart/form-data encoding algorithm")."""
-    return name.replace('"', "%22").replace("\r", "%0D").replace("\n", "%0A")
+        joined, _ = encode_multipart_formdata(parts, boundary="")
+        return encode_multipart_formdata(parts, boundary=hashlib.sha256(joined).hexdigest()[:32])
 
 
 def _check_values(field: str, values: Mapping[str, JSON]) -> Iterator[Violation]:
