@@ -8,9 +8,7 @@ from functools import cached_property
 from ipaddress import IPv4Network, IPv6Network
 from typing import TypeAlias
 
-from gateway.customerio.calls import CALLS, Call, Occurrence, ToAnybody, keys_of
-from gateway.customerio.calls import Key as Key
-from gateway.customerio.calls import Kind as Kind
+from gateway.customerio.calls import CALLS, Call, Key, Kind, Occurrence, ToAnybody, declared_keys
 from gateway.errors import Location
 from gateway.event import JSON
 from gateway.mapping.expressions import Expression
@@ -21,7 +19,7 @@ Network: TypeAlias = IPv4Network | IPv6Network
 
 @dataclass(frozen=True, kw_only=True)
 class CallSpec:
-    """What one kind of call may say.
+    """The keys of one kind of call, as mappings write it.
 
     Attributes:
         about: The sentence that an editor shows.
@@ -40,7 +38,7 @@ class CallSpec:
         return tuple(name for name, key in self.keys.items() if key.kind is Kind.IDENTIFIER)
 
 
-ANYBODY = keys_of(ToAnybody)
+ANYBODY = declared_keys(ToAnybody)
 _ATTRIBUTES_FROM = Key(
     kind=Kind.OBJECT,
     about="A whole object of attributes; those under `attributes` replace its own.",
@@ -52,7 +50,7 @@ _REASON = Key(kind=Kind.NOTE, about="Why no call is made.")
 def _spec(call: type[Call]) -> CallSpec:
     """Describe a kind of call as mappings write it: identifiers first, and attributes also as a whole object."""
     keys: dict[str, Key] = {}
-    for name, key in sorted(keys_of(call).items(), key=lambda item: item[1].kind is not Kind.IDENTIFIER):
+    for name, key in sorted(declared_keys(call).items(), key=lambda item: item[1].kind is not Kind.IDENTIFIER):
         keys[name] = key
         if key.kind is Kind.ATTRIBUTES:
             keys["attributes_from"] = _ATTRIBUTES_FROM
@@ -134,36 +132,14 @@ Value: TypeAlias = Constant | Computed | OrNull | ObjectValue | ListValue
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What a call says, sorted by how it is worked out, so that nothing about it is left to decide for an event.
+class CallRule:
+    """One entry of an event: the call to make, when, and with which values.
 
     Attributes:
-        identifiers: Whom it is about, in the order of its kind's keys; empty: the defaults say it.
-        fields: Its further keys, in that order too.
-        takes_attributes: Its kind has any.
-        texts: They have to be texts.
-        attributes_from: The object out of the payload that they start with.
-        attributes: Those that were written: the name, the name with which an error tells its place, and the value.
-        takes_timestamp: Its kind has one.
-        timestamp: Its own; None: that of the defaults.
+        fields: The compiled values of the keys, in the order of the call's definition.
+        each: Gives a list: one call per item.
+        connection, region: None: those of the file.
     """
-
-    identifiers: tuple[tuple[str, Value], ...]
-    fields: tuple[tuple[str, Value], ...]
-    takes_attributes: bool
-    texts: bool
-    attributes_from: Value | None
-    attributes: tuple[tuple[str, str, Value], ...]
-    takes_timestamp: bool
-    timestamp: Value | None
-
-
-_APART = ("attributes", "attributes_from", "timestamp")
-
-
-@dataclass(frozen=True, kw_only=True)
-class CallRule:
-    """One entry of an event: the call to make, and when, and for what."""
 
     where: Location
     spec: CallSpec
@@ -174,23 +150,18 @@ class CallRule:
     region: str | None = None
 
     @cached_property
-    def plan(self) -> Plan:
-        """How the fields are worked out."""
-        keys, identifiers = self.spec.keys, self.spec.identifiers
-        attributes = self.fields.get("attributes")
-        entries = attributes.entries if isinstance(attributes, ObjectValue) else ()
-        return Plan(
-            identifiers=tuple((name, self.fields[name]) for name in identifiers if name in self.fields),
-            fields=tuple(
-                (name, value) for name, value in self.fields.items() if name not in identifiers and name not in _APART
-            ),
-            takes_attributes="attributes" in keys,
-            texts="attributes" in keys and keys["attributes"].kind is Kind.TEXTS,
-            attributes_from=self.fields.get("attributes_from"),
-            attributes=tuple((name, f"attributes.{name}", value) for name, value in entries),
-            takes_timestamp="timestamp" in keys,
-            timestamp=self.fields.get("timestamp"),
-        )
+    def identifiers(self) -> tuple[tuple[str, Value], ...]:
+        """The identifiers that the call names itself."""
+        return tuple((name, self.fields[name]) for name in self.spec.identifiers if name in self.fields)
+
+    @cached_property
+    def other_fields(self) -> tuple[tuple[str, Value], ...]:
+        """The other fields, in the order of evaluation: attributes and the timestamp come last."""
+        names = [name for name in self.fields if name not in (*self.spec.identifiers, *_LAST)]
+        return tuple((name, self.fields[name]) for name in (*names, *_LAST) if name in self.fields)
+
+
+_LAST = ("attributes_from", "attributes", "timestamp")
 
 
 @dataclass(frozen=True, kw_only=True)

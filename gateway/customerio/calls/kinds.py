@@ -27,7 +27,9 @@ class Kind(Enum):
     TEXTS = "texts"  # attributes that have to be texts
     OBJECT = "object"  # an expression that gives one
     MEMBERS = "members"  # a list of objects with keys of their own, or an expression that gives one
-    VALUES = "values"  # an object of texts, numbers and booleans
+    HEADERS = "headers"  # an object of texts
+    PARAMETERS = "parameters"  # an object of texts, numbers, booleans, and lists of them
+    FILES = "files"  # an object of texts
     DATA = "data"  # any value
     NOTE = "note"  # literal text
     SECONDS = "seconds"  # a literal number
@@ -47,8 +49,6 @@ class Key:
         choices: The only texts that are valid; empty: any.
         problem: Returns what is wrong with a value, or None.
         check: Checks a value that is more than a text with choices or a problem.
-        pattern: A regular expression for literal text, for editors: `problem` says the same more exactly.
-        pattern_problem: The message of an editor where the pattern does not match.
         keys: The keys of each member, for the kinds that have members.
     """
 
@@ -60,8 +60,6 @@ class Key:
     choices: tuple[str, ...] = ()
     problem: Callable[[Any], str | None] | None = None
     check: Check | None = None
-    pattern: str = ""
-    pattern_problem: str = ""
     keys: Mapping[str, Key] = field(default_factory=dict)
 
 
@@ -84,7 +82,7 @@ _Class = TypeVar("_Class")
 def call_class(cls: type[_Class]) -> type[_Class]:
     """Make a class with keys a frozen dataclass. Type checkers know `key` and `shared` as its fields."""
     made: Any = dataclass(frozen=True, kw_only=True)(cls)
-    keys = zip(fields(made), keys_of(made).items(), strict=True)
+    keys = zip(fields(made), declared_keys(made).items(), strict=True)
     made.checks = tuple((of.name, name, check) for of, (name, key) in keys if (check := _check_of(key)))
     return cls
 
@@ -105,7 +103,7 @@ def problem_check(problem: Callable[[Any], str | None]) -> Check:
     return check
 
 
-def keys_of(cls: type[Any]) -> dict[str, Key]:
+def declared_keys(cls: type[Any]) -> dict[str, Key]:
     """Return the keys of a call's class, by name and in the order of the class."""
     return {of.name.rstrip("_"): of.metadata["key"] for of in fields(cls)}
 

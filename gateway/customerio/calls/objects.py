@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from gateway.customerio.calls.addresses import check_address, lane_number, resolve_person
 from gateway.customerio.calls.call import Call
-from gateway.customerio.calls.kinds import Kind, call_class, key, keys_of, shared
+from gateway.customerio.calls.kinds import Kind, call_class, declared_keys, key, shared
 from gateway.customerio.calls.people import SHORT_ATTRIBUTES, ToPerson, identifiers_of
 from gateway.customerio.limits import MAX_ID_BYTES, Violation, check_attributes, check_text
 from gateway.customerio.wire import MAX_ITEM_BYTES, dump
@@ -80,7 +80,7 @@ class IdentifyObject(ToObject):
         Kind.MEMBERS,
         about="People to relate: a list, or an expression that gives one.",
         examples=("=members[].{id: id}",),
-        keys={**keys_of(ToPerson), **_RELATIONSHIP},
+        keys={**declared_keys(ToPerson), **_RELATIONSHIP},
         check=_check_people,
         default_factory=list,
     )
@@ -126,7 +126,7 @@ class _Relationships(_OnlyV2, ToPerson):
         Kind.MEMBERS,
         about="Objects: a list, or an expression that gives one.",
         example="[{object_type_id: 1, object_id: =company.id}]",
-        keys={**keys_of(ToObject), **_RELATIONSHIP},
+        keys={**declared_keys(ToObject), **_RELATIONSHIP},
         check=_check_objects,
     )
 

@@ -21,8 +21,11 @@ from gateway.customerio.limits import (
 from gateway.customerio.wire import HttpRequest, dump, json_request
 from gateway.event import JSON
 
-_SAME = "Any text that is unique among the calls of an event; Customer.io drops a repeat."
-EVENT_ID = Key(kind=Kind.EVENT_ID, about=_SAME, examples=("=id",))
+EVENT_ID = Key(
+    kind=Kind.EVENT_ID,
+    about="Any text that is unique among the calls of an event; Customer.io drops a repeat.",
+    examples=("=id",),
+)
 _NAME = Key(
     kind=Kind.TEXT,
     about="The name of the event or screen.",
@@ -127,8 +130,6 @@ class Page(Occurrence):
         example="=page.url",
         examples=("=page.url", "*"),
         problem=url_problem,
-        pattern=r"^(?:\*$|[hH][tT][tT][pP][sS]?://)",
-        pattern_problem='A page is a full address (https://…), or "*" for any',
     )
     attributes: Mapping[str, JSON] = shared(ATTRIBUTES, default_factory=dict)
     timestamp: int | None = shared(TIMESTAMP, default=None)

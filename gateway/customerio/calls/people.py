@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from gateway.customerio.calls.addresses import Address, check_address, lane_number, resolve_person
 from gateway.customerio.calls.call import Call
-from gateway.customerio.calls.kinds import Key, Kind, call_class, key, keys_of, shared
+from gateway.customerio.calls.kinds import Key, Kind, call_class, declared_keys, key, shared
 from gateway.customerio.limits import Violation, check_attributes, check_moment, check_text_attributes
 from gateway.customerio.wire import HttpRequest, json_request, path_segment
 from gateway.event import JSON
@@ -144,14 +144,14 @@ class Merge(Call):
         about="The person who stays.",
         example="{id: =user.id}",
         examples=({"id": "=user.id"},),
-        keys=keys_of(ToPerson),
+        keys=declared_keys(ToPerson),
     )
     from_: Mapping[str, str] = key(
         Kind.PERSON,
         about="The person who is merged into the other.",
         example="{id: =old.id}",
         examples=({"id": "=old.id"},),
-        keys=keys_of(ToPerson),
+        keys=declared_keys(ToPerson),
     )
 
     def lanes(self, connection: str) -> tuple[int, ...]:

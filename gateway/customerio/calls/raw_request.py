@@ -6,11 +6,11 @@ import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 from urllib.parse import quote, unquote, urlencode
 
 from gateway.customerio.calls.call import Call
-from gateway.customerio.calls.kinds import Kind, call_class, key
+from gateway.customerio.calls.kinds import Check, Kind, call_class, key
 from gateway.customerio.limits import MAX_TIMEOUT, Violation
 from gateway.customerio.wire import HttpRequest, dump, plain_text
 from gateway.event import JSON
@@ -104,15 +104,18 @@ def retry_problem(name: str, value: JSON) -> str | None:
     return None
 
 
-def file_problem(contents: object) -> str | None:
-    """Return what is wrong with the contents of a file, or None."""
+def _file_problem(_name: str, contents: object) -> str | None:
     return None if isinstance(contents, str | bytes) else "has to be the file's contents as text"
 
 
-def _check_each(problem: Callable[[str, JSON], str | None]) -> Callable[[str, Mapping[str, JSON]], Iterator[Violation]]:
-    """Make a check of all values of an object out of one that returns what is wrong with a name and its value."""
+def _file_name_problem(_name: str, file_name: object) -> str | None:
+    return None if isinstance(file_name, str) else "has to be text"
 
-    def check(field: str, values: Mapping[str, JSON]) -> Iterator[Violation]:
+
+def _check_each(problem: Callable[[str, Any], str | None]) -> Check:
+    """Make a check of all values of an object out of a function that says what is wrong with one, by name and value."""
+
+    def check(field: str, values: Mapping[str, Any]) -> Iterator[Violation]:
         for name, value in values.items():
             if found := problem(name, value):
                 yield Violation(field=f"{field}.{name}", problem=found)
@@ -125,7 +128,7 @@ def timeout_problem(seconds: float) -> str | None:
     return None if 0 < seconds <= MAX_TIMEOUT else f"has to be over 0 and at most {MAX_TIMEOUT:g} seconds"
 
 
-_check_values = _check_each(lambda _, value: value_problem(value))
+_check_values = _check_each(lambda _name, value: value_problem(value))
 
 
 @call_class
@@ -154,28 +157,28 @@ class RawRequest(Call):
         example="/v1/accounts/region",
         examples=("/v1/accounts/region",),
         problem=path_problem,
-        pattern=r"^/(?!/|api(?:/|$))[^?#\\]*$",
-        pattern_problem="A path is below /api and starts with one slash, as /v1/accounts/region;"
-        " parameters stand under query",
     )
     query: Mapping[str, JSON] = key(
-        Kind.VALUES, about="Parameters of the URL's query.", check=_check_values, default_factory=dict
+        Kind.PARAMETERS, about="Parameters of the URL's query.", check=_check_values, default_factory=dict
     )
     headers: Mapping[str, str] = key(
-        Kind.VALUES, about="Headers of the request.", check=_check_each(header_problem), default_factory=dict
+        Kind.HEADERS, about="Headers of the request.", check=_check_each(header_problem), default_factory=dict
     )
     data: JSON = key(Kind.DATA, about="The body: a text as it is, anything else as JSON.", default=None)
     form: Mapping[str, JSON] = key(
-        Kind.VALUES, about="The body, sent as a form.", check=_check_values, default_factory=dict
+        Kind.PARAMETERS, about="The body, sent as a form.", check=_check_values, default_factory=dict
     )
     files: Mapping[str, str | bytes] = key(
-        Kind.VALUES,
+        Kind.FILES,
         about="Contents of files in the form, by field.",
-        check=_check_each(lambda _, contents: file_problem(contents)),
+        check=_check_each(_file_problem),
         default_factory=dict,
     )
     file_names: Mapping[str, str] = key(
-        Kind.VALUES, about="Names of the files, by the same fields.", default_factory=dict
+        Kind.FILES,
+        about="Names of the files, by the same fields.",
+        check=_check_each(_file_name_problem),
+        default_factory=dict,
     )
     response_type: str = key(Kind.NOTE, about="What the answer has to be.", choices=RESPONSE_TYPES, default="json")
     timeout: float | None = key(
