@@ -388,7 +388,10 @@ class Worker:
             poison = Attempt(status=None, reason=reason, at=time.time(), sendable=False)
             return _Sent(parcel=parcel, attempts=[poison])
         attempt = self._sender.send(request, claimed.connection, claimed.region)
-        return _Sent(parcel=parcel, attempts=[attempt], retry=call.retry if isinstance(call, RawRequest) else {})
+        if isinstance(call, RawRequest):
+            # Its path is the mapping's own, so a 404 says that the path is wrong.
+            return _Sent(parcel=parcel, attempts=[replace(attempt, about_call=True)], retry=call.retry)
+        return _Sent(parcel=parcel, attempts=[attempt])
 
     def _probe(self, target: Target, lease: int) -> None:
         """Ask whether a connection is well, in a thread of the pool."""

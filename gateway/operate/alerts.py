@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import logging
 import threading
-from http.cookiejar import DefaultCookiePolicy
 
 import requests
-import urllib3
 
-from gateway import __version__
-from gateway.customerio.deadline import DeadlineAdapter, Deadlines
+from gateway.customerio.deadline import NETWORK_ERRORS, DeadlineError, DeadlineSession
 from gateway.store.database import Database
 from gateway.store.notices import Notice, Notices
 
@@ -36,11 +33,7 @@ class Alerts:
         self._url = url
         self._deadline = deadline
         self._late = f"no whole answer within {deadline:g} s"
-        self._deadlines = Deadlines()
-        self._session = requests.Session()
-        self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-        self._session.mount("https://", DeadlineAdapter())
-        self._session.mount("http://", DeadlineAdapter())
+        self._session = DeadlineSession()
 
     def tell(self, stopping: threading.Event) -> None:
         """Tell what is to be told by now. What is left when we stop is told by whoever comes next.
@@ -57,7 +50,6 @@ class Alerts:
     def close(self) -> None:
         """Close what is open; nothing can be told afterwards."""
         self._session.close()
-        self._deadlines.stop()
 
     def _tell(self, notice: Notice) -> None:
         problem = self._post(f"customerio-gateway: {message(notice)}") if self._url is not None else None
@@ -74,22 +66,20 @@ class Alerts:
     def _post(self, text: str) -> str | None:
         """Post a message, and tell what went wrong; the address is a secret, and stays out of that."""
         assert self._url is not None
-        with self._deadlines.attempt(self._deadline) as current:
-            try:
+        try:
+            with self._session.deadline(self._deadline):
                 answer = self._session.post(
                     self._url,
                     json={"text": escaped(text)},
-                    headers={"User-Agent": f"customerio-gateway/{__version__}"},
                     timeout=self._deadline,
                     allow_redirects=False,
                     stream=True,  # what the answer says beyond its status is not read
                 )
                 answer.close()
-            except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-                late = current.ended or isinstance(error, requests.Timeout)
-                return self._late if late else f"the connection failed ({type(error).__name__})"
-        if current.ended:
-            return self._late  # cut off in the middle of its headers, an answer looks whole
+        except (DeadlineError, requests.Timeout):
+            return self._late
+        except NETWORK_ERRORS as error:
+            return f"the connection failed ({type(error).__name__})"
         return None if 200 <= answer.status_code < 300 else f"HTTP {answer.status_code}"
 
 

@@ -341,7 +341,8 @@ def test_a_wrong_key_pauses_the_connection_loudly_and_loses_nothing(
 
 
 def test_where_the_probe_is_good_a_refusal_is_the_deliverys_own(database: Database, store: Store) -> None:
-    sender = Recorder(lambda request: Attempt(status=404 if "ann" in request.path else 200, reason="HTTP 404"))
+    refused = Attempt(status=404, reason="HTTP 404", about_call=True)
+    sender = Recorder(lambda request: refused if "ann" in request.path else Attempt(status=200))
     record(store, ("ann", 1), ("bob", 1))
     with running(database, sender):
         wait_until(lambda: statuses(database) == ["failed", "delivered"])
