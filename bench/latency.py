@@ -15,7 +15,6 @@ import time
 from dataclasses import asdict, dataclass
 
 from bench import serving, webhooks
-from gateway.customerio import wire
 from gateway.customerio.calls import Track
 from gateway.customerio.client import Client
 from gateway.customerio.connection import DEFAULT, Connection
@@ -145,7 +144,7 @@ class _Run:
         client = Client({DEFAULT: Connection(name=DEFAULT, site_id="site", api_key="key", base_url=self._api.url)})
         for number in range(round(DIRECT_PER_SECOND * seconds)):
             _sleep_until(self._began + number / DIRECT_PER_SECOND)
-            request = wire.request(Track(id="direct", name="Invoice Paid", attributes={"total": 49}))
+            request = Track(id="direct", name="Invoice Paid", attributes={"total": 49}).request()
             began = time.monotonic()
             attempt = client.send(request, DEFAULT)
             self.own.append(time.monotonic() - began)

@@ -11,10 +11,10 @@ import requests
 import urllib3
 
 from gateway import __version__
-from gateway.customerio.connection import Connection
+from gateway.customerio.connection import HOSTS, Connection
 from gateway.customerio.deadline import DeadlineAdapter, Deadlines
 from gateway.customerio.response import Response
-from gateway.customerio.wire import HOSTS, HttpRequest
+from gateway.customerio.wire import HttpRequest
 
 CONNECT_TIMEOUT = 5.0
 MAX_ANSWER = 1_048_576

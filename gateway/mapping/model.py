@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import Enum
 from functools import cached_property
 from ipaddress import IPv4Network, IPv6Network
 from typing import TypeAlias
 
-from gateway.customerio.limits import METHODS, PLATFORMS, RESPONSE_TYPES, path_problem, url_problem
+from gateway.customerio.calls import CALLS, Call, Occurrence, ToAnybody, keys_of
+from gateway.customerio.calls import Key as Key
+from gateway.customerio.calls import Kind as Kind
 from gateway.errors import Location
 from gateway.event import JSON
 from gateway.mapping.expressions import Expression
@@ -18,156 +19,49 @@ from gateway.verify import Scheme
 Network: TypeAlias = IPv4Network | IPv6Network
 
 
-class Kind(Enum):
-    """What a key of a call takes."""
-
-    IDENTIFIER = "identifier"  # of a person: an expression
-    PERSON = "person"  # an object with one identifier
-    REFERENCE = "reference"  # what else is known by an id: an expression that gives text
-    TEXT = "text"  # literal or an expression
-    EVENT_ID = "event id"
-    TIMESTAMP = "timestamp"
-    ATTRIBUTES = "attributes"
-    TEXTS = "texts"  # attributes that have to be texts
-    OBJECT = "object"  # an expression that gives one
-    MEMBERS = "members"  # a list of objects with keys of their own, or an expression that gives one
-    HEADERS = "headers"  # an object of texts
-    PARAMETERS = "parameters"  # an object of texts, numbers, booleans, and lists of them
-    FILES = "files"  # an object of texts
-    DATA = "data"  # any value
-    NOTE = "note"  # literal text
-    SECONDS = "seconds"  # a literal number
-    FLAG = "flag"  # true or false
-    RETRY = "retry"  # an object of literal settings
-
-
-@dataclass(frozen=True, kw_only=True)
-class Key:
-    """One key that a call may have; *keys* are those of each of its members.
-
-    Attributes:
-        choices: The only texts that it takes; empty: any.
-        problem: Returns what is wrong with a literal text, or None.
-    """
-
-    kind: Kind
-    required: bool = False
-    example: str = ""
-    choices: tuple[str, ...] = ()
-    problem: Callable[[str], str | None] | None = None
-    keys: Mapping[str, Key] = field(default_factory=dict)
-
-
 @dataclass(frozen=True, kw_only=True)
 class CallSpec:
     """What one kind of call may say.
 
     Attributes:
+        about: The sentence that an editor shows.
         keys: Its identifiers and its own keys.
         dated: It carries the time of receipt when it has no timestamp.
     """
 
     name: str
+    about: str
     keys: Mapping[str, Key]
     dated: bool = False
 
     @cached_property
     def identifiers(self) -> tuple[str, ...]:
-        """The keys that say whom the call is about; one of them has to be given."""
+        """The keys that identify a person; one of them is required, unless it has none."""
         return tuple(name for name, key in self.keys.items() if key.kind is Kind.IDENTIFIER)
 
 
-_IDENTIFIER = Key(kind=Kind.IDENTIFIER)
-_PERSON = {"id": _IDENTIFIER, "email": _IDENTIFIER, "cio_id": _IDENTIFIER}
-ANYBODY = {**_PERSON, "anonymous_id": _IDENTIFIER}
-_PROFILE = {
-    "attributes": Key(kind=Kind.ATTRIBUTES),
-    "attributes_from": Key(kind=Kind.OBJECT),
-    "timestamp": Key(kind=Kind.TIMESTAMP),
-}
-_OCCURRENCE = {**_PROFILE, "event_id": Key(kind=Kind.EVENT_ID)}
-_NAME = Key(kind=Kind.TEXT, required=True, example="Invoice Paid")
-_SCREEN = Key(kind=Kind.TEXT, required=True, example="Settings")
-_URL = Key(kind=Kind.TEXT, required=True, example="=page.url", problem=url_problem)
-_TOKEN = Key(kind=Kind.REFERENCE, required=True, example="=device.token")
-_RELATIONSHIP = {"attributes": Key(kind=Kind.ATTRIBUTES)}
-_OBJECT = {
-    "object_type_id": Key(kind=Kind.TEXT, required=True, example='"1"'),
-    "object_id": Key(kind=Kind.REFERENCE, required=True, example="=company.id"),
-}
-_OBJECTS = Key(
-    kind=Kind.MEMBERS,
-    required=True,
-    example="[{object_type_id: 1, object_id: =company.id}]",
-    keys={**_OBJECT, **_RELATIONSHIP},
+ANYBODY = keys_of(ToAnybody)
+_ATTRIBUTES_FROM = Key(
+    kind=Kind.OBJECT,
+    about="A whole object of attributes; those under `attributes` replace its own.",
+    examples=("=pick(user, ['plan', 'name'])",),
 )
-_REQUEST = {
-    "method": Key(kind=Kind.TEXT, choices=METHODS),
-    "path": Key(kind=Kind.TEXT, required=True, example="/v1/accounts/region", problem=path_problem),
-    "query": Key(kind=Kind.PARAMETERS),
-    "headers": Key(kind=Kind.HEADERS),
-    "data": Key(kind=Kind.DATA),
-    "form": Key(kind=Kind.PARAMETERS),
-    "files": Key(kind=Kind.FILES),
-    "file_names": Key(kind=Kind.FILES),
-    "response_type": Key(kind=Kind.NOTE, choices=RESPONSE_TYPES),
-    "timeout": Key(kind=Kind.SECONDS),
-    "debug": Key(kind=Kind.FLAG),
-    "retry": Key(kind=Kind.RETRY),
-}
+_REASON = Key(kind=Kind.NOTE, about="Why no call is made.")
 
-SPECS: dict[str, CallSpec] = {
-    spec.name: spec
-    for spec in (
-        CallSpec(name="identify", keys={**_PERSON, **_PROFILE}),
-        CallSpec(name="track", keys={**ANYBODY, "name": _NAME, **_OCCURRENCE}, dated=True),
-        CallSpec(name="page", keys={**ANYBODY, "url": _URL, **_OCCURRENCE}, dated=True),
-        CallSpec(name="screen", keys={**ANYBODY, "name": _SCREEN, **_OCCURRENCE}, dated=True),
-        CallSpec(name="destroy", keys=_PERSON),
-        CallSpec(name="suppress", keys=_PERSON),
-        CallSpec(name="unsuppress", keys=_PERSON),
-        CallSpec(
-            name="merge",
-            keys={
-                "into": Key(kind=Kind.PERSON, required=True, example="{id: =user.id}", keys=_PERSON),
-                "from": Key(kind=Kind.PERSON, required=True, example="{id: =old.id}", keys=_PERSON),
-            },
-        ),
-        CallSpec(
-            name="add_device",
-            keys={
-                **_PERSON,
-                "token": _TOKEN,
-                "platform": Key(kind=Kind.TEXT, required=True, example="ios", choices=PLATFORMS),
-                "last_used": Key(kind=Kind.TIMESTAMP),
-                "attributes": Key(kind=Kind.TEXTS),
-            },
-        ),
-        CallSpec(name="delete_device", keys={**_PERSON, "token": _TOKEN}),
-        CallSpec(
-            name="identify_object",
-            keys={
-                **_OBJECT,
-                "attributes": _PROFILE["attributes"],
-                "attributes_from": _PROFILE["attributes_from"],
-                "people": Key(kind=Kind.MEMBERS, keys={**_PERSON, **_RELATIONSHIP}),
-            },
-        ),
-        CallSpec(name="delete_object", keys=_OBJECT),
-        CallSpec(name="add_relationships", keys={**_PERSON, "objects": _OBJECTS}),
-        CallSpec(name="delete_relationships", keys={**_PERSON, "objects": _OBJECTS}),
-        CallSpec(
-            name="submit_form",
-            keys={
-                "id": _IDENTIFIER,
-                "email": _IDENTIFIER,
-                "form_id": Key(kind=Kind.TEXT, required=True, example="signup"),
-                "attributes": Key(kind=Kind.TEXTS),
-            },
-        ),
-        CallSpec(name="request", keys=_REQUEST),
-        CallSpec(name="ignore", keys={"reason": Key(kind=Kind.NOTE)}),
-    )
+
+def _spec(call: type[Call]) -> CallSpec:
+    """Describe a kind of call as mappings write it: identifiers first, and attributes also as a whole object."""
+    keys: dict[str, Key] = {}
+    for name, key in sorted(keys_of(call).items(), key=lambda item: item[1].kind is not Kind.IDENTIFIER):
+        keys[name] = key
+        if key.kind is Kind.ATTRIBUTES:
+            keys["attributes_from"] = _ATTRIBUTES_FROM
+    return CallSpec(name=call.name_of_call, about=call.about, keys=keys, dated=issubclass(call, Occurrence))
+
+
+SPECS = {
+    **{name: _spec(call) for name, call in CALLS.items()},
+    "ignore": CallSpec(name="ignore", about="Makes no call, and records why.", keys={"reason": _REASON}),
 }
 
 # Names that steer Customer.io: an object out of a payload must not be able to redirect a mail, to

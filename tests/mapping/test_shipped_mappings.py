@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.customerio.limits import violations
 from gateway.errors import Problem, RequestError, TranslationError
 from gateway.event import JSON, Event
 from gateway.mapping.compiler import parse
@@ -101,7 +100,7 @@ def test_any_body_gives_calls_or_a_problem_and_never_an_exception(file: Path, da
     assert (translation.problem is not None) == (translation.status == "failed")
     if mapping.split is None or translation.status != "failed":  # a part that fails leaves the others theirs
         assert bool(translation.planned) == (translation.status == "accepted")
-    assert [found for planned in translation.planned for found in violations(planned.sealed)] == []
+    assert [found for planned in translation.planned for found in planned.sealed.violations()] == []
     assert len({planned.identity for planned in translation.planned}) == len(translation.planned)
 
 

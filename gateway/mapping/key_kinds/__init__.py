@@ -52,4 +52,4 @@ def keys_of(keys: Mapping[str, Key]) -> dict[str, KeyKind]:
 #: The keys of each call, by its name.
 CALL_KEYS: dict[str, dict[str, KeyKind]] = {spec.name: keys_of(spec.keys) for spec in SPECS.values()}
 #: What a file's `defaults` may hold.
-DEFAULT_KEYS: dict[str, KeyKind] = keys_of({**ANYBODY, "timestamp": Key(kind=Kind.TIMESTAMP)})
+DEFAULT_KEYS: dict[str, KeyKind] = keys_of({**ANYBODY, "timestamp": SPECS["track"].keys["timestamp"]})
