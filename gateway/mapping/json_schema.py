@@ -12,6 +12,7 @@ from typing import get_args
 from gateway import verify
 from gateway.customerio.calls import CALLS
 from gateway.customerio.connection import HOSTS
+from gateway.mapping.compiler.verify_section import VERIFY_EXAMPLE
 from gateway.mapping.key_kinds import CALL_KEYS, DEFAULT_KEYS
 from gateway.mapping.key_kinds.key_kind import (
     ANY_VALUE,
@@ -90,7 +91,7 @@ def _top() -> dict[str, Schema]:
             "shop",
         ),
         "description": described("What this source is, for people.", LITERAL_TEXT),
-        "verify": described(f'How the sender proves itself, as  {_PROOF}; or "none".', _verify()),
+        "verify": described(f'How the sender proves itself, as  {VERIFY_EXAMPLE}; or "none".', _verify()),
         "when": described("Events for which it is not true are recorded as ignored.", EXPRESSION, "=livemode"),
         "event_type": described(
             'The routing key; most schemes have one. Without any, only "*" matches.', EXPRESSION, "=type"
@@ -222,7 +223,6 @@ def _constant() -> Schema:
 
 # How a sender proves itself
 
-_PROOF = "{scheme: stripe, secret_env: STRIPE_WEBHOOK_SECRET}"
 _VARIABLE: Schema = {
     "type": "string",
     "pattern": "^[A-Za-z_][A-Za-z0-9_]*$",
@@ -266,7 +266,7 @@ def _verify() -> Schema:
             ["3.18.12.63", "2001:db8::/32"],
         ),
     }
-    none = {**_one_of(["none"]), "errorMessage": f"This must be none, or an object, as  {_PROOF}"}
+    none = {**_one_of(["none"]), "errorMessage": f"This must be none, or an object, as  {VERIFY_EXAMPLE}"}
     return {"anyOf": [none, _object(proof, required=["scheme"])]}
 
 

@@ -18,13 +18,13 @@ from jsonschema import Draft7Validator
 
 from gateway import verify as signatures
 from gateway.cli import main
+from gateway.customerio.calls import Kind
 from gateway.errors import MappingError, Severity
 from gateway.event import JSON
 from gateway.mapping.compiler import call_entry, mapping_file, parse, tests_section, verify_section
 from gateway.mapping.json_schema import key_schema, language, with_members
 from gateway.mapping.key_kinds import CALL_KEYS, KEY_KINDS
 from gateway.mapping.key_kinds.key_kind import Schema
-from gateway.mapping.model import Kind
 from gateway.mapping.yaml_nodes import plain, read
 from gateway.verify import read_scheme
 
