@@ -58,12 +58,7 @@ def _one_of(names: Iterable[str]) -> Schema:
 
 
 def _object(properties: Mapping[str, Schema], required: Iterable[str] = ()) -> Schema:
-    return {
-        "type": "object",
-        "properties": {**properties},
-        "required": [*required],
-        "additionalProperties": False,
-    }
+    return {"type": "object", "properties": {**properties}, "required": [*required], "additionalProperties": False}
 
 
 def _one_or_several(schema: Schema) -> Schema:
