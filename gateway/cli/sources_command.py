@@ -22,7 +22,7 @@ from gateway.errors import StoreError, did_you_mean
 from gateway.event import JSON
 from gateway.operate.queries import EventEntry, Queries
 from gateway.receive.refusals import Kept, Refusal
-from gateway.store.database import require_schema
+from gateway.store.schema import require_schema
 from gateway.verify import KEYS, Handshake, Kind, Place, Scheme, schemes
 from gateway.verify.scheme import Answer, Shown
 

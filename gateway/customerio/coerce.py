@@ -67,9 +67,10 @@ def _coerce(kind: Kind, name: str, value: Any) -> Any:
             if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
                 raise CallError(f"{name} must be a list, got {_type_of(value)}")
             return [_member(f"{name}[{number}]", member) for number, member in enumerate(value)]
-        case Kind.ATTRIBUTES | Kind.TEXTS | Kind.HEADERS | Kind.PARAMETERS | Kind.FILES | Kind.RETRY:
-            # The contents of files may be bytes; the limits check them.
-            return dict(_object(name, value)) if name == "files" else _json(name, _object(name, value))
+        case Kind.ATTRIBUTES | Kind.TEXTS | Kind.HEADERS | Kind.PARAMETERS | Kind.RETRY:
+            return _json(name, _object(name, value))
+        case Kind.FILES:
+            return dict(_object(name, value))  # contents may be bytes: the limits check them
         case Kind.SECONDS if not isinstance(value, int | float):
             raise CallError(f"{name} must be a number of seconds, got {_type_of(value)}")
         case Kind.SECONDS | Kind.FLAG:

@@ -8,7 +8,7 @@ from functools import cached_property
 from ipaddress import IPv4Network, IPv6Network
 from typing import TypeAlias
 
-from gateway.customerio.calls import CALLS, Call, Key, Kind, Occurrence, ToAnybody, keys_of
+from gateway.customerio.calls import CALLS, Call, Key, Kind, Occurrence, ToAnybody, declared_keys
 from gateway.errors import Location
 from gateway.event import JSON
 from gateway.mapping.expressions import Expression
@@ -38,7 +38,7 @@ class CallSpec:
         return tuple(name for name, key in self.keys.items() if key.kind is Kind.IDENTIFIER)
 
 
-ANYBODY = keys_of(ToAnybody)
+ANYBODY = declared_keys(ToAnybody)
 _ATTRIBUTES_FROM = Key(
     kind=Kind.OBJECT,
     about="A whole object of attributes; those under `attributes` replace its own.",
@@ -50,7 +50,7 @@ _REASON = Key(kind=Kind.NOTE, about="Why no call is made.")
 def _spec(call: type[Call]) -> CallSpec:
     """Describe a kind of call as mappings write it: identifiers first, and attributes also as a whole object."""
     keys: dict[str, Key] = {}
-    for name, key in sorted(keys_of(call).items(), key=lambda item: item[1].kind is not Kind.IDENTIFIER):
+    for name, key in sorted(declared_keys(call).items(), key=lambda item: item[1].kind is not Kind.IDENTIFIER):
         keys[name] = key
         if key.kind is Kind.ATTRIBUTES:
             keys["attributes_from"] = _ATTRIBUTES_FROM

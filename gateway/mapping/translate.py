@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from hashlib import sha256
@@ -443,22 +443,6 @@ def _ulid_of(call: Occurrence, source: str, connection: str, identity: bytes, sa
     return ulid_of_text(_canonical([source, connection, call.event_id]))
 
 
-def writer(*, canonical: bool) -> Callable[[object], str]:
-    """Make what writes compact JSON in ASCII, *canonical* with its names sorted and without NaN.
-
-    json.dumps would make an encoder for each text, and JSONEncoder.encode half of one, which takes as long as
-    to write a short text.
-    """
-    encoder = json.JSONEncoder(
-        separators=(",", ":"), check_circular=False, sort_keys=canonical, allow_nan=not canonical
-    )
-    make = getattr(json.encoder, "c_make_encoder", None)
-    if make is None:  # an interpreter without the module in C
-        return encoder.encode
-    ascii_text = json.encoder.encode_basestring_ascii
-    write = make(None, encoder.default, ascii_text, None, ":", ",", canonical, False, not canonical)
-    return lambda value: "".join(write(value, 0))
-
-
-_stored = writer(canonical=False)
-_canonical = writer(canonical=True)
+# Encoders made once, because json.dumps makes a new one for each text. No value refers to itself.
+_stored = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+_canonical = json.JSONEncoder(separators=(",", ":"), check_circular=False, sort_keys=True, allow_nan=False).encode

@@ -13,15 +13,15 @@ from gateway.customerio.calls.addresses import IDENTIFIERS, Address, AddressKind
 from gateway.customerio.calls.call import Call
 from gateway.customerio.calls.devices import AddDevice, DeleteDevice
 from gateway.customerio.calls.forms import SubmitForm
-from gateway.customerio.calls.kinds import Key, Kind, field_of, keys_of
+from gateway.customerio.calls.kinds import Key, Kind, declared_keys, field_of
 from gateway.customerio.calls.objects import AddRelationships, DeleteObject, DeleteRelationships, IdentifyObject
 from gateway.customerio.calls.occurrences import Occurrence, Page, Screen, ToAnybody, Track
 from gateway.customerio.calls.people import Destroy, Identify, Merge, Suppress, Unsuppress
 from gateway.customerio.calls.raw_request import RawRequest
 from gateway.event import JSON
 
-__all__ = ["CALLS", "Call", "Key", "Kind", "Occurrence", "ToAnybody", "as_json", "field_of", "from_json", "keys_of"]
-__all__ += ["IDENTIFIERS", "Address", "AddressKind", "resolve_person"]
+__all__ = ["CALLS", "Call", "Key", "Kind", "Occurrence", "ToAnybody", "as_json", "declared_keys", "field_of"]
+__all__ += ["IDENTIFIERS", "Address", "AddressKind", "from_json", "resolve_person"]
 __all__ += ["AddDevice", "AddRelationships", "DeleteDevice", "DeleteObject", "DeleteRelationships", "Destroy"]
 __all__ += ["Identify", "IdentifyObject", "Merge", "Page", "RawRequest", "Screen", "SubmitForm", "Suppress"]
 __all__ += ["Track", "Unsuppress"]
@@ -38,7 +38,7 @@ CALLS: dict[str, type[Call]] = {
 _WRITTEN: dict[type[Call], dict[str, tuple[str, Any]]] = {
     call_type: {
         of.name: (name, of.default if of.default_factory is MISSING else of.default_factory())
-        for name, of in zip(keys_of(call_type), fields(call_type), strict=True)
+        for name, of in zip(declared_keys(call_type), fields(call_type), strict=True)
     }
     for call_type in CALLS.values()
 }

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import ClassVar
 
 from gateway.customerio.calls.addresses import IDENTIFIERS, Address, check_address, lane_number, resolve_person
-from gateway.customerio.calls.kinds import call_class
+from gateway.customerio.calls.kinds import Check, call_class
 from gateway.customerio.limits import Violation, check_encoding
 from gateway.customerio.wire import ENTITY_PATH, MAX_ITEM_BYTES, HttpRequest, dump, json_request
 from gateway.event import JSON
@@ -21,10 +21,12 @@ class Call:
     Attributes:
         name_of_call: Its name in mappings and in stored texts.
         about: The sentence that an editor shows.
+        checks: By field and key: what checks a value.
     """
 
     name_of_call: ClassVar[str]
     about: ClassVar[str]
+    checks: ClassVar[tuple[tuple[str, str, Check], ...]]
 
     def address(self) -> Address | None:
         """Return the person that the call goes to; None: it names nobody, or goes to no one person."""
@@ -49,11 +51,14 @@ class Call:
         if (address := self.address()) is not None:
             key = next(name for name in IDENTIFIERS if getattr(self, name, None))
             problems.extend(check_address(key, address))
-        problems.extend(self.own_violations())
+        for field, name, check in self.checks:
+            if (value := getattr(self, field)) is not None:
+                problems.extend(check(name, value))
+        problems.extend(self.other_violations())
         return problems
 
-    def own_violations(self) -> Iterable[Violation]:
-        """Return the violations of the keys that are no identifiers."""
+    def other_violations(self) -> Iterable[Violation]:
+        """Return the violations that concern several keys, or that only this kind of call has."""
         return ()
 
     def request(self) -> HttpRequest:

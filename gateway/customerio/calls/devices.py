@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import ClassVar
 
 from gateway.customerio.calls.kinds import Kind, call_class, key, shared
 from gateway.customerio.calls.people import TEXT_ATTRIBUTES, ToPerson
-from gateway.customerio.limits import (
-    Violation,
-    check_attributes,
-    check_choice,
-    check_moment,
-    check_segment,
-    check_texts,
-)
+from gateway.customerio.limits import check_moment, check_segment
 from gateway.customerio.wire import HttpRequest, json_request, path_segment
 from gateway.event import JSON
 
@@ -24,7 +17,11 @@ PLATFORMS = ("ios", "android")
 @call_class
 class _ToDevice(ToPerson):
     token: str = key(
-        Kind.REFERENCE, about="The token of the device.", example="=device.token", examples=("=device.token",)
+        Kind.REFERENCE,
+        about="The token of the device.",
+        example="=device.token",
+        examples=("=device.token",),
+        check=check_segment,
     )
 
 
@@ -39,17 +36,10 @@ class AddDevice(_ToDevice):
         Kind.TIMESTAMP,
         about="When the device was last used, in unix seconds.",
         examples=("=unix(device.seen_at)",),
+        check=check_moment,
         default=None,
     )
     attributes: Mapping[str, JSON] = shared(TEXT_ATTRIBUTES, default_factory=dict)
-
-    def own_violations(self) -> Iterator[Violation]:
-        """Check token, platform, time and attributes, which are texts."""
-        yield from check_segment("token", self.token)
-        yield from check_choice("platform", self.platform, PLATFORMS)
-        yield from check_moment("last_used", self.last_used)
-        yield from check_attributes(self.attributes)
-        yield from check_texts(self.attributes)
 
     def request(self) -> HttpRequest:
         device = {"id": self.token, **self._details()}
@@ -73,10 +63,6 @@ class DeleteDevice(_ToDevice):
 
     name_of_call: ClassVar = "delete_device"
     about: ClassVar = "Deletes a device of a person."
-
-    def own_violations(self) -> Iterator[Violation]:
-        """Check the token."""
-        yield from check_segment("token", self.token)
 
     def request(self) -> HttpRequest:
         return HttpRequest(method="DELETE", path=f"{self.person_path()}/devices/{path_segment(self.token)}")

@@ -8,7 +8,7 @@ from typing import ClassVar
 from gateway.customerio.calls.call import Call
 from gateway.customerio.calls.kinds import Kind, call_class, key, shared
 from gateway.customerio.calls.people import EMAIL, ID, TEXT_ATTRIBUTES
-from gateway.customerio.limits import Violation, check_attributes, check_segment, check_texts
+from gateway.customerio.limits import Violation, check_segment
 from gateway.customerio.wire import HttpRequest, json_request, path_segment
 from gateway.event import JSON
 
@@ -22,16 +22,15 @@ class SubmitForm(Call):
 
     name_of_call: ClassVar = "submit_form"
     about: ClassVar = "Submits a form for a person."
-    form_id: str = key(Kind.TEXT, about="The id of the form.", example="signup", examples=("signup",))
+    form_id: str = key(
+        Kind.TEXT, about="The id of the form.", example="signup", examples=("signup",), check=check_segment
+    )
     id: str | None = shared(ID, default=None)
     email: str | None = shared(EMAIL, default=None)
     attributes: Mapping[str, JSON] = shared(TEXT_ATTRIBUTES, default_factory=dict)
 
-    def own_violations(self) -> Iterator[Violation]:
-        """Check the form's id and the attributes, which are texts."""
-        yield from check_segment("form_id", self.form_id)
-        yield from check_attributes(self.attributes)
-        yield from check_texts(self.attributes)
+    def other_violations(self) -> Iterator[Violation]:
+        """Check the names of the attributes."""
         for name in ("id", "email", *_RESERVED):
             if name in self.attributes:
                 effect = "names the person: write it beside 'attributes'" if name in ("id", "email") else "is ignored"

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from enum import Enum
 from keyword import iskeyword
-from typing import Any, TypeVar, dataclass_transform
+from typing import Any, TypeAlias, TypeVar, dataclass_transform
+
+from gateway.customerio.limits import Violation
+
+#: Returns the violations of a value that is not None; *field* is the path of its key.
+Check: TypeAlias = Callable[[str, Any], Iterable[Violation]]
 
 
 class Kind(Enum):
@@ -23,7 +28,7 @@ class Kind(Enum):
     OBJECT = "object"  # an expression that gives one
     MEMBERS = "members"  # a list of objects with keys of their own, or an expression that gives one
     HEADERS = "headers"  # an object of texts
-    PARAMETERS = "parameters"  # an object of texts, numbers, booleans, or lists of them
+    PARAMETERS = "parameters"  # an object of texts, numbers, booleans, and lists of them
     FILES = "files"  # an object of texts
     DATA = "data"  # any value
     NOTE = "note"  # literal text
@@ -42,7 +47,8 @@ class Key:
         example: A value as a mapping writes it, for the message that a required key is missing.
         examples: Values that an editor offers.
         choices: The only texts that are valid; empty: any.
-        problem: Returns what is wrong with a literal text, or None.
+        problem: Returns what is wrong with a value, or None.
+        check: Checks a value that is more than a text with choices or a problem.
         keys: The keys of each member, for the kinds that have members.
     """
 
@@ -52,7 +58,8 @@ class Key:
     example: str = ""
     examples: tuple[object, ...] = ()
     choices: tuple[str, ...] = ()
-    problem: Callable[[str], str | None] | None = None
+    problem: Callable[[Any], str | None] | None = None
+    check: Check | None = None
     keys: Mapping[str, Key] = field(default_factory=dict)
 
 
@@ -74,10 +81,29 @@ _Class = TypeVar("_Class")
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(key, shared))
 def call_class(cls: type[_Class]) -> type[_Class]:
     """Make a class with keys a frozen dataclass. Type checkers know `key` and `shared` as its fields."""
-    return dataclass(frozen=True, kw_only=True)(cls)
+    made: Any = dataclass(frozen=True, kw_only=True)(cls)
+    keys = zip(fields(made), declared_keys(made).items(), strict=True)
+    made.checks = tuple((of.name, name, check) for of, (name, key) in keys if (check := _check_of(key)))
+    return cls
 
 
-def keys_of(cls: type[Any]) -> dict[str, Key]:
+def _check_of(key: Key) -> Check | None:
+    if key.choices:
+        return problem_check(lambda text: None if text in key.choices else f"is not one of {', '.join(key.choices)}")
+    return problem_check(key.problem) if key.problem else key.check
+
+
+def problem_check(problem: Callable[[Any], str | None]) -> Check:
+    """Make a check out of a function that returns what is wrong with a value, or None."""
+
+    def check(field: str, value: Any) -> Iterable[Violation]:
+        found = problem(value)
+        return () if found is None else (Violation(field=field, problem=found),)
+
+    return check
+
+
+def declared_keys(cls: type[Any]) -> dict[str, Key]:
     """Return the keys of a call's class, by name and in the order of the class."""
     return {of.name.rstrip("_"): of.metadata["key"] for of in fields(cls)}
 

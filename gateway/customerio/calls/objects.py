@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 from gateway.customerio.calls.addresses import check_address, lane_number, resolve_person
 from gateway.customerio.calls.call import Call
-from gateway.customerio.calls.kinds import Kind, call_class, key, keys_of, shared
-from gateway.customerio.calls.people import ATTRIBUTES, ToPerson, identifiers_of
+from gateway.customerio.calls.kinds import Kind, call_class, declared_keys, key, shared
+from gateway.customerio.calls.people import SHORT_ATTRIBUTES, ToPerson, identifiers_of
 from gateway.customerio.limits import MAX_ID_BYTES, Violation, check_attributes, check_text
 from gateway.customerio.wire import MAX_ITEM_BYTES, dump
 from gateway.event import JSON
 
-_RELATIONSHIP = {"attributes": ATTRIBUTES}
+_RELATIONSHIP = {"attributes": SHORT_ATTRIBUTES}
+_check_id = partial(check_text, limit=MAX_ID_BYTES)
 
 
 class _OnlyV2(Call):
@@ -36,18 +38,31 @@ class ToObject(_OnlyV2):
     """A call to one object."""
 
     largest_key: ClassVar = "attributes"
-    object_type_id: str = key(Kind.TEXT, about="The type of the object.", example='"1"', examples=("1",))
+    object_type_id: str = key(
+        Kind.TEXT, about="The type of the object.", example='"1"', examples=("1",), check=_check_id
+    )
     object_id: str = key(
-        Kind.REFERENCE, about="The id of the object.", example="=company.id", examples=("=company.id",)
+        Kind.REFERENCE,
+        about="The id of the object.",
+        example="=company.id",
+        examples=("=company.id",),
+        check=_check_id,
     )
 
     def lanes(self, connection: str) -> tuple[int, ...]:
         """Return the lane of the object."""
         return (lane_number(connection, "object:" + json.dumps([self.object_type_id, self.object_id])),)
 
-    def own_violations(self) -> Iterable[Violation]:
-        """Check the object's type and id."""
-        return _check_object(vars(self), "")
+
+def _check_people(field: str, people: Sequence[Mapping[str, Any]]) -> Iterator[Violation]:
+    for number, member in enumerate(people):
+        place = f"{field}[{number}]"
+        person = resolve_person(member)
+        if person is None or person.kind == "anonymous_id":
+            yield Violation(field=place, problem="names nobody; it needs an id, email or cio_id")
+        else:
+            yield from check_address(place, person)
+        yield from check_attributes(f"{place}.attributes", member.get("attributes") or {})
 
 
 @call_class
@@ -60,27 +75,15 @@ class IdentifyObject(ToObject):
 
     name_of_call: ClassVar = "identify_object"
     about: ClassVar = "Creates or updates an object, such as a company."
-    attributes: Mapping[str, JSON] = shared(ATTRIBUTES, default_factory=dict)
+    attributes: Mapping[str, JSON] = shared(SHORT_ATTRIBUTES, default_factory=dict)
     people: Sequence[Mapping[str, JSON]] = key(
         Kind.MEMBERS,
         about="People to relate: a list, or an expression that gives one.",
         examples=("=members[].{id: id}",),
-        keys={**keys_of(ToPerson), **_RELATIONSHIP},
+        keys={**declared_keys(ToPerson), **_RELATIONSHIP},
+        check=_check_people,
         default_factory=list,
     )
-
-    def own_violations(self) -> Iterator[Violation]:
-        """Check the object, its attributes and its people."""
-        yield from _check_object(vars(self), "")
-        yield from check_attributes(self.attributes)
-        for number, person in enumerate(self.people):
-            address = resolve_person(person)
-            if address is None or address.kind == "anonymous_id":
-                problem = "names nobody; it needs an id, email or cio_id"
-                yield Violation(field=f"people[{number}]", problem=problem)
-            else:
-                yield from check_address(f"people[{number}]", address)
-            yield from _check_relationship(person, f"people[{number}].")
 
     def operation(self) -> dict[str, JSON]:
         operation: dict[str, JSON] = {"type": "object", "identifiers": _object_ids(vars(self)), "action": "identify"}
@@ -103,6 +106,19 @@ class DeleteObject(ToObject):
         return {"type": "object", "identifiers": _object_ids(vars(self)), "action": "delete"}
 
 
+def _check_objects(field: str, objects: Sequence[Mapping[str, Any]]) -> Iterator[Violation]:
+    if not objects:
+        yield Violation(field=field, problem="is empty; name one object at least")
+    for number, member in enumerate(objects):
+        for name in ("object_type_id", "object_id"):
+            value = member.get(name)
+            place = f"{field}[{number}].{name}"
+            yield from (
+                _check_id(place, value) if isinstance(value, str) else [Violation(field=place, problem="is missing")]
+            )
+        yield from check_attributes(f"{field}[{number}].attributes", member.get("attributes") or {})
+
+
 @call_class
 class _Relationships(_OnlyV2, ToPerson):
     largest_key: ClassVar = "objects"
@@ -110,16 +126,9 @@ class _Relationships(_OnlyV2, ToPerson):
         Kind.MEMBERS,
         about="Objects: a list, or an expression that gives one.",
         example="[{object_type_id: 1, object_id: =company.id}]",
-        keys={**keys_of(ToObject), **_RELATIONSHIP},
+        keys={**declared_keys(ToObject), **_RELATIONSHIP},
+        check=_check_objects,
     )
-
-    def own_violations(self) -> Iterator[Violation]:
-        """Check the objects."""
-        if not self.objects:
-            yield Violation(field="objects", problem="is empty; name one object at least")
-        for number, member in enumerate(self.objects):
-            yield from _check_object(member, f"objects[{number}].")
-            yield from _check_relationship(member, f"objects[{number}].")
 
     def operation(self) -> dict[str, JSON]:
         related = [_relationship(_object_ids(member), member.get("attributes")) for member in self.objects]
@@ -140,20 +149,6 @@ class DeleteRelationships(_Relationships):
 
     name_of_call: ClassVar = "delete_relationships"
     about: ClassVar = "Deletes relationships of a person to objects."
-
-
-def _check_object(named: Mapping[str, Any], place: str) -> Iterator[Violation]:
-    for name in ("object_type_id", "object_id"):
-        value = named.get(name)
-        if not isinstance(value, str):
-            yield Violation(field=f"{place}{name}", problem="is missing")
-        else:
-            yield from check_text(f"{place}{name}", value, MAX_ID_BYTES)
-
-
-def _check_relationship(member: Mapping[str, JSON], place: str) -> Iterable[Violation]:
-    attributes = member.get("attributes")
-    return check_attributes(attributes, place) if isinstance(attributes, dict) else ()
 
 
 def _object_ids(named: Mapping[str, Any]) -> dict[str, JSON]:

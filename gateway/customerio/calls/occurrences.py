@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import ClassVar, Self
 
 from gateway.customerio.calls.kinds import Key, Kind, call_class, key, shared
@@ -13,7 +14,6 @@ from gateway.customerio.limits import (
     MAX_EVENT_NAME_BYTES,
     MAX_TEXT_BYTES,
     Violation,
-    check_moment,
     check_text,
     encoding_problem,
     utf8_size,
@@ -21,10 +21,17 @@ from gateway.customerio.limits import (
 from gateway.customerio.wire import HttpRequest, dump, json_request
 from gateway.event import JSON
 
-_SAME = "Any text that is unique among the calls of an event; Customer.io drops a repeat."
-EVENT_ID = Key(kind=Kind.EVENT_ID, about=_SAME, examples=("=id",))
+EVENT_ID = Key(
+    kind=Kind.EVENT_ID,
+    about="Any text that is unique among the calls of an event; Customer.io drops a repeat.",
+    examples=("=id",),
+)
 _NAME = Key(
-    kind=Kind.TEXT, about="The name of the event or screen.", example="Invoice Paid", examples=("Invoice Paid",)
+    kind=Kind.TEXT,
+    about="The name of the event or screen.",
+    example="Invoice Paid",
+    examples=("Invoice Paid",),
+    check=partial(check_text, limit=MAX_EVENT_NAME_BYTES),
 )
 
 
@@ -65,11 +72,6 @@ class Occurrence(ToAnybody):
                 problem = f"is {size} bytes of JSON; Customer.io takes {MAX_EVENT_DATA_BYTES}: choose with pick(…)"
                 problems.append(Violation(field="attributes", problem=problem))
         return problems
-
-    def own_violations(self) -> Iterator[Violation]:
-        """Check time and name."""
-        yield from check_moment("timestamp", self.timestamp)
-        yield from check_text("name", self._name(), MAX_EVENT_NAME_BYTES)
 
     def request(self) -> HttpRequest:
         person = self.person()
@@ -132,12 +134,6 @@ class Page(Occurrence):
     attributes: Mapping[str, JSON] = shared(ATTRIBUTES, default_factory=dict)
     timestamp: int | None = shared(TIMESTAMP, default=None)
     event_id: str | None = shared(EVENT_ID, default=None)
-
-    def own_violations(self) -> Iterator[Violation]:
-        """Check time and address of the page."""
-        yield from check_moment("timestamp", self.timestamp)
-        if problem := url_problem(self.url):
-            yield Violation(field="url", problem=problem)
 
 
 @call_class

@@ -8,8 +8,8 @@ from typing import ClassVar
 
 from gateway.customerio.calls.addresses import Address, check_address, lane_number, resolve_person
 from gateway.customerio.calls.call import Call
-from gateway.customerio.calls.kinds import Key, Kind, call_class, key, keys_of, shared
-from gateway.customerio.limits import Violation, check_attributes, check_moment
+from gateway.customerio.calls.kinds import Key, Kind, call_class, declared_keys, key, shared
+from gateway.customerio.limits import Violation, check_attributes, check_moment, check_text_attributes
 from gateway.customerio.wire import HttpRequest, json_request, path_segment
 from gateway.event import JSON
 
@@ -17,12 +17,13 @@ from gateway.event import JSON
 ID = Key(kind=Kind.IDENTIFIER, about="The id of the person.", examples=("=user.id",))
 EMAIL = Key(kind=Kind.IDENTIFIER, about="The email address of the person.", examples=("=lower(trim(user.email))",))
 WHEN = "When it happened, in unix seconds."
-TIMESTAMP = Key(kind=Kind.TIMESTAMP, about=WHEN, examples=("=unix(created_at)", "=created"))
+TIMESTAMP = Key(kind=Kind.TIMESTAMP, about=WHEN, examples=("=unix(created_at)", "=created"), check=check_moment)
 ATTRIBUTES = Key(
     kind=Kind.ATTRIBUTES,
     about="Attributes by name, which stays flat; an expression that gives null leaves its attribute out.",
 )
-TEXT_ATTRIBUTES = replace(ATTRIBUTES, kind=Kind.TEXTS)
+SHORT_ATTRIBUTES = replace(ATTRIBUTES, check=check_attributes)
+TEXT_ATTRIBUTES = replace(ATTRIBUTES, kind=Kind.TEXTS, check=check_text_attributes)
 
 
 @call_class
@@ -58,13 +59,11 @@ class Identify(ToPerson):
 
     name_of_call: ClassVar = "identify"
     about: ClassVar = "Creates or updates a person."
-    attributes: Mapping[str, JSON] = shared(ATTRIBUTES, default_factory=dict)
+    attributes: Mapping[str, JSON] = shared(SHORT_ATTRIBUTES, default_factory=dict)
     timestamp: int | None = shared(TIMESTAMP, default=None)
 
-    def own_violations(self) -> Iterator[Violation]:
-        """Check the attributes, and those that are instructions to Customer.io."""
-        yield from check_moment("timestamp", self.timestamp)
-        yield from check_attributes(self.attributes)
+    def other_violations(self) -> Iterator[Violation]:
+        """Check the attributes that are instructions to Customer.io."""
         yield from check_moment("attributes._timestamp", self.attributes.get("_timestamp"))
         if not isinstance(self.attributes.get("_update", True), bool):
             yield Violation(field="attributes._update", problem="is neither true nor false")
@@ -145,14 +144,14 @@ class Merge(Call):
         about="The person who stays.",
         example="{id: =user.id}",
         examples=({"id": "=user.id"},),
-        keys=keys_of(ToPerson),
+        keys=declared_keys(ToPerson),
     )
     from_: Mapping[str, str] = key(
         Kind.PERSON,
         about="The person who is merged into the other.",
         example="{id: =old.id}",
         examples=({"id": "=old.id"},),
-        keys=keys_of(ToPerson),
+        keys=declared_keys(ToPerson),
     )
 
     def lanes(self, connection: str) -> tuple[int, ...]:
@@ -160,7 +159,7 @@ class Merge(Call):
         people = (resolve_person(self.into), resolve_person(self.from_))
         return tuple(sorted({lane_number(connection, person.lane_key) for person in people if person is not None}))
 
-    def own_violations(self) -> Iterator[Violation]:
+    def other_violations(self) -> Iterator[Violation]:
         """Check that two different people are named, each by one identifier."""
         lane_keys = []
         for field, identifiers in (("into", self.into), ("from", self.from_)):

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 from urllib.parse import quote, unquote, urlencode
 
 from gateway.customerio.calls.call import Call
-from gateway.customerio.calls.kinds import Kind, call_class, key
-from gateway.customerio.limits import MAX_TIMEOUT, Violation, check_choice
+from gateway.customerio.calls.kinds import Check, Kind, call_class, key
+from gateway.customerio.limits import MAX_TIMEOUT, Violation
 from gateway.customerio.wire import HttpRequest, dump, plain_text
 from gateway.event import JSON
 from gateway.text import HEADER_NAME
@@ -104,6 +104,33 @@ def retry_problem(name: str, value: JSON) -> str | None:
     return None
 
 
+def _file_problem(_name: str, contents: object) -> str | None:
+    return None if isinstance(contents, str | bytes) else "has to be the file's contents as text"
+
+
+def _file_name_problem(_name: str, file_name: object) -> str | None:
+    return None if isinstance(file_name, str) else "has to be text"
+
+
+def _check_each(problem: Callable[[str, Any], str | None]) -> Check:
+    """Make a check of all values of an object out of a function that says what is wrong with one, by name and value."""
+
+    def check(field: str, values: Mapping[str, Any]) -> Iterator[Violation]:
+        for name, value in values.items():
+            if found := problem(name, value):
+                yield Violation(field=f"{field}.{name}", problem=found)
+
+    return check
+
+
+def timeout_problem(seconds: float) -> str | None:
+    """Return what is wrong with the seconds that an attempt may take, or None."""
+    return None if 0 < seconds <= MAX_TIMEOUT else f"has to be over 0 and at most {MAX_TIMEOUT:g} seconds"
+
+
+_check_values = _check_each(lambda _name, value: value_problem(value))
+
+
 @call_class
 class RawRequest(Call):
     """Any request to the API of a region's host, with the connection's credentials.
@@ -131,51 +158,45 @@ class RawRequest(Call):
         examples=("/v1/accounts/region",),
         problem=path_problem,
     )
-    query: Mapping[str, JSON] = key(Kind.PARAMETERS, about="Parameters of the URL's query.", default_factory=dict)
-    headers: Mapping[str, str] = key(Kind.HEADERS, about="Headers of the request.", default_factory=dict)
+    query: Mapping[str, JSON] = key(
+        Kind.PARAMETERS, about="Parameters of the URL's query.", check=_check_values, default_factory=dict
+    )
+    headers: Mapping[str, str] = key(
+        Kind.HEADERS, about="Headers of the request.", check=_check_each(header_problem), default_factory=dict
+    )
     data: JSON = key(Kind.DATA, about="The body: a text as it is, anything else as JSON.", default=None)
-    form: Mapping[str, JSON] = key(Kind.PARAMETERS, about="The body, sent as a form.", default_factory=dict)
+    form: Mapping[str, JSON] = key(
+        Kind.PARAMETERS, about="The body, sent as a form.", check=_check_values, default_factory=dict
+    )
     files: Mapping[str, str | bytes] = key(
-        Kind.FILES, about="Contents of files in the form, by field.", default_factory=dict
+        Kind.FILES,
+        about="Contents of files in the form, by field.",
+        check=_check_each(_file_problem),
+        default_factory=dict,
     )
     file_names: Mapping[str, str] = key(
-        Kind.FILES, about="Names of the files, by the same fields.", default_factory=dict
+        Kind.FILES,
+        about="Names of the files, by the same fields.",
+        check=_check_each(_file_name_problem),
+        default_factory=dict,
     )
     response_type: str = key(Kind.NOTE, about="What the answer has to be.", choices=RESPONSE_TYPES, default="json")
-    timeout: float | None = key(Kind.SECONDS, about="Seconds that one attempt may take.", examples=(5,), default=None)
+    timeout: float | None = key(
+        Kind.SECONDS, about="Seconds that one attempt may take.", examples=(5,), problem=timeout_problem, default=None
+    )
     debug: bool = key(Kind.FLAG, about="Keeps request and answer, without credentials, on the attempt.", default=False)
     retry: Mapping[str, JSON] = key(
         Kind.RETRY,
         about="How often and when it is tried again; each setting replaces the connection's.",
+        check=_check_each(retry_problem),
         default_factory=dict,
     )
 
-    def own_violations(self) -> Iterator[Violation]:
-        """Check every option."""
-        if self.method is not None:
-            yield from check_choice("method", self.method, METHODS)
-        if problem := path_problem(self.path):
-            yield Violation(field="path", problem=problem)
-        yield from _check_values("query", self.query)
-        for name, value in self.headers.items():
-            if problem := header_problem(name, value):
-                yield Violation(field=f"headers.{name}", problem=problem)
-        yield from self._body_violations()
-        yield from check_choice("response_type", self.response_type, RESPONSE_TYPES)
-        if self.timeout is not None and not 0 < self.timeout <= MAX_TIMEOUT:
-            yield Violation(field="timeout", problem=f"has to be over 0 and at most {MAX_TIMEOUT:g} seconds")
-        for name, setting in self.retry.items():
-            if problem := retry_problem(name, setting):
-                yield Violation(field=f"retry.{name}", problem=problem)
-
-    def _body_violations(self) -> Iterator[Violation]:
+    def other_violations(self) -> Iterator[Violation]:
+        """Check that there is one body, and that each file name has a file."""
         if self.data is not None and (self.form or self.files):
             problem = "cannot be sent together with 'form' or 'files': a request has one body"
             yield Violation(field="data", problem=problem)
-        yield from _check_values("form", self.form)
-        for name, contents in self.files.items():
-            if not isinstance(contents, str | bytes):
-                yield Violation(field=f"files.{name}", problem="has to be the file's contents as text")
         for name in self.file_names:
             if name not in self.files:
                 yield Violation(field=f"file_names.{name}", problem=f"there is no file '{name}' under 'files'")
@@ -213,12 +234,6 @@ class RawRequest(Call):
         # A hash of the parts, so that the same request has the same bytes. Nothing can contain a hash of itself.
         joined, _ = encode_multipart_formdata(parts, boundary="")
         return encode_multipart_formdata(parts, boundary=hashlib.sha256(joined).hexdigest()[:32])
-
-
-def _check_values(field: str, values: Mapping[str, JSON]) -> Iterator[Violation]:
-    for name, value in values.items():
-        if problem := value_problem(value):
-            yield Violation(field=f"{field}.{name}", problem=problem)
 
 
 def _pairs(values: Mapping[str, JSON]) -> Iterator[tuple[str, str]]:

@@ -16,7 +16,6 @@ from gateway.mapping.key_kinds.key_kind import (
     LITERAL_TEXT,
     KeyKind,
     Schema,
-    described,
     required_text,
 )
 from gateway.mapping.located_expression import is_expression, read_computed, warn_of_template
@@ -154,13 +153,9 @@ class RetryKey(_ConstantKey):
         return Constant(where=node.where, value=yaml_nodes.plain(node))
 
     def schema(self) -> Schema:
-        settings = {
-            name: described(
-                setting.about,
-                {"type": "boolean"}
-                if setting.type is bool
-                else {"type": "integer", "minimum": setting.least, "maximum": setting.most},
-            )
-            for name, setting in RETRY_SETTINGS.items()
-        }
+        settings: dict[str, Schema] = {}
+        for name, setting in RETRY_SETTINGS.items():
+            bounds = {} if setting.type is bool else {"minimum": setting.least, "maximum": setting.most}
+            type_name = "boolean" if setting.type is bool else "integer"
+            settings[name] = {"description": setting.about, "type": type_name, **bounds}
         return {"type": "object", "properties": settings, "additionalProperties": False}
