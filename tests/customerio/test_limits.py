@@ -21,14 +21,13 @@ from gateway.customerio.calls import (
     SubmitForm,
     Track,
 )
-from gateway.customerio.limits import violations
 
 NOW = 1_767_225_600
 ACME: dict[str, Any] = {"object_type_id": "1", "object_id": "acme"}
 
 
 def fields(call: Call) -> list[str]:
-    return [violation.field for violation in violations(call)]
+    return [violation.field for violation in call.violations()]
 
 
 @pytest.mark.parametrize(
@@ -71,7 +70,7 @@ def test_what_customerio_would_refuse_or_drop_is_found_before(call: Call, expect
 
 def test_a_violation_never_shows_the_value() -> None:
     canary = "canary" * 100
-    found = violations(Track(id=canary, name=canary, attributes={"a": canary * 200}))
+    found = Track(id=canary, name=canary, attributes={"a": canary * 200}).violations()
     assert len(found) == 3
     assert not any("canary" in violation.problem for violation in found)
 

@@ -27,12 +27,9 @@ from gateway.customerio.calls import (
     Suppress,
     Track,
     Unsuppress,
-    address,
     as_json,
     from_json,
-    lanes,
 )
-from gateway.customerio.limits import violations
 from gateway.customerio.wire import HttpRequest
 
 ULID = "01JGQ3XK00ABCDEFGHJKMNPQRS"
@@ -234,8 +231,8 @@ TABLE: list[tuple[Call, HttpRequest, str | None]] = [
 
 @pytest.mark.parametrize(("call", "single", "item"), TABLE, ids=lambda each: getattr(each, "name_of_call", ""))
 def test_each_call_has_one_exact_request_and_one_exact_item(call: Call, single: HttpRequest, item: str | None) -> None:
-    assert wire.request(call) == single
-    assert wire.item(call) == (None if item is None else item.encode())
+    assert call.request() == single
+    assert call.item() == (None if item is None else item.encode())
 
 
 def test_no_call_is_missing_in_the_table() -> None:
@@ -243,7 +240,7 @@ def test_no_call_is_missing_in_the_table() -> None:
 
 
 def test_items_make_a_batch_of_the_size_foretold() -> None:
-    items = [wire.item(Destroy(id=str(number))) or b"" for number in range(3)]
+    items = [Destroy(id=str(number)).item() or b"" for number in range(3)]
     request = wire.batch(items)
     assert request == v1("POST", "/api/v2/batch", '{"batch":[' + b",".join(items).decode() + "]}")
     assert len(request.body or b"") == wire.batch_size([len(each) for each in items])
@@ -252,11 +249,11 @@ def test_items_make_a_batch_of_the_size_foretold() -> None:
 
 def test_what_is_larger_than_an_item_may_be_has_a_single_request_only() -> None:
     large = Track(id="42", name="x", attributes={"a": "v" * wire.MAX_ITEM_BYTES})
-    assert wire.item(large) is None
-    assert b"vvv" in (wire.request(large).body or b"")
-    room = wire.MAX_ITEM_BYTES - len(wire.item(Track(id="42", name="x", attributes={"a": ""})) or b"")
-    assert wire.item(Track(id="42", name="x", attributes={"a": "v" * room})) is not None
-    assert wire.item(Track(id="42", name="x", attributes={"a": "v" * (room + 1)})) is None
+    assert large.item() is None
+    assert b"vvv" in (large.request().body or b"")
+    room = wire.MAX_ITEM_BYTES - len(Track(id="42", name="x", attributes={"a": ""}).item() or b"")
+    assert Track(id="42", name="x", attributes={"a": "v" * room}).item() is not None
+    assert Track(id="42", name="x", attributes={"a": "v" * (room + 1)}).item() is None
 
 
 @pytest.mark.parametrize(
@@ -276,9 +273,9 @@ def test_what_is_larger_than_an_item_may_be_has_a_single_request_only() -> None:
     ],
 )
 def test_an_identifier_is_one_segment_of_the_path(identifier: str, segment: str) -> None:
-    assert wire.request(Destroy(id=identifier)).path == f"/api/v1/customers/{segment}"
-    assert wire.item(Destroy(id=identifier)) is not None
-    assert violations(Destroy(id=identifier)) == []
+    assert Destroy(id=identifier).request().path == f"/api/v1/customers/{segment}"
+    assert Destroy(id=identifier).item() is not None
+    assert Destroy(id=identifier).violations() == []
 
 
 @pytest.mark.parametrize(
@@ -299,11 +296,11 @@ def test_an_identifier_is_one_segment_of_the_path(identifier: str, segment: str)
 def test_the_address_is_the_first_identifier_read_as_customerio_reads_a_path(
     call: Call, expected: Address | None
 ) -> None:
-    assert address(call) == expected
+    assert call.address() == expected
 
 
 def lanes_of(call: Call, connection: str = "default") -> tuple[int, ...]:
-    return lanes(connection, call, address(call))
+    return call.lanes(connection)
 
 
 def test_emails_share_a_lane_whatever_their_case_and_ids_do_not() -> None:
