@@ -111,8 +111,7 @@ def test_the_key_of_any_event_is_text_or_left_to_the_scheme(file: Path, body: JS
     mapping, _ = compiled(file)
     try:
         key = event_key(
-            mapping,
-            Event(source=file.stem, key="", payload=body, headers={}, query={}, received_at=1767225600),
+            mapping, Event(source=file.stem, key="", payload=body, headers={}, query={}, received_at=1767225600)
         )
     except TranslationError:
         return
@@ -199,16 +198,8 @@ def test_an_error_where_calls_are_expected_is_shown_with_its_place() -> None:
     ("error", "body", "expected"),
     [
         ("names nobody", "{type: a, name: A}", None),
-        (
-            "names somebody",
-            "{type: a, name: A}",
-            "expected an error with 'names somebody', got:\nt.yaml:8:25: id:",
-        ),
-        (
-            "names nobody",
-            "{type: a, id: u, name: A}",
-            "expected an error with 'names nobody', got accepted:\n[",
-        ),
+        ("names somebody", "{type: a, name: A}", "expected an error with 'names somebody', got:\nt.yaml:8:25: id:"),
+        ("names nobody", "{type: a, id: u, name: A}", "expected an error with 'names nobody', got accepted:\n["),
         ("names nobody", "{type: b}", "expected an error with 'names nobody', got ignored:\n[]"),
     ],
 )

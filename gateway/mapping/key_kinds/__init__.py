@@ -45,12 +45,12 @@ KEY_KINDS: dict[Kind, type[KeyKind]] = {
 }
 
 
-def keys_of(keys: Mapping[str, Key]) -> dict[str, KeyKind]:
+def build_keys(keys: Mapping[str, Key]) -> dict[str, KeyKind]:
     """Return the keys of a call, or of its members, each as its kind handles it."""
-    return {name: KEY_KINDS[key.kind](name, key, keys_of(key.keys)) for name, key in keys.items()}
+    return {name: KEY_KINDS[key.kind](name, key, build_keys(key.keys)) for name, key in keys.items()}
 
 
 #: The keys of each call, by its name.
-CALL_KEYS: dict[str, dict[str, KeyKind]] = {spec.name: keys_of(spec.keys) for spec in SPECS.values()}
+CALL_KEYS: dict[str, dict[str, KeyKind]] = {spec.name: build_keys(spec.keys) for spec in SPECS.values()}
 #: What a file's `defaults` may hold.
-DEFAULT_KEYS: dict[str, KeyKind] = keys_of({**ANYBODY, "timestamp": SPECS["track"].keys["timestamp"]})
+DEFAULT_KEYS: dict[str, KeyKind] = build_keys({**ANYBODY, "timestamp": SPECS["track"].keys["timestamp"]})

@@ -90,3 +90,8 @@ def object_schema(keys: Mapping[str, KeyKind]) -> Schema:
         "required": [name for name, key in keys.items() if key.key.required],
         "additionalProperties": False,
     }
+
+
+def described(text: str, schema: Schema, *examples: object) -> Schema:
+    """Add what an editor shows of a key, and the values that it offers."""
+    return {"description": text, **({"examples": [*examples]} if examples else {}), **schema}

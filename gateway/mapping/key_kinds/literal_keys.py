@@ -10,7 +10,14 @@ from gateway.mapping import yaml_nodes
 from gateway.mapping.diagnostics import Diagnostics, is_empty, listed, refuse_unknown_keys, refuse_unless_absent
 from gateway.mapping.evaluate import EvaluationContext, text_of
 from gateway.mapping.expressions import Names
-from gateway.mapping.key_kinds.key_kind import EXPRESSION, LITERAL_MARKER, LITERAL_TEXT, KeyKind, Schema, required_text
+from gateway.mapping.key_kinds.key_kind import (
+    EXPRESSION,
+    LITERAL_MARKER,
+    LITERAL_TEXT,
+    KeyKind,
+    Schema,
+    required_text,
+)
 from gateway.mapping.located_expression import is_expression, read_computed, warn_of_template
 from gateway.mapping.model import Constant, Value
 from gateway.mapping.value_nodes import read_literal_text
