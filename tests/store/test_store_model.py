@@ -1,4 +1,4 @@
-"""Store and rework beside a simple model of what they promise, driven through anything in any order.
+"""Store, retries and replays beside a simple model of what they promise, driven through anything in any order.
 
 The model knows of each delivery where it stands and what became of it, and of each lane who is before whom.
 Workers claim, settle, crash and settle too late; the operator retries, cancels and replays.
@@ -26,7 +26,8 @@ from gateway.customerio.retry import Attempt, Decision, Delivered, Failed, Postp
 from gateway.event import Webhook
 from gateway.mapping.compiler import parse
 from gateway.mapping.model import MappingFile
-from gateway.operate.replay import Rework
+from gateway.operate.replay import Replay
+from gateway.operate.requeue import Requeue
 from gateway.receive.record import take
 from gateway.store import Claimed, ClaimRequest, Outcome, Store
 from gateway.store.database import Database
@@ -111,7 +112,8 @@ class Gateway(RuleBasedStateMachine):
 
     database: Database
     store: Store
-    rework: Rework
+    requeue: Requeue
+    replayer: Replay
 
     def __init__(self) -> None:
         super().__init__()
@@ -241,7 +243,7 @@ class Gateway(RuleBasedStateMachine):
     @rule(data=st.data())
     def retry(self, data: st.DataObject) -> None:
         ids = data.draw(st.lists(st.sampled_from(sorted(self.model.deliveries)), min_size=1, max_size=4, unique=True))
-        done = self.rework.retry(ids)
+        done = self.requeue.retry(ids)
         failed = [id_ for id_ in ids if self.model.deliveries[id_].state == "failed"]
         assert (done.ids, set(done.refused)) == (failed, set(ids) - set(failed))
         for id_ in failed:
@@ -251,7 +253,7 @@ class Gateway(RuleBasedStateMachine):
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
         id_ = data.draw(st.sampled_from(sorted(self.model.deliveries)))
-        done = self.rework.cancel([id_])
+        done = self.requeue.cancel([id_])
         own = self.model.deliveries[id_]
         possible = own.state == "failed" or (own.state == "waiting" and own.lease is None)
         assert done.ids == ([id_] if possible else [])
@@ -265,8 +267,8 @@ class Gateway(RuleBasedStateMachine):
         event_id = data.draw(st.sampled_from(sorted(self.replayable)))
         mapping_, which = (TODAY, "new") if today else (YESTERDAY, "old")
         wanted = [each["name"] for each in self.replayable[event_id] if each[which]]
-        plan = self.rework.plan(event_id, mapping_, again=again)
-        done = self.rework.replay(event_id, mapping_, again=again)
+        plan = self.replayer.preview(event_id, mapping_, again=again)
+        done = self.replayer.replay(event_id, mapping_, again=again)
         assert done == plan
         own = {id_: each for id_, each in self.model.deliveries.items() if each.event == event_id}
         for each in own.values():
@@ -310,7 +312,7 @@ class Gateway(RuleBasedStateMachine):
 
 
 def test_whatever_happens_the_store_keeps_what_the_model_promises(database: Database, store: Store) -> None:
-    its = {"database": database, "store": store, "rework": Rework(database)}
+    its = {"database": database, "store": store, "requeue": Requeue(database), "replayer": Replay(database)}
     run_state_machine_as_test(
         type("OnThisDatabase", (Gateway,), its),
         settings=settings(
