@@ -16,7 +16,7 @@ import click
 from gateway import config as configuration
 from gateway import payload
 from gateway.cli.options import plain_errors
-from gateway.cli.tables_and_filters import document, plain, plain_lines
+from gateway.cli.output import json_text, printable, printable_lines
 from gateway.customerio.calls import Call, Destroy, Identify, Page, RawRequest, Track
 from gateway.customerio.calls.raw_request import METHODS, RESPONSE_TYPES, RETRY_SETTINGS
 from gateway.customerio.client import DEADLINE, Client
@@ -193,7 +193,7 @@ def page(
 def destroy(words: tuple[str, ...], connection: str, region: str | None, **person: str | None) -> None:
     """Delete a person now, and print the answer. A later call creates them anew."""
     if words:
-        raise click.UsageError(f"'{plain(words[0])}' has no place here; {_naming(words[0])}")
+        raise click.UsageError(f"'{printable(words[0])}' has no place here; {_naming(words[0])}")
     _require_person(person)
     _say(_send(Destroy(**person), connection, region))
 
@@ -336,7 +336,7 @@ def _attributes(words: Sequence[str], data: str | None) -> dict[str, JSON]:
     for word in words:
         key, value = _attribute(word)
         if key in said:
-            raise click.UsageError(f"'{plain(key)}' is given twice")
+            raise click.UsageError(f"'{printable(key)}' is given twice")
         said[key] = value
     return given | said
 
@@ -345,7 +345,7 @@ def _attribute(word: str) -> tuple[str, JSON]:
     name, equals, value = word.partition("=")
     key = name.removesuffix(":")
     if not equals:
-        raise click.UsageError(f"'{plain(word)}' is neither key=text nor key:=json; {_naming(word)}")
+        raise click.UsageError(f"'{printable(word)}' is neither key=text nor key:=json; {_naming(word)}")
     if not key.strip():
         raise click.UsageError("an attribute has no key; write key=text or key:=json")
     return key, _json_of(key, value) if name.endswith(":") else value
@@ -355,7 +355,7 @@ def _json_of(key: str, written: str) -> JSON:
     try:
         return payload.decode(_bytes_of(written), "")
     except RequestError:
-        name = plain(key)
+        name = printable(key)
         raise click.UsageError(
             f"what follows '{name}:=' is not JSON; write {name}=… for a text,"
             f" and quote JSON for the shell: {name}:='{{\"a\": [1]}}'"
@@ -374,7 +374,7 @@ def _object(given: str) -> dict[str, JSON]:
 
 def _naming(word: str) -> str:
     """Tell how a person is named, to whoever wrote the name alone."""
-    return f"a person is named by {'--email' if '@' in word else '--id'} {plain(shlex.quote(word))}"
+    return f"a person is named by {'--email' if '@' in word else '--id'} {printable(shlex.quote(word))}"
 
 
 def _require_person(person: Mapping[str, str | None]) -> None:
@@ -448,7 +448,7 @@ def _pairs(option: str, written: Iterable[str], separator: str) -> list[tuple[st
 
 def _require_different(option: str, names: Sequence[str]) -> None:
     if twice := [name for number, name in enumerate(names) if name in names[:number]]:
-        raise click.UsageError(f"{option} gives '{plain(twice[0])}' twice")
+        raise click.UsageError(f"{option} gives '{printable(twice[0])}' twice")
 
 
 def _retry(given: Mapping[str, int | None]) -> dict[str, JSON]:
@@ -474,7 +474,7 @@ def _contents(path: str, option: str = "--file") -> bytes:
         return Path(path).read_bytes()
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else "no name of a file"
-        raise click.ClickException(f"{option}: {plain(path)} cannot be read ({why})") from error
+        raise click.ClickException(f"{option}: {printable(path)} cannot be read ({why})") from error
 
 
 def _bytes_of(written: str) -> bytes:
@@ -502,7 +502,7 @@ class _Progress:
         """Keep why an attempt failed until it is known whether another follows: the last is told as an error."""
         self._reason = attempt.reason
         if attempt.debug is not None:
-            click.echo(f"{plain_lines(attempt.debug)}\n", err=True)
+            click.echo(f"{printable_lines(attempt.debug)}\n", err=True)
 
     def sleep(self, seconds: float) -> None:
         """Wait for the next attempt."""
@@ -520,11 +520,11 @@ def _send(call: Call, connection: str, region: str | None, *, timeout: float = D
             return client.call(call, connection=connection, region=region, on_attempt=progress.note)
         except (CallError, SendError) as error:
             # It names fields and connections as they were given, be they printable or not.
-            raise click.ClickException(plain(error)) from error
+            raise click.ClickException(printable(error)) from error
 
 
 def _say(answer: Response, *, as_json: bool = True) -> None:
     if not as_json:
         click.echo(answer.body, nl=False)
     elif answer.body:
-        click.echo(document(answer.json))
+        click.echo(json_text(answer.json))
