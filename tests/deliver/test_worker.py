@@ -100,7 +100,7 @@ def record(store: Store, *made: tuple[str, int], region: str | None = None, conn
                 identity=hashlib.sha256((connection + text).encode()).digest(),
                 connection=connection,
                 region=region,
-                lanes=(calls.lane(connection, f"id:{person}"),),
+                lanes=call.lanes(connection),
                 call=text,
             )
         )
