@@ -81,11 +81,8 @@ BARE_IDS = IDS | _set("object_id entity_id record_id resource_id external_id")
 KINDS = _set("object type object_type record_type resource_type kind")
 OF_PEOPLE = _set("first_name last_name firstname lastname username given_name full_name")
 EMAILS = _set("email emails mail emailaddress")
-#: Other names of a field that holds an email, and of fields that hold what only looks like one.
-ADDRESSES = _set("address handle login username contact answer value")
-NO_EMAIL = _set("id message subject body text html content url uri link name in key")
 FROM, TO = _set("from sender return"), _set("to recipient rcpt")
-INBOUND, OUTBOUND = _set("inbound received incoming"), _set("outbound sent delivered queued undelivered failed")
+OUTBOUND = _set("outbound sent delivered queued undelivered failed")
 #: Objects around a field that do not say whose it is.
 NEAR = EMAILS | FROM | TO | _set("billing shipping detail info receipt primary headers")
 #: Objects that only wrap what the event is about.
@@ -106,16 +103,10 @@ PERSONAL = _set(
     " timezone time_zone gender"
 )
 SPELLINGS = {"fname": "first_name", "firstname": "first_name", "lname": "last_name", "lastname": "last_name"}
-#: Objects that are about the person inside an object that is.
-ABOUT_A_PERSON = _set(
-    "address default_address location traits custom_attributes fields custom_fields profile merges merge_fields billing"
-    " billing_details customer_details properties hidden user_variables"
-)
-#: Attributes of the event that are worth more than others, and objects whose id is worth keeping.
+#: Attributes of the event that are worth more than others.
 USEFUL = _set(
     "total amount price revenue currency status plan title name subject product number quantity reason code score url"
 )
-WANTED_IDS = _set("order invoice subscription plan product campaign list form ticket checkout payment charge cart")
 #: Never an attribute: secrets, what says nothing to people, and what every object has.
 NO_ATTRIBUTE = _set(
     "token secret signature password passwd passcode pwd key hash nonce csrf auth authorization credential session"
@@ -124,9 +115,8 @@ NO_ATTRIBUTE = _set(
     " smtp headers dns path raw browser encoded lat lng uuid sha ref webhook integration flag context created updated"
     " modified deleted"
 )
-#: Money is often a whole number of cents; a count is not.
+#: Money is often a whole number of cents.
 MONEY = _set("amount total price subtotal tax discount fee balance cost revenue due paid refunded spent")
-COUNTS = _set("count weight quantity item number")
 
 MAX_DEPTH = 8
 MAX_NAME = 80  # characters; a longer name is data that somebody uses as a name
@@ -438,12 +428,8 @@ def _guess_time(sample: Sample, event_type: str | None) -> Guess | None:
     kind = snake(event_type or "")
 
     def points(field: Field) -> int:
-        is_near = not field.in_list and all(name in kind for name in field.around) and not isinstance(field.value, bool)
-        # What was just created may be updated in the same second.
-        more = 6 if "creat" in kind and "created" in field.words else 0
-        return (
-            score(field, TIMES[field.names[-1]] + more, per_wrapper=12) if is_near and field.names[-1] in TIMES else 0
-        )
+        is_near = not field.in_list and all(name in kind for name in field.around)
+        return score(field, TIMES.get(field.names[-1], 0), per_wrapper=12) if is_near else 0
 
     for field in sorted((field for field in sample.fields if points(field)), key=points, reverse=True):
         for guess in (field.guess, field.guess.within("unix")):
@@ -465,9 +451,10 @@ def _guess_person(sample: Sample, event_type: str | None, key: Guess | None) -> 
         for guesses in (_ids(sample, event_type, key), _emails(sample, event_type))
     )
     if ids:  # the email of somebody else would make two people one
-        emails = [email for email in emails if email.role in {ids[0].role, *ANY_ROLE}] or _empty_emails(sample, ids[0])
-    elif not emails:
-        ids = _phones(sample)
+        emails = [email for email in emails if email.role in {ids[0].role, *ANY_ROLE}]
+    else:
+        emails = [email for email in emails if sample.value_of(email) is not None]
+        ids = [] if emails else _phones(sample)
     unknown = [field.guess for field in sample.fields if field.names[-1] == "anonymous_id" and _is_id(field.value)]
     others = [
         other
@@ -534,60 +521,47 @@ def _role_around(field: Field) -> str | None:
 
 
 _EMAIL = re.compile(r"[^@\s<>,;:\"()]+@[^@\s<>,;:\"()]+")
+_DOMAIN = re.compile(r"\.[a-zA-Z]{2,}>?$")
 _NAMED_EMAIL = re.compile(rf"[^<>@]*<{_EMAIL.pattern}>")
 MAX_EMAIL = 250
 
 
 def _emails(sample: Sample, event_type: str | None) -> Iterator[Guess]:
-    """Yield what may be the person's email."""
-    is_mail = any(
-        "body" in field.words and {"text", "html", "raw", "stripped"} & {*field.words} for field in sample.top
-    )
-    theirs, ours = (FROM, TO) if is_mail or _says(sample, INBOUND) else (TO, FROM)
+    """Yield what may be the person's email; after those with a value fields that are only empty here."""
+    is_inbound = any("body" in field.words and {"text", "html", "raw"} & {*field.words} for field in sample.top)
+    theirs, ours = (FROM, TO) if is_inbound else (TO, FROM)
     is_of_many = has_word(subject(event_type)[-1:], ORGANISATIONS)
     for field in sample.fields:
-        text = str(field.value).strip() if str(field.value).isprintable() else ""
+        text, guess = str(field.value or "").strip(), field.guess
         if _NAMED_EMAIL.fullmatch(text):  # Ida <ida@example.com>
-            guess = replace(field.guess, expression=f"first(split(last(split({field.guess.expression}, '<')), '>'))")
-        elif _EMAIL.fullmatch(text) and len(text) <= MAX_EMAIL:
-            guess = field.guess if text == field.value else field.guess.within("trim")
-        else:
-            continue
+            guess = replace(guess, expression=f"first(split(last(split({guess.expression}, '<')), '>'))")
+        elif text != field.value and field.value is not None:
+            guess = guess.within("trim")
         near = [name for name in field.names if name not in WRAPPERS]
         direction = {word for name in near[-2:] for word in name.split("_")}
-        if direction & EMAILS:
-            weight = 60
-        elif direction & theirs:
-            weight = 58
-        else:
-            weight = (52 if ADDRESSES & {*field.words} else 40) if re.search(r"\.[a-zA-Z]{2,}>?$", text) else 0
-        is_other = (direction & ours and not direction & theirs) or has_word(near[-2:], THINGS)
-        if is_other or NO_EMAIL & {*field.words} or (is_of_many and not field.around):
+        is_other = (direction & ours and not direction & theirs) or has_word(near[-2:], THINGS) or IDS & {*field.words}
+        if is_other or (is_of_many and not field.around):
             continue
+        weight = 60 if direction & EMAILS else 58 if direction & theirs else 45 if _DOMAIN.search(text) else 0
+        if field.value is None:
+            weight = LEAST_SCORE if EMAILS & {*field.words} else 0
+        elif (
+            not text.isprintable()
+            or len(text) > MAX_EMAIL
+            or not (_NAMED_EMAIL.fullmatch(text) or _EMAIL.fullmatch(text))
+        ):
+            weight = 0
         roles = [role for name in reversed(near) for word in reversed(name.split("_")) if (role := role_of(word))]
         points = score(field, weight) + (ROLES[roles[0]] // 10 if roles and score(field, weight) else 0)
         holder = field.names[:-1] if _role_around(field) else None
         yield replace(guess.within("lower"), score=points, role=next(iter(roles), None), holder=holder)
 
 
-def _says(sample: Sample, table: Collection[str]) -> bool:
-    """Return whether a short text at the top, such as a status or direction, has a word of a table."""
-    texts = [str(field.value) for field in sample.top]
-    return any(word in table for text in texts if len(text) <= 40 for word in words(text))
-
-
 def _phones(sample: Sample) -> list[Guess]:
     """Return phone numbers, first those of who is not us: who sent what came in, or got what went out."""
-    is_outbound = _says(sample, OUTBOUND) and not _says(sample, INBOUND)
+    is_outbound = any(OUTBOUND & {*words(field.value)} for field in sample.top if len(str(field.value)) <= 40)
     numbers = [f for f in sample.fields if re.fullmatch(r"(?:[a-z]+:)?\+?[0-9][0-9 ()-]{6,18}", str(f.value))]
     return [f.guess for table in ((TO, FROM) if is_outbound else (FROM, TO)) for f in numbers if f.names[-1] in table]
-
-
-def _empty_emails(sample: Sample, person: Guess) -> list[Guess]:
-    """Return fields for the person's email that just have no value in this payload."""
-    fields = [field for field in empty_fields(sample) if EMAILS & {*field.words}]
-    own = [field for field in fields if field.names[:-1] == (person.holder or ()) or person.role in field.words]
-    return [field.guess.within("lower") for field in own]
 
 
 def empty_fields(sample: Sample) -> list[Field]:
@@ -636,7 +610,7 @@ def _name_of_person(field: Field, person: Mapping[str, Guess]) -> str | None:
     for guess in person.values():
         size = len(guess.holder or ())
         if guess.holder is not None and field.names[:size] == guess.holder:
-            return name if ABOUT_A_PERSON.issuperset(field.names[size:-1]) else None
+            return name if len(field.names) <= size + 2 else None
     email = person.get("email")
     if "traits" in field.names[:-1] or "merges" in field.names[:-1]:
         return name
@@ -657,7 +631,7 @@ def _name_of_event(field: Field, event_type: str | None) -> tuple[str, int]:
         own = (*map(singular, about), *own)
     name = "_".join((*(word for other in others for word in words(other) if word not in own), *own))
     if own[-1] in IDS:
-        return name, 75 if len(own) > 1 and singular(own[-2]) in WANTED_IDS and not others else 0
+        return name, 75 if len(own) > len(field.words) else 0
     is_nothing = isinstance(field.value, bool) or not field.value
     weight = 30 + 35 * has_word(own, USEFUL) - 25 * len(others) - 10 * is_nothing
     return name, weight if score(field, 100) and len(field.around) < 2 else 0
@@ -668,7 +642,7 @@ def _attribute(sample: Sample, field: Field) -> Guess:
     is_time = field.words[-1] in ("at", "date", "time", "timestamp", "on") and not isinstance(value, bool)
     if is_time and not is_moment(value) and is_moment(sample.value_of(guess.within("unix"))):
         return guess.within("unix")
-    if has_word(field.words, MONEY) and not has_word(field.words, COUNTS):
+    if has_word(field.words, MONEY):
         if type(value) is int and value >= 100:
             return replace(guess, note=f"if in cents: =divide({guess.expression}, `100`)")
         if isinstance(value, str) and re.fullmatch(r"-?[0-9]+(\.[0-9]+)?", value):
