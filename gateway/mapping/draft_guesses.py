@@ -17,7 +17,6 @@ from gateway.customerio.limits import MAX_ID_BYTES, is_moment
 from gateway.errors import ExpressionError, GatewayError
 from gateway.event import JSON
 from gateway.mapping.expressions import BadExpression, Scope, compile_expression
-from gateway.mapping.model import is_steering
 
 Path: TypeAlias = tuple[str | int, ...]
 
@@ -97,32 +96,23 @@ SAME_AS_ABOVE = _set("current data attributes after new record object item")
 BATCHES = ("events", "batch", "notifications", "records", "entries", "messages")
 LABELS = _set("type name key field label slug ref code question title")
 
-#: Attributes that are the person's also where they only stand beside the person's email.
+#: Attributes. Only names of these tables are taken, so that no secret is ever sent on.
 PERSONAL = _set(
-    "first_name last_name name full_name phone phone_number company job_title country country_code city locale language"
-    " timezone time_zone gender"
+    "first_name last_name full_name name phone phone_number company job_title country country_code city locale language"
+    " timezone time_zone gender birthday plan role state region"
 )
 SPELLINGS = {"fname": "first_name", "firstname": "first_name", "lname": "last_name", "lastname": "last_name"}
-#: Attributes of the event that are worth more than others.
 USEFUL = _set(
-    "total amount price revenue currency status plan title name subject product number quantity reason code score url"
-)
-#: Never an attribute: secrets, what says nothing to people, and what every object has.
-NO_ATTRIBUTE = _set(
-    "token secret signature password passwd passcode pwd key hash nonce csrf auth authorization credential session"
-    " cookie otp pin jwt cvc cvv iban ssn fingerprint apikey digest multipass bearer livemode etag graphql ip agent"
-    " useragent avatar image photo icon logo thumbnail picture node self href uri api checksum version anonymous offset"
-    " smtp headers dns path raw browser encoded lat lng uuid sha ref webhook integration flag context created updated"
-    " modified deleted"
+    "amount total price subtotal tax discount fee balance revenue currency status plan title name subject product"
+    " quantity reason score rating category coupon priority"
 )
 #: Money is often a whole number of cents.
-MONEY = _set("amount total price subtotal tax discount fee balance cost revenue due paid refunded spent")
+MONEY = _set("amount total price subtotal tax discount fee balance revenue")
 
 MAX_DEPTH = 8
 MAX_NAME = 80  # characters; a longer name is data that somebody uses as a name
 LARGEST = 10**300  # a mapping file holds no larger number
 LEAST_SCORE = 40  # of who the person is: less would be a lottery
-MAX_ATTRIBUTES = 12
 MAX_TEXT = 200  # characters of a text that is worth being an attribute
 
 
@@ -572,79 +562,58 @@ def empty_fields(sample: Sample) -> list[Field]:
 
 # Attributes
 
-#: Ids, emails, markup, links and paths, and JSON within JSON.
-_OPAQUE = re.compile(r"(?=\D*\d)([\w+/=-]{18,}|[a-z]+_[A-Za-z0-9]{8,})|[\w+/=-]{48,}|.*@.+|\s*[<{\[/].*")
-
 
 def _guess_attributes(
     sample: Sample, person: Mapping[str, Guess], event_type: str | None, used: Collection[Path]
-) -> list[dict[str, Guess]]:
+) -> tuple[dict[str, Guess], dict[str, Guess]]:
     """Choose the attributes of the person, and those of the event, by their names."""
-    tables: list[dict[str, tuple[int, Field]]] = [{}, {}]
-    is_wrapped = any(field.names[0] in WRAPPERS for field in sample.fields if len(field.names) > 1)
+    of_person: dict[str, Guess] = {}
+    of_event: dict[str, Guess] = {}
     for field in sample.fields:
-        text = "text" if isinstance(field.value, int | float) else str(field.value or "")
-        is_readable = 0 < len(text) <= MAX_TEXT and text.isprintable() and not _OPAQUE.fullmatch(text)
-        is_link = text.startswith("http") and field.words[-1] != "url"
-        if field.path in used or field.in_list or not is_readable or is_link or field.names[-1] in KINDS:
+        text = str(field.value)
+        # Emails of others, ids of machines, markup and JSON within JSON say nothing in a mail.
+        is_readable = 0 < len(text) <= MAX_TEXT and text.isprintable() and not re.search(r"@|^\s*[<{\[]|\S{40}", text)
+        if field.value is None or field.path in used or field.in_list or not is_readable:
             continue
-        name = _name_of_person(field, person)
-        weight, table = (0 if IDS & {*field.words} else 60), tables[0]
-        if name is None:
-            name, weight = _name_of_event(field, event_type)
-            weight, table = (0 if is_wrapped and len(field.names) == 1 else weight), tables[1]
-        weight -= 3 * len(field.path)
-        is_free = len(name) <= 60 and not is_steering(name) and name not in ("email", "anonymous_id")
-        if is_free and not has_word(field.names[-2:], NO_ATTRIBUTE) and weight > table.get(name, (0, field))[0]:
-            table[name] = weight, field
-    best = [sorted(table, key=lambda name: -table[name][0])[:MAX_ATTRIBUTES] for table in tables]
-    return [
-        {name: _attribute(sample, field) for name, (_, field) in table.items() if name in names}
-        for table, names in zip(tables, best, strict=True)
-    ]
+        personal = _name_of_person(field, person)
+        if personal in PERSONAL:
+            of_person.setdefault(personal, _attribute(field))
+        elif personal is None and (name := _name_of_event(field, event_type)):
+            of_event.setdefault(name, _attribute(field))
+    return of_person, of_event
 
 
 def _name_of_person(field: Field, person: Mapping[str, Guess]) -> str | None:
     """Name a field as an attribute of the person; None: it is about something else."""
     name = SPELLINGS.get(field.names[-1], field.names[-1])
     for guess in person.values():
-        size = len(guess.holder or ())
-        if guess.holder is not None and field.names[:size] == guess.holder:
-            return name if len(field.names) <= size + 2 else None
-    email = person.get("email")
-    if "traits" in field.names[:-1] or "merges" in field.names[:-1]:
-        return name
-    if email and email.role is None and email.reads[0][:-1] == field.path[:-1] and name in PERSONAL:
-        return None if name == "name" and re.search("[0-9#]", str(field.value)) else name  # an order's number
-    role = next((guess.role for guess in person.values() if guess.role not in ANY_ROLE), None)
-    if role and field.words[0] == role and len(field.words) > 1:  # customer_name
-        return "_".join(field.words[1:])
-    return name if role and len(field.around) == 1 and words(field.around[0])[:1] == (role,) else None
+        if guess.holder is not None and field.names[: len(guess.holder)] == guess.holder:
+            return name
+        is_beside = guess.role is None and guess.reads[0][:-1] == field.path[:-1]
+        if is_beside and name in PERSONAL and not (name == "name" and re.search("[0-9#]", str(field.value))):
+            return name  # but not the number of an order
+        if guess.role and field.words[0] == guess.role and len(field.words) > 1:  # customer_name
+            return "_".join(field.words[1:])
+        if guess.role and [words(around)[:1] for around in field.around] == [(guess.role,)]:  # customer_details.name
+            return name
+    return None
 
 
-def _name_of_event(field: Field, event_type: str | None) -> tuple[str, int]:
-    """Name and weigh a field as an attribute of the event."""
+def _name_of_event(field: Field, event_type: str | None) -> str | None:
+    """Name a field as an attribute of the event; None: it is not worth keeping."""
     about, own = subject(event_type), field.words
     # What the event is about is not named again in its own attributes.
-    others = [name for name in field.around if words(name) != about[-len(words(name)) :]]
-    if field.names[-1] in IDS and not others:
-        own = (*map(singular, about), *own)
-    name = "_".join((*(word for other in others for word in words(other) if word not in own), *own))
-    if own[-1] in IDS:
-        return name, 75 if len(own) > len(field.words) else 0
-    is_nothing = isinstance(field.value, bool) or not field.value
-    weight = 30 + 35 * has_word(own, USEFUL) - 25 * len(others) - 10 * is_nothing
-    return name, weight if score(field, 100) and len(field.around) < 2 else 0
+    others = [word for name in field.around if words(name) != about[-len(words(name)) :] for word in words(name)]
+    if field.names[-1] == "id" and not others and about:
+        return "_".join((*map(singular, about), "id"))
+    is_kept = has_word(own, USEFUL) and len(field.around) < 2 and score(field, 100) and IDS.isdisjoint(own)
+    return "_".join((*(word for word in others if word not in own), *own)) if is_kept else None
 
 
-def _attribute(sample: Sample, field: Field) -> Guess:
+def _attribute(field: Field) -> Guess:
     guess, value = field.guess, field.value
-    is_time = field.words[-1] in ("at", "date", "time", "timestamp", "on") and not isinstance(value, bool)
-    if is_time and not is_moment(value) and is_moment(sample.value_of(guess.within("unix"))):
-        return guess.within("unix")
-    if has_word(field.words, MONEY):
-        if type(value) is int and value >= 100:
-            return replace(guess, note=f"if in cents: =divide({guess.expression}, `100`)")
-        if isinstance(value, str) and re.fullmatch(r"-?[0-9]+(\.[0-9]+)?", value):
-            return replace(guess, note=f"as a number: =to_number({guess.expression})")
+    if has_word(field.words, MONEY) and type(value) is int and value >= 100:
+        return replace(guess, note=f"if in cents: =divide({guess.expression}, `100`)")
+    if has_word(field.words, MONEY) and isinstance(value, str) and re.fullmatch(r"-?[0-9]+(\.[0-9]+)?", value):
+        return replace(guess, note=f"as a number: =to_number({guess.expression})")
     return guess
