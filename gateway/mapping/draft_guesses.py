@@ -142,9 +142,8 @@ class Guesses:
         self.key = _guess_key(sample, self.type)
         self.time = _guess_time(sample, self.event_type)
         self.person, self.others = _guess_person(sample, self.event_type, self.key)
-        used = {
-            path for guess in (self.type, self.key, self.time, *self.person.values()) if guess for path in guess.reads
-        }
+        used = {path for guess in (self.type, self.key, self.time) if guess for path in guess.reads}
+        used |= {path for guess in self.person.values() for path in guess.reads}
         self.of_person, self.of_event = _guess_attributes(sample, self.person, self.event_type, used)
         is_removal = re.search("delet|destroy|remov|eras|redact|suppress", (self.event_type or "").lower())
         self.removes = is_removal is not None and role_of(*subject(self.event_type)) is not None
@@ -348,7 +347,7 @@ def _type_field(sample: Sample) -> Field | None:
     def points(field: Field) -> int:
         weight = TYPES.get(field.names[-1], 0)
         weight += 8 if weight and len(words(field.value)) > 1 else 0
-        return score(field, weight // 3 if VAGUE.issuperset(words(field.value)) else weight, per_wrapper=30)
+        return score(field, weight // 3 if _is_vague(field.value) else weight, per_wrapper=30)
 
     fields = (field for field in sample.fields if _is_type(field.value) and not field.in_list and len(field.path) < 3)
     return _best((field for field in fields if TYPE_HOLDERS.issuperset(field.names[:-1])), points)
@@ -367,9 +366,7 @@ def _guess_type(sample: Sample) -> Guess | None:
     if best is None:
         return None
     beside = {field.names[-1]: field for field in sample.fields if field.owner is best.owner and _is_type(field.value)}
-    plain = {
-        name for name, field in beside.items() if len(words(field.value)) == 1 and VAGUE.isdisjoint(words(field.value))
-    }
+    plain = {name for name, field in beside.items() if len(words(field.value)) == 1 and not _is_vague(field.value)}
     for verb in NOUNS if len(words(best.value)) == 1 else ():
         for noun in NOUNS[verb].split():
             if {noun, verb} <= plain and beside[noun].value != beside[verb].value:
@@ -378,6 +375,10 @@ def _guess_type(sample: Sample) -> Guess | None:
         other = beside["type"].guess
         return Guess(expression=f"{best.guess.expression} || {other.expression}", reads=best.guess.reads + other.reads)
     return best.guess
+
+
+def _is_vague(value: JSON) -> bool:
+    return VAGUE.issuperset(words(value))
 
 
 def _joined(first: Guess, second: Guess) -> Guess:
@@ -503,7 +504,7 @@ def _ids(sample: Sample, event_type: str | None, key: Guess | None) -> Iterator[
 def _declared(field: Field, event_type: str | None) -> list[str]:
     """Return what the object around a field says that it is."""
     kinds = (str(value) for name, value in field.owner.items() if snake(name) in KINDS and _is_type(value))
-    return [kind for kind in kinds if kind != event_type and not VAGUE.issuperset(words(kind))]
+    return [kind for kind in kinds if kind != event_type and not _is_vague(kind)]
 
 
 def _role_around(field: Field) -> str | None:
@@ -511,40 +512,42 @@ def _role_around(field: Field) -> str | None:
 
 
 _EMAIL = re.compile(r"[^@\s<>,;:\"()]+@[^@\s<>,;:\"()]+")
-_DOMAIN = re.compile(r"\.[a-zA-Z]{2,}>?$")
 _NAMED_EMAIL = re.compile(rf"[^<>@]*<{_EMAIL.pattern}>")
-MAX_EMAIL = 250
 
 
 def _emails(sample: Sample, event_type: str | None) -> Iterator[Guess]:
-    """Yield what may be the person's email; after those with a value fields that are only empty here."""
+    """Yield what may be the person's email."""
     is_inbound = any("body" in field.words and {"text", "html", "raw"} & {*field.words} for field in sample.top)
     theirs, ours = (FROM, TO) if is_inbound else (TO, FROM)
     is_of_many = has_word(subject(event_type)[-1:], ORGANISATIONS)
     for field in sample.fields:
-        text, guess = str(field.value or "").strip(), field.guess
-        if _NAMED_EMAIL.fullmatch(text):  # Ida <ida@example.com>
-            guess = replace(guess, expression=f"first(split(last(split({guess.expression}, '<')), '>'))")
-        elif text != field.value and field.value is not None:
-            guess = guess.within("trim")
+        guess = _email_in(field)
         near = [name for name in field.names if name not in WRAPPERS]
         direction = {word for name in near[-2:] for word in name.split("_")}
         is_other = (direction & ours and not direction & theirs) or has_word(near[-2:], THINGS) or IDS & {*field.words}
-        if is_other or (is_of_many and not field.around):
+        if guess is None or is_other or (is_of_many and not field.around):
             continue
-        weight = 60 if direction & EMAILS else 58 if direction & theirs else 45 if _DOMAIN.search(text) else 0
-        if field.value is None:
-            weight = LEAST_SCORE if EMAILS & {*field.words} else 0
-        elif (
-            not text.isprintable()
-            or len(text) > MAX_EMAIL
-            or not (_NAMED_EMAIL.fullmatch(text) or _EMAIL.fullmatch(text))
-        ):
-            weight = 0
+        has_domain = re.search(r"\.[a-zA-Z]{2,}>?\s*$", str(field.value))
+        weight = 60 if direction & EMAILS else 58 if direction & theirs else 45 if has_domain else 0
+        points = score(field, LEAST_SCORE if field.value is None else weight)
         roles = [role for name in reversed(near) for word in reversed(name.split("_")) if (role := role_of(word))]
-        points = score(field, weight) + (ROLES[roles[0]] // 10 if roles and score(field, weight) else 0)
+        role = roles[0] if roles else None
+        points += ROLES.get(role or "", 0) // 10 if points else 0
         holder = field.names[:-1] if _role_around(field) else None
-        yield replace(guess.within("lower"), score=points, role=next(iter(roles), None), holder=holder)
+        yield replace(guess.within("lower"), score=points, role=role, holder=holder)
+
+
+def _email_in(field: Field) -> Guess | None:
+    """Return the guess of the email in a field; an empty field of that name holds one in other webhooks."""
+    text = str(field.value).strip()
+    if field.value is None:
+        return field.guess if EMAILS & {*field.words} else None
+    if not text.isprintable() or len(text.encode()) > MAX_ID_BYTES:
+        return None
+    if _NAMED_EMAIL.fullmatch(text):  # Ida <ida@example.com>
+        return replace(field.guess, expression=f"first(split(last(split({field.guess.expression}, '<')), '>'))")
+    is_bare = text == field.value
+    return (field.guess if is_bare else field.guess.within("trim")) if _EMAIL.fullmatch(text) else None
 
 
 def _phones(sample: Sample) -> list[Guess]:
