@@ -37,7 +37,6 @@ TYPES = _ranked(
     " trigger trigger_event message_type alert_name action event_action scope kind metric message_status sms_status",
     step=2,
 )
-TYPE_HOLDERS = _set("event event_data payload notification data meta")
 #: The noun beside a verb, where only both say what happened.
 NOUNS = {
     **dict.fromkeys(("action", "metric"), "type object_type object resource resource_type entity model event"),
@@ -84,14 +83,12 @@ FROM, TO = _set("from sender return"), _set("to recipient rcpt")
 OUTBOUND = _set("outbound sent delivered queued undelivered failed")
 #: Objects around a field that do not say whose it is.
 NEAR = EMAILS | FROM | TO | _set("billing shipping detail info receipt primary headers")
-#: Objects that only wrap what the event is about.
+#: Objects that only wrap what is around them: ``member.current`` is a member.
 WRAPPERS = _set(
     "data object payload item content contents detail details resource record attributes event event_data result"
     " response form_response entity model traits properties context hidden new current after message message_data"
     " merges merge_fields variables user_variables metadata custom_data fields body meta"
 )
-#: Wrappers that stand for the object around them: ``member.current`` is a member.
-SAME_AS_ABOVE = _set("current data attributes after new record object item")
 #: Lists that hold events, and names of what holds the name of a value in a list such as the answers of a form.
 BATCHES = ("events", "batch", "notifications", "records", "entries", "messages")
 LABELS = _set("type name key field label slug ref code question title")
@@ -305,13 +302,9 @@ def score(field: Field, weight: int, *, per_wrapper: int = 3) -> int:
     if not weight or has_word(field.names, STRANGERS):
         return 0
     for name in field.names[:-1]:
-        if name in WRAPPERS:
-            weight -= per_wrapper
-        elif role_of(name) or has_word([name], NEAR):
-            weight -= 3
-        else:
-            weight -= 25 if has_word([name], THINGS) else 15
-    return max(0, weight - 10 * field.in_list)
+        is_near = role_of(name) or has_word([name], NEAR)
+        weight -= per_wrapper if name in WRAPPERS else 3 if is_near else 15
+    return max(0, weight)
 
 
 def _best(fields: Iterable[Field], points: Callable[[Field], int]) -> Field | None:
@@ -346,11 +339,10 @@ def _is_type(value: JSON) -> bool:
 def _type_field(sample: Sample) -> Field | None:
     def points(field: Field) -> int:
         weight = TYPES.get(field.names[-1], 0)
-        weight += 8 if weight and len(words(field.value)) > 1 else 0
         return score(field, weight // 3 if _is_vague(field.value) else weight, per_wrapper=30)
 
     fields = (field for field in sample.fields if _is_type(field.value) and not field.in_list and len(field.path) < 3)
-    return _best((field for field in fields if TYPE_HOLDERS.issuperset(field.names[:-1])), points)
+    return _best((field for field in fields if WRAPPERS.issuperset(field.names[:-1])), points)
 
 
 def _guess_type(sample: Sample) -> Guess | None:
@@ -469,36 +461,36 @@ def _is_id(value: JSON) -> bool:
 
 def _ids(sample: Sample, event_type: str | None, key: Guess | None) -> Iterator[Guess]:
     """Yield what may be the person's id."""
-    keys = key.reads if key is not None else ()
-    bare = [field for field in sample.fields if field.names[-1] in BARE_IDS and not field.in_list and not field.around]
-    deepest = max((len(field.path) for field in bare), default=0)
     for field in sample.fields:
-        if not _is_id(field.value) or field.path in keys:
+        if not _is_id(field.value) or (key is not None and field.path in key.reads):
             continue
-        own, around, less = field.words, _role_around(field), len(field.words)
-        holder = field.names[:-1] if around else None
+        own, is_bare, around = field.words, field.names[-1] in BARE_IDS, _role_around(field)
+        doubt, holder = len(own), field.names[:-1] if around else None
         declared = _declared(field, event_type)
-        if field.names[-1] in BARE_IDS and around:  # customer.id
-            # A sender or an actor may be an organisation, or a bot.
-            role = around if ROLES[around] > ROLES["user"] or not has_word(declared, THINGS | STRANGERS) else None
-        elif field in bare and len(field.path) == deepest:  # the event's content: a person by its own word, or
+        if is_bare and around:
+            # customer.id; but a sender or an actor may be an organisation, or a bot.
+            is_other = ROLES[around] <= ROLES["user"] and has_word(declared, THINGS | STRANGERS)
+            role = None if is_other else around
+        elif is_bare and not field.around and not field.in_list:
+            # The content of the event: a person by its own word, by its fields, or by the event's type.
             has_email = has_word(field.owner, EMAILS)
             is_person = has_email and not OF_PEOPLE.isdisjoint(map(snake, field.owner))
             role = role_of(*declared[:1]) or ("person" if is_person else None)
-            holder, less = field.names[:-1] if role or has_email else None, less - (10 if role else 0)
-            if not role and not declared and field.names[-2:-1] != ("event",):
-                role = role_of(*subject(event_type))  # by the event's type
-        elif own[-1] in IDS and len(own) > 1 and field.names[-1] not in BARE_IDS:  # customer_id
-            role = role_of(own[-2])
-            if role == "user" and not around and any(words(name)[:1] == ("customer",) for name in field.owner):
-                role = None  # where there is a customer, even an unknown one, the user is one of the seller's
-        elif own[-1].endswith("id"):  # userid
-            role = role_of(own[-1][:-2])
-        else:  # a field `customer` may hold an id; without a digit it is more likely a name
+            holder, doubt = field.names[:-1] if role or has_email else None, doubt - (10 if role else 0)
+            role = role_of(*subject(event_type)) if role is None and not declared else role
+        elif not is_bare and own[-1] in IDS:
+            # customer_id; but where there is a customer, even an unknown one, the user is one of the seller's.
+            role = role_of(*own[:-1])
+            is_staff = role == "user" and any(words(name)[:1] == ("customer",) for name in field.owner)
+            role = None if is_staff and not around else role
+        elif own[-1].endswith("id"):
+            role = role_of(own[-1][:-2])  # userid
+        else:
+            # A field `customer` may hold an id; without a digit it is more likely a name.
             role = own[0] if own[0] in ROLES and len(own) == 1 and isinstance(field.value, str) else None
-            less = 5 if re.search("[0-9]", str(field.value)) else 50
+            doubt = 5 if re.search("[0-9]", str(field.value)) else 50
         if role is not None:
-            yield replace(field.guess, score=score(field, ROLES[role] - less), role=role, holder=holder)
+            yield replace(field.guess, score=score(field, ROLES[role] - doubt), role=role, holder=holder)
 
 
 def _declared(field: Field, event_type: str | None) -> list[str]:
@@ -508,7 +500,7 @@ def _declared(field: Field, event_type: str | None) -> list[str]:
 
 
 def _role_around(field: Field) -> str | None:
-    return next((role_of(name) for name in reversed(field.names[:-1]) if name not in SAME_AS_ABOVE), None)
+    return next((role_of(name) for name in reversed(field.names[:-1]) if name not in WRAPPERS), None)
 
 
 _EMAIL = re.compile(r"[^@\s<>,;:\"()]+@[^@\s<>,;:\"()]+")
@@ -524,11 +516,10 @@ def _emails(sample: Sample, event_type: str | None) -> Iterator[Guess]:
         guess = _email_in(field)
         near = [name for name in field.names if name not in WRAPPERS]
         direction = {word for name in near[-2:] for word in name.split("_")}
-        is_other = (direction & ours and not direction & theirs) or has_word(near[-2:], THINGS) or IDS & {*field.words}
-        if guess is None or is_other or (is_of_many and not field.around):
+        is_other = has_word(near[-2:], THINGS) or IDS & {*field.words} or (is_of_many and not field.around)
+        if guess is None or is_other:
             continue
-        has_domain = re.search(r"\.[a-zA-Z]{2,}>?\s*$", str(field.value))
-        weight = 60 if direction & EMAILS else 58 if direction & theirs else 45 if has_domain else 0
+        weight = 60 if direction & EMAILS else 58 if direction & theirs else 0 if direction & ours else 45
         points = score(field, LEAST_SCORE if field.value is None else weight)
         roles = [role for name in reversed(near) for word in reversed(name.split("_")) if (role := role_of(word))]
         role = roles[0] if roles else None
