@@ -24,7 +24,7 @@ class BatchItem:
 
 def batch_item(call: Call) -> BatchItem | None:
     """Return a call as an item of a batch; None when it goes singly only."""
-    body = wire.item(call)
+    body = call.item()
     return None if body is None else BatchItem(call=call, body=body)
 
 
@@ -58,7 +58,7 @@ def send_batch(
     if not may_send():
         return [None] * len(items)
     if len(items) == 1:
-        return [send(wire.request(items[0].call))]
+        return [send(items[0].call.request())]
     attempt = send(wire.batch(item.body for item in items))
     refused = attempt.refused_items
     if attempt.status == 207 and refused and max(refused) < len(items):

@@ -12,10 +12,10 @@ from typing import Any, Protocol
 
 from gateway.customerio import calls, wire
 from gateway.customerio.batching import batch_item, pack, send_batch
-from gateway.customerio.calls import IDENTIFIERS, Call, RawRequest, address, lanes
-from gateway.customerio.coerce import mended
-from gateway.customerio.connection import DEFAULT, Connection, variable_prefix
-from gateway.customerio.limits import MAX_TIMEOUT, violations
+from gateway.customerio.calls import IDENTIFIERS, Call, RawRequest
+from gateway.customerio.coerce import coerce_call
+from gateway.customerio.connection import DEFAULT, HOSTS, Connection, variable_prefix
+from gateway.customerio.limits import MAX_TIMEOUT
 from gateway.customerio.rate_limit import RateLimit
 from gateway.customerio.response import Response, attempt_of, attempt_without_answer, reason_of
 from gateway.customerio.retry import Attempt, Policy, Probe, policy_with, retry_delay_at_once
@@ -125,7 +125,7 @@ class Client:
             SendError: Customer.io did not take it.
         """
         checked = _checked(call, region)
-        request = wire.request(checked)
+        request = checked.request()
         policy = self._policy(checked, connection)
         for tries in count(1):
             self._wait_for_rate(connection)
@@ -202,7 +202,7 @@ class Client:
         if response.status != 401:
             return Probe(cause="unreachable", reason=reason_of(response))
         # A host may not know the key of a workspace in another region: ask the other hosts before the key is blamed.
-        for other in wire.HOSTS:
+        for other in HOSTS:
             if connection.host(other) == connection.host(region):
                 continue
             try:
@@ -261,7 +261,7 @@ class Client:
             batch = numbers[span.start : span.stop]
             attempts = send_batch([items[number] for number in batch], send)
             yield from ((number, attempt) for number, attempt in zip(batch, attempts, strict=True) if attempt)
-        yield from ((number, send(wire.request(call))) for number, call in numbered.items() if number not in items)
+        yield from ((number, send(call.request())) for number, call in numbered.items() if number not in items)
 
     def _policy(self, call: Call, name: str) -> Policy:
         if name not in self._connections:
@@ -287,13 +287,13 @@ def _unknown_connection(name: str) -> str:
 
 def _checked(call: Call, region: str | None) -> Call:
     """Return a call with its values coerced; raise CallError if Customer.io would not take all of it."""
-    if region is not None and region not in wire.HOSTS:
-        raise CallError(f"region must be one of {', '.join(wire.HOSTS)}")
-    checked = mended(call, lambda: ulid(int(time.time() * 1000), secrets.token_bytes(10)))
-    if address(checked) is None and hasattr(checked, "id"):
+    if region is not None and region not in HOSTS:
+        raise CallError(f"region must be one of {', '.join(HOSTS)}")
+    checked = coerce_call(call, lambda: ulid(int(time.time() * 1000), secrets.token_bytes(10)))
+    if checked.address() is None and hasattr(checked, "id"):
         known = [name for name in IDENTIFIERS if hasattr(checked, name)]
         raise CallError(f"'{checked.name_of_call}' names nobody; give it one of {', '.join(known)}")
-    if problems := violations(checked):
+    if problems := checked.violations():
         raise CallError("; ".join(f"{violation.field} {violation.problem}" for violation in problems))
     return checked
 
@@ -303,7 +303,7 @@ def _waves(connection: str, several: Sequence[Call]) -> list[list[int]]:
     waves: list[list[int]] = []
     next_wave: dict[int, int] = {}  # by lane
     for number, call in enumerate(several):
-        own_lanes = lanes(connection, call, address(call))
+        own_lanes = call.lanes(connection)
         wave = max((next_wave.get(lane, 0) for lane in own_lanes), default=0)
         next_wave.update(dict.fromkeys(own_lanes, wave + 1))
         if wave == len(waves):

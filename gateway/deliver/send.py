@@ -225,7 +225,7 @@ class Outbox:
         (delivery,) = request.deliveries
         try:
             call = read_call(delivery)
-            http_request = wire.request(call)
+            http_request = call.request()
         except Exception as error:  # noqa: BLE001  # one delivery that cannot be read must not stop the others
             reason = f"the gateway cannot make a request of it ({type(error).__name__})"
             unsendable = Attempt(status=None, reason=reason, at=time.time(), sendable=False)

@@ -4,24 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
 from typing import Literal
 
-from gateway.customerio.calls import (
-    CALLS,
-    Address,
-    Call,
-    Occurrence,
-    Page,
-    Screen,
-    Track,
-    address,
-    as_json,
-    lanes,
-)
-from gateway.customerio.limits import violations
+from gateway.customerio.calls import CALLS, Call, Occurrence, as_json
 from gateway.customerio.ulids import is_ulid, ulid_of_text
 from gateway.customerio.ulids import ulid as ulid_of_time
 from gateway.errors import TranslationError
@@ -36,8 +24,6 @@ MAX_PARTS = 10_000
 MAX_CALLS = 1_000
 #: Bytes at the end of an identity by which a call that is sent again on purpose differs from the first.
 SALT = 8
-#: Each `Occurrence`: isinstance takes several times as long for a union.
-_OCCURRENCES = (Track, Page, Screen)
 
 
 # Nobody changes one, nor a Translation, but frozen ones take more than twice as long to make.
@@ -67,7 +53,7 @@ class Planned:
     @property
     def sealed(self) -> Call:
         """What is stored and sent: the call with its ULID."""
-        return replace(self.call, event_id=self.ulid) if isinstance(self.call, _OCCURRENCES) else self.call
+        return self.call.with_event_id(self.ulid) if isinstance(self.call, Occurrence) else self.call
 
 
 @dataclass(kw_only=True, slots=True)
@@ -310,7 +296,6 @@ class _Draft:
     call: Call
     connection: str
     region: str | None
-    whom: Address | None
     content: dict[str, JSON]
     told: str
 
@@ -377,12 +362,11 @@ def _draft(work: _Work, key: str, entry: CallRule, view: EvaluationContext, part
     # The tag keeps an `event_id` from ever standing for some event's key, or the other way round.
     named = ("event_id", content["event_id"]) if "event_id" in content else ("key", key)
     told = _told([event.source, *named, connection, region, _undated(content) if undated else content])
-    whom = address(call)
-    for violation in violations(call, whom=whom, text=told):
+    for violation in call.violations(told):
         field, place = field_place(violation.field, entry, mapping.defaults)
         raise TranslationError(place, field, violation.problem)
     assert told is not None, "a call that JSON cannot write violates a limit"
-    return _Draft(rule=entry, call=call, connection=connection, region=region, whom=whom, content=content, told=told)
+    return _Draft(rule=entry, call=call, connection=connection, region=region, content=content, told=told)
 
 
 def _undated(content: dict[str, JSON]) -> dict[str, JSON]:
@@ -424,7 +408,7 @@ def _planned(work: _Work, draft: _Draft) -> Planned:
     if salt:
         identity = identity[: -len(salt)] + salt
     ulid, content = None, draft.content
-    if isinstance(draft.call, _OCCURRENCES):
+    if isinstance(draft.call, Occurrence):
         ulid = _ulid_of(draft.call, work.event.source, draft.connection, identity, salt)
         content = {**content, "event_id": ulid}
     return Planned(
@@ -433,7 +417,7 @@ def _planned(work: _Work, draft: _Draft) -> Planned:
         region=draft.region,
         identity=identity,
         ulid=ulid,
-        lanes=lanes(draft.connection, draft.call, draft.whom),
+        lanes=draft.call.lanes(draft.connection),
         text=_stored(content),
     )
 

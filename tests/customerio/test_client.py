@@ -40,11 +40,11 @@ from gateway.customerio.connection import Connection
 from gateway.customerio.dry_run import DryRun
 from gateway.customerio.retry import Attempt, Policy
 from gateway.customerio.ulids import is_ulid, ulid_of_text
-from gateway.customerio.wire import MAX_ITEM_BYTES, request
+from gateway.customerio.wire import MAX_ITEM_BYTES
 from gateway.errors import CallError, SendError
 from tests.support.trackapi import Answer, Fault, Hang, ParsedRequest, Reply, Reset, TrackAPI
 
-CALL = request(Identify(id="a/../b +%ü", attributes={"x": 1}))
+CALL = Identify(id="a/../b +%ü", attributes={"x": 1}).request()
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 ULID = "01JGQ3XK00ABCDEFGHJKMNPQRS"
 ANN = "ann.secret@example.com"
@@ -197,7 +197,7 @@ def test_neither_a_reason_nor_a_repr_shows_the_key() -> None:
 
 def test_a_dry_run_prints_the_request_and_sends_nothing() -> None:
     out = io.StringIO()
-    attempt = DryRun({}, out).send(request(Track(id="42", name="Päid")), "default", "eu")
+    attempt = DryRun({}, out).send(Track(id="42", name="Päid").request(), "default", "eu")
     assert attempt.status == 200
     assert out.getvalue() == (
         "POST https://track-eu.customer.io/api/v1/customers/42/events\n"
@@ -374,7 +374,7 @@ NOT_SENT: list[tuple[str, dict[str, Any], str]] = [
         "'track' names nobody; give it one of cio_id, id, email, anonymous_id",
     ),
     ("destroy", {"id": ".."}, 'id "." and ".." cannot be sent: they change where the request goes'),
-    ("destroy", {"id": " "}, "id is blank; Customer.io needs to know whom the call is about"),
+    ("destroy", {"id": " "}, "id is blank; Customer.io needs an identifier"),
     ("destroy", {"id": True}, "id must be text or a number, got a bool"),
     ("identify", {"id": "x" * 151}, "id is 151 bytes long; Customer.io takes 150"),
     (

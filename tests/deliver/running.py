@@ -12,14 +12,14 @@ from typing import Any
 
 from sqlalchemy import Column, select
 
-from gateway.customerio.calls import Call, address, as_json, lanes
+from gateway.customerio.calls import Call, as_json
 from gateway.customerio.client import Sender
 from gateway.customerio.retry import Policy
 from gateway.deliver.worker import Worker
 from gateway.store import NewDelivery, Store
 from gateway.store.database import Database, connect
 from gateway.store.tables import deliveries
-from tests.store.test_record_and_claim import event
+from tests.support.rows import event
 
 
 def record_calls(
@@ -34,7 +34,7 @@ def record_calls(
                 identity=hashlib.sha256(f"{connection} {number} {text}".encode()).digest(),
                 connection=connection,
                 region=region,
-                lanes=lanes(connection, call, address(call)),
+                lanes=call.lanes(connection),
                 call=text,
             )
         )

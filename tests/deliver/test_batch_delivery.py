@@ -121,7 +121,7 @@ def test_calls_sent_in_batches_leave_the_same_state_as_calls_sent_singly(databas
             wait_for(database, *["delivered"] * len(made))
         with client_of(singly) as client:
             for call in made:
-                assert client.send(wire.request(call), "default").reason is None
+                assert client.send(call.request(), "default").reason is None
         assert batched.refused == singly.refused == []
         assert max(batched.batches) > 5
         assert batched.state == singly.state
