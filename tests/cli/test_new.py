@@ -75,7 +75,7 @@ def test_what_is_there_is_left_as_it_is(files: Path) -> None:
     assert "-o FILE" in again.stderr
     onto = run("new", "shop", "--payload", "paid.json", "-o", "mappings/shop.yaml")
     assert onto.exit_code == 1
-    assert "is there already" in onto.stderr
+    assert "exists already and is not changed" in onto.stderr
     assert (files / "mappings" / "shop.yaml").read_text() == before
 
 
@@ -115,10 +115,10 @@ def test_mappings_are_written_where_the_gateway_reads_them(files: Path) -> None:
     assert (files / "elsewhere" / "made" / "shop.yaml").exists()
     missing = run("new", "shop", "--payload", "paid.json", "-o", "nowhere/shop.yaml")
     assert missing.exit_code == 1
-    assert "there is no directory nowhere: make it, or name another file with -o" in missing.stderr
+    assert "the directory nowhere does not exist; create it, or name another file" in missing.stderr
     (files / "file").write_text("")
     in_the_way = run("new", "shop", "--payload", "paid.json", GATEWAY_MAPPINGS="file/below")
-    assert "there is no directory file/below, nor can it be made (Not a directory)" in in_the_way.stderr
+    assert "file/below/shop.yaml cannot be written (Not a directory)" in in_the_way.stderr
 
 
 @pytest.mark.parametrize("command", ["new other --payload paid.json", "translate mappings/shop.yaml paid.json"])
