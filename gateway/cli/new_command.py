@@ -13,9 +13,9 @@ from gateway.cli.captured import payload_loader, read_payload, read_sent
 from gateway.cli.options import plain_errors
 from gateway.errors import ConfigError
 from gateway.mapping.compiler import parse
-from gateway.mapping.compiler.key_values import NAME
 from gateway.mapping.draft import Draft, DraftError, draft
 from gateway.mapping.selftests import run_tests
+from gateway.text import NAME
 
 _ELSEWHERE = "to write the new one elsewhere, add  -o FILE  (-o - prints it)"
 

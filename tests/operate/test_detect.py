@@ -9,20 +9,19 @@ from sqlalchemy import event as occasions
 from sqlalchemy import text, update
 
 from gateway.customerio.retry import Attempt, Retry
-from gateway.operate.backlog import SHARE, Backlog, Backlogs
-from gateway.operate.watch import MENDED_AFTER, Watch
+from gateway.operate.alerts.detect import FIXED_AFTER, NoticeDetector
+from gateway.operate.backlog import VALID_FACTOR, Backlog, BacklogReader
+from gateway.store import ClaimRequest, Outcome, Store
 from gateway.store.database import Database
 from gateway.store.notices import Notices
-from gateway.store.record_and_claim import Outcome, Store
 from gateway.store.tables import deliveries, events
-from tests.store.test_notices import fail, open_notices
-from tests.store.test_record_and_claim import call, event
+from tests.support.rows import call, event, fail, open_notices
 
 QUARTER = 900.0
 
 
 def watch(database: Database) -> None:
-    Watch(database, late_after=QUARTER).look()
+    NoticeDetector(database, late_after=QUARTER).run()
 
 
 def age(database: Database, seconds: float) -> None:
@@ -36,12 +35,12 @@ def age(database: Database, seconds: float) -> None:
 
 
 def texts(database: Database) -> list[str]:
-    return [notice.text for notice in Notices(database).take()]
+    return [notice.text for notice in Notices(database).claim()]
 
 
 def read(database: Database) -> Backlog:
     with database.engine.connect() as connection:
-        return Backlogs(database).read(connection)
+        return BacklogReader(database).read(connection)
 
 
 def test_the_backlog_is_what_waits_and_for_how_long(database: Database, store: Store) -> None:
@@ -59,17 +58,17 @@ def test_the_backlog_is_what_waits_and_for_how_long(database: Database, store: S
 
 def test_a_delivery_that_is_tried_in_vain_waits_since_its_first_failure(database: Database, store: Store) -> None:
     store.record([event("a", call("one", 1))])
-    (claimed,) = store.settle_and_claim([], limit=9, lease=1, seconds=60).claimed
+    (claimed,) = store.settle_and_claim([], ClaimRequest(limit=9, lease=1, lease_seconds=60)).claimed
     assert read(database).oldest == 0.0  # it is being sent
     outcome = Outcome(delivery=claimed, attempt=Attempt(status=503), decision=Retry(after=500, reason="x"))
-    store.settle_and_claim([outcome], limit=0, lease=1, seconds=60)
+    store.settle_and_claim([outcome], ClaimRequest(limit=0, lease=1, lease_seconds=60))
     age(database, 200)
     assert 200 <= read(database).oldest < 230
 
 
 def test_the_backlog_is_read_again_after_fifty_times_as_long_as_reading_took(database: Database, store: Store) -> None:
-    times = iter([0.0, 1.0, 1.0 + SHARE - 0.5, 1.0 + SHARE, 1.0 + SHARE])
-    backlogs = Backlogs(database, clock=lambda: next(times))
+    times = iter([0.0, 1.0, 1.0 + VALID_FACTOR - 0.5, 1.0 + VALID_FACTOR, 1.0 + VALID_FACTOR])
+    backlogs = BacklogReader(database, clock=lambda: next(times))
     with database.engine.connect() as connection:
         assert backlogs.read(connection).pending == 0
     store.record([event("a", call("one", 1))])
@@ -104,13 +103,13 @@ def test_a_mapping_that_fails_is_noted_until_it_has_not_for_an_hour(database: Da
     now = current(database)
     store.record([event("a", received_at=now, status="failed", problem="shop.yaml:3:1: id: no", source="shop")])
     store.record([event("b", received_at=now + 1, status="failed", problem="later", source="shop")])
-    store.record([event("c", received_at=now - MENDED_AFTER - 60, status="failed", source="github")])
+    store.record([event("c", received_at=now - FIXED_AFTER - 60, status="failed", source="github")])
     watch(database)
     watch(database)
     assert open_notices(database) == [("broken", "shop")]
     assert texts(database) == ["the mapping of source shop fails, first on event 1: shop.yaml:3:1: id: no"]
     with database.transaction() as connection:
-        connection.execute(update(events).values(received_at=events.c.received_at - MENDED_AFTER - 60))
+        connection.execute(update(events).values(received_at=events.c.received_at - FIXED_AFTER - 60))
     watch(database)
     assert open_notices(database) == []
 
@@ -170,7 +169,7 @@ def test_no_look_reads_a_whole_table(database: Database, store: Store) -> None:
                 connection.execute(text("ANALYZE"))
         occasions.listen(database.engine, "before_cursor_execute", note)
         watch(database)
-        Notices(database).take()
+        Notices(database).claim()
         occasions.remove(database.engine, "before_cursor_execute", note)
         assert len(statements) > 6
         explain = "EXPLAIN QUERY PLAN " if database.engine.dialect.name == "sqlite" else "EXPLAIN "
