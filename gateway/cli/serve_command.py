@@ -1,4 +1,4 @@
-"""serve, worker and migrate: the commands that run the gateway."""
+"""serve, worker and migrate: run the gateway."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from pathlib import Path
 import click
 
 from gateway import config as configuration
-from gateway.cli.open_database import opened
+from gateway.cli.open_database import open_database
 from gateway.cli.options import environment_of, mappings_option, plain_errors
 from gateway.config import Config
 from gateway.customerio.client import DEADLINE, Client, DryRun, Sender
 from gateway.deliver.worker import LEASE, THREADS, Worker
 from gateway.errors import ConfigError
-from gateway.operate.alerts import Alerts
+from gateway.operate.alerts.detect import NoticeDetector
+from gateway.operate.alerts.post import AlertPoster
 from gateway.operate.housekeeping import Task, housekeeping
 from gateway.operate.processes import run_together
 from gateway.operate.retention import Retention
-from gateway.operate.watch import Watch
 from gateway.store.database import Database
 from gateway.store.schema import migrate, require_schema
 
@@ -46,18 +46,18 @@ log = logging.getLogger(__name__)
 @plain_errors
 def serve(port: int | None, host: str | None, mappings: Path | None, workers: int | None, dry_run: bool) -> None:
     """Receive webhooks and deliver calls: web and worker together."""
-    scratched = tempfile.TemporaryDirectory(prefix="gateway-dry-run-") if dry_run else nullcontext(None)
-    with scratched as scratch:
+    temporary = tempfile.TemporaryDirectory(prefix="gateway-dry-run-") if dry_run else nullcontext(None)
+    with temporary as directory:
         environ = environment_of(mappings, workers)
-        if scratch is not None:
-            environ["DATABASE_URL"] = f"sqlite:///{scratch}/gateway.db"
+        if directory is not None:
+            environ["DATABASE_URL"] = f"sqlite:///{directory}/gateway.db"
         config = configuration.load(environ)
-        configuration.mapping_files(config.mappings)  # says at once that there are none
+        configuration.mapping_files(config.mappings)  # fails at once if there are none
         if not dry_run:
             _require_credentials(config)
         address = _free_address(host, port, environ)
         if config.embedded:
-            with opened(config) as database:
+            with open_database(config) as database:
                 migrate(database)
         web = [sys.executable, "-m", "gunicorn", "-c", "python:gateway.serving", "--bind", address]
         commands = {"web": [*web, "gateway.app:create_app()"]}
@@ -79,17 +79,17 @@ def worker(lease: float) -> None:
     config = configuration.load(os.environ)
     _require_credentials(config)
     deadline = min(DEADLINE, lease / 2)
-    with opened(config) as database:
+    with open_database(config) as database:
         require_schema(database)
         client = Client(config.connections, pool=THREADS, deadline=deadline)
-        alerts = Alerts(database, config.alert_url)
+        poster = AlertPoster(database, config.alert_url)
         running = _worker(config, database, client, lease=lease, deadline=deadline)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: running.stop())
         log.info("worker started")
-        with housekeeping(_tasks(config, database, alerts)):
+        with housekeeping(_tasks(config, database, poster)):
             running.run()
-        alerts.close()
+        poster.close()
         client.close()
     log.info("worker stopped")
 
@@ -97,9 +97,9 @@ def worker(lease: float) -> None:
 @click.command(name="migrate")
 @plain_errors
 def migrate_command() -> None:
-    """Bring the database's schema to this version's."""
+    """Create or upgrade the schema of the database."""
     config = configuration.load(os.environ)
-    with opened(config) as database:
+    with open_database(config) as database:
         migrate(database)
         click.echo(f"the database's schema is at version {require_schema(database)}")
 
@@ -131,7 +131,7 @@ def _free_address(host: str | None, port: int | None, environ: Mapping[str, str]
 
 @contextmanager
 def _printing_worker(config: Config) -> Iterator[None]:
-    with opened(config) as database:
+    with open_database(config) as database:
         running = _worker(config, database, DryRun(config.connections), lease=LEASE, deadline=DEADLINE)
         thread = threading.Thread(target=running.run, name="worker")
         thread.start()
@@ -142,15 +142,15 @@ def _printing_worker(config: Config) -> Iterator[None]:
             thread.join()
 
 
-def _tasks(config: Config, database: Database, alerts: Alerts) -> list[Task]:
-    """List what is done beside delivering."""
+def _tasks(config: Config, database: Database, poster: AlertPoster) -> list[Task]:
+    """Return what the worker process does beside delivering."""
     retention = Retention(database, config.retention_days)
-    watch = Watch(database, late_after=config.late_after)
+    detector = NoticeDetector(database, late_after=config.late_after)
     return [
-        Task(name="telling notices", every=3.0, run=alerts.tell),
-        Task(name="looking for what is late or fails", every=15.0, run=lambda _stopping: watch.look()),
+        Task(name="posting alerts", every=3.0, run=poster.post_due),
+        Task(name="detecting late calls and failing mappings", every=15.0, run=lambda _stopping: detector.run()),
         Task(
-            name="removing what is old and done",
+            name="deleting old events",
             every=600.0,
             run=lambda stopping: _sweep(retention, stopping),
         ),
@@ -161,7 +161,7 @@ def _sweep(retention: Retention, stopping: threading.Event) -> None:
     removed = retention.sweep(stopping)
     if removed.events:
         log.info(
-            "removed %d events that were done, with %d deliveries and %d attempts",
+            "deleted %d finished events with %d deliveries and %d attempts",
             removed.events,
             removed.deliveries,
             removed.attempts,

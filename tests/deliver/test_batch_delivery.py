@@ -45,7 +45,7 @@ from gateway.operate.queries import Queries
 from gateway.store import NewDelivery, Store
 from gateway.store.database import Database, connect
 from gateway.store.tables import deliveries
-from tests.store.test_record_and_claim import event
+from tests.support.rows import event
 from tests.support.trackapi import Fault, Hang, ParsedRequest, Reply, Reset, TrackAPI
 
 NOW = 1_767_225_600
