@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Protocol
 
@@ -77,8 +78,11 @@ class MakeApp(Protocol):
 def make_app(database: Database) -> Iterator[MakeApp]:
     """Makes applications."""
     made: list[Flask] = []
+    own_databases = ExitStack()
 
     def make(environ: Mapping[str, str], database: Database | None = None) -> Flask:
+        # The application would open its own, which nobody could close.
+        database = database or own_databases.enter_context(opened(environ["DATABASE_URL"]))
         made.append(create_app(environ, database=database))
         return made[-1]
 
@@ -86,3 +90,4 @@ def make_app(database: Database) -> Iterator[MakeApp]:
     for app in made:
         app.extensions["writer"].close()
         app.extensions["refusals"].close()
+    own_databases.close()
