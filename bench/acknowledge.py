@@ -125,12 +125,7 @@ def start(stack: ExitStack, name: str, address: str | None, api: StandIn, secret
 
 
 def measure(
-    server: Server,
-    situation: str,
-    api: StandIn,
-    traffic: Traffic,
-    options: argparse.Namespace,
-    bare_p50: float | None,
+    server: Server, situation: str, api: StandIn, traffic: Traffic, options: argparse.Namespace, bare_p50: float | None
 ) -> Figures:
     """Post to one server in one situation, and wait until everything is delivered."""
     api.reset()

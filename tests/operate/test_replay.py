@@ -170,12 +170,7 @@ def test_a_notice_ends_with_the_last_failed_delivery_of_its_source(
 def test_a_delivery_behind_a_cancelled_one_is_promoted(store: Store, requeue: Requeue, database: Database) -> None:
     store.record([event("a", call("1a", 1), call("merge", 1, 2), call("1b", 1), call("2a", 2))])
     assert requeue.cancel([1, 2]).ids == [1, 2]
-    assert statuses(database) == {
-        "1a": "cancelled",
-        "merge": "cancelled",
-        "1b": "pending",
-        "2a": "pending",
-    }
+    assert statuses(database) == {"1a": "cancelled", "merge": "cancelled", "1b": "pending", "2a": "pending"}
     with database.engine.connect() as connection:
         row = connection.execute(select(deliveries).where(deliveries.c.id == 1)).one()
     assert (row.reason, row.settled_at is not None) == (BY_THE_OPERATOR, True)
