@@ -38,7 +38,7 @@ from pathlib import Path
 from bench import fast_trackapi, serving, webhooks
 from bench.fast_trackapi import StandIn
 from bench.senders import MAPPINGS, PUBLIC_URL, Mail, made_up_secrets
-from gateway.config import load_sources
+from gateway.receive.sources import load_sources
 
 STEADY, GREEDY, FLOODED = "steady", "greedy", "flooded"
 BARE = "bare Flask"

@@ -31,7 +31,7 @@ from bench.fast_trackapi import Counts, StandIn
 from gateway.customerio.calls import Track, from_json
 from gateway.event import Webhook
 from gateway.mapping.compiler import parse
-from gateway.receive.record import take
+from gateway.receive.record import build_event
 from gateway.store.database import Database, connect, reading
 from gateway.store.record_and_claim import NewEvent, Store
 from gateway.store.tables import IS_PARKED, IS_PENDING, deliveries
@@ -202,7 +202,7 @@ def _events(prefix: str, number: int, options: argparse.Namespace) -> Iterator[N
             query={},
             body=written.partition(b"\r\n\r\n")[2],
         )
-        yield take(mapping, webhook, time.time())
+        yield build_event(mapping, webhook, time.time())
 
 
 # The yardstick

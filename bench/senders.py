@@ -19,10 +19,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from gateway.config import DEFAULT_MAX_BODY, mapping_files
+from gateway.config import DEFAULT_MAX_BODY
 from gateway.event import JSON
 from gateway.mapping.compiler import parse
 from gateway.payload import FORM
+from gateway.receive.sources import mapping_files
 from gateway.verify import Scheme, secret_problem
 
 MAPPINGS = Path(__file__).parent.parent / "mappings"

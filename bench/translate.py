@@ -39,7 +39,7 @@ import jmespath
 from jmespath import functions as bare_functions
 
 from bench import serving
-from gateway import config, payload
+from gateway import payload
 from gateway.event import JSON, Event
 from gateway.mapping import selftests
 from gateway.mapping.expressions import Expression
@@ -55,6 +55,7 @@ from gateway.mapping.model import (
     Rule,
 )
 from gateway.mapping.translate import Translation, translate
+from gateway.receive import sources
 
 MAPPINGS = Path(__file__).parents[1] / "mappings"
 TARGET = 1.5
@@ -114,7 +115,7 @@ class Loading:
 def main() -> None:
     """Measure and print."""
     options = _options()
-    shipped = [case for path in config.mapping_files(MAPPINGS) for case in _cases_of_tests(_mapping(path))]
+    shipped = [case for path in sources.mapping_files(MAPPINGS) for case in _cases_of_tests(_mapping(path))]
     captured = [case for given in options.payload for case in _captured(given)]
     _measure([*shipped, *captured], options.rounds, options.repeat)
     figures, captured_figures = _all_figures(shipped), _all_figures(captured)
@@ -138,7 +139,7 @@ def _options() -> argparse.Namespace:
 
 
 def _mapping(path: Path) -> MappingFile:
-    found = config.load_source(path, {}).mapping
+    found = sources.load_source(path, {}).mapping
     assert found is not None, f"{path.name} has errors; see gateway check"
     return found
 
@@ -560,7 +561,7 @@ def _loading() -> Loading:
 
 def _write_copies(directory: Path) -> None:
     """Write the shipped mappings in turns, each under the name of a source of its own."""
-    for number, path in zip(range(FILES), itertools.cycle(config.mapping_files(MAPPINGS)), strict=False):
+    for number, path in zip(range(FILES), itertools.cycle(sources.mapping_files(MAPPINGS)), strict=False):
         name = f"{path.stem}-{number}"
         text = re.sub(r"(?m)^source:.*$", f"source: {name}", path.read_text(encoding="utf-8"), count=1)
         (directory / f"{name}.yaml").write_text(text, encoding="utf-8")
@@ -576,7 +577,7 @@ def _loaded_afresh(directory: Path) -> dict[str, float]:
 def load(directory: str) -> None:
     """Load and test the mapping files of a directory, and print what it took; imports are done by then."""
     began = time.process_time()
-    mappings = [_mapping(path) for path in config.mapping_files(Path(directory))]
+    mappings = [_mapping(path) for path in sources.mapping_files(Path(directory))]
     loaded = time.process_time()
     results = [result for mapping in mappings for result in selftests.run_tests(mapping, _payload)]
     tested = time.process_time()

@@ -86,5 +86,5 @@ def make_app(database: Database) -> Iterator[MakeApp]:
 
     yield make
     for app in made:
-        app.extensions["writer"].close()
+        app.extensions["recorder"].close()
         app.extensions["refusals"].close()

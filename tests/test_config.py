@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config import load, load_sources
+from gateway.config import load
 from gateway.customerio.retry import Policy
 from gateway.errors import ConfigError
+from gateway.receive.sources import load_sources
 
 CREDENTIALS = {"CUSTOMERIO_SITE_ID": "site", "CUSTOMERIO_API_KEY": "key-4711"}
 MAPPING = """\
@@ -66,39 +67,39 @@ def test_connections_are_read_with_their_own_settings() -> None:
 @pytest.mark.parametrize(
     ("environ", "said"),
     [
-        ({"GATEWAY_ALERT_URL": "http://hooks.example.com/x"}, "GATEWAY_ALERT_URL has to start with https://"),
-        ({"GATEWAY_ALERT_URL": "hooks.example.com"}, "GATEWAY_ALERT_URL has to be an address"),
-        ({"GATEWAY_ALERT_MINUTES": "0"}, "GATEWAY_ALERT_MINUTES has to be a whole number from 1 to 43200"),
-        ({"DATABASE_URL": "mysql://x"}, "DATABASE_URL has to start with postgresql://"),
-        ({"DATABASE_URL": "sqlite://"}, "DATABASE_URL has to start with postgresql://"),
-        ({"DATABASE_URL": "sqlite:///:memory:"}, "DATABASE_URL has to start with postgresql://"),
+        ({"GATEWAY_ALERT_URL": "http://hooks.example.com/x"}, "GATEWAY_ALERT_URL must start with https://"),
+        ({"GATEWAY_ALERT_URL": "hooks.example.com"}, "GATEWAY_ALERT_URL must be an address"),
+        ({"GATEWAY_ALERT_MINUTES": "0"}, "GATEWAY_ALERT_MINUTES must be a whole number from 1 to 43200"),
+        ({"DATABASE_URL": "mysql://x"}, "DATABASE_URL must start with postgresql://"),
+        ({"DATABASE_URL": "sqlite://"}, "DATABASE_URL must start with postgresql://"),
+        ({"DATABASE_URL": "sqlite:///:memory:"}, "DATABASE_URL must start with postgresql://"),
         ({"DYNO": "web.1"}, "DATABASE_URL is not set, and a dyno's disk does not last"),
-        ({"GATEWAY_MAX_BODY": "1MB"}, "GATEWAY_MAX_BODY has to be a whole number from 1 to"),
-        ({"GATEWAY_PUBLIC_URL": "hooks.example.com"}, "GATEWAY_PUBLIC_URL has to be an address"),
-        ({"CUSTOMERIO_SITE_ID": "x"}, "CUSTOMERIO_SITE_ID and CUSTOMERIO_API_KEY have to be set both"),
+        ({"GATEWAY_MAX_BODY": "1MB"}, "GATEWAY_MAX_BODY must be a whole number from 1 to"),
+        ({"GATEWAY_PUBLIC_URL": "hooks.example.com"}, "GATEWAY_PUBLIC_URL must be an address"),
+        ({"CUSTOMERIO_SITE_ID": "x"}, "CUSTOMERIO_SITE_ID and CUSTOMERIO_API_KEY must both be set"),
         (
             {"CUSTOMERIO_EU_API_KEY": "x"},
-            "CUSTOMERIO_EU_SITE_ID and CUSTOMERIO_EU_API_KEY have to be set both",
+            "CUSTOMERIO_EU_SITE_ID and CUSTOMERIO_EU_API_KEY must both be set",
         ),
-        ({**CREDENTIALS, "CUSTOMERIO_REGION": "de"}, "CUSTOMERIO_REGION has to be us or eu"),
+        ({**CREDENTIALS, "CUSTOMERIO_REGION": "de"}, "CUSTOMERIO_REGION must be us or eu"),
         (
             {**CREDENTIALS, "CUSTOMERIO_RETRY_DELAY_MS": "-1"},
-            "CUSTOMERIO_RETRY_DELAY_MS has to be a whole number",
+            "CUSTOMERIO_RETRY_DELAY_MS must be a whole number",
         ),
         (
             {**CREDENTIALS, "CUSTOMERIO_RATE": "1001"},
-            "CUSTOMERIO_RATE has to be a whole number from 1 to 1000",
+            "CUSTOMERIO_RATE must be a whole number from 1 to 1000",
         ),
-        ({**CREDENTIALS, "CUSTOMERIO_RETRY_JITTER": "on"}, "CUSTOMERIO_RETRY_JITTER has to be true or false"),
+        ({**CREDENTIALS, "CUSTOMERIO_RETRY_JITTER": "on"}, "CUSTOMERIO_RETRY_JITTER must be true or false"),
         (
             {**CREDENTIALS, "CUSTOMERIO_BASE_URL": "http://proxy.example"},
-            "CUSTOMERIO_BASE_URL has to start with https",
+            "CUSTOMERIO_BASE_URL must start with https",
         ),
         (
             {**CREDENTIALS, "CUSTOMERIO_BASE_URL": "https://h/api"},
-            "CUSTOMERIO_BASE_URL has to be a scheme and a host",
+            "CUSTOMERIO_BASE_URL must be a scheme and a host",
         ),
-        ({**CREDENTIALS, "CUSTOMERIO_BASE_URL": "https://u:p@h"}, "CUSTOMERIO_BASE_URL has to be an address"),
+        ({**CREDENTIALS, "CUSTOMERIO_BASE_URL": "https://u:p@h"}, "CUSTOMERIO_BASE_URL must be an address"),
     ],
 )
 def test_a_variable_that_cannot_be_used_is_named_with_the_fix(environ: dict[str, str], said: str) -> None:

@@ -15,9 +15,9 @@ import click
 from gateway import config as configuration
 from gateway.cli.captured import payload_loader
 from gateway.cli.options import count, plain_errors
-from gateway.config import Source
 from gateway.errors import Location, Problem, Severity, printable
 from gateway.mapping import selftests
+from gateway.receive.sources import Source, load_source, mapping_files
 
 
 @dataclass(kw_only=True)
@@ -56,7 +56,7 @@ def check(paths: tuple[Path, ...], form: str, strict: bool) -> None:
     Without PATH all files in GATEWAY_MAPPINGS (else mappings) are checked. The exit status is 1 if there is an
     error.
     """
-    report = _examined(_files(paths or (Path(os.environ.get("GATEWAY_MAPPINGS") or "mappings"),)))
+    report = _examined(_files(paths or (configuration.mappings_directory(os.environ),)))
     if strict:
         report.problems = [replace(problem, severity=Severity.ERROR) for problem in report.problems]
     for line in _FORMS[form](report):
@@ -65,7 +65,7 @@ def check(paths: tuple[Path, ...], form: str, strict: bool) -> None:
 
 
 def _files(paths: Iterable[Path]) -> list[Path]:
-    files = [file for path in paths for file in (configuration.mapping_files(path) if path.is_dir() else [path])]
+    files = [file for path in paths for file in (mapping_files(path) if path.is_dir() else [path])]
     return list(dict.fromkeys(files))
 
 
@@ -73,7 +73,7 @@ def _examined(files: Iterable[Path]) -> _Report:
     report, first = _Report(), dict[str, Path]()
     for file in files:
         report.files += 1
-        source = configuration.load_source(file, os.environ)
+        source = load_source(file, os.environ)
         report.problems += _problems(source)
         if source.mapping is None:
             continue

@@ -40,6 +40,7 @@ from gateway.cli.tables_and_filters import (
 from gateway.mapping.model import MappingFile
 from gateway.operate.queries import EVENT_STATUSES, EventEntry, EventFilter, EventRecord, Queries
 from gateway.operate.replay import Replayed, Rework
+from gateway.receive.sources import load_sources
 
 #: Events of one portion: each is a transaction of its own.
 EVENTS_AT_ONCE = 20
@@ -121,7 +122,7 @@ def replay(
     """
     require_choice(ids, everything, asked)
     environ = environment_of(mappings, None)
-    sources = configuration.load_sources(configuration.load(environ).mappings, environ)
+    sources = load_sources(configuration.load(environ).mappings, environ)
     rules = {name: each.mapping for name, each in sources.items() if each.mapping is not None}
     with present_database() as database:
         archive, rework = Queries(database), Rework(database)

@@ -20,6 +20,7 @@ from gateway.errors import ConfigError, StoreError, did_you_mean
 from gateway.mapping.model import MappingFile
 from gateway.operate.body_files import Files
 from gateway.operate.ingest import Ingest, Summary
+from gateway.receive.sources import load_sources
 from gateway.store.database import Database, migrate, require_schema
 from gateway.store.record_and_claim import Store
 
@@ -97,7 +98,7 @@ def _database(config: Config, *, dry_run: bool) -> Iterator[Database | None]:
 
 
 def _rules(config: Config, environ: Mapping[str, str], name: str) -> MappingFile:
-    sources = configuration.load_sources(config.mappings, environ)
+    sources = load_sources(config.mappings, environ)
     source = sources.get(name)
     if source is None:
         raise ConfigError(f"there is no source {name} in {config.mappings}{did_you_mean(name, sources)}")

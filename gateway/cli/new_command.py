@@ -19,6 +19,7 @@ from gateway.mapping.compiler import parse
 from gateway.mapping.compiler.key_values import NAME
 from gateway.mapping.draft import Draft, DraftError, draft
 from gateway.mapping.selftests import run_tests
+from gateway.receive.sources import load_sources
 
 
 @click.command()
@@ -71,9 +72,9 @@ def _check_name(source: str) -> None:
 
 def _place(source: str) -> Path:
     """Find the place of a source's mapping, unless the source has one already."""
-    directory = Path(os.environ.get("GATEWAY_MAPPINGS") or "mappings")
+    directory = configuration.mappings_directory(os.environ)
     try:
-        sources = configuration.load_sources(directory, os.environ)
+        sources = load_sources(directory, os.environ)
     except ConfigError:
         sources = {}  # the first mapping of all
     if (present := sources.get(source)) is not None:

@@ -27,6 +27,7 @@ from gateway.operate.housekeeping import Task, housekeeping
 from gateway.operate.processes import run_together
 from gateway.operate.retention import Retention
 from gateway.operate.watch import Watch
+from gateway.receive.sources import mapping_files
 from gateway.store.database import Database, migrate, require_schema
 
 log = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ def serve(port: int | None, host: str | None, mappings: Path | None, workers: in
         if scratch is not None:
             environ["DATABASE_URL"] = f"sqlite:///{scratch}/gateway.db"
         config = configuration.load(environ)
-        configuration.mapping_files(config.mappings)  # says at once that there are none
+        mapping_files(config.mappings)  # says at once that there are none
         if not dry_run:
             _require_credentials(config)
         address = _free_address(host, port, environ)
@@ -112,11 +113,7 @@ def _require_credentials(config: Config) -> None:
 
 
 def _free_address(host: str | None, port: int | None, environ: Mapping[str, str]) -> str:
-    given = environ.get("PORT", "")
-    if given and not (given.isascii() and given.isdigit() and 0 < int(given[:6]) < 65_536):
-        raise ConfigError("PORT has to be a number from 1 to 65535")
-    host = host or ("0.0.0.0" if given else "127.0.0.1")  # noqa: S104  # a platform that gives a port wants it open
-    port = port or int(given or configuration.DEFAULT_PORT)
+    host, port = configuration.listen_address(environ, host, port)
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

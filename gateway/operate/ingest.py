@@ -16,7 +16,7 @@ from gateway.errors import RequestError, StoreError
 from gateway.event import Webhook
 from gateway.mapping.model import MappingFile
 from gateway.operate.body_files import Body
-from gateway.receive.record import take
+from gateway.receive.record import build_event
 from gateway.store.record_and_claim import NewEvent, Recorded, Store
 
 #: Events of one transaction: webhooks that are received meanwhile wait for its end.
@@ -131,7 +131,7 @@ class Ingest:
             raise RequestError(413, f"the body is larger than {self._most} bytes (GATEWAY_MAX_BODY)")
         webhook = Webhook(method="POST", url="", headers=self._headers, query=self._query, body=body.data)
         key = None if self._rules.deduplicate else ordinals.key(body.data)
-        return take(self._rules, webhook, self._clock(), key=key)
+        return build_event(self._rules, webhook, self._clock(), key=key)
 
     def _record(self, taken: Sequence[tuple[str, NewEvent]]) -> None:
         if self._store is None:

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from gateway.receive.sources import Sources, Stamp, stamp_of
+from gateway.receive.reload import Sources, Stamp, stamp_of
 from gateway.store.database import connect, migrate
 from tests.support.gateway_process import GatewayProcess
 
@@ -57,7 +57,7 @@ def sources(shop: Path) -> Sources:
 
 @pytest.fixture(autouse=True)
 def said(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
-    caplog.set_level(logging.INFO, logger="gateway.receive.sources")
+    caplog.set_level(logging.INFO, logger="gateway.receive.reload")
     return caplog
 
 
@@ -117,7 +117,7 @@ def test_a_broken_edit_leaves_the_last_good_version_in_use_and_is_said_once(
         [f"{shop}:4:20", "error expression"],
         [f"{shop}:8:13", "error unknown-call"],
     ]
-    assert last == f"source shop: the version read before stays in use: {shop} has errors; gateway check shows them"
+    assert last == f"source shop: the previous version stays in use: {shop} has errors; gateway check shows them"
     assert types(sources) == ["y"]
     assert [look(sources, said) for _ in range(3)] == [[], [], []]
     shop.write_text(mapping(type_="z"))
@@ -131,7 +131,7 @@ def test_a_file_that_is_half_written_is_taken_when_it_is_whole(
     whole = mapping(type_="y")
     for length in (0, 20, len(whole) - 10):
         shop.write_text(whole[:length])
-        assert look(sources, said)[-1].startswith("source shop: the version read before stays in use: ")
+        assert look(sources, said)[-1].startswith("source shop: the previous version stays in use: ")
         assert types(sources) == ["x"]
     shop.write_text(whole)
     assert look(sources, said) == [f"source shop: read again from {shop}"]
@@ -143,7 +143,7 @@ def test_a_file_that_cannot_be_read_leaves_the_last_good_version_in_use(
 ) -> None:
     shop.write_bytes(b"\xff\xfe")
     why = f"{shop} cannot be read as UTF-8 text"
-    stays = "source shop: the version read before stays in use"
+    stays = "source shop: the previous version stays in use"
     assert look(sources, said) == [f"{stays}: {why} (UnicodeDecodeError)"]
     shop.unlink()
     shop.mkdir()
@@ -158,8 +158,7 @@ def test_an_edit_that_would_close_the_source_is_not_taken(
     shop.write_text(mapping(type_="y", secret="TOKEN_OF_SHOP"))
     (only,) = look(sources, said)
     assert only == (
-        "source shop: the version read before stays in use:"
-        " TOKEN_OF_SHOP is not set: it holds the secret of source shop"
+        "source shop: the previous version stays in use: TOKEN_OF_SHOP is not set: it holds the secret of source shop"
     )
     assert types(sources) == ["x"]
 
@@ -278,7 +277,7 @@ def test_a_source_moves_with_its_name(shop: Path, sources: Sources, said: pytest
     shop.write_text(mapping("store"))
     assert look(sources, said) == [
         f"source store is open: POST /hooks/store (read from {shop})",
-        f"source shop is removed: {shop} says another source now",
+        f"source shop is removed: {shop} names another source now",
     ]
     assert (types(sources, "store"), sources.get("shop")) == (["x"], None)
 
@@ -334,7 +333,7 @@ def test_a_source_goes_on_when_its_file_is_renamed_and_broken_at_once(
     store.write_text(BROKEN)
     sources.refresh()
     assert look(sources, said) == [
-        f"source shop: the version read before stays in use: {store} has errors; gateway check shows them"
+        f"source shop: the previous version stays in use: {store} has errors; gateway check shows them"
     ]
     assert (look(sources, said), types(sources)) == ([], ["x"])
     store.write_text(mapping(type_="y"))
@@ -389,7 +388,7 @@ def test_a_new_file_does_no_harm_to_the_one_in_use(
 ) -> None:
     copy = shop.with_name("copy.yaml")
     copy.write_text(mapping(type_="copied"))
-    assert look(sources, said) == [f"source shop: the version read before stays in use: {both(copy, shop)}"]
+    assert look(sources, said) == [f"source shop: the previous version stays in use: {both(copy, shop)}"]
     assert look(sources, said) == []
     shop.write_text(mapping(type_="y"))
     assert look(sources, said) == [f"source shop: read again from {shop}"]
@@ -415,7 +414,7 @@ def test_a_source_does_not_move_to_a_name_that_is_taken(
     pay.write_text(mapping("pay"))
     sources.refresh()
     shop.write_text(mapping("pay", type_="y"))
-    assert look(sources, said) == [f"source pay: the version read before stays in use: {both(pay, shop, name='pay')}"]
+    assert look(sources, said) == [f"source pay: the previous version stays in use: {both(pay, shop, name='pay')}"]
     assert look(sources, said) == []
     assert types(sources) == types(sources, "pay") == ["x"]
     pay.write_text(mapping("store"))
@@ -458,7 +457,7 @@ def test_no_error_ends_the_looking_and_each_is_said_once(shop: Path, said: pytes
     stopping.set()
     thread.join()
     first, *others = said.messages
-    assert first.startswith(f"looking for changed mapping files: unexpected LookupError at {__file__}:")
+    assert first.startswith(f"checking for changed mapping files: unexpected LookupError at {__file__}:")
     assert "4711" not in first
     assert others == [f"source shop: read again from {shop}"]
 
@@ -544,7 +543,7 @@ def test_edits_under_load_are_taken_without_dropping_a_webhook(shop: Path, tmp_p
             old = {name: len(answers) + 1 for name, answers in sender.answers.items()}  # one is under way
             time.sleep(0.1)
         assert gateway.stop() == {"web": 0}
-        refused = f"source pay: the version read before stays in use: {pay} has errors; gateway check shows them\n"
+        refused = f"source pay: the previous version stays in use: {pay} has errors; gateway check shows them\n"
         assert gateway.read_logs().count(refused) == 1
     assert sender.errors == []
     one_call, two_calls, is_closed = (202, 1, None), (202, 2, None), (503, None, "60")

@@ -7,7 +7,6 @@ import hmac
 import json
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote_to_bytes, urlencode, urlsplit
@@ -15,16 +14,17 @@ from urllib.parse import quote, unquote_to_bytes, urlencode, urlsplit
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flask import Flask
+from flask.testing import FlaskClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select
-from werkzeug.test import Client, TestResponse
+from werkzeug.test import TestResponse
 
 from gateway.app import create_app
-from gateway.config import load, secrets_in
-from gateway.receive.refusals import EVERY, MOST_LINES, Kept, Refusals
-from gateway.receive.sources import Sources
-from gateway.receive.view import REFUSED, Receiver
+from gateway.config import load
+from gateway.receive.refusals import EVERY, MOST_LINES, RefusalTable
+from gateway.receive.sources import load_sources, secrets_in
+from gateway.receive.view import REFUSED
 from gateway.store.database import Database, connect
 from gateway.store.tables import events
 from gateway.verify import schemes
@@ -35,58 +35,44 @@ NOW = 1_700_000_000
 SECRET = "s3cret-4711"
 PUBLIC = "https://hooks.example.com"
 FORM = "application/x-www-form-urlencoded"
-ALLOWED = "{{version: 1, source: {source}, verify: {verify}, event_key: none, events: {{}}}}"
 
 
 class Gateway:
-    """The receiver with sources that have one scheme each, a clock that stands still, and all the rest."""
+    """The application with sources that have one scheme each, and a clock that stands still."""
 
     def __init__(self, directory: Path, database: Database) -> None:
         self.database = database
-        self._directory = directory / "mappings"
-        self._directory.mkdir()
+        self.directory = directory / "mappings"
+        self.directory.mkdir()
         self.environ = {
             "DATABASE_URL": database.engine.url.render_as_string(hide_password=False),
-            "GATEWAY_MAPPINGS": str(self._directory),
+            "GATEWAY_MAPPINGS": str(self.directory),
             "GATEWAY_PUBLIC_URL": PUBLIC,
         }
         self.now: float = NOW
-        self._app: Flask | None = None
-        self._clients: dict[str, Client] = {}
+        self._apps: dict[str, Flask] = {}
 
-    def add(self, source: str, verify: str, **environ: str) -> None:
-        text = ALLOWED.format(source=source, verify=verify)
-        (self._directory / f"{source}.yaml").write_text(text, encoding="utf-8")
+    def add(self, source: str, verify: str, key: str = "event_key: none, ", **environ: str) -> None:
+        text = f"{{version: 1, source: {source}, verify: {verify}, {key}events: {{}}}}"
+        (self.directory / f"{source}.yaml").write_text(text, encoding="utf-8")
         self.environ |= environ
 
-    def shipped(self, name: str, secret: str = SECRET) -> None:
-        """Add a source of a scheme's own name that leaves the key of an event to the scheme."""
-        self.scheme(name, secret)
-        file = self._directory / f"{name}.yaml"
-        file.write_text(file.read_text(encoding="utf-8").replace("event_key: none, ", ""), encoding="utf-8")
-
-    def scheme(self, name: str, secret: str = SECRET, more: str = "") -> None:
-        """Add a source of a scheme's own name."""
-        source = name.replace("_", "-")
+    def scheme(self, name: str, secret: str = SECRET, more: str = "", key: str = "event_key: none, ") -> None:
+        """Add a source with the name of a scheme."""
         variable = f"SECRET_OF_{name.upper()}"
-        self.add(source, f"{{scheme: {name}, secret_env: {variable}{more}}}", **{variable: secret})
+        verify = f"{{scheme: {name}, secret_env: {variable}{more}}}"
+        self.add(name.replace("_", "-"), verify, key, **{variable: secret})
 
-    def client(self, public_url: str = PUBLIC) -> Client:
-        """Give a client of the receiver at a public address."""
-        if self._app is None:
-            self._app = create_app(self.environ, database=self.database)
-        if public_url not in self._clients:
-            config = replace(load(self.environ), public_url=public_url)
-            receiver = Receiver(
-                config,
-                Sources(config.mappings, self.environ),
-                self._app.extensions["writer"],
-                Refusals(self._app.extensions["refusals"].write),
-                unexpected=_raised,
-                clock=lambda: self.now,
-            )
-            self._clients[public_url] = Client(receiver)
-        return self._clients[public_url]
+    def shipped(self, name: str, secret: str = SECRET) -> None:
+        """Add a source with the name of a scheme, whose mapping leaves the event key to the scheme."""
+        self.scheme(name, secret, key="")
+
+    def client(self, public_url: str = PUBLIC) -> FlaskClient:
+        """Return a client of the application at a public address."""
+        if public_url not in self._apps:
+            environ = self.environ | {"GATEWAY_PUBLIC_URL": public_url}
+            self._apps[public_url] = create_app(environ, database=self.database, clock=lambda: self.now)
+        return self._apps[public_url].test_client()
 
     def send(
         self,
@@ -96,21 +82,16 @@ class Gateway:
         headers: Mapping[str, str] | None = None,
         **more: Any,
     ) -> TestResponse:
-        """Send a request to /hooks/<source>, where the application has the receiver."""
-        return self.client().open(f"/{source}", method=method, data=body, headers=dict(headers or {}), **more)
+        return self.client().open(f"/hooks/{source}", method=method, data=body, headers=dict(headers or {}), **more)
 
     def events(self) -> list[Any]:
         with self.database.engine.connect() as connection:
             return list(connection.execute(select(events).order_by(events.c.id)))
 
     def close(self) -> None:
-        if self._app is not None:
-            self._app.extensions["writer"].close()
-            self._app.extensions["refusals"].close()
-
-
-def _raised(error: Exception) -> Any:
-    raise error
+        for app in self._apps.values():
+            app.extensions["recorder"].close()
+            app.extensions["refusals"].close()
 
 
 @pytest.fixture
@@ -150,7 +131,7 @@ def test_known_answers_are_taken_or_refused_at_the_address_they_were_sent_to(gat
         parts = urlsplit(vector["url"])
         gateway.now = vector["now"] or 0
         answer = gateway.client(f"{parts.scheme}://{parts.netloc}").open(
-            f"/v{number}?{parts.query}",
+            f"/hooks/v{number}?{parts.query}",
             method=vector["method"],
             data=vector["body"].encode(),
             headers=vector["headers"],
@@ -232,9 +213,7 @@ def shared(sqlite: SQLite, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 def test_every_scheme_of_the_table_can_be_configured(shared: Gateway) -> None:
-    sources = Sources(Path(shared.environ["GATEWAY_MAPPINGS"]), shared.environ)
-
-    closed = {name: source.closed for name in schemes() if (source := sources.get(name.replace("_", "-")))}
+    closed = {name: source.closed for name, source in load_sources(shared.directory, shared.environ).items()}
     assert set(closed.values()) == {None}, closed
 
 
@@ -256,7 +235,7 @@ def test_a_sender_is_told_nothing_of_why_and_the_operator_a_likely_cause(
     gateway.scheme("github")
     refused = Gateway.send(gateway, "slack", body=body)
     assert refused.status_code == 401
-    kept = Kept(gateway.database).read()
+    kept = RefusalTable(gateway.database).read()
     assert list(kept) == ["slack"]
     assert "without the white space" in kept["slack"].problem
     assert kept["slack"].times == 1  # the second is told of when there is more to tell
@@ -272,11 +251,11 @@ def test_a_flood_of_refusals_is_counted_and_written_once_in_a_while(
     gateway.now += EVERY + 1
     gateway.send("github", body=b"{}", headers={"X-Hub-Signature-256": "sha256=00"})
 
-    (refusal,) = Kept(gateway.database).read().values()
+    (refusal,) = RefusalTable(gateway.database).read().values()
     assert refusal.times == 51
     told = [each.getMessage() for each in caplog.records if "refused" in each.getMessage()]
     assert len(told) == 1 + MOST_LINES + 1
-    assert told[-1].endswith("(the last of 50 since it was told before)")
+    assert told[-1].endswith("(the last of 50 since the previous report)")
     assert refusal.problem.startswith("no signature in the header X-Hub-Signature-256")
     assert gateway.events() == []
 
@@ -341,12 +320,8 @@ def test_a_source_whose_sender_signs_the_address_is_closed_until_it_is_known(gat
     gateway.scheme("square")
     gateway.scheme("twilio")
     del gateway.environ["GATEWAY_PUBLIC_URL"]
-    sources = Sources(Path(gateway.environ["GATEWAY_MAPPINGS"]), gateway.environ)
-
-    for name in ("square", "twilio"):
-        source = sources.get(name)
-        assert source is not None
-        assert "GATEWAY_PUBLIC_URL is not set" in (source.closed or "")
+    sources = load_sources(gateway.directory, gateway.environ)
+    assert all("GATEWAY_PUBLIC_URL is not set" in (sources[name].closed or "") for name in ("square", "twilio"))
 
 
 def test_the_host_header_has_no_say_in_the_address_that_is_signed(gateway: Gateway) -> None:
@@ -386,17 +361,14 @@ def test_a_secret_in_the_address_opens_the_source_and_is_not_kept(
     assert json.loads(first.query) == {}
     assert json.loads(second.query) == {"token": "[redacted]", "shop": "1"}
     assert SECRET not in caplog.text
-    assert SECRET not in str(Kept(gateway.database).read())
+    assert SECRET not in str(RefusalTable(gateway.database).read())
 
 
 # Keys and types out of a scheme
 
 
 def test_a_delivery_is_known_by_what_its_scheme_says(gateway: Gateway) -> None:
-    text = "{version: 1, source: stripe, verify: {scheme: stripe, secret_env: STRIPE}, events: {}}"
-    gateway.add("unused", "none")
-    (Path(gateway.environ["GATEWAY_MAPPINGS"]) / "stripe.yaml").write_text(text)
-    gateway.environ["STRIPE"] = SECRET
+    gateway.shipped("stripe")
 
     def send(body: bytes, at: int) -> TestResponse:
         signed = signature(f"{at}.".encode() + body)
@@ -414,10 +386,7 @@ def test_a_delivery_is_known_by_what_its_scheme_says(gateway: Gateway) -> None:
 
 
 def test_a_mailgun_token_counts_once_whatever_stands_behind_it(gateway: Gateway) -> None:
-    text = "{version: 1, source: mailgun, verify: {scheme: mailgun, secret_env: MAILGUN}, events: {}}"
-    gateway.add("unused", "none")
-    (Path(gateway.environ["GATEWAY_MAPPINGS"]) / "mailgun.yaml").write_text(text)
-    gateway.environ["MAILGUN"] = SECRET
+    gateway.shipped("mailgun")
 
     def send(event: str) -> Any:
         proof = {"timestamp": str(NOW), "token": "t1", "signature": signature(f"{NOW}t1".encode())}
@@ -799,7 +768,7 @@ def test_webhooks_may_be_taken_from_some_networks_only(gateway: Gateway, caplog:
             environ_overrides={"REMOTE_ADDR": address},
         )
         assert answer.status_code == status, address
-    assert "192.0.3.7, which is none of its 'networks'" in caplog.text
+    assert "192.0.3.7, which is in none of its 'networks'" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -137,7 +137,7 @@ def test_before_the_disk_is_full_webhooks_are_refused_and_the_backlog_drains(
     filling.unlink()
     wait_until(lambda: post(web, "c").status_code == 202)
     assert count(database) == (before[0] + 1, before[1] + 1)
-    web.application.extensions["writer"].close()
+    web.application.extensions["recorder"].close()
     database.engine.dispose()
 
 
@@ -149,7 +149,7 @@ def test_with_less_room_than_asked_for_nothing_is_recorded(tmp_path: Path, mappi
     web = web_on(database, mappings)
     assert_refused(post(web, "a"))
     assert count(database) == (0, 0)
-    web.application.extensions["writer"].close()
+    web.application.extensions["recorder"].close()
     database.engine.dispose()
 
 
@@ -172,7 +172,7 @@ def test_a_full_sqlite_file_refuses_whole_webhooks_and_takes_them_when_it_may_gr
     allow_pages(database, more=10_000)
     assert post(web, "b", size=100_000).status_code == 202
     assert count(database) == (2, 2)
-    web.application.extensions["writer"].close()
+    web.application.extensions["recorder"].close()
     database.engine.dispose()
 
 
@@ -254,7 +254,7 @@ def test_postgresql_that_takes_nothing_refuses_webhooks_until_it_does(
         """Post over a new connection; it is closed when nobody is left who might still use it."""
         web = web_on(limited, mappings)
         answer = post(web, key)
-        web.application.extensions["writer"].close()
+        web.application.extensions["recorder"].close()
         limited.engine.dispose()
         return answer
 

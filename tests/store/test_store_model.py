@@ -27,7 +27,7 @@ from gateway.event import Webhook
 from gateway.mapping.compiler import parse
 from gateway.mapping.model import MappingFile
 from gateway.operate.replay import Rework
-from gateway.receive.record import take
+from gateway.receive.record import build_event
 from gateway.store.database import Database
 from gateway.store.record_and_claim import Claimed, Outcome, Store
 from gateway.store.tables import connections, deliveries, metadata
@@ -163,7 +163,7 @@ class Gateway(RuleBasedStateMachine):
         calls = [{**each, "name": f"{key}-{number}"} for number, each in enumerate(calls)]
         body = json.dumps({"key": key, "type": "x", "calls": calls}).encode()
         webhook = Webhook(method="POST", url="", headers={"content-type": "application/json"}, query={}, body=body)
-        (recorded,) = self.store.record([take(YESTERDAY, webhook, 1_767_225_600.0)])
+        (recorded,) = self.store.record([build_event(YESTERDAY, webhook, 1_767_225_600.0)])
         self.replayable[recorded.id] = calls
         self._meet(recorded.id)
 
