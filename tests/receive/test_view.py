@@ -15,6 +15,7 @@ from flask.testing import FlaskClient
 from sqlalchemy import Row, select
 from werkzeug.test import TestResponse
 
+from gateway.app import create_app
 from gateway.store.database import Database
 from gateway.store.record_and_claim import Store
 from gateway.store.tables import deliveries, events
@@ -264,6 +265,20 @@ def test_a_source_without_a_secret_or_with_a_broken_file_is_closed_and_no_other(
     answer = post(web, {}, source)
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "60")
     assert post(web, paid()).status_code == 202
+
+
+def test_an_unexpected_error_is_503_and_the_log_holds_its_place_but_no_value(
+    environ: dict[str, str], database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken_clock() -> float:
+        raise ValueError("4711")
+
+    answer = post(create_app(environ, database=database, clock=broken_clock).test_client(), paid())
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "60")
+    assert answer.json == {"error": "an error of the gateway's own; send the webhook again later"}
+    (line,) = caplog.messages
+    assert line.startswith(f"unexpected ValueError at {__file__}:")
+    assert "4711" not in line
 
 
 def test_a_database_that_cannot_be_reached_is_503_with_retry_after(make_app: MakeApp, environ: dict[str, str]) -> None:
