@@ -20,8 +20,8 @@ from gateway.receive.record import Recorder
 from gateway.receive.refusals import RefusalLog
 from gateway.receive.reload import Sources
 from gateway.receive.view import Receiver, hooks
+from gateway.store import Store
 from gateway.store.database import Database, connect
-from gateway.store.record_and_claim import Store
 
 log = logging.getLogger(__name__)
 

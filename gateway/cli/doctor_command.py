@@ -15,7 +15,7 @@ from gateway.config import Config
 from gateway.customerio.client import Client
 from gateway.errors import ConfigError, Severity, StoreError
 from gateway.receive.sources import list_unused, load_sources
-from gateway.store.database import require_schema
+from gateway.store.schema import require_schema
 
 
 @click.command()

@@ -28,7 +28,8 @@ from gateway.operate.processes import run_together
 from gateway.operate.retention import Retention
 from gateway.operate.watch import Watch
 from gateway.receive.sources import mapping_files
-from gateway.store.database import Database, migrate, require_schema
+from gateway.store.database import Database
+from gateway.store.schema import migrate, require_schema
 
 log = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ from gateway.event import JSON
 from gateway.operate.queries import EventEntry, Queries
 from gateway.receive.refusals import Refusal, RefusalTable
 from gateway.receive.sources import Source, load_sources, secrets_in
-from gateway.store.database import require_schema
+from gateway.store.schema import require_schema
 from gateway.verify import KEYS, Handshake, Kind, Place, Scheme, schemes
 from gateway.verify.scheme import Answer, Shown
 

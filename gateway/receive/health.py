@@ -7,7 +7,8 @@ from typing import Any
 from flask import Blueprint, current_app
 
 from gateway.errors import StoreError
-from gateway.store.database import OTHER_SCHEMA, require_schema
+from gateway.store.database import OTHER_SCHEMA
+from gateway.store.schema import require_schema
 
 health = Blueprint("health", __name__)
 

@@ -14,8 +14,8 @@ from gateway.errors import StoreError, TranslationError, printable
 from gateway.event import Event, Webhook
 from gateway.mapping.model import MappingFile
 from gateway.mapping.translate import Planned, Translation, event_key, translate
+from gateway.store import NewDelivery, NewEvent, Recorded, Store
 from gateway.store.group_commit import GroupCommit
-from gateway.store.record_and_claim import NewDelivery, NewEvent, Recorded, Store
 
 MAX_EVENT_TYPE = 200
 REDACTED = "[redacted]"

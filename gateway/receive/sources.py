@@ -10,6 +10,7 @@ from pathlib import Path
 from gateway.errors import ConfigError, MappingError, Problem
 from gateway.mapping.compiler import parse
 from gateway.mapping.model import MappingFile
+from gateway.text import NAME
 from gateway.verify import Place, secret_doubt, secret_problem
 
 
@@ -125,7 +126,7 @@ def source_of(text: str, path: Path, environ: Mapping[str, str], *, default_name
         mapping, warnings = parse(text, file)
     except MappingError as error:
         # Even where the file is no valid YAML its source must be closed (503), not unknown (404).
-        name = re.search(r"^source:\s*([a-z0-9-]+)\s*(#|$)", text, re.MULTILINE)
+        name = re.search(rf"^source:\s*({NAME.pattern})\s*(#|$)", text, re.MULTILINE)
         return Source(
             name=name[1] if name else default_name,
             file=file,

@@ -27,7 +27,7 @@ from gateway.receive.refusals import RefusalLog
 from gateway.receive.reload import Sources
 from gateway.receive.request import address_of, read_webhook, unpack
 from gateway.receive.sources import Source
-from gateway.store.record_and_claim import NewEvent, Recorded
+from gateway.store import NewEvent, Recorded
 from gateway.verify import Handshake, Scheme
 
 log = logging.getLogger(__name__)

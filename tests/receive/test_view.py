@@ -16,8 +16,8 @@ from sqlalchemy import Row, select
 from werkzeug.test import TestResponse
 
 from gateway.app import create_app
+from gateway.store import Store
 from gateway.store.database import Database
-from gateway.store.record_and_claim import Store
 from gateway.store.tables import deliveries, events
 from tests.conftest import MakeApp
 
