@@ -94,11 +94,12 @@ def listen_address(environ: Mapping[str, str], host: str | None = None, port: in
     Raises:
         ConfigError: PORT is not a port.
     """
-    given = environ.get("PORT", "")
-    if given and not (given.isascii() and given.isdigit() and 0 < int(given[:6]) < 65_536):
+    platform_port = environ.get("PORT", "")
+    is_port = platform_port.isascii() and platform_port.isdigit() and 0 < int(platform_port[:6]) < 65_536
+    if platform_port and not is_port:
         raise ConfigError("PORT must be a number from 1 to 65535")
-    default_host = "0.0.0.0" if given else "127.0.0.1"  # noqa: S104  # see above
-    return host or default_host, port or int(given or DEFAULT_PORT)
+    default_host = "0.0.0.0" if platform_port else "127.0.0.1"  # noqa: S104  # see above
+    return host or default_host, port or int(platform_port or DEFAULT_PORT)
 
 
 class _Reader:

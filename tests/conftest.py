@@ -1,4 +1,4 @@
-"""What the tests share: real databases, a fresh one each."""
+"""Fixtures that all tests share: real databases, a new one for each test."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gateway.store.database import Database, connect
 from tests.support.databases import Kind, PostgreSQL, SQLite
 from tests.support.machine import missing
 
-# How long an example takes says how busy the machine is. HYPOTHESIS_PROFILE=thorough takes its time for many.
+# No deadline: a busy machine is no failure. HYPOTHESIS_PROFILE=thorough runs many more examples.
 settings.register_profile("untimed", settings(), deadline=None)
 settings.register_profile("thorough", settings(), deadline=None, max_examples=1_000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or "untimed")
@@ -58,9 +58,9 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 @pytest.fixture
 def database(database_url: str) -> Iterator[Database]:
     """An empty, migrated database."""
-    made = connect(load({"DATABASE_URL": database_url}).database_url)
-    yield made
-    made.engine.dispose()
+    database = connect(load({"DATABASE_URL": database_url}).database_url)
+    yield database
+    database.engine.dispose()
 
 
 @pytest.fixture
@@ -70,21 +70,21 @@ def store(database: Database) -> Store:
 
 
 class MakeApp(Protocol):
-    """Makes applications, and closes them before the database is."""
+    """Creates applications, which are closed before the database is."""
 
     def __call__(self, environ: Mapping[str, str], database: Database | None = None) -> Flask: ...
 
 
 @pytest.fixture
 def make_app(database: Database) -> Iterator[MakeApp]:
-    """Makes applications."""
-    made: list[Flask] = []
+    """Creates applications."""
+    apps: list[Flask] = []
 
     def make(environ: Mapping[str, str], database: Database | None = None) -> Flask:
-        made.append(create_app(environ, database=database))
-        return made[-1]
+        apps.append(create_app(environ, database=database))
+        return apps[-1]
 
     yield make
-    for app in made:
+    for app in apps:
         app.extensions["recorder"].close()
         app.extensions["refusals"].close()

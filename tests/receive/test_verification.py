@@ -90,9 +90,9 @@ class Gateway:
 @pytest.fixture
 def gateway(sqlite: SQLite, tmp_path: Path) -> Iterator[Gateway]:
     database = connect(load({"DATABASE_URL": sqlite.migrated(tmp_path)}).database_url)
-    made = Gateway(tmp_path, database)
-    yield made
-    made.close()
+    gateway = Gateway(tmp_path, database)
+    yield gateway
+    gateway.close()
     database.engine.dispose()
 
 
@@ -202,14 +202,14 @@ def shared(sqlite: SQLite, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     """All schemes of the table at once."""
     directory = tmp_path_factory.mktemp("all")
     database = connect(load({"DATABASE_URL": sqlite.migrated(directory)}).database_url)
-    made = Gateway(directory, database)
+    gateway = Gateway(directory, database)
     for name, scheme in schemes().items():
         if scheme.header or scheme.at or scheme.kind in ("adyen", "braintree"):
-            made.scheme(name, secret_for(name), ", verify_token_env: VERIFY" if name == "meta" else "")
-    made.environ["VERIFY"] = "v-token"
-    made.client()
-    yield made
-    made.close()
+            gateway.scheme(name, secret_for(name), ", verify_token_env: VERIFY" if name == "meta" else "")
+    gateway.environ["VERIFY"] = "v-token"
+    gateway.client()
+    yield gateway
+    gateway.close()
     database.engine.dispose()
 
 
