@@ -14,10 +14,9 @@ from flask import Flask
 from hypothesis import settings
 
 from gateway.app import create_app
-from gateway.config import load
 from gateway.store import Store
-from gateway.store.database import Database, connect
-from tests.support.databases import Kind, PostgreSQL, SQLite
+from gateway.store.database import Database
+from tests.support.databases import Kind, PostgreSQL, SQLite, opened
 from tests.support.machine import missing
 
 # No deadline: a busy machine is no failure. HYPOTHESIS_PROFILE=thorough runs many more examples.
@@ -58,9 +57,8 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 @pytest.fixture
 def database(database_url: str) -> Iterator[Database]:
     """An empty, migrated database."""
-    database = connect(load({"DATABASE_URL": database_url}).database_url)
-    yield database
-    database.engine.dispose()
+    with opened(database_url) as database:
+        yield database
 
 
 @pytest.fixture

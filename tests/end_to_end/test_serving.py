@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from gateway.store import Store
-from gateway.store.database import connect
 from gateway.store.schema import migrate
+from tests.support.databases import opened
 from tests.support.gateway_process import WEB
 from tests.support.machine import free_port
 from tests.verify.test_check import VECTORS, secrets_of
@@ -40,7 +40,8 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (directory / "hidden.yaml").write_text(PROVEN.format("hidden", "path"))
     for number, vector in enumerate(FORGED):
         (directory / f"v{number}.yaml").write_text(PROVEN.format(f"v{number}", vector["scheme"]))
-    migrate(connect(f"sqlite:///{directory}/gateway.db"))
+    with opened(f"sqlite:///{directory}/gateway.db") as database:
+        migrate(database)
     return directory
 
 
@@ -182,15 +183,19 @@ def test_a_body_that_stops_early_delays_nobody_else(port: int) -> None:
     ],
 )
 def test_an_interrupted_body_records_nothing(port: int, directory: Path, begun: bytes) -> None:
-    store = Store(connect(f"sqlite:///{directory}/gateway.db"))
-    before = store.counts()
+    before = counts(directory)
     with sender(port) as connection:
         connection.sendall(begun)
         connection.shutdown(socket.SHUT_WR)
         with contextlib.suppress(ConnectionError):
             connection.recv(4096)
     time.sleep(0.2)
-    assert store.counts() == before
+    assert counts(directory) == before
+
+
+def counts(directory: Path) -> dict[str, dict[str, int]]:
+    with opened(f"sqlite:///{directory}/gateway.db") as database:
+        return Store(database).counts()
 
 
 def test_a_chunked_body_over_the_limit_is_not_cut(port: int) -> None:

@@ -21,14 +21,13 @@ from sqlalchemy import select
 from werkzeug.test import TestResponse
 
 from gateway.app import create_app
-from gateway.config import load
 from gateway.receive.refusals import EVERY, MOST_LINES, RefusalTable
 from gateway.receive.sources import load_sources, secrets_in
 from gateway.receive.view import REFUSED
-from gateway.store.database import Database, connect
+from gateway.store.database import Database
 from gateway.store.tables import events
 from gateway.verify import schemes
-from tests.support.databases import SQLite
+from tests.support.databases import SQLite, opened
 from tests.verify.test_check import VECTORS, secrets_of
 
 NOW = 1_700_000_000
@@ -89,11 +88,10 @@ class Gateway:
 
 @pytest.fixture
 def gateway(sqlite: SQLite, tmp_path: Path) -> Iterator[Gateway]:
-    database = connect(load({"DATABASE_URL": sqlite.migrated(tmp_path)}).database_url)
-    gateway = Gateway(tmp_path, database)
-    yield gateway
-    gateway.close()
-    database.engine.dispose()
+    with opened(sqlite.migrated(tmp_path)) as database:
+        gateway = Gateway(tmp_path, database)
+        yield gateway
+        gateway.close()
 
 
 def signature(text: bytes, secret: str = SECRET, algorithm: str = "sha256") -> str:
@@ -201,16 +199,15 @@ def secret_for(name: str) -> str:
 def shared(sqlite: SQLite, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """All schemes of the table at once."""
     directory = tmp_path_factory.mktemp("all")
-    database = connect(load({"DATABASE_URL": sqlite.migrated(directory)}).database_url)
-    gateway = Gateway(directory, database)
-    for name, scheme in schemes().items():
-        if scheme.header or scheme.at or scheme.kind in ("adyen", "braintree"):
-            gateway.scheme(name, secret_for(name), ", verify_token_env: VERIFY" if name == "meta" else "")
-    gateway.environ["VERIFY"] = "v-token"
-    gateway.client()
-    yield gateway
-    gateway.close()
-    database.engine.dispose()
+    with opened(sqlite.migrated(directory)) as database:
+        gateway = Gateway(directory, database)
+        for name, scheme in schemes().items():
+            if scheme.header or scheme.at or scheme.kind in ("adyen", "braintree"):
+                gateway.scheme(name, secret_for(name), ", verify_token_env: VERIFY" if name == "meta" else "")
+        gateway.environ["VERIFY"] = "v-token"
+        gateway.client()
+        yield gateway
+        gateway.close()
 
 
 def test_every_scheme_of_the_table_can_be_configured(shared: Gateway) -> None:
