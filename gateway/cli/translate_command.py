@@ -18,7 +18,7 @@ from gateway.customerio.connection import Connection
 from gateway.errors import shortened
 from gateway.event import JSON
 from gateway.mapping.trace import Step, Trace
-from gateway.mapping.translate import Planned, translate
+from gateway.mapping.translate import PlannedCall, translate
 
 
 @click.command(name="translate")
@@ -78,7 +78,7 @@ def _value(step: Step) -> str:
     return shortened(json.dumps(step.value, ensure_ascii=False), _LONGEST_VALUE)
 
 
-def _request(planned: Planned, connections: Mapping[str, Connection]) -> dict[str, Any]:
+def _request(planned: PlannedCall, connections: Mapping[str, Connection]) -> dict[str, Any]:
     connection = connections.get(planned.connection) or Connection(name=planned.connection, site_id="", api_key="")
     request = wire.request(planned.sealed)
     return {

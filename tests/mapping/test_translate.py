@@ -36,7 +36,7 @@ from gateway.errors import TranslationError
 from gateway.event import JSON, Event
 from gateway.mapping.compiler import parse
 from gateway.mapping.model import MappingFile
-from gateway.mapping.translate import SALT, Planned, Translation, event_key, translate
+from gateway.mapping.translate import SALT, PlannedCall, Translation, event_key, translate
 
 NOW = 1767225600
 HEAD = "version: 1\nsource: shop\nverify: none\nevent_key: none\nevent_type: =type\n"
@@ -63,7 +63,7 @@ def translated(mapping: MappingFile, payload: dict[str, JSON], **changes: Any) -
     return translate(mapping, event({"type": "a", **payload}, **changes))
 
 
-def planned(mapping: MappingFile, payload: dict[str, JSON], **changes: Any) -> tuple[Planned, ...]:
+def planned(mapping: MappingFile, payload: dict[str, JSON], **changes: Any) -> tuple[PlannedCall, ...]:
     found = translated(mapping, payload, **changes)
     assert found.problem is None
     assert found.status == "accepted"
@@ -761,7 +761,7 @@ def test_a_call_may_name_its_own_connection_and_region() -> None:
 TRACK = "- {call: track, id: =id, name: =name, event_id: =eid, attributes: {n: =n}}"
 
 
-def one(payload: dict[str, JSON], calls: str = TRACK, **changes: Any) -> Planned:
+def one(payload: dict[str, JSON], calls: str = TRACK, **changes: Any) -> PlannedCall:
     (found,) = planned(of_calls(calls), {"id": "u", "name": "x", **payload}, **changes)
     return found
 
@@ -824,7 +824,7 @@ def test_equal_calls_of_one_event_are_told_apart_by_their_number() -> None:
 ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 
-def ulid_of(each: Planned) -> tuple[int, int]:
+def ulid_of(each: PlannedCall) -> tuple[int, int]:
     """The milliseconds and the rest of the ULID under which a call is sent."""
     text = getattr(each.sealed, "event_id", None)
     assert isinstance(text, str)
