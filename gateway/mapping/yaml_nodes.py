@@ -414,14 +414,10 @@ _EXPLANATIONS = (
         text='a list starts on a line of its own; a text that starts with "- " must be quoted',
     ),
     _SyntaxExplanation(
-        report="cannot start any token|tab character",
-        at="\t",
-        text="a tab is used for indentation; use spaces",
+        report="cannot start any token|tab character", at="\t", text="a tab is used for indentation; use spaces"
     ),
     _SyntaxExplanation(
-        report="cannot start any token",
-        at="@",
-        text='a text cannot start with "@"; an expression is written =@',
+        report="cannot start any token", at="@", text='a text cannot start with "@"; an expression is written =@'
     ),
     _SyntaxExplanation(report="cannot start any token", text="a text cannot start with this character; quote it"),
     _SyntaxExplanation(
@@ -436,19 +432,14 @@ _EXPLANATIONS = (
         text="an expression with , [ ] { or } inside { } or [ ] must be quoted",
     ),
     _SyntaxExplanation(
-        report="flow (?:mapping|sequence)",
-        at="^$",
-        opening=True,
-        text="a bracket is opened here and never closed",
+        report="flow (?:mapping|sequence)", at="^$", opening=True, text="a bracket is opened here and never closed"
     ),
     _SyntaxExplanation(
         report="flow mapping", text="inside { } entries are written  key: value  with commas between them"
     ),
     _SyntaxExplanation(report="flow sequence", text="inside [ ] items are written with commas between them"),
     _SyntaxExplanation(
-        report="could not find expected ':'",
-        opening=True,
-        text='this line has no "key: "; check its indentation',
+        report="could not find expected ':'", opening=True, text='this line has no "key: "; check its indentation'
     ),
     _SyntaxExplanation(report="block scalar", opening=True, text="after | or > the text starts on the next line"),
     _SyntaxExplanation(

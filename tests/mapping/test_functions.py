@@ -222,11 +222,7 @@ def test_a_null_argument_gives_null_except_where_the_language_says_otherwise(fun
         ("rename(@, {x: 'a', y: 'a'})", {"a": 1}, {"x": 1, "y": 1}),
         ("rename(@, {b: 'a'})", {"a": 1, "b": 2}, {"b": 1}),
         ("rename(@, {b: 'missing'})", {"b": 2}, {"b": 2}),
-        (
-            "flatten(@, '.')",
-            {"a": {"b": {"c": 1}, "d": [{"e": 1}]}, "f": {}},
-            {"a.b.c": 1, "a.d": [{"e": 1}], "f": {}},
-        ),
+        ("flatten(@, '.')", {"a": {"b": {"c": 1}, "d": [{"e": 1}]}, "f": {}}, {"a.b.c": 1, "a.d": [{"e": 1}], "f": {}}),
         ("merge(a, b)", {"b": {"x": None}}, {"x": None}),
         ("merge(a)", {}, {}),
         ("from_items(@)", [["a", 1], ["a", 2]], {"a": 2}),
@@ -250,11 +246,7 @@ def test_a_null_argument_gives_null_except_where_the_language_says_otherwise(fun
         ("sort(@)", ["b", "a", "B"], ["B", "a", "b"]),
         ("sort(@)", [2, 1.5, 10**400], [1.5, 2, 10**400]),
         ("sort(@)", [], []),
-        (
-            "sort_by(@, &k)[].v",
-            [{"k": 1, "v": "a"}, {"k": 0, "v": "b"}, {"k": 1.0, "v": "c"}],
-            ["b", "a", "c"],
-        ),
+        ("sort_by(@, &k)[].v", [{"k": 1, "v": "a"}, {"k": 0, "v": "b"}, {"k": 1.0, "v": "c"}], ["b", "a", "c"]),
         ("max(@)", [], None),
         ("max(@)", ["a", "b"], "b"),
         ("min(@)", [2, 1.5], 1.5),
@@ -341,27 +333,8 @@ def test_unix_reads(moment: JSON, seconds: int) -> None:
 @pytest.mark.parametrize(
     "moment",
     [
-        *(
-            "",
-            " ",
-            "now",
-            "tomorrow",
-            "2026",
-            "202601",
-            "2026-01",
-            "2026-1-1",
-            "01/02/2026",
-            "20260102",
-            "2026-W01-1",
-        ),
-        *(
-            "2026-02-29",
-            "2026-13-01",
-            "2026-00-01",
-            "0000-01-01",
-            "2026-01-01T24:00:00Z",
-            "2026-01-01T00:60Z",
-        ),
+        *("", " ", "now", "tomorrow", "2026", "202601", "2026-01", "2026-1-1", "01/02/2026", "20260102", "2026-W01-1"),
+        *("2026-02-29", "2026-13-01", "2026-00-01", "0000-01-01", "2026-01-01T24:00:00Z", "2026-01-01T00:60Z"),
         *("2026-01-01T00:00:00.1234567890Z", "2026-01-01T00:00:00.Z", "2026-01-01T00", "2026-01-01Z"),
         *("2026-01-01T00:00:00+24:00", "2026-01-01T00:00:00+05:60", "2026-01-01T00:00:00 CET", " 2026-01-01"),
         *("٢٠٢٦-01-01", "1767225600s", "1e9", "17672256001234567", "+1767225600", "2026-01-01\n"),
@@ -424,18 +397,10 @@ def test_to_number_is_strict(text: str) -> None:
         ("split('a', @)", "", "split() needs a separator that is not empty"),
         ("replace('a', @, 'b')", "", "replace() needs a text to look for that is not empty"),
         ("format(@, 'b')", "{} {}", "format() has 2 {} for 1 value"),
-        (
-            "format(@, 'b')",
-            "{name}",
-            "format() takes {} as its placeholder; a brace itself is written {{ or }}",
-        ),
+        ("format(@, 'b')", "{name}", "format() takes {} as its placeholder; a brace itself is written {{ or }}"),
         ("format('{}', @)", [1], "format() needs text or a number for 'x', got a list"),
         ("to_number(@)", True, "to_number() needs text or a number, got a boolean"),
-        (
-            "to_bool(@)",
-            "maybe",
-            "to_bool() needs true or false, yes or no, 1 or 0, and this is none of them",
-        ),
+        ("to_bool(@)", "maybe", "to_bool() needs true or false, yes or no, 1 or 0, and this is none of them"),
         ("to_bool(@)", 2, "to_bool() needs true or false, yes or no, 1 or 0, and this is none of them"),
         ("to_bool(@)", [], "to_bool() needs text, a number or a boolean, got a list"),
         ("parse_json(@)", "{'a': 1}", "parse_json() cannot read this text: it is not JSON"),
@@ -447,11 +412,7 @@ def test_to_number_is_strict(text: str) -> None:
             ["[" * 65 + "]" * 65],
             "parse_json() cannot read this text: it is nested more than 64 deep",
         ),
-        (
-            "parse_json(@[0])",
-            ["[" * 100_000],
-            "parse_json() cannot read this text: it is nested more than 64 deep",
-        ),
+        ("parse_json(@[0])", ["[" * 100_000], "parse_json() cannot read this text: it is nested more than 64 deep"),
         ("base64_decode(@)", "a", "base64_decode() cannot read this text as base64"),
         ("base64_decode(@)", "a b", "base64_decode() cannot read this text as base64"),
         ("base64_decode(@)", "é", "base64_decode() cannot read this text as base64"),
@@ -823,11 +784,7 @@ def test_a_number_is_written_out(number: int | float, text: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "signature"),
-    [
-        ("substring", "substring(s, start, length?)"),
-        ("merge", "merge(obj, …)"),
-        ("root", "root()"),
-    ],
+    [("substring", "substring(s, start, length?)"), ("merge", "merge(obj, …)"), ("root", "root()")],
 )
 def test_a_function_shows_how_it_is_written(name: str, signature: str) -> None:
     assert FUNCTIONS[name].signature == signature

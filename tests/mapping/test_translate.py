@@ -118,19 +118,8 @@ def test_each_kind_of_call_is_made_of_what_the_mapping_says() -> None:
         "url": "https://example.com/",
     }
     assert [each.call for each in planned(mapping, payload)] == [
-        Identify(
-            id="42",
-            email="a@example.com",
-            attributes={"plan": "pro", "source": "shop"},
-            timestamp=1767000000,
-        ),
-        Track(
-            anonymous_id="x",
-            name="Order Paid",
-            attributes={"total": 49.5},
-            timestamp=1767000000,
-            event_id="o-1",
-        ),
+        Identify(id="42", email="a@example.com", attributes={"plan": "pro", "source": "shop"}, timestamp=1767000000),
+        Track(anonymous_id="x", name="Order Paid", attributes={"total": 49.5}, timestamp=1767000000, event_id="o-1"),
         Page(cio_id="c1", url="https://example.com/", timestamp=NOW),
         Destroy(email="a@example.com"),
     ]
@@ -256,11 +245,7 @@ def test_a_raw_request_is_what_the_mapping_says() -> None:
     ("call", "payload", "expected"),
     [
         ("{call: merge, into: {id: =a}, from: {id: =b}}", {"a": "1"}, "9:43: from: names nobody"),
-        (
-            "{call: merge, into: {id: =a}, from: {id: =b}}",
-            {"a": "1", "b": 1},
-            "9:43: from: is the same person",
-        ),
+        ("{call: merge, into: {id: =a}, from: {id: =b}}", {"a": "1", "b": 1}, "9:43: from: is the same person"),
         ("{call: delete_device, id: =a, token: =b}", {"a": "1"}, "9:44: token: null or empty"),
         (
             "{call: add_device, id: =a, token: =a, platform: =b}",
@@ -273,16 +258,8 @@ def test_a_raw_request_is_what_the_mapping_says() -> None:
             "9:71: last_used: is too large for unix seconds",
         ),
         ("{call: add_relationships, id: =a, objects: =b}", {"a": 1}, "9:50: objects: is empty"),
-        (
-            "{call: add_relationships, id: =a, objects: =b}",
-            {"a": 1, "b": {}},
-            "objects: needs a list, got an object",
-        ),
-        (
-            "{call: add_relationships, id: =a, objects: =b}",
-            {"a": 1, "b": [1]},
-            "objects[0]: must be an object with",
-        ),
+        ("{call: add_relationships, id: =a, objects: =b}", {"a": 1, "b": {}}, "objects: needs a list, got an object"),
+        ("{call: add_relationships, id: =a, objects: =b}", {"a": 1, "b": [1]}, "objects[0]: must be an object with"),
         (
             "{call: add_relationships, id: =a, objects: =b}",
             {"a": 1, "b": [{"object_id": "1", "secret": 1}]},
@@ -345,11 +322,7 @@ def test_each_makes_one_call_per_item_in_order() -> None:
         - {call: destroy, id: =user}
         """
     )
-    items: list[JSON] = [
-        {"sku": "a", "quantity": 2},
-        {"sku": "b", "quantity": 0},
-        {"sku": "c", "quantity": 1},
-    ]
+    items: list[JSON] = [{"sku": "a", "quantity": 2}, {"sku": "b", "quantity": 0}, {"sku": "c", "quantity": 1}]
     assert written(mapping, {"user": "u", "order": "o", "items": items}) == [
         {
             "call": "track",
@@ -469,18 +442,10 @@ DEFAULTS = "defaults: {id: =user, email: =mail, anonymous_id: =anon, timestamp: 
 @pytest.mark.parametrize(
     ("call", "payload", "expected"),
     [
-        (
-            "{call: destroy}",
-            {"user": 1, "mail": "m@x.y", "anon": "z", "at": NOW},
-            {"id": "1", "email": "m@x.y"},
-        ),
+        ("{call: destroy}", {"user": 1, "mail": "m@x.y", "anon": "z", "at": NOW}, {"id": "1", "email": "m@x.y"}),
         ("{call: destroy}", {"user": None, "mail": "m@x.y"}, {"email": "m@x.y"}),
         ("{call: destroy, cio_id: =c}", {"c": "x", "user": 1}, {"cio_id": "x"}),
-        (
-            "{call: identify}",
-            {"user": 1, "anon": "z", "at": 1767000000},
-            {"id": "1", "timestamp": 1767000000},
-        ),
+        ("{call: identify}", {"user": 1, "anon": "z", "at": 1767000000}, {"id": "1", "timestamp": 1767000000}),
         ("{call: identify}", {"user": 1}, {"id": "1"}),
         (
             "{call: page, url: '*'}",
@@ -494,11 +459,7 @@ DEFAULTS = "defaults: {id: =user, email: =mail, anonymous_id: =anon, timestamp: 
             {"anonymous_id": "z", "url": "*", "timestamp": NOW},
         ),
         ("{call: identify, timestamp: =t}", {"user": 1, "at": 1767000000}, {"id": "1"}),
-        (
-            "{call: identify, timestamp: =t}",
-            {"user": 1, "t": 1767000001},
-            {"id": "1", "timestamp": 1767000001},
-        ),
+        ("{call: identify, timestamp: =t}", {"user": 1, "t": 1767000001}, {"id": "1", "timestamp": 1767000001}),
     ],
 )
 def test_defaults_fill_what_a_call_does_not_say_and_can_take(
@@ -605,10 +566,7 @@ def test_a_timestamp_is_whole_unix_seconds_of_our_days(where: str, value: JSON, 
     if where == "call":
         mapping, place = of_calls("- {call: track, id: =id, name: x, timestamp: =t}"), "m.yaml:9:50"
     else:
-        mapping, place = (
-            of_calls("- {call: track, id: =id, name: x}", "defaults: {timestamp: =t}\n"),
-            "m.yaml:6:23",
-        )
+        mapping, place = (of_calls("- {call: track, id: =id, name: x}", "defaults: {timestamp: =t}\n"), "m.yaml:6:23")
     if isinstance(expected, int):
         assert written(mapping, {"id": "u", "t": value})[0]["timestamp"] == expected
     else:
@@ -665,10 +623,7 @@ def test_a_whole_object_comes_first_and_named_attributes_win() -> None:
         "age": 3,
         "deep": {"x": None},
     }
-    assert written(mapping, {"id": "u", "plan": "pro", "user": None})[0]["attributes"] == {
-        "plan": "pro",
-        "city": None,
-    }
+    assert written(mapping, {"id": "u", "plan": "pro", "user": None})[0]["attributes"] == {"plan": "pro", "city": None}
 
 
 @pytest.mark.parametrize(("value", "kind"), [([], "a list"), ("x", "text"), (0, "a number"), (False, "a boolean")])
@@ -747,11 +702,7 @@ def test_a_call_may_name_its_own_connection_and_region() -> None:
         "connection: first\nregion: eu\n",
     )
     found = planned(mapping, {"id": "u"})
-    assert [(each.connection, each.region) for each in found] == [
-        ("first", "eu"),
-        ("second", "eu"),
-        ("first", "us"),
-    ]
+    assert [(each.connection, each.region) for each in found] == [("first", "eu"), ("second", "eu"), ("first", "us")]
     (plain,) = planned(of_calls("- {call: destroy, id: =id}"), {"id": "u"})
     assert (plain.connection, plain.region) == ("default", None)
 
@@ -891,8 +842,7 @@ def test_an_event_id_that_is_a_ulid_is_sent_as_it_is(event_id: str, kept: bool) 
 
 
 @pytest.mark.parametrize(
-    "ids",
-    [["o", "o"], ["a", "b", "a"], ["01ARZ3NDEKTSV4RRFFQ69G5FAV", "01arz3ndektsv4rrffq69g5fav"], [42, "42"]],
+    "ids", [["o", "o"], ["a", "b", "a"], ["01ARZ3NDEKTSV4RRFFQ69G5FAV", "01arz3ndektsv4rrffq69g5fav"], [42, "42"]]
 )
 def test_two_calls_of_an_event_with_the_same_event_id_are_an_error(ids: list[JSON]) -> None:
     mapping = of_calls("- {call: track, each: =ids, id: =root().id, name: x, event_id: =@}")
@@ -996,9 +946,7 @@ def test_a_number_of_more_digits_than_python_writes_is_a_problem() -> None:
 
 
 @pytest.mark.parametrize("payload", [{"n": 1}, {"n": 1, "eid": "o"}, {"n": 1, "eid": "01EJYNPC1TAB1VXXEXR91QFFA9"}])
-def test_a_salt_makes_another_call_of_it_that_shares_the_beginning_of_its_identity(
-    payload: dict[str, JSON],
-) -> None:
+def test_a_salt_makes_another_call_of_it_that_shares_the_beginning_of_its_identity(payload: dict[str, JSON]) -> None:
     plain = one(payload)
     first, same, other = (
         translate(of_calls(TRACK), event({"type": "a", "id": "u", "name": "x", **payload}), salt=salt * SALT).planned[0]

@@ -47,12 +47,7 @@ def value(text: str) -> Scalar:
 )
 def test_plain_scalars_of_json_are_typed(written: str, expected: JSON) -> None:
     found = value(written)
-    assert (found.value, type(found.value), found.quoted, found.empty) == (
-        expected,
-        type(expected),
-        False,
-        False,
-    )
+    assert (found.value, type(found.value), found.quoted, found.empty) == (expected, type(expected), False, False)
 
 
 @pytest.mark.parametrize(
@@ -215,19 +210,10 @@ def test_the_depth_that_is_allowed_can_be_made_plain() -> None:
         ),
         ("a:\n\t- b", "2:1: error yaml: a tab is used for indentation; use spaces"),
         ("a: =b\n\tc", "2:1: error yaml: a tab is used for indentation; use spaces"),
-        (
-            "*.created: []",
-            '1:1: error yaml: "*" starts a YAML alias; if text is meant, quote it, as in  "*.created":',
-        ),
-        (
-            "*: []",
-            '1:1: error yaml: "*" starts a YAML alias; if text is meant, quote it, as in  "*.created":',
-        ),
+        ("*.created: []", '1:1: error yaml: "*" starts a YAML alias; if text is meant, quote it, as in  "*.created":'),
+        ("*: []", '1:1: error yaml: "*" starts a YAML alias; if text is meant, quote it, as in  "*.created":'),
         ("*created: []", '1:1: error yaml: "*" starts a YAML alias; quote the key: "*created"'),
-        (
-            "a: *b",
-            '1:4: error yaml: "*" starts a YAML alias, and there is no anchor &b; if text is meant, quote it',
-        ),
+        ("a: *b", '1:4: error yaml: "*" starts a YAML alias, and there is no anchor &b; if text is meant, quote it'),
         ("a: & b", '1:4: error yaml: "&" starts a YAML anchor; if text is meant, quote it'),
         ("a: @", '1:4: error yaml: a text cannot start with "@"; an expression is written =@'),
         ("a: `5`", "1:4: error yaml: a text cannot start with this character; quote it"),
@@ -236,10 +222,7 @@ def test_the_depth_that_is_allowed_can_be_made_plain() -> None:
             'a: "\\d"',
             "1:5: error yaml: in double quotes a backslash starts an escape; use single quotes or a block (key: >-)",
         ),
-        (
-            "a: {b: =c[0]}",
-            "1:10: error yaml: an expression with , [ ] { or } inside { } or [ ] must be quoted",
-        ),
+        ("a: {b: =c[0]}", "1:10: error yaml: an expression with , [ ] { or } inside { } or [ ] must be quoted"),
         (
             "a: {b: =c[?d == 'e'], f]}",
             "1:10: error yaml: an expression with , [ ] { or } inside { } or [ ] must be quoted",
@@ -251,10 +234,7 @@ def test_the_depth_that_is_allowed_can_be_made_plain() -> None:
             "a:\n  b: c\n d: e",
             "3:2: error yaml: this does not continue the lines above; check the indentation and the quotes",
         ),
-        (
-            "a: 'b' c",
-            "1:8: error yaml: this does not continue the lines above; check the indentation and the quotes",
-        ),
+        ("a: 'b' c", "1:8: error yaml: this does not continue the lines above; check the indentation and the quotes"),
         ("a: 1\n---\nb: 2", "2:1: error yaml: a second document starts here; a mapping file holds one"),
         ("", "1:1: error empty: the file is empty; it starts with  version: 1"),
         ("# version: 1\n", "2:1: error empty: the file is empty; it starts with  version: 1"),
@@ -276,11 +256,7 @@ def test_an_exclamation_mark_is_a_tag_and_tags_are_errors(written: str) -> None:
 
 @pytest.mark.parametrize(
     ("written", "column", "key"),
-    [
-        ("{b: =join('x', c)}", 19, "c)"),
-        ("{b: =join('x', c, d), e: 1}", 19, "c"),
-        ("{x: 1, b: =lower(c, d)}", 24, "d)"),
-    ],
+    [("{b: =join('x', c)}", 19, "c)"), ("{b: =join('x', c, d), e: 1}", 19, "c"), ("{x: 1, b: =lower(c, d)}", 24, "d)")],
 )
 def test_a_comma_inside_an_unquoted_expression_is_recognised(written: str, column: int, key: str) -> None:
     text = f"'{key}' is not a key: an expression with a comma inside {{ }} must be quoted"
@@ -293,10 +269,7 @@ def test_an_empty_value_in_braces_is_left_to_the_caller(text: str) -> None:
 
 
 def test_duplicate_keys_before_a_syntax_error_are_told_too() -> None:
-    assert [problem.split(" ")[2] for problem in problems("x: {a: 1, a: 2}\nb: 'c")] == [
-        "duplicate-key:",
-        "yaml:",
-    ]
+    assert [problem.split(" ")[2] for problem in problems("x: {a: 1, a: 2}\nb: 'c")] == ["duplicate-key:", "yaml:"]
 
 
 @given(st.text(alphabet="ab=:-[]{}'\"&*!|>#%@`,?~<\\ \n\t\r01.\x00\x85\u2028é\ud800", max_size=40))

@@ -12,17 +12,7 @@ from typing import Any, TypeAlias
 from gateway.errors import ExpressionError
 from gateway.event import JSON
 from gateway.mapping.expressions.source_text import COMPARISONS, Tree, operands_of
-from gateway.mapping.functions import (
-    FUNCTIONS,
-    MAX_ITEMS,
-    Evaluate,
-    Function,
-    Scope,
-    equal,
-    kind,
-    limited,
-    truthy,
-)
+from gateway.mapping.functions import FUNCTIONS, MAX_ITEMS, Evaluate, Function, Scope, equal, kind, limited, truthy
 
 
 def closure_of(node: Tree) -> Evaluate:

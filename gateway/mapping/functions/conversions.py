@@ -86,9 +86,7 @@ def read_json(text: str) -> JSON:
 
 
 @function(
-    anything("x"),
-    needs_scope=True,
-    example=("to_json(address)", {"address": {"city": "Paris"}}, '{"city":"Paris"}'),
+    anything("x"), needs_scope=True, example=("to_json(address)", {"address": {"city": "Paris"}}, '{"city":"Paris"}')
 )
 def _to_json(scope: Scope, x: JSON) -> JSON:
     """A value as JSON text."""

@@ -8,17 +8,7 @@ from typing import Any
 from gateway.errors import ExpressionError
 from gateway.event import JSON
 from gateway.mapping.functions.json_values import equal, kind, numbers_of
-from gateway.mapping.functions.table import (
-    CONSTANT,
-    Apply,
-    Budget,
-    Group,
-    Scope,
-    anything,
-    array,
-    one_of,
-    reference,
-)
+from gateway.mapping.functions.table import CONSTANT, Apply, Budget, Group, Scope, anything, array, one_of, reference
 from gateway.text import number_text
 
 function = Group("objects, lists")
@@ -35,11 +25,7 @@ def _zip(*lists: list[JSON]) -> JSON:
     return [[*row] for row in zip(*lists, strict=False)]
 
 
-@function(
-    array("list"),
-    needs_scope=True,
-    example=("unique(tags)", {"tags": ["new", "vip", "new"]}, ["new", "vip"]),
-)
+@function(array("list"), needs_scope=True, example=("unique(tags)", {"tags": ["new", "vip", "new"]}, ["new", "vip"]))
 def _unique(scope: Scope, items: list[JSON]) -> JSON:
     """The list without duplicates; the first of equal items stays."""
     first: dict[object, JSON] = {}
@@ -65,9 +51,7 @@ def _identity(value: JSON, budget: Budget) -> object:
 
 
 @function(
-    array("list"),
-    stride=CONSTANT,
-    example=("first(items[?paid]).sku", {"items": [{"sku": "a", "paid": True}]}, "a"),
+    array("list"), stride=CONSTANT, example=("first(items[?paid]).sku", {"items": [{"sku": "a", "paid": True}]}, "a")
 )
 def _first(items: list[JSON]) -> JSON:
     """The first item of a list; null if the list is empty."""
@@ -108,9 +92,7 @@ def _reverse(x: list[JSON] | str) -> JSON:
 
 
 @function(
-    reference("expression"),
-    array("list"),
-    example=("map(&upper(@), tags)", {"tags": ["new", "vip"]}, ["NEW", "VIP"]),
+    reference("expression"), array("list"), example=("map(&upper(@), tags)", {"tags": ["new", "vip"]}, ["NEW", "VIP"])
 )
 def _map(apply: Apply, items: list[JSON]) -> JSON:
     """The values of an expression for all items, nulls included."""
@@ -147,11 +129,7 @@ def _max(items: list[JSON]) -> JSON:
 @function(
     array("list"),
     reference("expression"),
-    example=(
-        "max_by(items, &price).sku",
-        {"items": [{"sku": "a", "price": 2}, {"sku": "b", "price": 1}]},
-        "a",
-    ),
+    example=("max_by(items, &price).sku", {"items": [{"sku": "a", "price": 2}, {"sku": "b", "price": 1}]}, "a"),
 )
 def _max_by(items: list[JSON], apply: Apply) -> JSON:
     """The item with the largest value of an expression: numbers or text; null if the list is empty."""
@@ -168,11 +146,7 @@ def _min(items: list[JSON]) -> JSON:
 @function(
     array("list"),
     reference("expression"),
-    example=(
-        "min_by(items, &price).sku",
-        {"items": [{"sku": "a", "price": 2}, {"sku": "b", "price": 1}]},
-        "b",
-    ),
+    example=("min_by(items, &price).sku", {"items": [{"sku": "a", "price": 2}, {"sku": "b", "price": 1}]}, "b"),
 )
 def _min_by(items: list[JSON], apply: Apply) -> JSON:
     """The item with the smallest value of an expression: numbers or text; null if the list is empty."""

@@ -16,22 +16,14 @@ function = Group("objects, lists")
 @function(
     mapping("obj"),
     array("names"),
-    example=(
-        "pick(@, ['plan', 'seats'])",
-        {"plan": "pro", "seats": 3, "card": "…"},
-        {"plan": "pro", "seats": 3},
-    ),
+    example=("pick(@, ['plan', 'seats'])", {"plan": "pro", "seats": 3, "card": "…"}, {"plan": "pro", "seats": 3}),
 )
 def _pick(obj: dict[str, JSON], names: list[JSON]) -> JSON:
     """The object with these keys only; missing keys are left out."""
     return {name: obj[name] for name in _texts("pick", names) if name in obj}
 
 
-@function(
-    mapping("obj"),
-    array("names"),
-    example=("omit(@, ['card'])", {"plan": "pro", "card": "…"}, {"plan": "pro"}),
-)
+@function(mapping("obj"), array("names"), example=("omit(@, ['card'])", {"plan": "pro", "card": "…"}, {"plan": "pro"}))
 def _omit(obj: dict[str, JSON], names: list[JSON]) -> JSON:
     """The object without these keys."""
     dropped = set(_texts("omit", names))
@@ -118,8 +110,7 @@ def _items(obj: dict[str, JSON]) -> JSON:
 
 
 @function(
-    array("entries"),
-    example=("from_items(fields[].[name, value])", {"fields": [{"name": "a", "value": 1}]}, {"a": 1}),
+    array("entries"), example=("from_items(fields[].[name, value])", {"fields": [{"name": "a", "value": 1}]}, {"a": 1})
 )
 def _from_items(entries: list[JSON]) -> JSON:
     """The object made of a list of [key, value]."""

@@ -159,11 +159,7 @@ def _substring(s: str, start: int | float, length: int | float | None = None) ->
     return s[first : first + count]
 
 
-@function(
-    text("s"),
-    stride=SLOWLY,
-    example=("slug(title)", {"title": "Crème brûlée, twice!"}, "creme-brulee-twice"),
-)
+@function(text("s"), stride=SLOWLY, example=("slug(title)", {"title": "Crème brûlée, twice!"}, "creme-brulee-twice"))
 def _slug(s: str) -> JSON:
     """The text for use in a URL: lower case, no accents, words joined by "-"."""
     # One character at a time: the time to normalise many accents in a row grows with the square of their number.
@@ -180,22 +176,14 @@ def _plain(character: str) -> str:
 
 
 @function(
-    text("s"),
-    text("suffix"),
-    stride=CONSTANT,
-    example=("ends_with(email, '.edu')", {"email": "ada@mit.edu"}, True),
+    text("s"), text("suffix"), stride=CONSTANT, example=("ends_with(email, '.edu')", {"email": "ada@mit.edu"}, True)
 )
 def _ends_with(s: str, suffix: str) -> JSON:
     """true if a text ends with another."""
     return s.endswith(suffix)
 
 
-@function(
-    text("s"),
-    text("prefix"),
-    stride=CONSTANT,
-    example=("starts_with(id, 'cus_')", {"id": "cus_42"}, True),
-)
+@function(text("s"), text("prefix"), stride=CONSTANT, example=("starts_with(id, 'cus_')", {"id": "cus_42"}, True))
 def _starts_with(s: str, prefix: str) -> JSON:
     """true if a text starts with another."""
     return s.startswith(prefix)
