@@ -20,9 +20,9 @@ from gateway.cli.tables_and_filters import document, plain
 from gateway.config import Config, Source
 from gateway.errors import StoreError, did_you_mean
 from gateway.event import JSON
-from gateway.operate.queries import EventEntry, Queries
+from gateway.operate.queries import EventSummary, Queries
 from gateway.receive.refusals import Kept, Refusal
-from gateway.store.database import require_schema
+from gateway.store.schema import require_schema
 from gateway.verify import KEYS, Handshake, Kind, Place, Scheme, schemes
 from gateway.verify.scheme import Answer, Shown
 
@@ -98,7 +98,7 @@ class _Seen:
         missing: The SQLite file that is still to be made; None: there is a database.
     """
 
-    events: Mapping[str, EventEntry]
+    events: Mapping[str, EventSummary]
     refusals: Mapping[str, Refusal]
     missing: Path | None = None
 
@@ -245,7 +245,7 @@ def _proof(entry: _Entry) -> str:
 _SET = {True: "(set)", False: "(not set)"}
 
 
-def _told(event: EventEntry, now: float) -> str:
+def _told(event: EventSummary, now: float) -> str:
     told = f"{event.id}, {event.status}, {_ago(now - event.received_at)}"
     return f"{told}: {event.problem}" if event.problem else told
 

@@ -13,7 +13,6 @@ import click
 from gateway import config as configuration
 from gateway.cli.captured import captured_event
 from gateway.cli.options import plain_errors
-from gateway.customerio import wire
 from gateway.customerio.calls import as_json
 from gateway.customerio.connection import Connection
 from gateway.errors import shortened
@@ -77,7 +76,7 @@ def _explanation(steps: list[Step]) -> Iterator[str]:
 
 def _request(planned: PlannedCall, connections: Mapping[str, Connection]) -> dict[str, Any]:
     connection = connections.get(planned.connection) or Connection(name=planned.connection, site_id="", api_key="")
-    request = wire.request(planned.sealed)
+    request = planned.sealed.request()
     body: JSON = None
     if request.body is not None:
         is_json = request.headers.get("Content-Type") == "application/json"

@@ -14,13 +14,13 @@ from functools import partial
 from hashlib import sha256
 from typing import Literal
 
-from gateway.customerio.calls import CALLS, Call, Occurrence, Page, Screen, Track, address, as_json, lanes
-from gateway.customerio.limits import violations
+from gateway.customerio.calls import CALLS, Call, Occurrence, Page, Screen, Track, as_json
 from gateway.customerio.ulids import is_ulid, ulid_of_text
 from gateway.customerio.ulids import ulid as ulid_of_time
 from gateway.errors import TranslationError
 from gateway.event import JSON, Event
-from gateway.mapping.evaluate import LEFT_OUT, View, evaluate, field_place, fields_of, holds, resolve, text_of
+from gateway.mapping.call_fields import field_place, fields_of
+from gateway.mapping.evaluate import EvaluationContext, evaluate, holds, text_of
 from gateway.mapping.functions import Budget, Scope, kind
 from gateway.mapping.model import CallRule, Computed, Constant, MappingFile, Rule, Value, find_rule
 from gateway.mapping.trace import Trace
@@ -113,17 +113,17 @@ def event_key(mapping: MappingFile, event: Event) -> str | None:
     translator = _Translator(mapping, event)
     key = None
     if mapping.event_key is not None and mapping.split is None:
-        key = translator.own_key(translator.routed(translator.view(event.payload)))
+        key = translator.own_key(translator.routed(translator.context(event.payload)))
     elif mapping.event_key is not None and mapping.split is not None:
         try:
             parts = translator.split(mapping.split)
-            keys = [translator.own_key(translator.routed(translator.view(part))) for part in parts]
+            keys = [translator.own_key(translator.routed(translator.context(part))) for part in parts]
         except TranslationError:
             keys = []
         key = _canonical(keys) if keys and all(keys) else None
     if key is None and mapping.default_key is not None:
         # The scheme's key is about the whole body, and may not depend on the mapping's event type.
-        return text_of(mapping.default_key, "event_key", translator.view(event.payload)) or None
+        return text_of(mapping.default_key, "event_key", translator.context(event.payload)) or None
     return key
 
 
@@ -154,17 +154,17 @@ class _Part:
     """One part of an event while its calls are planned.
 
     Attributes:
-        view: What its expressions are evaluated on.
+        context: What its expressions are evaluated on.
         key: The event key from which the identities of its calls are made.
         planned: Its calls so far.
         event_ids: Their event ids.
         repeats: How often it has asked for each call so far, by what `_identity_text` gives.
     """
 
-    __slots__ = ("event_ids", "key", "planned", "repeats", "view")
+    __slots__ = ("context", "event_ids", "key", "planned", "repeats")
 
-    def __init__(self, view: View, key: str) -> None:
-        self.view = view
+    def __init__(self, context: EvaluationContext, key: str) -> None:
+        self.context = context
         self.key = key
         self.planned: list[PlannedCall] = []
         self.event_ids: set[str] = set()
@@ -194,7 +194,7 @@ class _Translator:
 
     def split(self, split: Computed) -> list[JSON]:
         """Return the parts of the event. Raises TranslationError."""
-        parts = _evaluate_list(split, "split", self.view(self.event.payload))
+        parts = _evaluate_list(split, "split", self.context(self.event.payload))
         if len(parts) > MAX_PARTS:
             problem = f"gives more than {MAX_PARTS:,} parts; let the sender post smaller batches"
             raise TranslationError(split.where, "split", problem)
@@ -202,15 +202,15 @@ class _Translator:
 
     def translate_part(self, payload: JSON) -> Translation:
         """Translate one part. Its first error fails all of it, so that it makes either all of its calls or none."""
-        view = self.view(payload)
+        context = self.context(payload)
         try:
-            planned, reason = self.plan(self.routed(view))
+            planned, reason = self.plan(self.routed(context))
         except TranslationError as problem:
-            return Translation(status="failed", event_type=view.scope.event_type, problem=problem)
+            return Translation(status="failed", event_type=context.scope.event_type, problem=problem)
         status: Literal["accepted", "ignored"] = "accepted" if planned else "ignored"
-        return Translation(status=status, event_type=view.scope.event_type, planned=planned, reason=reason)
+        return Translation(status=status, event_type=context.scope.event_type, planned=planned, reason=reason)
 
-    def view(self, payload: JSON) -> View:
+    def context(self, payload: JSON) -> EvaluationContext:
         """Return what the expressions on a part are evaluated on."""
         mapping, event = self.mapping, self.event
         scope = Scope(
@@ -224,50 +224,50 @@ class _Translator:
         )
         if mapping.let:
             scope.let = {name: partial(_variable, value, name, self.trace) for name, value in mapping.let.items()}
-        return View(current=payload, scope=scope, trace=self.trace)
+        return EvaluationContext(current=payload, scope=scope, trace=self.trace)
 
-    def routed(self, view: View) -> View:
+    def routed(self, context: EvaluationContext) -> EvaluationContext:
         """Evaluate the event type of a part, so that its other expressions see it. Raises TranslationError."""
         if self.mapping.event_type is not None:
-            view.scope.event_type = text_of(self.mapping.event_type, "event_type", view)
+            context.scope.event_type = text_of(self.mapping.event_type, "event_type", context)
             # Forget variables that were computed while there was no event type: they may depend on it.
-            view.scope.known.clear()
-        return view
+            context.scope.known.clear()
+        return context
 
-    def own_key(self, view: View) -> str | None:
+    def own_key(self, context: EvaluationContext) -> str | None:
         """Return the event key that a part has of its own. Raises TranslationError."""
         event_key = self.mapping.event_key
-        return None if event_key is None else text_of(event_key, "event_key", view) or None
+        return None if event_key is None else text_of(event_key, "event_key", context) or None
 
-    def plan(self, view: View) -> tuple[tuple[PlannedCall, ...], str | None]:
+    def plan(self, context: EvaluationContext) -> tuple[tuple[PlannedCall, ...], str | None]:
         """Return the calls of a part; if there are none, the reason too. Raises TranslationError."""
         mapping = self.mapping
-        if mapping.when is not None and not holds(mapping.when, view):
+        if mapping.when is not None and not holds(mapping.when, context):
             return (), "the mapping's own 'when' is not true"
-        rule = find_rule(mapping, view.scope.event_type)
+        rule = find_rule(mapping, context.scope.event_type)
         if rule is None:
             if self.trace is not None:
                 self.trace.step(1, "no entry of 'events' matches")
             return (), "no entry of 'events' matches the event type"
         if self.trace is not None:
             self.trace.step(1, f"the entry '{' | '.join(rule.event_types)}' matches", rule.where)
-        key = self.identity_key(view)
+        key = self.identity_key(context)
         if key is None:
             return (), "an earlier part of the same webhook has the same 'event_key'"
-        return self.plan_rule(rule, _Part(view, key))
+        return self.plan_rule(rule, _Part(context, key))
 
     def plan_rule(self, rule: Rule, part: _Part) -> tuple[tuple[PlannedCall, ...], str | None]:
         """Return the calls of a part's rule; if there are none, the reason too. Raises TranslationError."""
         ignore_reasons = []
         for entry in rule.calls:
-            for view in _call_views(entry, part.view):
+            for context in _call_contexts(entry, part.context):
                 if entry.spec.name not in CALLS:
                     ignore_reasons.append(_ignore_reason(entry))
                     continue
                 if self.calls + len(part.planned) == MAX_CALLS:
                     problem = f"the event makes more than {MAX_CALLS:,} calls; take fewer items in 'each'"
                     raise TranslationError(entry.where, "each" if entry.each else "call", problem)
-                part.planned.append(self.plan_call(entry, view, part))
+                part.planned.append(self.plan_call(entry, context, part))
         if not part.planned:
             return (), ignore_reasons[0] if ignore_reasons else _reason_for_no_calls(rule)
 
@@ -278,12 +278,12 @@ class _Translator:
             self.repeats[text] = self.repeats.get(text, 0) + repeats
         return tuple(part.planned), None
 
-    def identity_key(self, view: View) -> str | None:
+    def identity_key(self, context: EvaluationContext) -> str | None:
         """Return the key from which the identities of a part's calls are made; None: an earlier part has the same.
 
         A part that has a key of its own keeps it, whatever other parts it is posted with the next time.
         """
-        key = None if self.mapping.split is None else self.own_key(view)
+        key = None if self.mapping.split is None else self.own_key(context)
         if key is None:
             return self.event.key
         if key in self.keys:
@@ -291,17 +291,16 @@ class _Translator:
         self.keys.add(key)
         return sha256(key.encode(errors="surrogatepass")).hexdigest()
 
-    def plan_call(self, entry: CallRule, view: View, part: _Part) -> PlannedCall:
+    def plan_call(self, entry: CallRule, context: EvaluationContext, part: _Part) -> PlannedCall:
         """Build one call and check it. Raises TranslationError with the place of what is wrong."""
         mapping, event = self.mapping, self.event
-        values = fields_of(entry, mapping.defaults, view, part.view)
+        values = fields_of(entry, mapping.defaults, context, part.context)
         undated = entry.spec.dated and values["timestamp"] is None
         if undated:
             values["timestamp"] = event.received_at
         call = CALLS[entry.spec.name](**values)
         content = as_json(call)
         connection, region = entry.connection or mapping.connection, entry.region or mapping.region
-        recipient = address(call)
 
         # What makes a call the same call whenever its event is translated again. The time of receipt is no part
         # of it. The tag keeps an event id from ever being taken for some event's key, or the other way round.
@@ -310,7 +309,7 @@ class _Translator:
         lasting = {name: value for name, value in content.items() if name != "timestamp"} if undated else content
         text = _identity_text([event.source, *origin, connection, region, lasting])
 
-        for violation in violations(call, whom=recipient, text=text):
+        for violation in call.violations(text):
             name, place = field_place(violation.field, entry, mapping.defaults)
             raise TranslationError(place, name, violation.problem)
         assert text is not None, "a call that JSON cannot write violates a limit"
@@ -333,7 +332,7 @@ class _Translator:
             region=region,
             identity=identity,
             ulid=ulid,
-            lanes=lanes(connection, call, recipient),
+            lanes=call.lanes(connection),
             text=_compact(content),
         )
 
@@ -360,13 +359,12 @@ class _Translator:
 
 
 def _variable(value: Value, name: str, trace: Trace | None, root: JSON, scope: Scope) -> JSON:
-    resolved = resolve(value, f"let.{name}", View(current=root, scope=scope, trace=trace))
-    return None if resolved is LEFT_OUT else resolved
+    return evaluate(value, f"let.{name}", EvaluationContext(current=root, scope=scope, trace=trace))
 
 
-def _evaluate_list(computed: Computed, name: str, view: View) -> list[JSON]:
+def _evaluate_list(computed: Computed, name: str, context: EvaluationContext) -> list[JSON]:
     """Evaluate an expression that has to give a list; null is an empty one. Raises TranslationError."""
-    items = evaluate(computed, name, view)
+    items = evaluate(computed, name, context)
     if items is None:
         return []
     if not isinstance(items, list):
@@ -375,20 +373,20 @@ def _evaluate_list(computed: Computed, name: str, view: View) -> list[JSON]:
     return items
 
 
-def _call_views(entry: CallRule, part: View) -> Iterator[View]:
+def _call_contexts(entry: CallRule, part: EvaluationContext) -> Iterator[EvaluationContext]:
     """Yield what each call of an entry is evaluated on: the part or, under `each`, an item; if `when` is true."""
     trace = part.trace
     if trace is not None:
         trace.step(2, entry.spec.name, entry.where)
     items = (None,) if entry.each is None else _evaluate_list(entry.each, "each", part)
     for number, item in enumerate(items):
-        view = part
+        context = part
         if entry.each is not None:
             if trace is not None:
                 trace.step(3, f"item {number} of its 'each'")
-            view = View(current=item, scope=part.scope.inside_each(number), trace=trace)
-        if entry.when is None or holds(entry.when, view):
-            yield view
+            context = EvaluationContext(current=item, scope=part.scope.inside_each(number), trace=trace)
+        if entry.when is None or holds(entry.when, context):
+            yield context
         elif trace is not None:
             trace.step(3, "no call: its 'when' is not true")
 

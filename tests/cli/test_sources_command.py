@@ -23,11 +23,12 @@ from gateway.config import load
 from gateway.mapping.compiler import parse
 from gateway.operate.queries import NEWEST, Queries
 from gateway.receive.refusals import Kept, Told
-from gateway.store.database import Database, connect, migrate
-from gateway.store.record_and_claim import Store
+from gateway.store import Store
+from gateway.store.database import Database, connect
+from gateway.store.schema import migrate
 from gateway.verify import KEYS, schemes
 from gateway.verify.keys import incomplete
-from tests.store.test_record_and_claim import event
+from tests.support.rows import event
 
 ROOT = Path(__file__).parents[2]
 MAPPING = """\
