@@ -1,4 +1,4 @@
-"""Expressions mean what JMESPath means, what is wrong with one is said at load, and nothing leaks out."""
+"""Expressions: their values (test_compliance.py has the whole language), their errors at load, and their limits."""
 
 from __future__ import annotations
 
@@ -56,67 +56,18 @@ SHOP: JSON = {
 @pytest.mark.parametrize(
     ("expression", "expected"),
     [
-        ("type", "order.paid"),
-        ("customer.id", "c1"),
         ('customer."first-name"', "Ada"),
-        ("customer.missing.id", None),
-        ("type.id", None),
-        ("missing || customer.id", "c1"),
-        ("note || missing || type", "order.paid"),
         ("total || `1`", 0),
-        ("missing && type", None),
-        ("paid && type", "order.paid"),
-        ("!paid", False),
-        ("!total", False),
-        ("!note", True),
-        ("!(customer.id)", False),
-        ("items[0].sku", "a"),
-        ("items[-1].sku", "c"),
-        ("items[9].sku", None),
-        ("items[99999999999999999999]", None),
-        ("items[:2].sku", ["a", "b"]),
-        ("items[::-1].sku", ["c", "b", "a"]),
-        ("items[*].price", [5, 12.5, 7]),
-        ("items[].tags[]", ["new", "red"]),
-        ("items[].tags", [["new", "red"], []]),
-        ("items[?price > `6`].sku", ["b", "c"]),
-        ("items[?tags && price == `5`] | [0].sku", "a"),
-        ("(items[?price > `6`].sku)[0]", "b"),
-        ("customer.emails[?main].v | [0]", "b@x"),
+        ("items[?price > `6`].price", [12.5, 7]),
         ("items[].{id: sku, cost: price} | [1]", {"id": "b", "cost": 12.5}),
-        ("items[0].[sku, missing]", ["a", None]),
-        ("missing.{a: b}", None),
-        ("missing.[a]", None),
-        ("grid[]", [1, 2, 3, [4], 5]),
         ("grid[][]", [1, 2, 3, 4, 5]),
-        ("customer.*", ["c1", "Ada", [{"v": "a@x", "main": False}, {"v": "b@x", "main": True}]]),
-        ("type == 'order.paid'", True),
-        ("total == `0.0`", True),
-        ("total == `false`", False),
         ("paid == `1`", False),
-        ('items[0].tags == `["new", "red"]`', True),
         ("missing < `5`", None),
-        ("items < `5`", None),
-        ("type < 'p'", True),
-        ("@.type", "order.paid"),
-        ('`{"a": [1]}`', {"a": [1]}),
-        ("'it\\'s'", "it's"),
-        ('`"\\`"`', "`"),
-        ("length(items)", 3),
-        ("items | length(@)", 3),
-        ("items[].length(tags)", [2, 0]),
         ("sort_by(items, &price)[].sku", ["a", "c", "b"]),
-        ("max_by(items, &price).sku", "b"),
     ],
 )
-def test_expressions_give(expression: str, expected: JSON) -> None:
+def test_expressions_give_values_of_the_kind_in_the_payload(expression: str, expected: JSON) -> None:
     assert same(evaluate(expression, SHOP), expected)
-
-
-def test_values_deep_inside_are_compared_as_json_compares_them() -> None:
-    assert evaluate("a == b", {"a": [1], "b": [True]}) is False
-    assert evaluate("a == b", {"a": {"x": [10]}, "b": {"x": [10.0]}}) is True
-    assert evaluate("a != b", {"a": {"x": 0}, "b": {"x": False}}) is True
 
 
 @pytest.mark.parametrize(
@@ -295,7 +246,9 @@ def test_an_expression_shows_its_text() -> None:
         ("x" * 5000, 0, "too-long", "an expression has at most 4,096 characters, this one 5,000"),
     ],
 )
-def test_a_bad_expression_says_where_what_and_the_fix(expression: str, offset: int, code: str, problem: str) -> None:
+def test_a_bad_expression_is_an_error_with_its_place_and_the_fix(
+    expression: str, offset: int, code: str, problem: str
+) -> None:
     with pytest.raises(BadExpression) as caught:
         compile_expression(expression, NAMES)
     assert (caught.value.offset, caught.value.code, caught.value.problem) == (offset, code, problem)
@@ -362,7 +315,7 @@ def test_a_bad_regular_expression_says_why(pattern: str, problem: str, capfd: py
         *("var('plan')", "lookup('plans', a)", "sort_by(a, &b.c)", "map(&(a || b), c)", "a . b", "a\n.b"),
     ],
 )
-def test_what_looks_alike_and_is_right_is_accepted(expression: str) -> None:
+def test_expressions_that_resemble_mistakes_are_accepted(expression: str) -> None:
     assert isinstance(compile_expression(expression, NAMES), Expression)
 
 
@@ -372,7 +325,7 @@ def test_index_is_known_inside_each() -> None:
     assert compile_expression("index()", Names(inside_each=True)).evaluate(data, inside) == 3
 
 
-def test_an_item_sees_what_its_part_sees() -> None:
+def test_the_scope_of_an_item_has_all_that_the_scope_of_its_part_has() -> None:
     part = Scope(root=1, body=2, headers={"a": "b"}, query={"c": "d"}, received_at=3, event_type="e")
     part.let, part.known, part.tables = {"f": lambda _current, _scope: 4}, {"g": 5}, {"h": {"i": 6}}
     inside = part.inside_each(7)
@@ -381,7 +334,7 @@ def test_an_item_sees_what_its_part_sees() -> None:
     assert inside.known is part.known
 
 
-# Nothing leaks, nothing explodes
+# Limits
 
 
 @pytest.mark.parametrize(
@@ -402,7 +355,7 @@ def test_an_item_sees_what_its_part_sees() -> None:
     ],
     ids=lambda text: text[:8],
 )
-def test_an_expression_nested_without_end_is_a_bad_expression(expression: str) -> None:
+def test_the_nesting_of_an_expression_is_limited(expression: str) -> None:
     with pytest.raises(BadExpression) as caught:
         compile_expression(expression)
     assert caught.value.code in ("too-deep", "not-json")

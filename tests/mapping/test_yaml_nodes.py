@@ -1,4 +1,4 @@
-"""YAML is read with places, scalars mean what JSON means, and nothing in a file can do more than be wrong."""
+"""YAML is read with places, scalars mean what they mean in JSON, and no file can do more than give an error."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_the_place_of_a_plain_text_is_its_first_character_even_after_an_anchor()
     assert value("&x =a.b").where == Location(file="f.yaml", line=1, column=7)
 
 
-def test_a_byte_order_mark_is_no_part_of_the_file() -> None:
+def test_a_byte_order_mark_is_skipped() -> None:
     assert plain(read("\ufeffa: 1", "f.yaml")) == {"a": 1}
 
 
@@ -120,7 +120,7 @@ def test_a_key_that_is_not_there_gives_none() -> None:
     assert top.get("b") is None
 
 
-def test_all_duplicate_keys_are_told_at_once() -> None:
+def test_all_duplicate_keys_are_reported_at_once() -> None:
     text = "id: 1\na: {x: 1, x: 2}\nid: 2\n'id': 3\n"
     assert problems(text) == [
         "2:11: error duplicate-key: duplicate key 'x' (first on line 2)",
@@ -157,7 +157,7 @@ def test_a_merge_key_takes_objects_only(source: str) -> None:
     assert problems(f"<<: {source}") == ["1:1: error merge-key: << takes an object, or a list of objects"]
 
 
-def test_what_aliases_stand_for_is_bounded() -> None:
+def test_the_expansion_of_aliases_is_limited() -> None:
     lines = ["a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1]"]
     for level in range(1, 9):
         items = ", ".join([f"*a{level - 1}"] * 9)
@@ -180,7 +180,7 @@ def test_an_alias_inside_what_it_stands_for_is_an_error(text: str) -> None:
 @pytest.mark.parametrize(
     "text", ["[" * 2000, "- " * 2000, "{a: " * 2000, "\n".join(" " * n + "a:" for n in range(300))]
 )
-def test_depth_is_bounded_long_before_python_would_give_up(text: str) -> None:
+def test_the_depth_is_limited_below_the_recursion_limit_of_python(text: str) -> None:
     assert problems(text)[0].endswith("error too-deep: values are nested more than 64 deep")
 
 
@@ -264,11 +264,11 @@ def test_a_comma_inside_an_unquoted_expression_is_recognised(written: str, colum
 
 
 @pytest.mark.parametrize("text", ["{a: , b: 1}", "{a}", "{a: ~}", "{a: 'b(', c: }", "{'a)': }"])
-def test_an_empty_value_in_braces_is_left_to_the_caller(text: str) -> None:
+def test_an_empty_value_in_braces_is_no_error_here(text: str) -> None:
     assert isinstance(read(text, "f.yaml"), ObjectNode)
 
 
-def test_duplicate_keys_before_a_syntax_error_are_told_too() -> None:
+def test_duplicate_keys_before_a_syntax_error_are_reported_too() -> None:
     assert [problem.split(" ")[2] for problem in problems("x: {a: 1, a: 2}\nb: 'c")] == ["duplicate-key:", "yaml:"]
 
 
