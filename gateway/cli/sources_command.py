@@ -14,9 +14,9 @@ import click
 import yaml
 
 from gateway import config as configuration
-from gateway.cli.open_database import opened
-from gateway.cli.options import count, environment_of, json_option, mappings_option, plain_errors
-from gateway.cli.tables_and_filters import document, plain
+from gateway.cli.open_database import open_database
+from gateway.cli.options import environment_of, json_option, mappings_option, plain_errors
+from gateway.cli.output import count, json_text, printable
 from gateway.config import Config, Source
 from gateway.errors import StoreError, did_you_mean
 from gateway.event import JSON
@@ -112,7 +112,7 @@ def _list_sources(names: Collection[str], environ: Mapping[str, str], *, as_json
         seen = _look(config, [each.source for each in entries])
     except StoreError as error:
         problem = error
-    click.echo(document(_as_json(entries, seen)) if as_json else _as_text(entries, seen, in_full=bool(names)))
+    click.echo(json_text(_as_json(entries, seen)) if as_json else _as_text(entries, seen, in_full=bool(names)))
     if problem is not None:  # said at the end, where nobody overlooks it
         raise click.ClickException(f"what came last is not known: {problem}")
 
@@ -146,7 +146,7 @@ def _look(config: Config, names: Sequence[str]) -> _Seen:
         file = Path(config.database_url.removeprefix("sqlite:///"))
         if not file.exists():
             return _Seen(events={}, refusals={}, missing=file)
-    with opened(config) as database:
+    with open_database(config) as database:
         require_schema(database)
         return _Seen(events=Queries(database).last_events(names), refusals=Kept(database).read())
 
@@ -260,7 +260,7 @@ def _ago(seconds: float) -> str:
 def _wrapped(text: str, *, indent: int) -> list[str]:
     """Break a line that is too long for a terminal between words, never within an address or a name."""
     return wrap(
-        plain(text),
+        printable(text),
         WIDTH,
         subsequent_indent=" " * indent,
         break_long_words=False,
