@@ -1,4 +1,4 @@
-"""The parts of docs/mappings.md made of the code. `python -m tests.support.docs_reference` writes them anew."""
+"""The parts of docs/mappings.md generated from the code. `python -m tests.support.docs_reference` writes them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "mappings.md"
 
 
 def with_parts(text: str) -> str:
-    """The document with its generated parts as they have to be."""
+    """Return the document with its generated parts up to date."""
     parts = {"calls": calls(), "functions": functions(), "schemes": schemes()}
     return re.sub(
         r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)",
@@ -28,7 +28,7 @@ def with_parts(text: str) -> str:
 
 
 def calls() -> str:
-    rows = [("call", "whom", "needs", "may have"), ("---",) * 4, *map(_call, SPECS.values())]
+    rows = [("call", "identifiers", "required", "optional"), ("---",) * 4, *map(_call, SPECS.values())]
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
@@ -36,14 +36,14 @@ def _call(spec: CallSpec) -> tuple[str, ...]:
     others = {name: key for name, key in spec.keys.items() if key.kind is not Kind.IDENTIFIER}
     needed = [f"`{name}: {key.example}`" for name, key in others.items() if key.required]
     optional = [f"`{name}`" for name, key in others.items() if not key.required]
-    whom = [f"`{name}`" for name in spec.identifiers]
-    return f"`{spec.name}`", ", ".join(whom), ", ".join(needed), ", ".join(optional)
+    identifiers = [f"`{name}`" for name in spec.identifiers]
+    return f"`{spec.name}`", ", ".join(identifiers), ", ".join(needed), ", ".join(optional)
 
 
 def functions() -> str:
     made = []
     for kind, entries in groupby(FUNCTIONS.values(), key=lambda function: function.kind):
-        rows = ["", f"### {kind}", "", "| function | what it gives | for example |", "|---|---|---|"]
+        rows = ["", f"### {kind}", "", "| function | result | example |", "|---|---|---|"]
         made += [*rows, *map(_function, entries)]
     return "\n".join(made[1:]) + "\n"
 
@@ -56,7 +56,7 @@ def _function(function: Function) -> str:
 
 
 def schemes() -> str:
-    rows = ["| scheme | for | brings along |", "|---|---|---|"]
+    rows = ["| scheme | for | includes |", "|---|---|---|"]
     return "\n".join([*rows, *map(_scheme, verify.schemes().values())]) + "\n"
 
 
