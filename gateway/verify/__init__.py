@@ -15,7 +15,7 @@ from gateway.verify.diagnosis import likely_cause
 from gateway.verify.handshakes import Reply, handshake_in, reply_to
 from gateway.verify.keys import secret_doubt, secret_problem
 from gateway.verify.places import Place
-from gateway.verify.read_scheme import KEYS, scheme_from, schemes
+from gateway.verify.read_scheme import KEYS
 from gateway.verify.scheme import (
     MAX_TOLERANCE,
     SENT_SECRETS,
@@ -29,6 +29,7 @@ from gateway.verify.scheme import (
     Special,
     Unit,
 )
+from gateway.verify.scheme_table import scheme_from, schemes
 from gateway.verify.template import delivery_id
 
 __all__ = [

@@ -13,8 +13,8 @@ from gateway.event import Webhook
 from gateway.verify.check import ALWAYS_SECRET, verify
 from gateway.verify.keys import secret_doubt
 from gateway.verify.places import Request
-from gateway.verify.read_scheme import schemes
 from gateway.verify.scheme import SENT_SECRETS, Algorithm, Encoding, Scheme, SecretEncoding, SecretForm
+from gateway.verify.scheme_table import schemes
 
 #: What would be right, and the scheme and the webhook for which it would.
 _Variant = tuple[str, Scheme, Webhook]

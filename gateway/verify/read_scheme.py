@@ -1,12 +1,10 @@
-"""Reading schemes: the table of schemes.yaml, and what a mapping writes of its own."""
+"""Read schemes from data: the entries of schemes.yaml, and the schemes that mappings write. Pure: no file is read."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cache
-from importlib import resources
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
@@ -35,26 +33,28 @@ from gateway.verify.scheme import (
 )
 from gateway.verify.template import VARIABLES, place_in, template
 
-# The table is read as any process starts; written in C this takes a tenth of the time.
+# Written in C, the loader takes a tenth of the time; every process reads the table as it starts.
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-@cache
-def schemes() -> Mapping[str, Scheme]:
-    """Give the table of schemes; the kinds stand in it too, without the header that a mapping has to add."""
-    text = resources.files("gateway.verify").joinpath("schemes.yaml").read_text(encoding="utf-8")
+def read_table(text: str) -> Mapping[str, Scheme]:
+    """Parse the text of schemes.yaml: schemes by name, in the order of the file.
+
+    The kinds (hmac, token, …) are entries too; some of them lack the header that a mapping has to add.
+    """
     table: dict[str, Scheme] = {}
     for name, data in yaml.load(text, Loader=_Loader).items():  # noqa: S506  # both loaders are safe
         table[name] = _from_table(name, data, table)
     return MappingProxyType(table)
 
 
-def scheme_from(data: JSON) -> Scheme:
-    """Read what a mapping says: a name of the table, or an object that starts from a `base` or a `kind`.
+def read_scheme(data: JSON, table: Mapping[str, Scheme]) -> Scheme:
+    """Read the scheme of a mapping: a name in *table*, or an object that starts from a `base` or a `kind`.
 
-    Raises SchemeError, for a scheme that cannot verify anything too.
+    Raises:
+        SchemeError: The scheme is wrong, or cannot verify anything yet.
     """
-    scheme = _named(data, None) if isinstance(data, str) else _inline(data)
+    scheme = _named(data, None, table) if isinstance(data, str) else _inline(data, table)
     if problem := incomplete(scheme):
         raise SchemeError("header" if isinstance(data, dict) else None, problem)
     return scheme
@@ -123,7 +123,7 @@ _ABOUT: Mapping[str, Callable[[Any], Any]] = {
 # A scheme of a mapping's own
 
 
-def _inline(data: JSON) -> Scheme:
+def _inline(data: JSON, table: Mapping[str, Scheme]) -> Scheme:
     if not isinstance(data, dict):
         raise SchemeError(None, "a scheme is a name of the table, or an object with keys such as `kind`")
     given = [key for key in ("base", "kind") if key in data]
@@ -137,7 +137,7 @@ def _inline(data: JSON) -> Scheme:
         raise SchemeError("kind", f"'{data['kind']}' is a scheme of the table; write  base: {data['kind']}")
     # The table holds each kind under its own name, with the headers that are fixed for it.
     name = data["base"] if "base" in data else _KIND("kind", data["kind"])
-    start = _named(name, given[0])
+    start = _named(name, given[0], table)
     scheme = _changed(start, {key: data[key] for key in data if key not in given}, KEYS[start.kind])
     # The table has senders that do so; nobody should do it again.
     if "signed" in data and not scheme.covers_body:
@@ -145,10 +145,10 @@ def _inline(data: JSON) -> Scheme:
     return scheme
 
 
-def _named(name: JSON, key: str | None) -> Scheme:
-    if not isinstance(name, str) or name not in schemes():
-        raise SchemeError(key, f"unknown scheme {_shown(name)}{_suggestion(name, schemes())}")
-    return schemes()[name]
+def _named(name: JSON, key: str | None, table: Mapping[str, Scheme]) -> Scheme:
+    if not isinstance(name, str) or name not in table:
+        raise SchemeError(key, f"unknown scheme {_shown(name)}{_suggestion(name, table)}")
+    return table[name]
 
 
 def _changed(start: Scheme, data: dict[str, JSON], known: Sequence[str]) -> Scheme:
