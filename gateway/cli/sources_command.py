@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from textwrap import wrap
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 import click
 import yaml
@@ -19,12 +20,10 @@ from gateway.cli.options import count, environment_of, json_option, mappings_opt
 from gateway.cli.tables_and_filters import document, plain
 from gateway.config import Config, Source
 from gateway.errors import StoreError, did_you_mean
-from gateway.event import JSON
 from gateway.operate.queries import EventEntry, Queries
 from gateway.receive.refusals import Kept, Refusal
 from gateway.store.database import require_schema
-from gateway.verify import KEYS, Handshake, Kind, Place, Scheme, schemes
-from gateway.verify.scheme import Answer, Shown
+from gateway.verify import entries, schemes
 
 WIDTH = 100  # columns
 
@@ -37,7 +36,7 @@ Known = TypeVar("Known")
     "--schemes",
     "of_schemes",
     is_flag=True,
-    help="List the schemes by which senders prove themselves instead; with NAMEs, all that those say.",
+    help="List the signature schemes instead of sources; with NAMEs, show their entries in the table of schemes.",
 )
 @mappings_option
 @json_option
@@ -272,131 +271,27 @@ def _wrapped(text: str, *, indent: int) -> list[str]:
 
 
 def _list_schemes(names: Collection[str], *, as_json: bool) -> None:
-    chosen = _chosen(schemes(), names, "scheme")
+    table = entries()
+    chosen = _chosen({name: name for name in table}, names, "scheme")
+    if not names and not as_json:
+        width = max(map(len, chosen))
+        for name in chosen:
+            line = f"{name:{width}}  {schemes()[name].description}"
+            click.echo("\n".join(_wrapped(line, indent=width + 2)))
+        return
+    # An entry that starts from another one says only what differs, so that one is shown too.
+    shown = [name for chosen_name in chosen for name in _with_bases(chosen_name, table)]
+    texts = [table[name] for name in dict.fromkeys(shown)]
     if as_json:
-        click.echo(json.dumps([*map(_described, chosen)], indent=2, ensure_ascii=False))
-    elif names:
-        click.echo("\n\n".join(map(_in_full, chosen)))
+        data = [{"name": name, **keys} for text in texts for name, keys in yaml.safe_load(text).items()]
+        click.echo(json.dumps(data, indent=2, ensure_ascii=False))
     else:
-        widest = max(len(each.name) for each in chosen)
-        for each in chosen:
-            line = f"{each.name:{widest}}  {each.description}"
-            click.echo("\n".join(_wrapped(line, indent=widest + 2)))
+        click.echo("\n".join(texts), nl=False)
 
 
-def _described(scheme: Scheme) -> dict[str, JSON]:
-    about: dict[str, JSON] = {"name": scheme.name, "description": scheme.description, "kind": scheme.kind}
-    return {**about, **_written(scheme), **_table_only(scheme)}
-
-
-def _in_full(scheme: Scheme) -> str:
-    """Write a scheme as YAML that a mapping can have in the place of its name, what it cannot have as comments."""
-    start = "kind" if scheme.kind in get_args(Kind) else "base"
-    lines = [f"# {line}" for line in _wrapped(f"{scheme.name}: {scheme.description}", indent=0)]
-    lines += _yaml({start: scheme.kind, **_written(scheme)})
-    if further := _table_only(scheme):
-        lines.append(f"# and what you have with  scheme: {scheme.name}  or  base: {scheme.name}  only:")
-        lines += [f"#   {line}" for line in _yaml(further)]
-    return "\n".join(lines)
-
-
-def _yaml(data: Mapping[str, JSON]) -> list[str]:
-    """Write each key as people do: lists and objects of plain values in one line."""
-    lines: list[str] = []
-    for key, value in data.items():
-        flow = None if isinstance(value, list | dict) else False
-        dumped = yaml.safe_dump(
-            {key: value}, default_flow_style=flow, width=WIDTH - 4, allow_unicode=True, sort_keys=False
-        )
-        lines += dumped.splitlines()
-    return lines
-
-
-def _written(scheme: Scheme) -> dict[str, JSON]:
-    """Write the keys that a mapping's scheme may have, in its notation; those that do not matter are left out."""
-    is_list = scheme.key is not None or scheme.positional
-    written: dict[str, JSON] = {
-        "header": _one_or_more(scheme.header),
-        "at": _place(scheme.at),
-        "prefix": scheme.prefix,
-        "key": scheme.key,
-        "positional": scheme.positional,
-        "items": scheme.items if is_list else None,
-        "sep": scheme.sep if scheme.key is not None else None,
-        "algorithm": scheme.algorithm,
-        "encoding": scheme.encoding,
-        "secret": _filled(asdict(scheme.secret)),
-        "signed": scheme.signed,
-        "timestamp": _timestamp(scheme),
-        "delivery_id": _one_or_more([_one_or_more(names) for names in scheme.delivery_id]),
-        "trust": _one_or_more(scheme.trust),
-    }
-    return _filled({key: written[key] for key in KEYS[scheme.kind]})
-
-
-def _timestamp(scheme: Scheme) -> JSON:
-    stamp = scheme.timestamp
-    if stamp is None:
-        return None
-    written = {**asdict(stamp), "header": _one_or_more(stamp.header)}
-    return {**_filled(written), "tolerance": "none" if stamp.tolerance is None else stamp.tolerance}
-
-
-def _table_only(scheme: Scheme) -> dict[str, JSON]:
-    """Write what only the table says of a scheme."""
-    answer = scheme.answer
-    return _filled(
-        {
-            # A kind that is code may have one that is fixed.
-            "header": None if "header" in KEYS[scheme.kind] else _one_or_more(scheme.header),
-            "event_key": scheme.event_key,
-            "event_type": scheme.event_type,
-            "content_type": scheme.content_type,
-            "secret_prefix": scheme.secret_prefix,
-            "handshakes": [*map(_handshake, scheme.handshakes)],
-            "answer": None if answer is None else _answer(answer),
-        }
-    )
-
-
-def _answer(answer: Answer) -> JSON:
-    """An empty text says something: that nothing is said."""
-    return {key: value for key, value in asdict(answer).items() if value is not None}
-
-
-def _handshake(handshake: Handshake) -> dict[str, JSON]:
-    when = handshake.when.items()
-    return _filled(
-        {
-            "method": handshake.method,
-            "when": {str(_place(where)): value for where, value in when},
-            "signed": handshake.signed,
-            "token": _place(handshake.token),
-            "tell": _place(handshake.tell),
-            "text": _shown(handshake.text),
-            "json": {name: _shown(what) for name, what in (handshake.json or {}).items()},
-            "headers": {name: _shown(what) for name, what in handshake.headers.items()},
-        }
-    )
-
-
-def _shown(what: Shown | int | None) -> JSON:
-    if not isinstance(what, Shown):
-        return what
-    return f"mac({_place(what.place)})" if what.mac else _place(what.place)
-
-
-def _place(where: Place | None) -> str | None:
-    if where is None:
-        return None
-    return f"{where.part}.{where.name}" if where.name else where.part
-
-
-def _one_or_more(items: Sequence[JSON]) -> JSON:
-    # The one item of a list that is a list itself is several names taken together.
-    return items[0] if len(items) == 1 and isinstance(items[0], str) else list(items)
-
-
-def _filled(data: Mapping[str, JSON]) -> dict[str, JSON]:
-    """Leave out what says nothing."""
-    return {key: value for key, value in data.items() if value}
+def _with_bases(name: str, table: Mapping[str, str]) -> Iterator[str]:
+    """Yield the name of a scheme, of the scheme it starts from, and so on."""
+    yield name
+    base = re.search(r"^  base: (\w+)$", table[name], re.MULTILINE)
+    if base is not None:
+        yield from _with_bases(base[1], table)

@@ -29,7 +29,7 @@ from gateway.verify.scheme import (
     Special,
     Unit,
 )
-from gateway.verify.scheme_table import scheme_from, schemes
+from gateway.verify.scheme_table import entries, scheme_from, schemes
 from gateway.verify.template import delivery_id
 
 __all__ = [
@@ -50,6 +50,7 @@ __all__ = [
     "Special",
     "Unit",
     "delivery_id",
+    "entries",
     "fingerprint",
     "handshake_in",
     "likely_cause",

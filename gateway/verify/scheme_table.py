@@ -7,6 +7,7 @@ them, and nobody passes the table around.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import cache
 from importlib import resources
@@ -19,7 +20,13 @@ from gateway.verify.scheme import Scheme
 @cache
 def schemes() -> Mapping[str, Scheme]:
     """Return the schemes of the table by name, in the order of the file."""
-    return read_table(resources.files("gateway.verify").joinpath("schemes.yaml").read_text(encoding="utf-8"))
+    return read_table(_text())
+
+
+def entries() -> dict[str, str]:
+    """Return the entry of each scheme as it stands in schemes.yaml, with its comments, for people to read."""
+    # An entry is a name at the start of a line and the indented lines below it.
+    return {entry[1]: entry[0] for entry in re.finditer(r"^(\w+):\n(?:  .*\n)+", _text(), re.MULTILINE)}
 
 
 def scheme_from(data: JSON) -> Scheme:
@@ -29,3 +36,7 @@ def scheme_from(data: JSON) -> Scheme:
         SchemeError: The scheme is wrong, or cannot verify anything yet.
     """
     return read_scheme(data, schemes())
+
+
+def _text() -> str:
+    return resources.files("gateway.verify").joinpath("schemes.yaml").read_text(encoding="utf-8")

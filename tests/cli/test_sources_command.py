@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from textwrap import indent
 from typing import Any
 
 import pytest
@@ -20,13 +19,11 @@ from sqlalchemy import text
 
 from gateway.cli import main
 from gateway.config import load
-from gateway.mapping.compiler import parse
 from gateway.operate.queries import NEWEST, Queries
 from gateway.receive.refusals import Kept, Told
 from gateway.store.database import Database, connect, migrate
 from gateway.store.record_and_claim import Store
-from gateway.verify import KEYS, schemes
-from gateway.verify.keys import incomplete
+from gateway.verify import schemes
 from tests.store.test_record_and_claim import event
 
 ROOT = Path(__file__).parents[2]
@@ -367,85 +364,33 @@ def test_schemes_need_neither_mappings_nor_a_good_environment(directory: Path) -
     assert sources("--schemes", "github", DATABASE_URL="nonsense").exit_code == 0
 
 
-@pytest.mark.parametrize(
-    ("name", "shown"),
-    [
-        (
-            "slack",
-            "# slack: Slack, with the app's signing secret\n"
-            "kind: hmac\n"
-            "header: X-Slack-Signature\n"
-            "prefix: v0=\n"
-            "algorithm: sha256\n"
-            "encoding: hex\n"
-            "secret: {encoding: utf8}\n"
-            "signed: v0:{ts}:{body}\n"
-            "timestamp: {header: X-Slack-Request-Timestamp, unit: s, tolerance: 300}\n"
-            "# and what you have with  scheme: slack  or  base: slack  only:\n"
-            "#   event_key: =event_id\n"
-            "#   event_type: =event.type || type || command\n"
-            "#   handshakes:\n"
-            "#   - method: POST\n"
-            "#     when: {body.type: url_verification}\n"
-            "#     signed: true\n"
-            "#     text: body.challenge\n"
-            "#   answer: {status: 200, text: ''}\n",
-        ),
-        ("none", "# none: No check at all; anybody who knows the address can post\nkind: none\n"),
-    ],
-)
-def test_a_scheme_is_shown_as_a_mapping_would_write_it(name: str, shown: str) -> None:
-    assert sources("--schemes", name).stdout == shown
-
-
-@pytest.mark.parametrize("name", schemes())
-def test_what_is_shown_of_a_scheme_makes_the_same_one_in_a_mapping(name: str) -> None:
-    scheme = schemes()[name]
-    shown = sources("--schemes", name).stdout
-    keys = set(KEYS[scheme.kind])
-    if incomplete(scheme):
-        shown, keys = f"{shown}header: X-Signature\n", keys - {"header"}
-    if scheme.kind != "none" and not re.search(r"\{(body|form)\}", scheme.signed):
-        # Only the table may sign less than the body.
-        shown, keys = re.sub("(?m)^signed: .*", "signed: '{ts}.{body}'", shown), keys - {"signed"}
-    secret = "" if scheme.kind == "none" else "  secret_env: SHOP_SECRET\n"
-    verify = f"\n  scheme:\n{indent(shown, '    ')}{secret}"
-    written = parse(MAPPING.format(source="shop", verify=verify), "shop.yaml")[0].verify.scheme
-    assert written.kind == scheme.kind
-    for key in keys:
-        assert getattr(written, key) == getattr(scheme, key)
-
-
-def test_what_is_shown_of_a_scheme_is_all_that_the_table_says() -> None:
-    table = yaml.safe_load((ROOT / "gateway" / "verify" / "schemes.yaml").read_text())
-    told = {each["name"]: each for each in json.loads(sources("--schemes", "--json").stdout)}
-    assert list(told) == list(table)
-    for name, entry in table.items():
-        for key, value in entry.items():
-            # A `base` is worked in; an empty text in `secret` takes back what the base says.
-            if key not in ("base", "secret", "timestamp"):
-                assert told[name][key] == value
-            elif key != "base":
-                assert {each: what for each, what in value.items() if what}.items() <= told[name][key].items()
-
-
-def test_people_and_machines_are_told_the_same_of_a_scheme() -> None:
-    told = json.loads(sources("--schemes", "--json").stdout)
-    for each in told:
-        shown = sources("--schemes", each["name"]).stdout.replace("\n#   ", "\n")
-        data = yaml.safe_load(shown)
-        data["kind"] = data.pop("base", None) or data["kind"]
-        assert {"name": each["name"], "description": each["description"], **data} == each
-
-
-def test_several_schemes_are_shown_apart(directory: Path) -> None:
-    shown = sources("--schemes", "bearer", "path").stdout
-    assert shown == (
-        "# bearer: A token sent as `Authorization: Bearer <token>`\n"
-        "kind: token\nheader: Authorization\nprefix: 'Bearer '\n\n"
-        "# path: A secret at the end of the address, /hooks/<source>/<secret>, for senders that can prove\n"
-        "# nothing else\nkind: token\nat: path\n"
+def test_a_scheme_is_shown_as_it_stands_in_the_table() -> None:
+    assert sources("--schemes", "telegram").stdout == (
+        "telegram:\n"
+        "  description: Telegram, with the secret_token that setWebhook was given\n"
+        "  kind: token\n"
+        "  header: X-Telegram-Bot-Api-Secret-Token\n"
+        "  event_key: =update_id\n"
+        "  # Telegram runs what an answer says.\n"
+        '  answer: {status: 200, text: ""}\n'
     )
+
+
+def test_a_scheme_is_followed_by_those_it_starts_from_each_shown_once() -> None:
+    shown = sources("--schemes", "clerk", "svix").stdout
+    assert list(yaml.safe_load(shown)) == ["svix", "standard", "clerk"]
+    assert shown.count("\n\n") == 2
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_every_scheme_is_shown_with_all_that_the_table_says(as_json: bool) -> None:
+    table = yaml.safe_load((ROOT / "gateway" / "verify" / "schemes.yaml").read_text())
+    if as_json:
+        shown = {entry.pop("name"): entry for entry in json.loads(sources("--schemes", "--json").stdout)}
+    else:
+        shown = yaml.safe_load(sources("--schemes", *table).stdout)
+    assert shown == table
+    assert set(table) == set(schemes())
 
 
 def test_a_scheme_that_is_not_known_is_an_error_that_says_what_was_meant() -> None:
