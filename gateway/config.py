@@ -15,7 +15,7 @@ from gateway.customerio.wire import HOSTS
 from gateway.errors import ConfigError, MappingError, Problem
 from gateway.mapping.compiler import parse
 from gateway.mapping.model import MappingFile
-from gateway.verify import Place, secret_doubt, secret_problem
+from gateway.verify import RequestField, secret_doubt, secret_problem
 
 DEFAULT_DATABASE = "sqlite:///gateway.db"
 DEFAULT_MAX_BODY = 1_048_576
@@ -82,9 +82,9 @@ class Source:
         """What senders post to, with a placeholder where their secret stands in it."""
         at = self.mapping.verify.scheme.at if self.mapping is not None else None
         match at:
-            case Place(part="path"):
+            case RequestField(part="path"):
                 return f"/hooks/{self.name}/<secret>"
-            case Place(part="query", name=name):
+            case RequestField(part="query", name=name):
                 return f"/hooks/{self.name}?{name}=<secret>"
         return f"/hooks/{self.name}"
 

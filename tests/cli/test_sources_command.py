@@ -371,7 +371,7 @@ def test_a_scheme_is_shown_as_it_stands_in_the_table() -> None:
         "  kind: token\n"
         "  header: X-Telegram-Bot-Api-Secret-Token\n"
         "  event_key: =update_id\n"
-        "  # Telegram runs what an answer says.\n"
+        "  # Telegram executes the body of a response as an API call.\n"
         '  answer: {status: 200, text: ""}\n'
     )
 

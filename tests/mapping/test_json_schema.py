@@ -527,7 +527,7 @@ def test_each_key_of_a_scheme_has_an_example() -> None:
     assert set(BY_KEY) == {each.name for each in fields(signatures.Scheme)} - {
         "name",
         "kind",
-        *read_scheme._ABOUT,
+        *read_scheme.TABLE_ONLY,
     }
 
 

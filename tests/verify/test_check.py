@@ -19,8 +19,6 @@ from hypothesis import strategies as st
 from gateway.errors import VerificationError
 from gateway.event import JSON, Webhook
 from gateway.verify import (
-    MAX_CANDIDATES,
-    MAX_HEADER,
     Scheme,
     SchemeError,
     Special,
@@ -32,6 +30,7 @@ from gateway.verify import (
     secret_problem,
     verify,
 )
+from gateway.verify.check import MAX_CANDIDATES, MAX_HEADER
 
 VECTORS: list[dict[str, Any]] = json.loads(
     Path(__file__).with_name("signature_vectors.json").read_text(encoding="utf-8")
