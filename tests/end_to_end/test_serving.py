@@ -18,7 +18,7 @@ import pytest
 
 from gateway.store.database import connect, migrate
 from gateway.store.record_and_claim import Store
-from tests.verify.test_check import VECTORS, secrets_of
+from tests.support.signatures import VECTORS, secrets_of
 
 MAPPING = """\
 version: 1
