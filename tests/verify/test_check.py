@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -112,97 +113,69 @@ ALIKE = {
     "postmark": "basic",
 }
 
-#: Schemes of a mapping's own that say what a scheme of the table says.
-WRITTEN: list[tuple[JSON, str]] = [
-    (
-        {
-            "kind": "ed25519",
-            "header": "X-Signature-Ed25519",
-            "encoding": "hex",
-            "secret": {"encoding": "hex"},
-            "signed": "{ts}{body}",
-            "timestamp": {"header": "X-Signature-Timestamp"},
-        },
-        "discord",
-    ),
-    (
-        {
-            "kind": "ecdsa",
-            "header": "X-Twilio-Email-Event-Webhook-Signature",
-            "signed": "{ts}{body}",
-            "timestamp": {"header": "X-Twilio-Email-Event-Webhook-Timestamp", "tolerance": "none"},
-        },
-        "sendgrid",
-    ),
-    ({"kind": "digest", "header": "X-HubSpot-Signature"}, "hubspot_v1"),
-    (
-        {
-            "kind": "hmac",
-            "header": "recurly-signature",
-            "positional": True,
-            "signed": "{ts}.{body}",
-            "timestamp": {"unit": "ms"},
-        },
-        "recurly",
-    ),
-]
+#: Schemes as a mapping writes them, each by the scheme of the table that it repeats.
+WRITTEN: dict[str, JSON] = yaml.safe_load("""
+discord:
+  {kind: ed25519, header: X-Signature-Ed25519, encoding: hex, secret: {encoding: hex}, signed: "{ts}{body}",
+   timestamp: {header: X-Signature-Timestamp}}
+sendgrid:
+  {kind: ecdsa, header: X-Twilio-Email-Event-Webhook-Signature, signed: "{ts}{body}",
+   timestamp: {header: X-Twilio-Email-Event-Webhook-Timestamp, tolerance: none}}
+hubspot_v1: {kind: digest, header: X-HubSpot-Signature}
+recurly: {kind: hmac, header: recurly-signature, positional: true, signed: "{ts}.{body}", timestamp: {unit: ms}}
+""")
 
 
 @pytest.mark.parametrize(
-    ("scheme", "alike", "vector"),
+    ("scheme", "vector"),
     [
-        (scheme, alike, vector)
-        for scheme, alike in (*ALIKE.items(), *WRITTEN)
+        (scheme, vector)
+        for scheme, alike in (*ALIKE.items(), *((scheme, alike) for alike, scheme in WRITTEN.items()))
         for vector in VECTORS
         if vector["scheme"] == alike
     ],
     ids=lambda value: value["id"] if isinstance(value, dict) and "id" in value else None,
 )
-def test_a_scheme_that_signs_like_another_has_its_known_answers(
-    scheme: JSON, alike: str, vector: dict[str, Any]
-) -> None:
+def test_a_scheme_that_signs_like_another_has_its_known_answers(scheme: JSON, vector: dict[str, Any]) -> None:
     assert is_accepted(vector, scheme) is vector["valid"]
 
 
 BEARER = {"Authorization": f"Bearer {SECRET}"}
 TOKEN: dict[str, JSON] = {"base": "token", "header": "X-Token"}
+GOOD = mac(BODY).hex()
 
 BY_HAND: list[tuple[JSON, dict[str, str], bool]] = [
     ("none", {}, True),
     ("bearer", BEARER, True),
     ("bearer", {"authorization": f"bearer  {SECRET} "}, True),
-    ("bearer", {"Authorization": SECRET}, False),
-    ("bearer", {"Authorization": f"Basic {SECRET}"}, False),
-    ("bearer", {"Authorization": f"Bearer {SECRET}x"}, False),
-    ("bearer", {"Authorization": f"Bearer {SECRET[:-1]}"}, False),
-    ("bearer", {"Authorization": "Bearer "}, False),
-    ("bearer", {"Authorization": "Bearer"}, False),
-    ("bearer", {"Authorization": f"Bearer {SECRET}, Bearer {SECRET}"}, False),
-    ("bearer", {"Authorization": ""}, False),
+    *(
+        ("bearer", {"Authorization": value}, False)
+        for value in (SECRET, f"Basic {SECRET}", f"Bearer {SECRET}x", f"Bearer {SECRET[:-1]}", "Bearer ", "Bearer",
+                      f"Bearer {SECRET}, Bearer {SECRET}", "")
+    ),
     ("bearer", {}, False),
     (TOKEN, {"X-Token": SECRET}, True),
     (TOKEN, {"X-Token": SECRET.upper()}, False),
     (TOKEN, {"Authorization": SECRET}, False),
-    (HMAC, {"X-Signature": mac(BODY).hex()}, True),
-    (HMAC, {"X-Signature": mac(BODY).hex().upper()}, True),
-    (HMAC, {"X-Signature": mac(BODY).hex()[:-2]}, False),
-    (HMAC, {"X-Signature": mac(BODY).hex() + "00"}, False),
-    (HMAC, {"X-Signature": " ".join(mac(BODY).hex())}, False),
-    (HMAC, {"X-Signature": f"{mac(BODY).hex()}, {mac(BODY).hex()}"}, False),
-    (HMAC, {"X-Signature": b64(mac(BODY))}, False),
-    (HMAC, {"X-Signature": mac(BODY, b"").hex()}, False),
+    (HMAC, {"X-Signature": GOOD}, True),
+    (HMAC, {"X-Signature": GOOD.upper()}, True),
+    *(
+        (HMAC, {"X-Signature": value}, False)
+        for value in (GOOD[:-2], GOOD + "00", " ".join(GOOD), f"{GOOD}, {GOOD}", b64(mac(BODY)), mac(BODY, b"").hex())
+    ),
     ({**HMAC, "algorithm": "sha1"}, {"X-Signature": mac(BODY, algorithm="sha1").hex()}, True),
     ({**HMAC, "algorithm": "sha512"}, {"X-Signature": mac(BODY, algorithm="sha512").hex()}, True),
-    ({**HMAC, "algorithm": "sha512"}, {"X-Signature": mac(BODY).hex()}, False),
+    ({**HMAC, "algorithm": "sha512"}, {"X-Signature": GOOD}, False),
     ({**HMAC, "encoding": "base64"}, {"X-Signature": b64(mac(BODY))}, True),
-    ({**HMAC, "encoding": "base64"}, {"X-Signature": b64(mac(BODY)).rstrip("=")}, False),
-    ({**HMAC, "encoding": "base64"}, {"X-Signature": b64(mac(BODY)) + "\n"}, False),
-    ({**HMAC, "encoding": "base64"}, {"X-Signature": "*" + b64(mac(BODY))}, False),
-    ({**HMAC, "prefix": "sha256="}, {"X-Signature": f"sha256={mac(BODY).hex()}"}, True),
-    ({**HMAC, "prefix": "sha256="}, {"X-Signature": f"sha1={mac(BODY).hex()}"}, False),
-    ({**HMAC, "header": ["X-New", "X-Signature"]}, {"X-Signature": mac(BODY).hex()}, True),
-    ({**HMAC, "header": ["X-New", "X-Signature"]}, {"X-New": "00", "X-Signature": mac(BODY).hex()}, True),
-    ({**HMAC, "header": ["X-New", "X-Signature"]}, {"X-New": "00", "X-Other": mac(BODY).hex()}, False),
+    *(
+        ({**HMAC, "encoding": "base64"}, {"X-Signature": value}, False)
+        for value in (b64(mac(BODY)).rstrip("="), b64(mac(BODY)) + "\n", "*" + b64(mac(BODY)))
+    ),
+    ({**HMAC, "prefix": "sha256="}, {"X-Signature": f"sha256={GOOD}"}, True),
+    ({**HMAC, "prefix": "sha256="}, {"X-Signature": f"sha1={GOOD}"}, False),
+    ({**HMAC, "header": ["X-New", "X-Signature"]}, {"X-Signature": GOOD}, True),
+    ({**HMAC, "header": ["X-New", "X-Signature"]}, {"X-New": "00", "X-Signature": GOOD}, True),
+    ({**HMAC, "header": ["X-New", "X-Signature"]}, {"X-New": "00", "X-Other": GOOD}, False),
     ("authorization", {"Authorization": SECRET}, True),
     ("authorization", {"Authorization": f"Bearer {SECRET}"}, False),
     ("auth0", {"Authorization": SECRET}, True),
@@ -222,7 +195,7 @@ def test_a_scheme_accepts_only_the_right_proof(scheme: JSON, headers: dict[str, 
 def test_every_scheme_of_the_table_is_described_and_has_a_case_that_is_accepted() -> None:
     accepted = [vector["scheme"] for vector in VECTORS if vector["valid"]]
     accepted += [scheme for scheme, _, valid in BY_HAND if valid]
-    accepted += [scheme for scheme, _ in WRITTEN]
+    accepted += WRITTEN.values()
     in_tests_below = {"path", "query", "mailchimp", "microsoft_graph", "mailgun_route"}
 
     assert {scheme_from(scheme).name for scheme in accepted} | in_tests_below | set(ALIKE) == set(schemes())
@@ -306,36 +279,24 @@ def test_a_webhook_is_good_for_five_minutes_before_and_after(late: float, valid:
     assert accepts("stripe", {"Stripe-Signature": stripe_header()}, now=NOW + late) is valid
 
 
-@pytest.mark.parametrize(
-    ("unit", "text", "valid"),
-    [
-        ("s", "1700000000", True),
-        ("s", "1699999699", False),
-        ("s", "1700000000000", False),
-        ("s", "0001700000000", True),
-        ("s", "00000001700000000", False),  # 17 digits
-        ("s", "+1700000000", False),
-        ("s", "-1700000000", False),
-        ("s", "1700000000.0", False),
-        ("s", "1_700_000_000", False),
-        ("s", " 1700000000", False),
-        ("s", "1.7e9", False),
-        ("s", "١٧٠٠٠٠٠٠٠٠", False),
-        ("s", "nan", False),
-        ("s", "9" * 16, False),
-        ("s", "9" * 4000, False),
-        ("ms", "1700000000000", True),
-        ("ms", "1700000000", False),
-        ("ms", "1700000300001", False),
-        ("iso", "2023-11-14T22:13:20Z", True),
-        ("iso", "2023-11-14T22:13:20.123456789Z", True),
-        ("iso", "2023-11-14T23:13:20+01:00", True),
-        ("iso", "2023-11-14T22:13:20", False),
-        ("iso", "2023-11-14T22:13:20Zulu", False),
-        ("iso", "0001-01-01T00:00:00+23:59", False),
-        ("iso", "9999-12-31T23:59:59-23:59", False),
-        ("iso", "1700000000", False),
+TIMES = {
+    ("s", True): ["1700000000", "0001700000000"],
+    ("s", False): [
+        "1699999699", "1700000000000", "00000001700000000", "+1700000000", "-1700000000", "1700000000.0",
+        "1_700_000_000", " 1700000000", "1.7e9", "١٧٠٠٠٠٠٠٠٠", "nan", "9" * 16, "9" * 4000,
     ],
+    ("ms", True): ["1700000000000"],
+    ("ms", False): ["1700000000", "1700000300001"],
+    ("iso", True): ["2023-11-14T22:13:20Z", "2023-11-14T22:13:20.123456789Z", "2023-11-14T23:13:20+01:00"],
+    ("iso", False): [
+        "2023-11-14T22:13:20", "2023-11-14T22:13:20Zulu", "1700000000",
+        "0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59",
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("unit", "text", "valid"), [(unit, text, valid) for (unit, valid), texts in TIMES.items() for text in texts]
 )
 def test_a_timestamp_is_parsed_strictly_in_its_unit(unit: str, text: str, valid: bool) -> None:
     signature = mac(f"v0:{text}:".encode() + BODY).hex()
@@ -465,11 +426,10 @@ def test_sixteen_signatures_and_a_header_of_four_kibibytes_are_accepted() -> Non
     ("scheme", "name", "value", "reason"),
     [
         ("stripe", "Stripe-Signature", "", "is missing"),
-        ("stripe", "Stripe-Signature", "t=1700000000", "no signature called v1 in hex"),
-        ("stripe", "Stripe-Signature", "t=1700000000,v1=", "no signature called v1 in hex"),
-        ("stripe", "Stripe-Signature", "t=1700000000,v1=zz", "no signature called v1 in hex"),
-        ("stripe", "Stripe-Signature", "t=1700000000,v1=0", "no signature called v1 in hex"),
-        ("stripe", "Stripe-Signature", "t=1700000000;v1=00", "no signature called v1 in hex"),
+        *(
+            ("stripe", "Stripe-Signature", f"t=1700000000{value}", "no signature called v1 in hex")
+            for value in ("", ",v1=", ",v1=zz", ",v1=0", ";v1=00")
+        ),
         ("stripe", "Stripe-Signature", "v1=00", "one timestamp called t"),
         ("stripe", "Stripe-Signature", "t=1700000000,t=1,v1=00", "one timestamp called t"),
         ("stripe", "Stripe-Signature", "t=,v1=00", "is not a time"),
@@ -479,10 +439,10 @@ def test_sixteen_signatures_and_a_header_of_four_kibibytes_are_accepted() -> Non
         ("stripe", "Stripe-Signature", "v1=00," * MAX_CANDIDATES + stripe_header(), "more than 16 signatures"),
         ("stripe", "Stripe-Signature", f"{stripe_header()},".ljust(MAX_HEADER + 1, "x"), "longer than 4096"),
         ("bearer", "Authorization", "Bearer " + "x" * MAX_HEADER, "longer than 4096"),
-        ("github", "X-Hub-Signature-256", "sha256=", "no signature behind 'sha256=' in hex"),
-        ("github", "X-Hub-Signature-256", "sha256=\ud800", "no signature behind 'sha256=' in hex"),
-        ("github", "X-Hub-Signature-256", "sha256", "no signature behind 'sha256=' in hex"),
-        ("github", "X-Hub-Signature-256", "\u0130" * 8, "no signature behind 'sha256=' in hex"),
+        *(
+            ("github", "X-Hub-Signature-256", value, "no signature behind 'sha256=' in hex")
+            for value in ("sha256=", "sha256=\ud800", "sha256", "\u0130" * 8)
+        ),
         ("shopify", "X-Shopify-Hmac-SHA256", "not base64!", "no signature in base64"),
         ("shopify", "X-Shopify-Hmac-SHA256", "\xe9\xe9\xe9\xe9", "no signature in base64"),
         ("basic", "Authorization", "Basic", "does not begin with 'Basic '"),
