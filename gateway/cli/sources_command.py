@@ -6,10 +6,10 @@ import json
 import re
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from textwrap import wrap
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import click
 import yaml
@@ -113,8 +113,10 @@ def _list_sources(names: Collection[str], environ: Mapping[str, str], *, as_json
         _listing(source, config, environ, events.get(source.name), refusals.get(source.name)) for source in chosen
     ]
     if as_json:
-        unknown = ("last_event", "refused") if problem is not None else ()
-        click.echo(document([_without(asdict(listing), unknown) for listing in listings]))
+        rows = [asdict(listing) for listing in listings]
+        for row in rows if problem is not None else ():
+            del row["last_event"], row["refused"]  # null would mean that there never was one
+        click.echo(document(rows))
     else:
         blocks = _blocks(listings, in_full=bool(names), history_is_known=problem is None)
         no_events = "; no events yet" if problem is None and not events else ""
@@ -133,26 +135,20 @@ def _missing_file(config: Config) -> Path | None:
     return None if file.exists() else file
 
 
-def _without(data: dict[str, Any], keys: Collection[str]) -> dict[str, Any]:
-    return {key: value for key, value in data.items() if key not in keys}
-
-
 def _listing(
     source: Source, config: Config, environ: Mapping[str, str], event: EventEntry | None, refusal: Refusal | None
 ) -> SourceListing:
-    if source.mapping is None:
-        return SourceListing(
-            source=source.name, file=source.file, closed=source.closed, last_event=event, refused=refusal
-        )
-
     def are_set(variables: Collection[str]) -> dict[str, bool]:
         return {name: bool(configuration.secrets_in(environ.get(name, ""))) for name in variables}
 
+    listing = SourceListing(
+        source=source.name, file=source.file, closed=source.closed, last_event=event, refused=refusal
+    )
+    if source.mapping is None:
+        return listing
     verify = source.mapping.verify
-    return SourceListing(
-        source=source.name,
-        file=source.file,
-        closed=source.closed,
+    return replace(
+        listing,
         doubt=configuration.doubt_of(source),
         unused=source.is_unused,
         address=f"{config.public_url or ''}{source.path}",
@@ -160,8 +156,6 @@ def _listing(
         secret_env=are_set(verify.secret_env),
         verify_token_env=are_set([] if verify.token_env is None else [verify.token_env]),
         networks=tuple(map(str, verify.networks)),
-        last_event=event,
-        refused=refusal,
     )
 
 

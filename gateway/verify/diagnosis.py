@@ -71,7 +71,11 @@ def _other_sender(webhook: Webhook) -> str | None:
 
 def _variants(scheme: Scheme, webhook: Webhook) -> Iterator[Variant]:
     if scheme.kind == "token":
-        yield from _token_prefixes(scheme, webhook)
+        for prefix, right_scheme in (("Bearer ", "bearer"), ("", "authorization")):
+            if scheme.at is None and prefix != scheme.prefix:
+                before = f"behind '{prefix.strip()}'" if prefix else "as it is"
+                text = f"the token is right {before}: if it is sent in Authorization, write  scheme: {right_scheme}"
+                yield text, replace(scheme, prefix=prefix), webhook
         return
     for text, body in _bodies(webhook):
         text = f"the signature is right for the body {text}: something between the sender and the gateway changes it"
@@ -83,14 +87,6 @@ def _variants(scheme: Scheme, webhook: Webhook) -> Iterator[Variant]:
     if scheme.kind in ("hmac", "digest"):
         for text, other_scheme in _readings(scheme):
             yield f"the signature is right with  {text}  in the scheme", other_scheme, webhook
-
-
-def _token_prefixes(scheme: Scheme, webhook: Webhook) -> Iterator[Variant]:
-    for prefix, right_scheme in (("Bearer ", "bearer"), ("", "authorization")):
-        if scheme.at is None and prefix != scheme.prefix:
-            before = f"behind '{prefix.strip()}'" if prefix else "as it is"
-            text = f"the token is right {before}: if it is sent in Authorization, write  scheme: {right_scheme}"
-            yield text, replace(scheme, prefix=prefix), webhook
 
 
 def _bodies(webhook: Webhook) -> Iterator[tuple[str, bytes]]:
