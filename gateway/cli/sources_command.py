@@ -23,7 +23,7 @@ from gateway.errors import StoreError, did_you_mean
 from gateway.operate.queries import EventEntry, Queries
 from gateway.receive.refusals import Kept, Refusal
 from gateway.store.database import require_schema
-from gateway.verify import entries, schemes
+from gateway.verify import scheme_entries, schemes
 
 WIDTH = 100  # columns
 #: Seconds after which a refusal is no longer shown, if a webhook was accepted since.
@@ -240,7 +240,7 @@ def _wrapped(text: str, *, indent: int) -> list[str]:
 
 
 def _list_schemes(names: Collection[str], *, as_json: bool) -> None:
-    table = entries()
+    table = scheme_entries()
     chosen = _chosen({name: name for name in table}, names, "scheme")
     if not names and not as_json:
         width = max(map(len, chosen))

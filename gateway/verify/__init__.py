@@ -23,7 +23,7 @@ from gateway.verify.scheme import (
     Special,
     Unit,
 )
-from gateway.verify.scheme_table import entries, scheme_from, schemes
+from gateway.verify.scheme_table import scheme_entries, scheme_from, schemes
 from gateway.verify.template import delivery_id
 
 __all__ = [
@@ -41,11 +41,11 @@ __all__ = [
     "Special",
     "Unit",
     "delivery_id",
-    "entries",
     "fingerprint",
     "handshake_in",
     "likely_cause",
     "reply_to",
+    "scheme_entries",
     "scheme_from",
     "schemes",
     "secret_doubt",

@@ -52,9 +52,12 @@ def _matches(handshake: Handshake, reader: WebhookReader) -> bool:
     for request_field, expected in handshake.when.items():
         values = reader.values(request_field)
         if expected == ABSENT:
-            if values:
-                return False
-        elif len(values) != 1 or (values[0] in (None, "") if expected == ANY else values[0] != expected):
+            matches = not values
+        elif expected == ANY:
+            matches = len(values) == 1 and values[0] not in (None, "")
+        else:
+            matches = values == [expected]
+        if not matches:
             return False
     return True
 

@@ -23,7 +23,7 @@ def schemes() -> Mapping[str, Scheme]:
     return read_table(_text())
 
 
-def entries() -> dict[str, str]:
+def scheme_entries() -> dict[str, str]:
     """Return the entry of each scheme as it stands in schemes.yaml, with its comments, for people to read."""
     # An entry is a name at the start of a line and the indented lines below it.
     return {entry[1]: entry[0] for entry in re.finditer(r"^(\w+):\n(?:  .*\n)+", _text(), re.MULTILINE)}
