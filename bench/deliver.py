@@ -2,10 +2,10 @@
 
     python -m bench.deliver [--calls 20000] [--customers 5000] [--rounds 3] [--postgresql URL]
 
-Both send the same kind of events to the same stand-in for the Track API, which answers each request 20 ms after it
-arrived. In each round the package sends its calls one by one, and then a `gateway worker` drains a fresh database.
-Its clock runs from the line "worker started" until all is settled in the database; that each call arrived exactly
-once is asserted. Needs the package: pip install -e '.[bench]'.
+Both send the same events to the same stand-in for the Track API, which answers each request 20 ms after it came. In
+each round the package sends its calls one by one, then a `gateway worker` drains a fresh database. Its clock runs from
+the log line "worker started" until everything is settled in the database; that each call arrived exactly once is
+asserted. Needs the package: pip install -e '.[bench]'.
 """
 
 from __future__ import annotations
@@ -13,21 +13,18 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
-import os
-import signal
 import statistics
-import subprocess
+import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from sqlalchemy import create_engine, exists, or_, select
+from sqlalchemy import exists, or_, select
 
-from bench import fast_trackapi, serving, webhooks
-from bench.fast_trackapi import Counts, StandIn
+from bench import fast_trackapi, harness
+from bench.fast_trackapi import StandIn
 from gateway.customerio.calls import Track, from_json
 from gateway.event import Webhook
 from gateway.mapping.compiler import parse
@@ -40,337 +37,209 @@ THREADS = 8
 TARGET = 8.0
 #: How many times what it holds after a quarter of the calls the worker's memory may be at the end.
 MEMORY_TARGET = 1.05
+#: Events recorded in one transaction.
 GROUP = 256
 #: Seconds between two looks at what has arrived, and then between two at what is settled.
 LOOK, LAST_LOOK = 0.05, 0.005
-#: Seconds that a worker may take to start; a drain, with the calls a second that are too slow to be waited for.
-PATIENCE = 30.0
-SLOWEST = 50
+#: Seconds that a worker may take to start; calls a second that are too slow to wait for.
+PATIENCE, SLOWEST = 30.0, 50
 
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
-    """What one database made of it: medians of the rounds, and the slowest and the quickest of them.
+    """What one database did: medians of the rounds.
 
     Attributes:
         official: Calls a second of the `customerio` package.
         ratio: To the package, in the same round.
-        arriving: Calls a second between the first request and the last, as the stand-in saw them.
-        cost, official_cost: Processor time of a call in the worker and in the package, in microseconds.
-        standin_cost: That of the stand-in, which shares the machine, for a call of the worker.
+        cpu_us, official_us, standin_us: Processor time of a call in the worker, the package and the stand-in.
         requests: That the worker made for its calls.
-        after_a_quarter, at_the_end: What the worker held, in MiB, in the round in which that grew most.
+        early, late: MiB that the worker held after a quarter of the calls and at the end, where that grew most.
     """
 
-    name: str
+    database: str
+    per_second: int
+    lowest: int
+    highest: int
+    official: int
+    ratio: float
+    cpu_us: int
+    official_us: int
+    standin_us: int
+    requests: int
+    early: float
+    late: float
+    met: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drain:
+    """One drained backlog; *ratio* to the package in the same round, costs in microseconds, memory in MiB."""
+
     per_second: float
-    slowest: float
-    quickest: float
     official: float
     ratio: float
-    arriving: float
-    cost: float
-    official_cost: float
-    standin_cost: float
-    requests: int
-    after_a_quarter: float
-    at_the_end: float
-    ratio_met: bool
-    memory_met: bool
-
-
-def main() -> None:
-    """Measure and print."""
-    options = _options()
-    servers = {"SQLite": ""} | ({"PostgreSQL": options.postgresql} if options.postgresql else {})
-    cases = [_Case(name=name, server=server) for name, server in servers.items()]
-    with fast_trackapi.running(options.latency_ms) as api:
-        for number in range(options.rounds):
-            official = _official(api, list(_events(f"official{number}", options.official_calls, options)))
-            print(f"round {number + 1}: customerio {official.rate:.0f}/s", end="", flush=True)
-            for case in cases:
-                case.officials.append(official)
-                case.drains.append(_drain(case, api, options))
-                print(f", {case.name} {case.drains[-1].rate:.0f}/s", end="", flush=True)
-            print()
-    figures = list(map(_figures, cases))
-    _print(figures)
-    setting = {key: value for key, value in vars(options).items() if key != "postgresql"}
-    targets = {"ratio": TARGET, "memory": MEMORY_TARGET}
-    serving.keep(__file__, {"options": setting, "targets": targets, "databases": list(map(asdict, figures))})
-
-
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--calls", type=int, default=20_000, help="in the backlog")
-    parser.add_argument("--customers", type=int, default=5_000, help="whom the calls go to, in turns")
-    parser.add_argument("--official-calls", type=int, default=4_000, help="that the package makes a round")
-    parser.add_argument("--latency-ms", type=float, default=20, help="what the stand-in takes for an answer")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--postgresql", default="", help="such as postgresql://postgres@127.0.0.1:5432")
-    return parser.parse_args()
-
-
-def _print(figures: Sequence[Figures]) -> None:
-    print(
-        f"\n{'':12}{'/s':>7}{'from':>7}{'to':>7}{'official':>10}{'ratio':>7}{'arriving':>10}{'cpu us':>8}"
-        f"{'official':>10}{'requests':>10}{'MiB at 1/4':>12}{'at the end':>12}"
-    )
-    for each in figures:
-        print(
-            f"{each.name:12}{each.per_second:7.0f}{each.slowest:7.0f}{each.quickest:7.0f}{each.official:10.0f}"
-            f"{each.ratio:7.2f}{each.arriving:10.0f}{each.cost:8.0f}{each.official_cost:10.0f}"
-            f"{each.requests:10}{each.after_a_quarter:12.1f}{each.at_the_end:12.1f}"
-        )
-    for each in figures:
-        ratio = f"ratio {each.ratio:.2f}, at least {TARGET:g}: {_verdict(each.ratio_met)}"
-        grown = each.at_the_end / each.after_a_quarter
-        print(f"{each.name}: {ratio}; memory x {grown:.2f}, at most {MEMORY_TARGET:g}: {_verdict(each.memory_met)}")
-
-
-def _verdict(met: bool) -> str:
-    return "met" if met else "NOT met"
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Official:
-    """One run of the package."""
-
-    rate: float
-    cost: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Drain:
-    """One backlog, drained; memory in MiB."""
-
-    rate: float
-    arriving: float
-    cost: float
-    standin_cost: float
+    cpu_us: float
+    official_us: float
+    standin_us: float
     requests: int
     early: float
     late: float
 
 
 @dataclass(kw_only=True)
-class _Case:
-    """One database, and the rounds so far."""
+class Target:
+    """A database and its rounds so far."""
 
     name: str
     server: str
-    officials: list[_Official] = field(default_factory=list)
-    drains: list[_Drain] = field(default_factory=list)
+    drains: list[Drain] = field(default_factory=list)
+
+    def figures(self) -> Figures:
+        """Sum up the rounds."""
+
+        def median(name: str) -> float:
+            return statistics.median(float(getattr(drain, name)) for drain in self.drains)
+
+        most_grown = max(self.drains, key=lambda drain: drain.late / drain.early)
+        rates = [drain.per_second for drain in self.drains]
+        return Figures(
+            database=self.name,
+            per_second=round(median("per_second")),
+            lowest=round(min(rates)),
+            highest=round(max(rates)),
+            official=round(median("official")),
+            ratio=round(median("ratio"), 2),
+            cpu_us=round(median("cpu_us")),
+            official_us=round(median("official_us")),
+            standin_us=round(median("standin_us")),
+            requests=round(median("requests")),
+            early=round(most_grown.early, 1),
+            late=round(most_grown.late, 1),
+            met=median("ratio") >= TARGET and most_grown.late <= most_grown.early * MEMORY_TARGET,
+        )
 
 
-def _figures(case: _Case) -> Figures:
-    rates = [each.rate for each in case.drains]
-    rounds = zip(case.drains, case.officials, strict=True)
-    ratio = statistics.median(drain.rate / official.rate for drain, official in rounds)
-    grown = max(case.drains, key=lambda each: each.late / each.early)
-    return Figures(
-        name=case.name,
-        per_second=round(statistics.median(rates)),
-        slowest=round(min(rates)),
-        quickest=round(max(rates)),
-        official=round(statistics.median(each.rate for each in case.officials)),
-        ratio=round(ratio, 2),
-        arriving=round(statistics.median(each.arriving for each in case.drains)),
-        cost=round(statistics.median(each.cost for each in case.drains)),
-        official_cost=round(statistics.median(each.cost for each in case.officials)),
-        standin_cost=round(statistics.median(each.standin_cost for each in case.drains)),
-        requests=round(statistics.median(each.requests for each in case.drains)),
-        after_a_quarter=round(grown.early, 1),
-        at_the_end=round(grown.late, 1),
-        ratio_met=ratio >= TARGET,
-        memory_met=grown.late <= grown.early * MEMORY_TARGET,
-    )
+def main() -> None:
+    """Measure and print."""
+    options = harness.options(__doc__, calls=20_000, customers=5_000, official_calls=4_000, latency_ms=20.0, rounds=3)
+    targets = [Target(name=name, server=server) for name, server in harness.servers(options.postgresql).items()]
+    with fast_trackapi.running(options.latency_ms) as api:
+        for number in range(options.rounds):
+            events = list(invoice_events(f"official{number}", options.official_calls, options.customers))
+            official, official_us = send_with_official_package(api, events)
+            for target in targets:
+                target.drains.append(drain_backlog(target.server, api, options, number, official, official_us))
+                print(f"round {number + 1}: {target.name} {target.drains[-1].per_second:,.0f}/s", flush=True)
+    rows = [target.figures() for target in targets]
+    harness.print_table(rows)
+    harness.keep(__file__, options, rows, targets={"ratio": TARGET, "memory": MEMORY_TARGET})
 
 
-# The calls
-
-
-def _events(prefix: str, number: int, options: argparse.Namespace) -> Iterator[NewEvent]:
-    """Make events as the receiver does, of one call each."""
-    mapping, _ = parse(webhooks.ONE_CALL, "bench.yaml")
-    for each in range(number):
-        written = webhooks.written(f"{prefix}-{each}", customer=f"{prefix}-{each % options.customers}")
+def invoice_events(prefix: str, count: int, customers: int) -> Iterator[NewEvent]:
+    """Make events of one call each, as the receiver does."""
+    mapping, _ = parse(harness.ONE_CALL, "bench.yaml")
+    for number in range(count):
         webhook = Webhook(
             method="POST",
             url="http://localhost/hooks/bench",
             headers={"content-type": "application/json"},
             query={},
-            body=written.partition(b"\r\n\r\n")[2],
+            body=harness.invoice(f"{prefix}-{number}", customer=f"{prefix}-{number % customers}"),
         )
         yield take(mapping, webhook, time.time())
 
 
-# The yardstick
-
-
-def _official(api: StandIn, events: Sequence[NewEvent]) -> _Official:
-    """Have the package make the calls that the worker would make of these events."""
-    calls = [_track(event) for event in events]
-    # Found by its name: it is there for benchmarks only, and ships no types.
+def send_with_official_package(api: StandIn, events: Sequence[NewEvent]) -> tuple[float, float]:
+    """Send the calls of these events; return calls a second, and microseconds of processor time a call."""
+    calls = [from_json(json.loads(event.deliveries[0].call)) for event in events]
+    # Imported by name: it is there for benchmarks only, and ships no types.
     client = importlib.import_module("customerio").CustomerIO("site", "key")
-    # It always makes an https:// of the host that it is given. So that both sides send plain http to one
-    # stand-in, the address is set afterwards, and what it would use for https (its own pool, retries and socket
-    # options) is used for http too. All else is as it comes.
+    # It always makes an https:// address. So that both sides send plain http to one stand-in, the address is set
+    # afterwards, and its https adapter (its own pool, retries and socket options) is used for http too.
     client.base_url = f"{api.url}/api/v1"
     client.http.mount("http://", client.http.get_adapter("https://"))
 
-    def make(first: int) -> None:
+    def send_every_nth(first: int) -> None:
         for call in calls[first::THREADS]:
+            assert isinstance(call, Track)
             client.track(call.id, call.name, call.attributes, id=call.event_id, timestamp=call.timestamp)
 
-    api.forget()
-    began, spent = time.monotonic(), time.process_time()
+    api.reset()
+    start, cpu_start = time.monotonic(), time.process_time()
     with ThreadPoolExecutor(THREADS) as pool:
-        for done in [pool.submit(make, first) for first in range(THREADS)]:
-            done.result()
-    seconds, spent = time.monotonic() - began, time.process_time() - spent
+        list(pool.map(send_every_nth, range(THREADS)))
+    seconds, cpu_seconds = time.monotonic() - start, time.process_time() - cpu_start
     client.close()
-    _require_all(api.counts(), len(calls))
-    return _Official(rate=len(calls) / seconds, cost=spent / len(calls) * 1e6)
+    _require_each_once(api, len(calls))
+    return len(calls) / seconds, cpu_seconds / len(calls) * 1e6
 
 
-def _track(event: NewEvent) -> Track:
-    call = from_json(json.loads(event.deliveries[0].call))
-    assert isinstance(call, Track)
-    return call
-
-
-def _require_all(counts: Counts, calls: int) -> None:
-    assert not counts.refused, f"{counts.refused} requests were refused"
-    arrived = f"of {calls} calls {counts.distinct} arrived, in all {counts.calls} times"
-    assert counts.calls == counts.distinct == calls, arrived
-
-
-# The worker
-
-
-def _drain(case: _Case, api: StandIn, options: argparse.Namespace) -> _Drain:
-    """Fill a fresh database, and see how a worker empties it."""
-    with (
-        serving.scratch_directory() as directory,
-        serving.fresh_database(case.server, directory) as url,
-    ):
-        credentials = {"CUSTOMERIO_SITE_ID": "site", "CUSTOMERIO_API_KEY": "key"}
-        environ = webhooks.environment(directory, webhooks.ONE_CALL, url, **credentials, CUSTOMERIO_BASE_URL=api.url)
-        serving.migrate(environ)
-        database = connect(url)
+def drain_backlog(
+    server: str, api: StandIn, options: argparse.Namespace, round_: int, official: float, official_us: float
+) -> Drain:
+    """Fill a fresh database and measure how a worker empties it."""
+    with harness.bench_gateway(server, api_url=api.url) as environ, tempfile.NamedTemporaryFile() as log_file:
+        database, log = connect(environ["DATABASE_URL"]), Path(log_file.name)
         try:
-            _record(database, list(_events(f"drain{len(case.drains)}", options.calls, options)))
-            _tidy_up(url, database)
-            api.forget()
-            with _started_worker(environ, directory / "worker.log") as worker:
-                drained = _watch(worker, database, api, options.calls)
-            _require_all(api.counts(), options.calls)
-            settled = Store(database).counts()["deliveries"]
-            assert settled == {"delivered": options.calls}, f"deliveries came to {settled}"
-            return drained
+            events = list(invoice_events(f"drain{round_}", options.calls, options.customers))
+            store = Store(database)
+            for first in range(0, len(events), GROUP):
+                store.record(events[first : first + GROUP])
+            harness.collect_statistics(environ["DATABASE_URL"])
+            api.reset()
+            deadline = time.monotonic() + PATIENCE + options.calls / SLOWEST
+            with harness.worker(environ, log=log) as worker:
+
+                def check_worker(waiting_for: str) -> None:
+                    if worker.poll() is not None or time.monotonic() > deadline:
+                        raise RuntimeError(f"no {waiting_for} from the worker:\n{log.read_text()[-2_000:]}")
+
+                while "worker started" not in log.read_text():
+                    check_worker("start")
+                    time.sleep(LAST_LOOK)
+                start, cpu_start = time.monotonic(), harness.processor_seconds(worker.pid)
+                standin_cpu_start, early = api.counts().cpu_seconds, 0.0
+                while (counts := api.counts()).distinct < options.calls:
+                    if not early and counts.distinct >= options.calls / 4:
+                        early = sum(harness.memory(worker.pid))
+                    check_worker("calls")
+                    time.sleep(LOOK)
+                while _has_unsettled(database):
+                    check_worker("settlement")
+                    time.sleep(LAST_LOOK)
+                seconds = time.monotonic() - start
+                cpu_seconds = harness.processor_seconds(worker.pid) - cpu_start
+                late = sum(harness.memory(worker.pid))
+            _require_each_once(api, options.calls)
+            assert store.counts()["deliveries"] == {"delivered": options.calls}
         finally:
             database.engine.dispose()
-
-
-def _record(database: Database, events: Sequence[NewEvent]) -> None:
-    store = Store(database)
-    for first in range(0, len(events), GROUP):
-        store.record(events[first : first + GROUP])
-
-
-def _tidy_up(url: str, database: Database) -> None:
-    """Have statistics, and nothing left to write of the recording: that is not what is measured."""
-    engine = create_engine(url, isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        for statement in _AFTERWARDS[database.engine.dialect.name]:
-            connection.exec_driver_sql(statement)
-    engine.dispose()
-
-
-_AFTERWARDS = {
-    "sqlite": ("ANALYZE", "PRAGMA wal_checkpoint(TRUNCATE)"),
-    "postgresql": ("VACUUM ANALYZE", "CHECKPOINT"),
-}
-
-
-class _Worker:
-    """A worker that runs, and its log."""
-
-    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
-        self._process = process
-        self._log = log
-        self.pid = process.pid
-
-    def memory(self) -> float:
-        """Read what it holds, in MiB."""
-        return sum(serving.memory(self.pid))
-
-    def has_started(self) -> bool:
-        return "worker started" in self._log.read_text()
-
-    def require(self, until: float, waited_for: str) -> None:
-        """Raise with the end of its log when it has ended, or when it is too late."""
-        ended = self._process.poll() is not None
-        if ended or time.monotonic() > until:
-            why = "the worker ended" if ended else "the worker took too long"
-            raise RuntimeError(f"{why}; waited for {waited_for}\n{self._log.read_text()[-2_000:]}")
-
-
-@contextmanager
-def _started_worker(environ: Mapping[str, str], log: Path) -> Iterator[_Worker]:
-    with log.open("wb") as stderr:
-        process = subprocess.Popen(
-            [*serving.GATEWAY, "worker"], env=dict(environ), start_new_session=True, stderr=stderr
-        )
-    try:
-        worker = _Worker(process, log)
-        until = time.monotonic() + PATIENCE
-        while not worker.has_started():
-            worker.require(until, "its start")
-            time.sleep(LAST_LOOK)
-        yield worker
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-
-def _watch(worker: _Worker, database: Database, api: StandIn, calls: int) -> _Drain:
-    """Look on, at little cost, until all calls have arrived and are settled."""
-    began, spent = time.monotonic(), serving.processor_seconds(worker.pid)
-    standin_spent = api.counts().processor_seconds
-    until = began + PATIENCE + calls / SLOWEST
-    early = 0.0
-    while (counts := api.counts()).distinct < calls:
-        if not early and counts.distinct >= calls / 4:
-            early = worker.memory()
-        assert not counts.refused, f"{counts.refused} requests were refused"
-        worker.require(until, f"calls; there are {counts}")
-        time.sleep(LOOK)
-    while _is_unsettled(database):
-        worker.require(until, "what arrived to be settled")
-        time.sleep(LAST_LOOK)
-    seconds = time.monotonic() - began
-    spent = serving.processor_seconds(worker.pid) - spent
-    late = worker.memory()
-    return _Drain(
-        rate=calls / seconds,
-        arriving=calls / max(counts.last - counts.first, LAST_LOOK),
-        cost=spent / calls * 1e6,
-        standin_cost=(counts.processor_seconds - standin_spent) / calls * 1e6,
+    return Drain(
+        per_second=options.calls / seconds,
+        official=official,
+        ratio=options.calls / seconds / official,
+        cpu_us=cpu_seconds / options.calls * 1e6,
+        official_us=official_us,
+        standin_us=(counts.cpu_seconds - standin_cpu_start) / options.calls * 1e6,
         requests=counts.requests,
         early=early or late,
         late=late,
     )
 
 
-def _is_unsettled(database: Database) -> bool:
+def _require_each_once(api: StandIn, calls: int) -> None:
+    counts = api.counts()
+    assert not counts.refused, f"{counts.refused} requests were refused"
+    assert counts.calls == counts.distinct == calls, f"of {calls} calls {counts.distinct} arrived, {counts.calls} times"
+
+
+_UNSETTLED = select(or_(*(exists(select(deliveries.c.id).where(state)) for state in (IS_PENDING, IS_PARKED))))
+
+
+def _has_unsettled(database: Database) -> bool:
     with reading(database) as connection:
         return bool(connection.scalar(_UNSETTLED))
-
-
-_UNSETTLED = select(or_(*(exists(select(deliveries.c.id).where(each)) for each in (IS_PENDING, IS_PARKED))))
 
 
 if __name__ == "__main__":
