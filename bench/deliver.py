@@ -29,8 +29,8 @@ from gateway.customerio.calls import Track, from_json
 from gateway.event import Webhook
 from gateway.mapping.compiler import parse
 from gateway.receive.record import take
+from gateway.store import NewEvent, Store
 from gateway.store.database import Database, connect, reading
-from gateway.store.record_and_claim import NewEvent, Store
 from gateway.store.tables import IS_PARKED, IS_PENDING, deliveries
 
 THREADS = 8

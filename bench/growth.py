@@ -25,8 +25,8 @@ from bench.harness import Load, Web
 from bench.ingest import post_invoices
 from gateway.customerio.connection import DEFAULT
 from gateway.customerio.retry import Attempt, Delivered
+from gateway.store import ClaimRequest, Outcome, Store
 from gateway.store.database import Database, connect
-from gateway.store.record_and_claim import Outcome, Store
 
 TARGET = 1.2
 MEMORY_TARGET = 150.0  # MiB
@@ -92,7 +92,8 @@ class Filled:
         store, outcomes = Store(self.database), list[Outcome]()
         while True:
             start = time.perf_counter()
-            claimed = store.settle_and_claim(outcomes, limit=GROUP, lease=secrets.randbits(63), seconds=120).claimed
+            request = ClaimRequest(limit=GROUP, lease=secrets.randbits(63), lease_seconds=120)
+            claimed = store.settle_and_claim(outcomes, request).claimed
             if outcomes:
                 self.delivered.append((time.perf_counter() - start) / len(outcomes) * 1e6)
             if not claimed:

@@ -19,9 +19,10 @@ from gateway.operate.metrics import CONTENT_TYPE, Metrics
 from gateway.receive.refusals import Kept, Refusals, Told
 from gateway.receive.sources import Sources
 from gateway.receive.view import WRONG_METHOD, Arrived, Receiver, Taken, translate_and_record
-from gateway.store.database import OTHER_SCHEMA, Database, connect, require_schema
+from gateway.store import Store
+from gateway.store.database import OTHER_SCHEMA, Database, connect
 from gateway.store.group_commit import GroupCommit
-from gateway.store.record_and_claim import Store
+from gateway.store.schema import require_schema
 
 log = logging.getLogger(__name__)
 

@@ -15,6 +15,7 @@ from gateway.customerio.wire import HOSTS
 from gateway.errors import ConfigError, MappingError, Problem
 from gateway.mapping.compiler import parse
 from gateway.mapping.model import MappingFile
+from gateway.text import NAME
 from gateway.verify import RequestField, secret_doubt, secret_problem
 
 DEFAULT_DATABASE = "sqlite:///gateway.db"
@@ -166,7 +167,7 @@ def source_of(text: str, path: Path, environ: Mapping[str, str], *, unnamed: str
         mapping, warnings = parse(text, file)
     except MappingError as error:
         # The file may be beyond reading, and still its source is closed, not unknown.
-        named = re.search(r"^source:\s*([a-z0-9-]+)\s*(#|$)", text, re.MULTILINE)
+        named = re.search(rf"^source:\s*({NAME.pattern})\s*(#|$)", text, re.MULTILINE)
         name = named[1] if named else unnamed
         return Source(
             name=name,

@@ -24,3 +24,6 @@ _MAX_BITS_WRITTEN = 4096  # far more than any id, and below what Python refuses 
 
 #: The name of an HTTP header: a token of RFC 9110.
 HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+
+#: The name of a source or a connection. Both become parts of other names: of addresses and of variables.
+NAME = re.compile(r"[a-z0-9-]+")

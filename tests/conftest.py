@@ -15,8 +15,8 @@ from hypothesis import settings
 
 from gateway.app import create_app
 from gateway.config import load
+from gateway.store import Store
 from gateway.store.database import Database, connect
-from gateway.store.record_and_claim import Store
 from tests.support.databases import Kind, PostgreSQL, SQLite
 from tests.support.machine import missing
 

@@ -14,7 +14,7 @@ from gateway.cli.options import environment_of, mappings_option, plain_errors
 from gateway.config import Config, doubt_of, told_of_unused
 from gateway.customerio.client import Client
 from gateway.errors import ConfigError, Severity, StoreError
-from gateway.store.database import require_schema
+from gateway.store.schema import require_schema
 
 
 @click.command()

@@ -20,8 +20,9 @@ from gateway.errors import ConfigError, StoreError, did_you_mean
 from gateway.mapping.model import MappingFile
 from gateway.operate.body_files import Files
 from gateway.operate.ingest import Ingest, Summary
-from gateway.store.database import Database, migrate, require_schema
-from gateway.store.record_and_claim import Store
+from gateway.store import Store
+from gateway.store.database import Database
+from gateway.store.schema import migrate, require_schema
 
 
 @click.command()

@@ -16,9 +16,9 @@ from gateway.cli.options import plain_errors
 from gateway.errors import ConfigError
 from gateway.event import JSON
 from gateway.mapping.compiler import parse
-from gateway.mapping.compiler.key_values import NAME
 from gateway.mapping.draft import Draft, DraftError, draft
 from gateway.mapping.selftests import run_tests
+from gateway.text import NAME
 
 
 @click.command()

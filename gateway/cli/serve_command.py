@@ -27,7 +27,8 @@ from gateway.operate.housekeeping import Task, housekeeping
 from gateway.operate.processes import run_together
 from gateway.operate.retention import Retention
 from gateway.operate.watch import Watch
-from gateway.store.database import Database, migrate, require_schema
+from gateway.store.database import Database
+from gateway.store.schema import migrate, require_schema
 
 log = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from gateway.config import Config, Source
 from gateway.errors import StoreError, did_you_mean
 from gateway.operate.queries import EventEntry, Queries
 from gateway.receive.refusals import Kept, Refusal
-from gateway.store.database import require_schema
+from gateway.store.schema import require_schema
 from gateway.verify import scheme_entries, schemes
 
 WIDTH = 100  # columns

@@ -18,7 +18,8 @@ from gateway import config as configuration
 from gateway.cli.open_database import opened
 from gateway.operate.queries import DeliveryEntry, DeliveryFilter, EventEntry, EventFilter
 from gateway.operate.replay import PORTION, in_portions
-from gateway.store.database import Database, require_schema
+from gateway.store.database import Database
+from gateway.store.schema import require_schema
 
 Filter = TypeVar("Filter", DeliveryFilter, EventFilter)
 Entry = TypeVar("Entry", DeliveryEntry, EventEntry)

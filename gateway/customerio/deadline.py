@@ -1,4 +1,8 @@
-"""HTTP attempts that end in time, however slowly the answer trickles: requests' own timeout is per read."""
+"""An HTTP session whose exchanges end in time, however slowly the answer trickles.
+
+The timeout of requests is per read, so an answer of one byte a second would never end. Here a thread shuts the
+socket of an exchange that has passed its deadline.
+"""
 
 from __future__ import annotations
 
@@ -6,114 +10,152 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.cookiejar import DefaultCookiePolicy
 from typing import Any
 
+import requests
 import urllib3
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
+from gateway import __version__
 
-class Deadlines:
-    """Ends attempts that have passed their deadline by shutting their socket."""
+#: What requests and urllib3 raise when an exchange fails.
+NETWORK_ERRORS = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
 
-    def __init__(self) -> None:
-        self._running: dict[int, tuple[float, Current]] = {}
+
+class DeadlineError(Exception):
+    """An exchange was ended because its deadline had passed."""
+
+
+class DeadlineSession(requests.Session):
+    """A session without cookies and retries, with one total deadline for each exchange.
+
+    Args:
+        pool: Connections kept open to each host.
+
+    Attributes:
+        adapter: What sends the requests, for callers that prepare them themselves. Threads may share it.
+    """
+
+    def __init__(self, *, pool: int = 1) -> None:
+        super().__init__()
+        self.headers["User-Agent"] = f"customerio-gateway/{__version__}"
+        self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+        self.adapter = _DeadlineAdapter(pool_connections=8, pool_maxsize=pool)
+        self.mount("https://", self.adapter)
+        self.mount("http://", self.adapter)
+        self._running: dict[int, tuple[float, _Exchange]] = {}
         self._changed = threading.Condition()
-        self._thread: threading.Thread | None = None
-        self._stopped = False
+        self._watcher: threading.Thread | None = None
+        self._closed = False
 
     @contextmanager
-    def attempt(self, seconds: float) -> Iterator[Current]:
-        """Give the thread's attempt its seconds, connecting included; its session has a DeadlineAdapter."""
-        current = Current()
-        _local.current = current
+    def deadline(self, seconds: float) -> Iterator[None]:
+        """Give the exchange of this block *seconds* in all, connecting included. A thread has one block at a time.
+
+        Raises:
+            DeadlineError: The exchange was cut off.
+        """
+        exchange = _Exchange()
+        _current.exchange = exchange
         with self._changed:
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._watch, name="deadlines", daemon=True)
-                self._thread.start()
-            self._running[id(current)] = (time.monotonic() + seconds, current)
+            if self._watcher is None:
+                self._watcher = threading.Thread(target=self._watch, name="deadlines", daemon=True)
+                self._watcher.start()
+            self._running[id(exchange)] = (time.monotonic() + seconds, exchange)
             self._changed.notify()
         try:
-            yield current
+            yield
+        except NETWORK_ERRORS as error:
+            if exchange.cut_off:
+                raise DeadlineError from error
+            raise
         finally:
-            _local.current = None
+            _current.exchange = None
             with self._changed:
-                del self._running[id(current)]
+                del self._running[id(exchange)]
+        if exchange.cut_off:
+            # An answer that was cut off in the middle of its headers looks like a whole one.
+            raise DeadlineError
 
-    def stop(self) -> None:
-        """Watch no longer."""
+    def close(self) -> None:
+        """Close the connections and end the watching thread."""
+        super().close()
         with self._changed:
-            self._stopped = True
+            self._closed = True
             self._changed.notify()
 
     def _watch(self) -> None:
-        while True:
-            with self._changed:
-                if self._stopped:
-                    return
+        with self._changed:
+            while not self._closed:
                 now = time.monotonic()
-                for ends, current in self._running.values():
+                for ends, exchange in self._running.values():
                     if ends <= now:
-                        current.end()
+                        exchange.cut()
                 pending = [ends - now for ends, _ in self._running.values() if ends > now]
+                # An exchange that is late and has no socket yet is looked at again soon.
                 self._changed.wait(max(min(pending, default=60.0), 0.05))
 
 
-class Current:
-    """The attempt that a thread is making, and the connection that it uses."""
+class _Exchange:
+    """The exchange that a thread is making, and the connection that it uses."""
 
     def __init__(self) -> None:
         self.connection: HTTPConnection | None = None
-        self.ended = False
+        self.cut_off = False
 
-    def end(self) -> None:
-        """Shut the socket that is waited on."""
+    def cut(self) -> None:
+        """Shut the socket that the thread waits on."""
         socket = self.connection.sock if self.connection is not None else None
-        if socket is not None and not self.ended:
-            self.ended = True
+        if socket is not None and not self.cut_off:
+            self.cut_off = True
             try:
                 socket.shutdown(2)
             except OSError:
-                return  # closed already: the attempt has its answer or its error
+                return  # closed already: the exchange has its answer or its error
 
 
-_local = threading.local()
+#: The exchange of each thread. urllib3 chooses the connection deep inside, where no argument reaches.
+_current = threading.local()
 
 
 def _note(connection: HTTPConnection) -> None:
-    """Tell the thread's attempt which connection it was given."""
-    if current := getattr(_local, "current", None):
-        current.connection = connection
+    if exchange := getattr(_current, "exchange", None):
+        exchange.connection = connection
 
 
-class _Watched(HTTPConnection):
+class _NotedConnection(HTTPConnection):
     def request(self, *args: Any, **kwargs: Any) -> None:
         _note(self)
         super().request(*args, **kwargs)
 
 
-class _WatchedTLS(HTTPSConnection):
+class _NotedTLSConnection(HTTPSConnection):
     def request(self, *args: Any, **kwargs: Any) -> None:
         _note(self)
         super().request(*args, **kwargs)
 
 
 class _Pool(urllib3.HTTPConnectionPool):
-    ConnectionCls = _Watched
+    ConnectionCls = _NotedConnection
 
 
-class _PoolTLS(urllib3.HTTPSConnectionPool):
-    ConnectionCls = _WatchedTLS
+class _TLSPool(urllib3.HTTPSConnectionPool):
+    ConnectionCls = _NotedTLSConnection
 
 
-class DeadlineAdapter(HTTPAdapter):
-    """The transport of requests, on connections whose attempts can be ended. It retries nothing."""
+_POOLS = {"http": _Pool, "https": _TLSPool}
+
+
+class _DeadlineAdapter(HTTPAdapter):
+    """The adapter of requests, on connections that note which exchange uses them. It retries nothing."""
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = {"http": _Pool, "https": _PoolTLS}
+        self.poolmanager.pool_classes_by_scheme = _POOLS
 
     def proxy_manager_for(self, *args: Any, **kwargs: Any) -> urllib3.ProxyManager:
         manager: urllib3.ProxyManager = super().proxy_manager_for(*args, **kwargs)
-        manager.pool_classes_by_scheme = {"http": _Pool, "https": _PoolTLS}
+        manager.pool_classes_by_scheme = _POOLS
         return manager

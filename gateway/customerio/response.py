@@ -52,6 +52,7 @@ def attempt_of(request: HttpRequest, answer: Response, *, at: float, seconds: fl
         reason=None if good else reason_of(answer, expects_json=request.response_type == "json"),
         understood=understood,
         refused_items=_refused_items(answer) if answer.status == 207 else {},
+        about_call=_names_field(answer),
         retry_after=_retry_after(answer.headers.get("retry-after"), now=now),
         at=at,
         seconds=seconds,
@@ -100,6 +101,13 @@ def _error(said: JSON) -> str:
         return str(said)
     told = (said.get(name) for name in ("field", "reason", "message", "detail"))
     return ": ".join(dict.fromkeys(str(part) for part in told if part))
+
+
+def _names_field(answer: Response) -> bool:
+    """Tell whether an answer complains of a field of the call. Only v2's errors name one."""
+    body = answer.json
+    errors = _as_list(body.get("errors")) if isinstance(body, dict) else []
+    return any(isinstance(error, dict) and bool(error.get("field")) for error in errors)
 
 
 def _as_list(value: JSON) -> list[JSON]:

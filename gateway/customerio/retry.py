@@ -32,6 +32,7 @@ class Attempt:
         reason: What went wrong, in words without any secret or body; None when nothing did.
         understood: The answer was Customer.io's JSON (or rightly empty), not some proxy's page.
         refused_items: Which items of a batch were refused, by their number from 0, and why; all others arrived.
+        about_call: The answer names something of the call that is wrong; a 404 without it is the endpoint's own.
         retry_after: Seconds that the answer asked us to wait.
         at: When it began, in unix seconds.
         seconds: How long it took.
@@ -43,6 +44,7 @@ class Attempt:
     reason: str | None = None
     understood: bool = True
     refused_items: Mapping[int, str] = field(default_factory=dict)
+    about_call: bool = False
     retry_after: float | None = None
     at: float = 0.0
     seconds: float = 0.0
@@ -162,7 +164,11 @@ def judge(attempt: Attempt, *, tries: int, failing_for: float, policy: Policy, j
 def judge_alone(attempt: Attempt, *, tries: int, failing_for: float, policy: Policy, jitter: float) -> Decision:
     """Decide what follows a doubtful attempt once a probe has found that the connection is well."""
     reason = _reason(attempt)
-    if attempt.understood and attempt.status is not None and 400 <= attempt.status < 500:
+    status = attempt.status or 0
+    # A 401 or 403 is about the key, and a 404 mostly about the endpoint: no call is at fault for these, so none
+    # is lost for an answer that was wrong for a moment.
+    is_endpoints = status in (401, 403) or (status == 404 and not attempt.about_call)
+    if attempt.understood and 400 <= status < 500 and not is_endpoints:
         return _refused(reason, tries=tries, failing_for=failing_for, policy=policy, jitter=jitter)
     return _retry(reason, tries=tries, failing_for=failing_for, policy=policy, jitter=jitter)
 

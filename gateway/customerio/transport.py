@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
-from http.cookiejar import DefaultCookiePolicy
 from typing import Any
 
 import requests
 import urllib3
 
-from gateway import __version__
 from gateway.customerio.connection import Connection
-from gateway.customerio.deadline import DeadlineAdapter, Deadlines
+from gateway.customerio.deadline import NETWORK_ERRORS, DeadlineError, DeadlineSession
 from gateway.customerio.response import Response
 from gateway.customerio.wire import HOSTS, HttpRequest
 
+#: Seconds to connect, at most.
 CONNECT_TIMEOUT = 5.0
+#: Bytes of an answer's body that are read, at most.
 MAX_ANSWER = 1_048_576
-USER_AGENT = f"customerio-gateway/{__version__}"
 
 
 class NoAnswerError(Exception):
@@ -26,21 +25,18 @@ class NoAnswerError(Exception):
 
 
 class Transport:
-    """Connections to the hosts of Customer.io; any number of threads may share them.
+    """The open connections to Customer.io's hosts. Threads may share it.
 
     Args:
-        pool: How many are kept open to each host.
+        pool: How many connections are kept open to each host.
     """
 
     def __init__(self, connections: Mapping[str, Connection], *, pool: int) -> None:
-        self._deadlines = Deadlines()
-        self._session = requests.Session()
-        self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-        self._adapter = DeadlineAdapter(pool_connections=8, pool_maxsize=pool)
+        self._session = DeadlineSession(pool=pool)
         # Proxies and certificates of the environment are read once and not with every request; .netrc never.
         self._environment: dict[str, dict[str, Any]] = {
             host: dict(self._session.merge_environment_settings(host, {}, True, None, None))
-            for host in {each.host(region) for each in connections.values() for region in HOSTS}
+            for host in {connection.host(region) for connection in connections.values() for region in HOSTS}
         }
         self._session.trust_env = False
 
@@ -48,75 +44,61 @@ class Transport:
         """Send a request and read its answer.
 
         Args:
-            deadline: Seconds that it may take in all, connecting and a trickling answer included.
+            deadline: Seconds that the exchange may take in all, connecting and a trickling answer included.
 
         Raises:
             NoAnswerError: No whole answer came in that time.
         """
         host = connection.host(region)
-        with self._deadlines.attempt(deadline) as current:
-            try:
-                answer = self._read(self._send(request, connection, host, deadline))
-            except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-                late = f"no whole answer within {deadline:g} s" if current.ended else None
-                raise NoAnswerError(late or _network_reason(error)) from error
-        if current.ended:
-            # Cut off in the middle of its headers, an answer looks like a whole one.
-            raise NoAnswerError(f"no whole answer within {deadline:g} s")
-        return answer
-
-    def close(self) -> None:
-        """Close the connections; none can be used afterwards."""
-        self._adapter.close()
-        self._session.close()
-        self._deadlines.stop()
-
-    def _send(self, request: HttpRequest, connection: Connection, host: str, deadline: float) -> requests.Response:
+        credentials = base64.b64encode(f"{connection.site_id}:{connection.api_key}".encode()).decode()
+        headers = {**request.headers, "Authorization": f"Basic {credentials}"}
         prepared = self._session.prepare_request(
-            requests.Request(request.method, host, headers=_headers(request, connection), data=request.body)
+            requests.Request(request.method, host, headers=headers, data=request.body)
         )
-        # Set past requests' own quoting: the path goes out byte for byte as it was written.
+        # Set past the quoting of requests, so that the path goes out byte for byte.
         prepared.url = host + request.path
         timeout = (min(CONNECT_TIMEOUT, deadline), deadline)
-        # Not by the session, which looks at where a redirect leads even if it is not to follow.
-        return self._adapter.send(prepared, timeout=timeout, **self._environment[host])
+        try:
+            with self._session.deadline(deadline):
+                # By the adapter: the session looks at where a redirect leads even when it does not follow it.
+                response = self._session.adapter.send(prepared, timeout=timeout, **self._environment[host])
+                return _read(response)
+        except DeadlineError as error:
+            raise NoAnswerError(f"no whole answer within {deadline:g} s") from error
+        except NETWORK_ERRORS as error:
+            raise NoAnswerError(_network_reason(error)) from error
 
-    def _read(self, response: requests.Response) -> Response:
-        body = response.raw.read(MAX_ANSWER + 1, decode_content=True)
-        if len(body) > MAX_ANSWER:
-            response.close()
-            raise NoAnswerError(f"HTTP {response.status_code} with an answer of over {MAX_ANSWER} bytes")
-        response.raw.release_conn()
-        headers = {name.lower(): value for name, value in response.headers.items()}
-        return Response(status=response.status_code, body=body, headers=headers)
+    def close(self) -> None:
+        """Close the connections. The transport cannot be used afterwards."""
+        self._session.close()
 
 
-def _headers(request: HttpRequest, connection: Connection) -> dict[str, str]:
-    credentials = base64.b64encode(f"{connection.site_id}:{connection.api_key}".encode()).decode()
-    return {**request.headers, "Authorization": f"Basic {credentials}", "User-Agent": USER_AGENT}
+def _read(response: requests.Response) -> Response:
+    body = response.raw.read(MAX_ANSWER + 1, decode_content=True)
+    if len(body) > MAX_ANSWER:
+        response.close()
+        raise NoAnswerError(f"HTTP {response.status_code} with an answer of over {MAX_ANSWER} bytes")
+    response.raw.release_conn()
+    headers = {name.lower(): value for name, value in response.headers.items()}
+    return Response(status=response.status_code, body=body, headers=headers)
 
 
 def _network_reason(error: BaseException) -> str:
-    """Say what failed without the address's path, which holds the customer's id."""
+    """Describe a network error without the URL's path, which holds the customer's id."""
     if isinstance(error, requests.ConnectTimeout | urllib3.exceptions.ConnectTimeoutError):
         return f"no connection within {CONNECT_TIMEOUT:g} s"
     if isinstance(error, requests.ReadTimeout | urllib3.exceptions.ReadTimeoutError):
         return "no answer in time"
     if isinstance(error, requests.exceptions.SSLError | urllib3.exceptions.SSLError):
         return "no trusted connection: the certificate or the TLS handshake was refused"
-    return f"the connection failed: {_innermost(error)}"
-
-
-def _innermost(error: BaseException) -> str:
-    seen: BaseException | None = error
-    found = type(error).__name__
-    while seen is not None:
-        if isinstance(seen, OSError) and seen.strerror:
-            found = seen.strerror
-        elif isinstance(seen, urllib3.exceptions.NameResolutionError):
-            return "the host's name is not known"
-        following = seen.__cause__ or seen.__context__ or getattr(seen, "reason", None)
-        if following is None and seen.args and isinstance(seen.args[0], BaseException):
-            following = seen.args[0]
-        seen = following if isinstance(following, BaseException) else None
-    return found
+    # What the system said is in the innermost error; those around it quote the URL.
+    reason = type(error).__name__
+    inner: BaseException | None = error
+    while inner is not None:
+        if isinstance(inner, urllib3.exceptions.NameResolutionError):
+            return "the connection failed: the host's name is not known"
+        if isinstance(inner, OSError) and inner.strerror:
+            reason = inner.strerror
+        causes = (inner.__cause__, inner.__context__, getattr(inner, "reason", None), *inner.args[:1])
+        inner = next((cause for cause in causes if isinstance(cause, BaseException)), None)
+    return f"the connection failed: {reason}"

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from gateway.customerio.batching import Ready, pack
 from gateway.customerio.calls import Call, from_json
+from gateway.store import Claimed
 from gateway.store.connection_state import Target
-from gateway.store.record_and_claim import Claimed
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,6 +27,7 @@ from gateway.customerio.client import Sender
 from gateway.customerio.rate_limit import RateLimit
 from gateway.customerio.retry import (
     Attempt,
+    ConnectionState,
     Decision,
     Doubtful,
     Failed,
@@ -41,9 +42,9 @@ from gateway.customerio.retry import (
 from gateway.deliver.parcels import Parcel, parcels_of, read
 from gateway.errors import StoreError
 from gateway.event import JSON
-from gateway.store.connection_state import ProbeResult, ProbeSchedule, StateChange, Target
+from gateway.store import Claimed, ClaimRequest, Outcome, Store, Turn
+from gateway.store.connection_state import ProbeResult, ProbeSchedule, Target
 from gateway.store.database import Database
-from gateway.store.record_and_claim import Claimed, Outcome, Store, Turn
 
 log = logging.getLogger(__name__)
 
@@ -326,19 +327,19 @@ class Worker:
 
     def _claim(self, outcomes: Sequence[Outcome], limit: int) -> Turn:
         doubted = {each.target for each in self._doubts}
-        return self._store.settle_and_claim(
-            outcomes,
+        request = ClaimRequest(
             limit=limit,
             # A token of its own for each claim: an outcome of an earlier one can never pass for one of this.
             lease=secrets.randbits(63),
-            seconds=self._lease,
-            probed=self._probed,
+            lease_seconds=self._lease,
+            probe_results=self._probed,
             doubted=doubted,
             probing=self._probing.keys(),
             busy={target for target, number in self._in_hand.items() if number},
             room=self._room(time.monotonic()),
-            pacing=ProbeSchedule(policies=self._policies, jitter=self._jitter(), probe_seconds=2 * self._deadline),
+            schedule=ProbeSchedule(policies=self._policies, jitter=self._jitter(), probe_seconds=2 * self._deadline),
         )
+        return self._store.settle_and_claim(outcomes, request)
 
     def _settle_singly(self, outcomes: Sequence[Outcome]) -> None:
         for each in outcomes:
@@ -387,7 +388,10 @@ class Worker:
             poison = Attempt(status=None, reason=reason, at=time.time(), sendable=False)
             return _Sent(parcel=parcel, attempts=[poison])
         attempt = self._sender.send(request, claimed.connection, claimed.region)
-        return _Sent(parcel=parcel, attempts=[attempt], retry=call.retry if isinstance(call, RawRequest) else {})
+        if isinstance(call, RawRequest):
+            # Its path is the mapping's own, so a 404 says that the path is wrong.
+            return _Sent(parcel=parcel, attempts=[replace(attempt, about_call=True)], retry=call.retry)
+        return _Sent(parcel=parcel, attempts=[attempt])
 
     def _probe(self, target: Target, lease: int) -> None:
         """Ask whether a connection is well, in a thread of the pool."""
@@ -421,16 +425,15 @@ class Worker:
             log.warning("%s; what was in flight is tried again when its lease ends", error)
 
 
-def _report(changes: Sequence[StateChange]) -> None:
-    for change in changes:
-        health = change.health
+def _report(changes: Mapping[Target, ConnectionState]) -> None:
+    for target, health in changes.items():
         if health.cause is None:
-            log.warning("connection %s: sending again", change.target)
+            log.warning("connection %s: sending again", target)
         elif health.cause in ("unreachable", "misconfigured"):
-            log.error("connection %s is paused (%s): %s", change.target, health.cause, health.reason)
+            log.error("connection %s is paused (%s): %s", target, health.cause, health.reason)
         else:
             # The reason may be Customer.io's own words, which quote what was sent: they stay in the database.
-            log.error("connection %s is paused (%s)", change.target, health.cause)
+            log.error("connection %s is paused (%s)", target, health.cause)
 
 
 def _tell(tried: _Tried, decision: Decision) -> None:

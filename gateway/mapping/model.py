@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
 from ipaddress import IPv4Network, IPv6Network
 from typing import TypeAlias
 
+from gateway.customerio.limits import METHODS, PLATFORMS, RESPONSE_TYPES, path_problem, url_problem
 from gateway.errors import Location
 from gateway.event import JSON
 from gateway.mapping.expressions import Expression
@@ -30,7 +31,9 @@ class Kind(Enum):
     TEXTS = "texts"  # attributes that have to be texts
     OBJECT = "object"  # an expression that gives one
     MEMBERS = "members"  # a list of objects with keys of their own, or an expression that gives one
-    VALUES = "values"  # an object of texts, numbers and booleans
+    HEADERS = "headers"  # an object of texts
+    PARAMETERS = "parameters"  # an object of texts, numbers, booleans, and lists of them
+    FILES = "files"  # an object of texts
     DATA = "data"  # any value
     NOTE = "note"  # literal text
     SECONDS = "seconds"  # a literal number
@@ -40,11 +43,18 @@ class Kind(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Key:
-    """One key that a call may have; *keys* are those of each of its members."""
+    """One key that a call may have; *keys* are those of each of its members.
+
+    Attributes:
+        choices: The only texts that it takes; empty: any.
+        problem: Returns what is wrong with a literal text, or None.
+    """
 
     kind: Kind
     required: bool = False
     example: str = ""
+    choices: tuple[str, ...] = ()
+    problem: Callable[[str], str | None] | None = None
     keys: Mapping[str, Key] = field(default_factory=dict)
 
 
@@ -78,7 +88,7 @@ _PROFILE = {
 _OCCURRENCE = {**_PROFILE, "event_id": Key(kind=Kind.EVENT_ID)}
 _NAME = Key(kind=Kind.TEXT, required=True, example="Invoice Paid")
 _SCREEN = Key(kind=Kind.TEXT, required=True, example="Settings")
-_URL = Key(kind=Kind.TEXT, required=True, example="=page.url")
+_URL = Key(kind=Kind.TEXT, required=True, example="=page.url", problem=url_problem)
 _TOKEN = Key(kind=Kind.REFERENCE, required=True, example="=device.token")
 _RELATIONSHIP = {"attributes": Key(kind=Kind.ATTRIBUTES)}
 _OBJECT = {
@@ -92,15 +102,15 @@ _OBJECTS = Key(
     keys={**_OBJECT, **_RELATIONSHIP},
 )
 _REQUEST = {
-    "method": Key(kind=Kind.TEXT),
-    "path": Key(kind=Kind.TEXT, required=True, example="/v1/accounts/region"),
-    "query": Key(kind=Kind.VALUES),
-    "headers": Key(kind=Kind.VALUES),
+    "method": Key(kind=Kind.TEXT, choices=METHODS),
+    "path": Key(kind=Kind.TEXT, required=True, example="/v1/accounts/region", problem=path_problem),
+    "query": Key(kind=Kind.PARAMETERS),
+    "headers": Key(kind=Kind.HEADERS),
     "data": Key(kind=Kind.DATA),
-    "form": Key(kind=Kind.VALUES),
-    "files": Key(kind=Kind.VALUES),
-    "file_names": Key(kind=Kind.VALUES),
-    "response_type": Key(kind=Kind.NOTE),
+    "form": Key(kind=Kind.PARAMETERS),
+    "files": Key(kind=Kind.FILES),
+    "file_names": Key(kind=Kind.FILES),
+    "response_type": Key(kind=Kind.NOTE, choices=RESPONSE_TYPES),
     "timeout": Key(kind=Kind.SECONDS),
     "debug": Key(kind=Kind.FLAG),
     "retry": Key(kind=Kind.RETRY),
@@ -128,7 +138,7 @@ SPECS: dict[str, CallSpec] = {
             keys={
                 **_PERSON,
                 "token": _TOKEN,
-                "platform": Key(kind=Kind.TEXT, required=True, example="ios"),
+                "platform": Key(kind=Kind.TEXT, required=True, example="ios", choices=PLATFORMS),
                 "last_used": Key(kind=Kind.TIMESTAMP),
                 "attributes": Key(kind=Kind.TEXTS),
             },
@@ -230,36 +240,14 @@ Value: TypeAlias = Constant | Computed | OrNull | ObjectValue | ListValue
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What a call says, sorted by how it is worked out, so that nothing about it is left to decide for an event.
+class CallRule:
+    """One entry of an event: the call to make, when, and with which values.
 
     Attributes:
-        identifiers: Whom it is about, in the order of its kind's keys; empty: the defaults say it.
-        fields: Its further keys, in that order too.
-        takes_attributes: Its kind has any.
-        texts: They have to be texts.
-        attributes_from: The object out of the payload that they start with.
-        attributes: Those that were written: the name, the name with which an error tells its place, and the value.
-        takes_timestamp: Its kind has one.
-        timestamp: Its own; None: that of the defaults.
+        fields: The compiled values of the keys, in the order of the call's definition.
+        each: Gives a list: one call per item.
+        connection, region: None: those of the file.
     """
-
-    identifiers: tuple[tuple[str, Value], ...]
-    fields: tuple[tuple[str, Value], ...]
-    takes_attributes: bool
-    texts: bool
-    attributes_from: Value | None
-    attributes: tuple[tuple[str, str, Value], ...]
-    takes_timestamp: bool
-    timestamp: Value | None
-
-
-_APART = ("attributes", "attributes_from", "timestamp")
-
-
-@dataclass(frozen=True, kw_only=True)
-class CallRule:
-    """One entry of an event: the call to make, and when, and for what."""
 
     where: Location
     spec: CallSpec
@@ -270,23 +258,18 @@ class CallRule:
     region: str | None = None
 
     @cached_property
-    def plan(self) -> Plan:
-        """How the fields are worked out."""
-        keys, identifiers = self.spec.keys, self.spec.identifiers
-        attributes = self.fields.get("attributes")
-        entries = attributes.entries if isinstance(attributes, ObjectValue) else ()
-        return Plan(
-            identifiers=tuple((name, self.fields[name]) for name in identifiers if name in self.fields),
-            fields=tuple(
-                (name, value) for name, value in self.fields.items() if name not in identifiers and name not in _APART
-            ),
-            takes_attributes="attributes" in keys,
-            texts="attributes" in keys and keys["attributes"].kind is Kind.TEXTS,
-            attributes_from=self.fields.get("attributes_from"),
-            attributes=tuple((name, f"attributes.{name}", value) for name, value in entries),
-            takes_timestamp="timestamp" in keys,
-            timestamp=self.fields.get("timestamp"),
-        )
+    def identifiers(self) -> tuple[tuple[str, Value], ...]:
+        """The identifiers that the call names itself."""
+        return tuple((name, self.fields[name]) for name in self.spec.identifiers if name in self.fields)
+
+    @cached_property
+    def other_fields(self) -> tuple[tuple[str, Value], ...]:
+        """The other fields, in the order of evaluation: attributes and the timestamp come last."""
+        names = [name for name in self.fields if name not in (*self.spec.identifiers, *_LAST)]
+        return tuple((name, self.fields[name]) for name in (*names, *_LAST) if name in self.fields)
+
+
+_LAST = ("attributes_from", "attributes", "timestamp")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from hashlib import sha256
@@ -26,7 +26,8 @@ from gateway.customerio.ulids import is_ulid, ulid_of_text
 from gateway.customerio.ulids import ulid as ulid_of_time
 from gateway.errors import TranslationError
 from gateway.event import JSON, Event
-from gateway.mapping.evaluate import LEFT_OUT, View, evaluate, field_place, fields_of, holds, resolve, text_of
+from gateway.mapping.call_fields import field_place, fields_of
+from gateway.mapping.evaluate import EvaluationContext, evaluate, holds, text_of
 from gateway.mapping.functions import Budget, Scope, kind
 from gateway.mapping.model import CallRule, Computed, Constant, MappingFile, Rule, Value, find_rule
 from gateway.mapping.trace import Trace
@@ -158,7 +159,7 @@ class _Work:
         self.budget = Budget()
 
 
-def _view(work: _Work, part: JSON) -> View:
+def _view(work: _Work, part: JSON) -> EvaluationContext:
     mapping, event = work.mapping, work.event
     scope = Scope(
         root=part,
@@ -171,15 +172,14 @@ def _view(work: _Work, part: JSON) -> View:
     )
     if mapping.let:
         scope.let = {name: partial(_variable, value, name, work.trace) for name, value in mapping.let.items()}
-    return View(current=part, scope=scope, trace=work.trace)
+    return EvaluationContext(current=part, scope=scope, trace=work.trace)
 
 
 def _variable(value: Value, name: str, trace: Trace | None, part: JSON, scope: Scope) -> JSON:
-    found = resolve(value, f"let.{name}", View(current=part, scope=scope, trace=trace))
-    return None if found is LEFT_OUT else found
+    return evaluate(value, f"let.{name}", EvaluationContext(current=part, scope=scope, trace=trace))
 
 
-def _parts(mapping: MappingFile, whole: View) -> Sequence[JSON]:
+def _parts(mapping: MappingFile, whole: EvaluationContext) -> Sequence[JSON]:
     assert mapping.split is not None, "asked for of a mapping that splits only"
     parts = evaluate(mapping.split, "split", whole)
     if parts is None:
@@ -220,7 +220,7 @@ def _summed_up(problems: list[TranslationError | None]) -> TranslationError | No
     return TranslationError(first.where, first.field, problem)
 
 
-def _routed(mapping: MappingFile, part: View) -> View:
+def _routed(mapping: MappingFile, part: EvaluationContext) -> EvaluationContext:
     """Find the event type of a part, which its other expressions see."""
     if mapping.event_type is not None:
         part.scope.event_type = text_of(mapping.event_type, "event_type", part)
@@ -228,7 +228,7 @@ def _routed(mapping: MappingFile, part: View) -> View:
     return part
 
 
-def _own_key(mapping: MappingFile, part: View) -> str | None:
+def _own_key(mapping: MappingFile, part: EvaluationContext) -> str | None:
     return None if mapping.event_key is None else text_of(mapping.event_key, "event_key", part) or None
 
 
@@ -241,7 +241,7 @@ def _translated(work: _Work, payload: JSON) -> Translation:
         return Translation(status="failed", event_type=part.scope.event_type, problem=problem)
 
 
-def _of_part(work: _Work, part: View) -> Translation:
+def _of_part(work: _Work, part: EvaluationContext) -> Translation:
     mapping, scope = work.mapping, part.scope
     if mapping.when is not None and not holds(mapping.when, part):
         return _ignored(scope, "the mapping's own 'when' is not true")
@@ -262,7 +262,7 @@ def _of_part(work: _Work, part: View) -> Translation:
     return Translation(status="accepted", event_type=scope.event_type, planned=planned)
 
 
-def _key_of_part(work: _Work, part: View) -> str | None:
+def _key_of_part(work: _Work, part: EvaluationContext) -> str | None:
     """Give what tells the calls of a part from those of others; None: an earlier part was the same.
 
     A part that has a key of its own keeps it, whatever else is posted with it the next time.
@@ -315,7 +315,7 @@ class _Draft:
     told: str
 
 
-def _drafts(work: _Work, key: str, rule: Rule, part: View) -> tuple[list[_Draft], list[str]]:
+def _drafts(work: _Work, key: str, rule: Rule, part: EvaluationContext) -> tuple[list[_Draft], list[str]]:
     """Build all calls of a rule, and collect the reasons of its `ignore` entries that apply."""
     drafts: list[_Draft] = []
     reasons: list[str] = []
@@ -336,7 +336,7 @@ def _reason(entry: CallRule) -> str:
     return str(reason.value) if isinstance(reason, Constant) else "the mapping says 'ignore'"
 
 
-def _occasions(entry: CallRule, part: View) -> Iterable[View]:
+def _occasions(entry: CallRule, part: EvaluationContext) -> Iterable[EvaluationContext]:
     """Give what a call is to be made for: the part, or each item, if its `when` is true."""
     if part.trace is not None:
         part.trace.tell(2, entry.spec.name, entry.where)
@@ -344,7 +344,7 @@ def _occasions(entry: CallRule, part: View) -> Iterable[View]:
     return views if entry.when is None else _fitting(entry.when, views)
 
 
-def _fitting(when: Computed, views: Iterable[View]) -> Iterator[View]:
+def _fitting(when: Computed, views: Iterable[EvaluationContext]) -> Iterator[EvaluationContext]:
     for view in views:
         if holds(when, view):
             yield view
@@ -352,7 +352,7 @@ def _fitting(when: Computed, views: Iterable[View]) -> Iterator[View]:
             view.trace.tell(3, "no call: its 'when' is not true")
 
 
-def _items(each: Computed, part: View) -> Iterator[View]:
+def _items(each: Computed, part: EvaluationContext) -> Iterator[EvaluationContext]:
     items = evaluate(each, "each", part)
     if items is None:
         return
@@ -362,10 +362,10 @@ def _items(each: Computed, part: View) -> Iterator[View]:
     for number, item in enumerate(items):
         if part.trace is not None:
             part.trace.tell(3, f"item {number} of its 'each'")
-        yield View(current=item, scope=part.scope.inside_each(number), trace=part.trace)
+        yield EvaluationContext(current=item, scope=part.scope.inside_each(number), trace=part.trace)
 
 
-def _draft(work: _Work, key: str, entry: CallRule, view: View, part: View) -> _Draft:
+def _draft(work: _Work, key: str, entry: CallRule, view: EvaluationContext, part: EvaluationContext) -> _Draft:
     mapping, event = work.mapping, work.event
     values = fields_of(entry, mapping.defaults, view, part)
     undated = entry.spec.dated and values["timestamp"] is None
@@ -449,22 +449,6 @@ def _ulid_of(call: Occurrence, source: str, connection: str, identity: bytes, sa
     return ulid_of_text(_canonical([source, connection, call.event_id]))
 
 
-def writer(*, canonical: bool) -> Callable[[object], str]:
-    """Make what writes compact JSON in ASCII, *canonical* with its names sorted and without NaN.
-
-    json.dumps would make an encoder for each text, and JSONEncoder.encode half of one, which takes as long as
-    to write a short text.
-    """
-    encoder = json.JSONEncoder(
-        separators=(",", ":"), check_circular=False, sort_keys=canonical, allow_nan=not canonical
-    )
-    make = getattr(json.encoder, "c_make_encoder", None)
-    if make is None:  # an interpreter without the module in C
-        return encoder.encode
-    ascii_text = json.encoder.encode_basestring_ascii
-    write = make(None, encoder.default, ascii_text, None, ":", ",", canonical, False, not canonical)
-    return lambda value: "".join(write(value, 0))
-
-
-_stored = writer(canonical=False)
-_canonical = writer(canonical=True)
+# Encoders made once, because json.dumps makes a new one for each text. No value refers to itself.
+_stored = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+_canonical = json.JSONEncoder(separators=(",", ":"), check_circular=False, sort_keys=True, allow_nan=False).encode

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import logging
 import threading
-from http.cookiejar import DefaultCookiePolicy
 
 import requests
-import urllib3
 
-from gateway import __version__
-from gateway.customerio.deadline import DeadlineAdapter, Deadlines
+from gateway.customerio.deadline import NETWORK_ERRORS, DeadlineError, DeadlineSession
 from gateway.store.database import Database
 from gateway.store.notices import Notice, Notices
 
@@ -36,11 +33,7 @@ class Alerts:
         self._url = url
         self._deadline = deadline
         self._late = f"no whole answer within {deadline:g} s"
-        self._deadlines = Deadlines()
-        self._session = requests.Session()
-        self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-        self._session.mount("https://", DeadlineAdapter())
-        self._session.mount("http://", DeadlineAdapter())
+        self._session = DeadlineSession()
 
     def tell(self, stopping: threading.Event) -> None:
         """Tell what is to be told by now. What is left when we stop is told by whoever comes next.
@@ -48,7 +41,7 @@ class Alerts:
         Raises:
             StoreError: The database cannot be used.
         """
-        for notice in self._notices.take():
+        for notice in self._notices.claim():
             if notice.is_first and notice.kind != "paused":  # of pauses the worker has written to the log
                 _write_line(notice)
             if not stopping.is_set():
@@ -57,39 +50,36 @@ class Alerts:
     def close(self) -> None:
         """Close what is open; nothing can be told afterwards."""
         self._session.close()
-        self._deadlines.stop()
 
     def _tell(self, notice: Notice) -> None:
         problem = self._post(f"customerio-gateway: {message(notice)}") if self._url is not None else None
         if problem is None:
-            self._notices.told(notice)
+            self._notices.mark_sent(notice)
         elif notice.waiting >= GIVEN_UP_AFTER:
             log.error("the alert about notice %d is given up: %s (GATEWAY_ALERT_URL)", notice.id, problem)
-            self._notices.told(notice)
+            self._notices.mark_sent(notice)
         else:
             delay = min(max(notice.waiting, SHORTEST_DELAY), LONGEST_DELAY)
-            self._notices.put_off(notice, delay)
+            self._notices.postpone(notice, delay)
             log.warning("an alert was not taken: %s (GATEWAY_ALERT_URL); posting it again in %.0f s", problem, delay)
 
     def _post(self, text: str) -> str | None:
         """Post a message, and tell what went wrong; the address is a secret, and stays out of that."""
         assert self._url is not None
-        with self._deadlines.attempt(self._deadline) as current:
-            try:
+        try:
+            with self._session.deadline(self._deadline):
                 answer = self._session.post(
                     self._url,
                     json={"text": escaped(text)},
-                    headers={"User-Agent": f"customerio-gateway/{__version__}"},
                     timeout=self._deadline,
                     allow_redirects=False,
                     stream=True,  # what the answer says beyond its status is not read
                 )
                 answer.close()
-            except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-                late = current.ended or isinstance(error, requests.Timeout)
-                return self._late if late else f"the connection failed ({type(error).__name__})"
-        if current.ended:
-            return self._late  # cut off in the middle of its headers, an answer looks whole
+        except (DeadlineError, requests.Timeout):
+            return self._late
+        except NETWORK_ERRORS as error:
+            return f"the connection failed ({type(error).__name__})"
         return None if 200 <= answer.status_code < 300 else f"HTTP {answer.status_code}"
 
 

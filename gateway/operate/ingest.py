@@ -17,7 +17,7 @@ from gateway.event import Webhook
 from gateway.mapping.model import MappingFile
 from gateway.operate.body_files import Body
 from gateway.receive.record import take
-from gateway.store.record_and_claim import NewEvent, Recorded, Store
+from gateway.store import NewEvent, Recorded, Store
 
 #: Events of one transaction: webhooks that are received meanwhile wait for its end.
 GROUP = 100

@@ -12,17 +12,18 @@ from dataclasses import dataclass, field
 from secrets import token_bytes
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, Text, bindparam, null, select, text, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, Text, bindparam, null, select, update
 
 from gateway.errors import RequestError
 from gateway.mapping import model as mappings
 from gateway.mapping.translate import SALT, translate
 from gateway.receive.record import delivery_of, event_of, said, shown_type
+from gateway.store import NewDelivery
 from gateway.store.connection_state import ConnectionStateTable, Target
 from gateway.store.database import Database, readable_errors, reading, writing
 from gateway.store.lanes import Lanes
 from gateway.store.notices import Notices
-from gateway.store.record_and_claim import DELIVERY, EventStatus, NewDelivery, delivery_row
+from gateway.store.recording import DELIVERY_COLUMNS, EventStatus
 from gateway.store.tables import PLACE, deliveries, events
 
 #: Deliveries of one transaction: it takes some hundredths of a second.
@@ -89,7 +90,6 @@ class Rework:
         self._lanes = Lanes(database)
         self._pauses = ConnectionStateTable(database)
         self._notices = Notices(database)
-        self._postgres = database.engine.dialect.name == "postgresql"
         ids = database.among(deliveries.c.id, "ids")
         self._select = select(*_COLUMNS).where(ids).order_by(deliveries.c.id)
         self._cancel = (
@@ -117,7 +117,7 @@ class Rework:
                 reason=null(),
             )
         )
-        self._insert = database.inserter(deliveries, (*DELIVERY, "position"), now=("due_at",))
+        self._insert = database.compile_insert(deliveries, (*DELIVERY_COLUMNS, "position"), now=("due_at",))
 
     # Retrying and cancelling
 
@@ -127,8 +127,8 @@ class Rework:
             found = self._locked(connection, ids)
             refused = _refusals(ids, found, _why_not_retried)
             failed = [found[id_] for id_ in dict.fromkeys(ids) if id_ not in refused]
-            statuses = self._stand(connection, [_lanes(row) for row in failed])
-            places = self._places(connection, len(failed))
+            statuses = self._lanes.join(connection, [_lanes(row) for row in failed])
+            places = self._database.take_ids(connection, deliveries, len(failed))
             self._move(connection, failed, statuses, places)
         self._end_notices([row.event_id for row in failed])
         if "pending" in statuses:
@@ -216,8 +216,8 @@ class Rework:
         changes = self._compare(connection, event_id, wanted, lock=True)
         self._cancel_rows(connection, changes.unwanted, NO_LONGER_WANTED)
         going = changes.going
-        statuses = self._stand(connection, [each.lanes for each in going])
-        places = self._places(connection, len(going))
+        statuses = self._lanes.join(connection, [each.lanes for each in going])
+        places = self._database.take_ids(connection, deliveries, len(going))
         moved = [number for number, each in enumerate(going) if each.row is not None]
         self._move(
             connection,
@@ -226,14 +226,14 @@ class Rework:
             [places[number] for number in moved],
         )
         made = [
-            (*delivery_row(event_id, each.call, status), place)
+            (*each.call.row(event_id, status), place)
             for each, status, place in zip(going, statuses, places, strict=True)
             if each.row is None
         ]
         # Another event may have been given the same call since: what waits behind it may be first now.
-        if made and self._insert(connection, made).number < len(made):
+        if made and self._insert.run(connection, made) < len(made):
             self._lanes.promote(connection, lanes)
-        met = self._pauses.meet(connection, {Target(each.call.connection, each.call.region or "") for each in going})
+        met = self._pauses.add(connection, {Target(each.call.connection, each.call.region or "") for each in going})
         return changes, met
 
     def _compare(self, connection: Connection, event_id: int, wanted: _Wanted, *, lock: bool = False) -> _Changes:
@@ -292,27 +292,6 @@ class Rework:
             connection.execute(self._cancel, given)
             self._lanes.promote(connection, {lane for row in rows for lane in _lanes(row)})
 
-    def _stand(self, connection: Connection, lanes: Sequence[tuple[int, ...]]) -> list[str]:
-        """Tell what each of several deliveries is that join the ends of their lanes, one after the other."""
-        occupied = self._lanes.occupied(connection, {lane for each in lanes for lane in each})
-        statuses = []
-        for each in lanes:
-            statuses.append("pending" if occupied.isdisjoint(each) else "parked")
-            occupied.update(each)
-        return statuses
-
-    def _places(self, connection: Connection, number: int) -> list[int]:
-        """Take the next numbers of the deliveries, which are places behind all that there are."""
-        if not number:
-            return []
-        if self._postgres:
-            return sorted(connection.scalars(_NEXT_OF_POSTGRESQL, {"number": number}))
-        last = connection.scalar(_LAST_OF_SQLITE, {"number": number})
-        if last is None:  # there has never been a delivery
-            last = number
-            connection.execute(_FIRST_OF_SQLITE, {"number": number})
-        return list(range(last - number + 1, last + 1))
-
     def _move(
         self,
         connection: Connection,
@@ -340,7 +319,7 @@ class Rework:
                 self._notices.end_failed(connection, source)
 
     def _notify(self) -> None:
-        with readable_errors():
+        with readable_errors(self._database):
             self._database.notify()
 
 
@@ -352,11 +331,6 @@ _COLUMNS = (
     deliveries.c.other_lane,
     deliveries.c.status,
 )
-_NEXT_OF_POSTGRESQL = text(
-    "SELECT nextval(pg_get_serial_sequence('deliveries', 'id')) FROM generate_series(1, :number)"
-)
-_LAST_OF_SQLITE = text("UPDATE sqlite_sequence SET seq = seq + :number WHERE name = 'deliveries' RETURNING seq")
-_FIRST_OF_SQLITE = text("INSERT INTO sqlite_sequence (name, seq) VALUES ('deliveries', :number)")
 
 
 @dataclass(frozen=True, kw_only=True)

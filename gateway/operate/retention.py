@@ -97,16 +97,8 @@ class Retention:
 
     def give_back(self, pages: int = PAGES) -> bool:
         """Shorten an SQLite file by some of its free pages; tells whether there are more to give."""
-        if self._database.engine.dialect.name != "sqlite":
-            return False  # PostgreSQL's autovacuum does what can be done
         with writing(self._database) as connection:
-            free = _pragma(connection, "freelist_count")
-            surplus = free - int(_pragma(connection, "page_count") * SPARE)
-            if surplus <= 0:
-                return False
-            _vacuum(connection, min(surplus, pages))
-            left = _pragma(connection, "freelist_count")
-        return left < free and surplus > pages
+            return self._database.give_back_space(connection, pages=pages, spare=SPARE)
 
     def _ids(self, connection: Connection, old: Collection[int]) -> list[int]:
         return list(connection.scalars(self._done_with, self._given(old)))
@@ -114,11 +106,10 @@ class Retention:
     def _remove(self, ids: Collection[int]) -> Removed:
         """Remove events with all that belongs to them; one that a replay has given deliveries meanwhile stays."""
         with writing(self._database) as connection:
-            if _is_postgresql(connection):
-                # A replay holds this lock while it gives an event deliveries. What is done with is judged after
-                # it, by a statement of its own: one that had to wait would judge by what it saw before.
-                locked = self._lock.with_for_update(skip_locked=True)
-                ids = list(connection.scalars(locked, self._given(ids)))
+            # A replay holds this lock while it gives an event deliveries. What is done with is judged after
+            # it, by a statement of its own: one that had to wait would judge by what it saw before.
+            locked = self._lock.with_for_update(skip_locked=True)
+            ids = list(connection.scalars(locked, self._given(ids)))
             going = self._given(self._ids(connection, ids))
             of_chosen = self._database.among(deliveries.c.event_id, "ids")
             its = select(deliveries.c.id).where(of_chosen)
@@ -147,21 +138,3 @@ def _rested(stopping: threading.Event) -> Iterator[None]:
 
 def _nothing(*, done: bool) -> Removed:
     return Removed(events=0, deliveries=0, attempts=0, done=done)
-
-
-def _is_postgresql(connection: Connection) -> bool:
-    return connection.dialect.name == "postgresql"
-
-
-def _pragma(connection: Connection, name: str) -> int:
-    value: int = connection.exec_driver_sql(f"PRAGMA {name}").scalar_one()
-    return value
-
-
-def _vacuum(connection: Connection, pages: int) -> None:
-    """Give pages back, in a transaction of its own.
-
-    Each step of the statement gives one, and the driver takes all steps of a script only.
-    """
-    driver: Any = connection.connection.driver_connection
-    driver.executescript(f"PRAGMA incremental_vacuum({pages})")

@@ -14,7 +14,7 @@ from gateway.errors import TranslationError, printable
 from gateway.event import Event, Webhook
 from gateway.mapping.model import MappingFile
 from gateway.mapping.translate import Planned, Translation, event_key, translate
-from gateway.store.record_and_claim import NewDelivery, NewEvent
+from gateway.store import NewDelivery, NewEvent
 
 MAX_EVENT_TYPE = 200
 REDACTED = "[redacted]"

@@ -14,7 +14,7 @@ from sqlalchemy import select
 from gateway.errors import StoreError, VerificationError, printable
 from gateway.event import Webhook
 from gateway.logs import LogThrottle
-from gateway.store.database import Database, insert_into, reading, writing
+from gateway.store.database import Database, reading, writing
 from gateway.store.tables import refusals
 from gateway.verify import Scheme, likely_cause
 
@@ -112,7 +112,7 @@ class Kept:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        new = insert_into(database, refusals).values(last_at=database.now)
+        new = database.insert(refusals).values(last_at=database.now)
         self._add = new.on_conflict_do_update(
             index_elements=[refusals.c.source],
             set_={

@@ -21,8 +21,8 @@ from gateway.receive.record import take
 from gateway.receive.refusals import Refusals
 from gateway.receive.request import address_of, webhook_of
 from gateway.receive.sources import Sources
+from gateway.store import NewEvent, Recorded
 from gateway.store.group_commit import GroupCommit
-from gateway.store.record_and_claim import NewEvent, Recorded
 from gateway.verify import Handshake, Scheme
 
 if TYPE_CHECKING:

@@ -1,16 +1,21 @@
-"""How the connections are, for all workers alike: which are paused, and who may probe them."""
+"""The state of each connection, shared by all workers: open, or paused with a probe from time to time.
+
+This is what the field calls a circuit breaker: failures that are the connection's fault pause it for all its
+deliveries, and a successful probe resumes it. What a state becomes is decided by `gateway.customerio.retry`; this
+module keeps the states in the database and lets one worker at a time probe a connection.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, bindparam, null, or_, select, tuple_, update
 
 from gateway.customerio.retry import ConnectionState, Decision, Policy, Probe, needs_probe, weigh
-from gateway.store.database import Database, insert_into
+from gateway.store.database import Database
 from gateway.store.notices import Notices
 from gateway.store.tables import connections
 
@@ -25,14 +30,14 @@ class Target(NamedTuple):
         return f"{self.connection} ({self.region})" if self.region else self.connection
 
     @property
-    def bound(self) -> dict[str, str]:
-        """What the parameters "its" and "there" of a statement are for it."""
-        return {"its": self.connection, "there": self.region}
+    def parameters(self) -> dict[str, str]:
+        """The values of a statement's parameters "target_connection" and "target_region"."""
+        return {"target_connection": self.connection, "target_region": self.region}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeResult:
-    """What a probe came to that was ours by *lease*."""
+    """The result of a probe. It counts if the right to probe is still *lease*."""
 
     target: Target
     lease: int
@@ -41,10 +46,10 @@ class ProbeResult:
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeSchedule:
-    """What the length of pauses depends on.
+    """How long pauses and rights to probe last.
 
     Attributes:
-        policies: By connection.
+        policies: By connection; their delay is that of the first pause.
         jitter: A random number in [0, 1).
         probe_seconds: How long the right to probe a connection lasts.
     """
@@ -55,158 +60,163 @@ class ProbeSchedule:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StateChange:
-    """A connection that was paused or resumed."""
-
-    target: Target
-    health: ConnectionState
-
-
-@dataclass(frozen=True, kw_only=True)
 class ConnectionStates:
-    """How all connections are, at one moment of the database's clock, and who probes them."""
+    """The states of all connections at one moment.
+
+    Attributes:
+        now: That moment, by the database's clock in unix seconds.
+        probe_leases: Who has the right to probe a connection.
+    """
 
     now: float
-    healths: Mapping[Target, ConnectionState]
-    probes: Mapping[Target, int]
+    by_target: Mapping[Target, ConnectionState]
+    probe_leases: Mapping[Target, int]
 
     def open(self) -> list[Target]:
-        """List the connections that are not paused."""
-        return [target for target, health in self.healths.items() if health.cause is None]
+        """Return the connections that are not paused."""
+        return [target for target, state in self.by_target.items() if state.cause is None]
 
 
 class ConnectionStateTable:
-    """The state of each connection in one database."""
+    """The table of connection states of one database, used in transactions of the store."""
 
     def __init__(self, database: Database) -> None:
-        self._met: set[Target] = set()
+        self._remembered: set[Target] = set()
         self._notices = Notices(database)
-        self._meet = insert_into(database, connections).on_conflict_do_nothing()
+        self._insert = database.insert(connections).on_conflict_do_nothing()
         self._select = select(connections, database.now.label("now"))
-        self._read = database.prepare(self._select)
-        its = (connections.c.connection == bindparam("its"), connections.c.region == bindparam("there"))
-        self._write = update(connections).where(*its)
+        self._select_all = database.compile(self._select)
+        is_target = (
+            connections.c.connection == bindparam("target_connection"),
+            connections.c.region == bindparam("target_region"),
+        )
+        self._write = update(connections).where(*is_target)
         is_free = or_(connections.c.probe_until.is_(None), connections.c.probe_until <= database.now)
-        self._lease = (
+        self._lease_probe = (
             update(connections)
-            .where(*its, is_free)
+            .where(*is_target, is_free)
             .values(probe=bindparam("token"), probe_until=database.now + bindparam("seconds"))
         )
-        self._unlease = (
+        self._release_probe = (
             update(connections)
-            .where(*its, connections.c.probe == bindparam("token"))
+            .where(*is_target, connections.c.probe == bindparam("token"))
             .values(probe=null(), probe_until=null())
         )
 
-    def meet(self, connection: Connection, targets: Iterable[Target]) -> set[Target]:
-        """Make sure of a row for each connection; gives those that `remember` may be told of after the commit."""
-        if new := set(targets) - self._met:
-            rows = [{"connection": target.connection, "region": target.region} for target in sorted(new)]
-            connection.execute(self._meet, rows)
-        return new
+    def add(self, connection: Connection, targets: Iterable[Target]) -> set[Target]:
+        """Insert a row for each connection that has none; return those to `remember` after the commit."""
+        unknown = set(targets) - self._remembered
+        if unknown:
+            rows = [{"connection": target.connection, "region": target.region} for target in sorted(unknown)]
+            connection.execute(self._insert, rows)
+        return unknown
 
     def remember(self, targets: set[Target]) -> None:
-        """Ask no more for connections whose rows are committed: a row stays for ever."""
-        self._met |= targets
+        """Insert no more rows for connections whose rows are committed: a row is never deleted."""
+        self._remembered |= targets
 
     def read(self, connection: Connection) -> ConnectionStates:
-        """Read how all connections are."""
-        return _standing(self._read.rows(connection))
+        """Read the states of all connections."""
+        return _states(self._select_all.rows(connection))
 
-    def weigh(
+    def update(
         self,
         connection: Connection,
-        standing: ConnectionStates,
+        states: ConnectionStates,
         decided: Sequence[tuple[Target, int, Decision]],
-        probed: Sequence[ProbeResult],
-        pacing: ProbeSchedule,
-    ) -> tuple[ConnectionStates, list[StateChange]]:
-        """Let what a worker met with change how the connections are; gives how they are then, and what changed."""
-        if not standing.healths:
-            return standing, []
-        weighed = _weighed(standing, decided, probed, pacing)
-        touched = {target for target, health in weighed.items() if health != standing.healths[target]}
-        if touched:
-            # Another worker may be about to change the same: the last word is said under the rows' locks.
-            columns = tuple_(connections.c.connection, connections.c.region)
-            locked = self._select.where(columns.in_(sorted(touched))).order_by(*columns).with_for_update()
-            held = _standing(connection.execute(locked).all())
-            before = ConnectionStates(
-                now=held.now,
-                healths={**standing.healths, **held.healths},
-                probes={**standing.probes, **held.probes},
+        probe_results: Sequence[ProbeResult],
+        schedule: ProbeSchedule,
+    ) -> tuple[ConnectionStates, dict[Target, ConnectionState]]:
+        """Pause and resume connections; return all states, and the new states of those that were paused or resumed.
+
+        Args:
+            decided: What was decided about deliveries, each with its target and its lane.
+        """
+        after = _after_turn(states, decided, probe_results, schedule)
+        changed = sorted(target for target, state in after.items() if state != states.by_target[target])
+        if changed:
+            # Another worker may be changing the same states. So read them again, locked, and work it out from those.
+            key = tuple_(connections.c.connection, connections.c.region)
+            rows = connection.execute(self._select.where(key.in_(changed)).order_by(*key).with_for_update()).all()
+            locked = _states(rows)
+            states = ConnectionStates(
+                now=locked.now,
+                by_target={**states.by_target, **locked.by_target},
+                probe_leases={**states.probe_leases, **locked.probe_leases},
             )
-            weighed = _weighed(before, decided, probed, pacing)
-            connection.execute(self._write, [_row(target, weighed[target]) for target in sorted(touched)])
-            standing = before
-        for each in probed:
-            self._give_back(connection, each)
-        changes = list(self._changes(connection, standing.healths, weighed))
-        return ConnectionStates(now=standing.now, healths=weighed, probes=standing.probes), changes
+            after = _after_turn(states, decided, probe_results, schedule)
+            connection.execute(self._write, [_row(target, after[target]) for target in changed])
+        for result in probe_results:
+            connection.execute(self._release_probe, {**result.target.parameters, "token": result.lease})
+
+        changes = {
+            target: state
+            for target, state in after.items()
+            if (state.cause is None) != (states.by_target[target].cause is None)
+        }
+        for target, state in changes.items():
+            if state.cause is None:
+                self._notices.end(connection, "paused", str(target))
+            else:
+                self._notices.begin(connection, "paused", str(target), _notice_text(target, state))
+        return ConnectionStates(now=states.now, by_target=after, probe_leases=states.probe_leases), changes
 
     def lease_probes(
         self,
         connection: Connection,
-        standing: ConnectionStates,
+        states: ConnectionStates,
         doubted: Collection[Target],
         lease: int,
-        pacing: ProbeSchedule,
+        schedule: ProbeSchedule,
     ) -> list[Target]:
-        """Take the right to probe what is doubted or due for it, where nobody else has it."""
-        wanted = [
+        """Take the right to probe connections that are doubted or due to be probed, where nobody else has it."""
+        values = {"token": lease, "seconds": schedule.probe_seconds}
+        to_probe = [
             target
-            for target, health in standing.healths.items()
-            if needs_probe(health, standing.now) or (health.cause is None and target in doubted)
+            for target, state in states.by_target.items()
+            if needs_probe(state, states.now) or (state.cause is None and target in doubted)
         ]
-        rights = {"token": lease, "seconds": pacing.probe_seconds}
-        return [target for target in wanted if connection.execute(self._lease, {**target.bound, **rights}).rowcount]
-
-    def _give_back(self, connection: Connection, probed: ProbeResult) -> None:
-        connection.execute(self._unlease, {**probed.target.bound, "token": probed.lease})
-
-    def _changes(
-        self,
-        connection: Connection,
-        before: Mapping[Target, ConnectionState],
-        after: Mapping[Target, ConnectionState],
-    ) -> Iterator[StateChange]:
-        for target, health in after.items():
-            if (health.cause is None) == (before[target].cause is None):
-                continue
-            if health.cause is None:
-                self._notices.end(connection, "paused", str(target))
-            else:
-                self._notices.begin(connection, "paused", str(target), _text(target, health))
-            yield StateChange(target=target, health=health)
+        # The statement changes no row where another worker has the right.
+        return [
+            target
+            for target in to_probe
+            if connection.execute(self._lease_probe, {**target.parameters, **values}).rowcount
+        ]
 
 
-def _text(target: Target, health: ConnectionState) -> str:
-    """Say that a connection is paused, in words that may leave the house: not with Customer.io's about a call."""
-    reason = f": {health.reason}" if health.cause in ("unreachable", "misconfigured") else ""
-    return f"connection {target} is paused ({health.cause}){reason}"
-
-
-def _weighed(
-    standing: ConnectionStates,
+def _after_turn(
+    states: ConnectionStates,
     decided: Sequence[tuple[Target, int, Decision]],
-    probed: Sequence[ProbeResult],
-    pacing: ProbeSchedule,
+    probe_results: Sequence[ProbeResult],
+    schedule: ProbeSchedule,
 ) -> dict[Target, ConnectionState]:
+    """Return the state of each connection after a turn of a worker."""
     return {
         target: weigh(
-            health,
+            state,
             [(lane, decision) for of, lane, decision in decided if of == target],
-            [each.probe for each in probed if each.target == target and standing.probes.get(target) == each.lease],
-            standing.now,
-            policy=pacing.policies.get(target.connection, Policy()),
-            jitter=pacing.jitter,
+            # A result whose right to probe has ended may be older than what another worker has found since.
+            [
+                result.probe
+                for result in probe_results
+                if result.target == target and states.probe_leases.get(target) == result.lease
+            ],
+            states.now,
+            policy=schedule.policies.get(target.connection, Policy()),
+            jitter=schedule.jitter,
         )
-        for target, health in standing.healths.items()
+        for target, state in states.by_target.items()
     }
 
 
-def _standing(rows: Sequence[Any]) -> ConnectionStates:
-    healths = {
+def _notice_text(target: Target, state: ConnectionState) -> str:
+    """Write the notice of a pause. Customer.io's own words are left out: they may quote a call."""
+    reason = f": {state.reason}" if state.cause in ("unreachable", "misconfigured") else ""
+    return f"connection {target} is paused ({state.cause}){reason}"
+
+
+def _states(rows: Sequence[Any]) -> ConnectionStates:
+    by_target = {
         Target(row.connection, row.region): ConnectionState(
             cause=row.cause,
             reason=row.reason,
@@ -218,18 +228,18 @@ def _standing(rows: Sequence[Any]) -> ConnectionStates:
         )
         for row in rows
     }
-    probes = {Target(row.connection, row.region): row.probe for row in rows if row.probe is not None}
-    return ConnectionStates(now=rows[0].now if rows else 0.0, healths=healths, probes=probes)
+    probe_leases = {Target(row.connection, row.region): row.probe for row in rows if row.probe is not None}
+    return ConnectionStates(now=rows[0].now if rows else 0.0, by_target=by_target, probe_leases=probe_leases)
 
 
-def _row(target: Target, health: ConnectionState) -> dict[str, Any]:
+def _row(target: Target, state: ConnectionState) -> dict[str, Any]:
     return {
-        **target.bound,
-        "cause": health.cause,
-        "reason": health.reason,
-        "paused_at": health.paused_at,
-        "resumes_at": health.resumes_at,
-        "level": health.level,
-        "suspects": json.dumps(health.suspects),
-        "paused_for": health.paused_for,
+        **target.parameters,
+        "cause": state.cause,
+        "reason": state.reason,
+        "paused_at": state.paused_at,
+        "resumes_at": state.resumes_at,
+        "level": state.level,
+        "suspects": json.dumps(state.suspects),
+        "paused_for": state.paused_for,
     }

@@ -1,4 +1,4 @@
-"""The room on the disk that a SQLite file is on: webhooks are refused before it runs out, and not in the middle."""
+"""Free space on the disk of a SQLite file: refuse webhooks before it is used up."""
 
 from __future__ import annotations
 
@@ -9,53 +9,52 @@ from pathlib import Path
 
 from gateway.errors import StoreError
 
-#: Bytes to leave for what has been recorded: settling needs little, and the backlog is to drain.
+#: Bytes that new webhooks must leave free: settling recorded deliveries needs a little, and has to go on.
 LEAST_FREE = 128 * 1_048_576
-#: A small disk keeps this part of itself free, if that is less.
-LEAST_PART = 10
-#: Seconds for which one look holds.
-LOOK_EVERY = 1.0
+#: On a small disk, this part of it is enough.
+LEAST_FREE_PART = 1 / 10
+#: Seconds for which the result of one check holds.
+CHECK_EVERY = 1.0
 
 
 class DiskSpace:
-    """Says whether there is room for more on the disk of a directory.
+    """Checks the free space on the disk of a directory.
 
     Args:
-        least: Bytes that have to be free; by default LEAST_FREE, or less on a small disk.
+        least_free: Bytes that have to be free; by default LEAST_FREE, or less on a small disk.
         clock: Counts seconds.
     """
 
     def __init__(
-        self, directory: Path, *, least: int | None = None, clock: Callable[[], float] = time.monotonic
+        self, directory: Path, *, least_free: int | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._directory = directory
-        self._least = least
+        self._least_free = least_free
         self._clock = clock
-        self._looked_at: float | None = None
+        self._checked_at: float | None = None
         self._problem: str | None = None
 
     def require(self) -> None:
-        """Refuse to go on when too little is left.
-
-        Raises:
-            StoreError: There is no room; the text tells the operator what to do.
-        """
+        """Raise StoreError, with what the operator can do, when too little space is free."""
         now = self._clock()
-        if self._looked_at is None or now - self._looked_at >= LOOK_EVERY:
-            self._problem, self._looked_at = self._look(), now
+        if self._checked_at is None or now - self._checked_at >= CHECK_EVERY:
+            self._problem, self._checked_at = self._check(), now
         if self._problem is not None:
             raise StoreError(self._problem)
 
-    def _look(self) -> str | None:
+    def _check(self) -> str | None:
         try:
             disk = shutil.disk_usage(self._directory)
         except OSError as error:
-            return f"the database's directory cannot be examined ({error.strerror})"
-        least = min(LEAST_FREE, disk.total // LEAST_PART) if self._least is None else self._least
-        if disk.free >= least:
+            return f"the database's directory cannot be read ({error.strerror})"
+        least_free = self._least_free
+        if least_free is None:
+            least_free = min(LEAST_FREE, int(disk.total * LEAST_FREE_PART))
+        if disk.free >= least_free:
             return None
-        free, wanted = (f"{size / 1_048_576:.0f} MiB" for size in (disk.free, least))
+        free, reserved = (f"{size / 1_048_576:.0f} MiB" for size in (disk.free, least_free))
         return (
-            f"the database's disk is nearly full ({free} are free, {wanted} are kept for what is recorded already):"
-            " free some space on it, or lower GATEWAY_RETENTION_DAYS; webhooks are taken again by themselves"
+            f"the database's disk is nearly full ({free} are free, {reserved} are reserved for webhooks that are"
+            " recorded already): free some space on it, or lower GATEWAY_RETENTION_DAYS;"
+            " the gateway then accepts webhooks again without a restart"
         )

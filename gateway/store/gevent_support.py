@@ -1,4 +1,4 @@
-"""Waiting where it stops nobody else."""
+"""Run blocking calls in a real thread when gevent has patched threading."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ Result = TypeVar("Result")
 
 
 def run_in_native_thread(function: Callable[[], Result]) -> Result:
-    """Run what blocks, and wait for its result; what it raises is raised here.
+    """Run a function that blocks, and return its result or raise its exception.
 
-    Under gevent a wait for the disk or for a file lock would stop every request of the process: there a real
-    thread waits for it. Elsewhere the caller's own thread is as good.
+    Under gevent, all requests of a process share one thread: one that waits for the disk or for a file lock would
+    stop all others. There the function runs in a real thread. Without gevent, the caller has a thread of its own.
     """
     if is_gevent_patched():
         from gevent import get_hub
@@ -24,7 +24,7 @@ def run_in_native_thread(function: Callable[[], Result]) -> Result:
 
 
 def is_gevent_patched() -> bool:
-    """Tell whether the threads of this process are gevent's, of which one runs until it waits."""
+    """Return whether the threads of this process are gevent's, which run one at a time until they wait."""
     if "gevent.monkey" not in sys.modules:
         return False
     from gevent import monkey

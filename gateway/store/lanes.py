@@ -1,8 +1,17 @@
-"""The order of calls to one person: which lanes are occupied, and who is next. For the store's transactions.
+"""The order of calls to one address: which lanes are occupied, and which delivery is next.
 
-Two invariants hold after every transaction: a lane with unsettled deliveries has exactly one that is first,
-and a delivery is pending exactly when it is first in every lane that it stands in. Whoever calls these has
-locked the lanes (`Database.lock_lanes`).
+A lane is the order of calls to one (connection, address). Two invariants hold after every transaction:
+
+1. A lane with unsettled deliveries has exactly one that is first.
+2. A delivery is pending, and so can be claimed, exactly when it is first in every lane that it is in (a merge is in
+   two lanes); all others are parked.
+
+Two transactions cannot see each other's changes. Without locks, two that insert into an empty lane would both see no
+head and make two, and one that settles the head while another inserts behind it would leave a delivery parked behind
+nothing, for ever. So whoever calls these methods holds the locks of the lanes until its transaction ends. On SQLite
+one file lock covers them all. On PostgreSQL a lane has the advisory lock of its number modulo 1,024: one lock for each
+lane of a large transaction would not fit into the server's lock table, and lanes that share a lock by chance only wait
+for each other. Locks are taken in ascending order, so that no two transactions wait for each other's.
 """
 
 from __future__ import annotations
@@ -17,87 +26,103 @@ from gateway.store.tables import IN_TWO_LANES, IS_PARKED, IS_PENDING, IS_UNSETTL
 
 
 class Lanes:
-    """The lanes of one database."""
+    """The lanes of one database, used in transactions that hold the lanes' locks (`Database.lock_lanes`)."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        own, other = deliveries.c.lane, deliveries.c.other_lane
-        of_two = ((IN_TWO_LANES, own), (IN_TWO_LANES, other))
-        wanted = database.each("lanes")
-        occupant = (_some(wanted, condition, column) for condition, column in ((IS_PENDING, own), *of_two))
-        self._select_occupied = database.prepare(
-            select(wanted.c.value).where(or_(*(some.is_not(None) for some in occupant)))
+        lane, other_lane = deliveries.c.lane, deliveries.c.other_lane
+        wanted = database.number_rows("lanes")
+
+        occupants = (
+            _any_delivery(wanted, IS_PENDING, lane),
+            _any_delivery(wanted, IN_TWO_LANES, lane),
+            _any_delivery(wanted, IN_TWO_LANES, other_lane),
         )
-        heads = (_some(wanted, IS_PENDING, column) for column in (own, other))
-        self._select_firsts = database.prepare(
-            select(wanted.c.value, _first(wanted, own).label("own"), _first(wanted, other).label("other"))
+        is_occupied = or_(*(occupant.is_not(None) for occupant in occupants))
+        self._select_occupied = database.compile(select(wanted.c.value).where(is_occupied))
+
+        heads = (_any_delivery(wanted, IS_PENDING, column) for column in (lane, other_lane))
+        self._select_firsts = database.compile(
+            select(
+                wanted.c.value,
+                _first_parked(wanted, lane).label("first"),
+                _first_parked(wanted, other_lane).label("first_by_other_lane"),
+            )
             .select_from(wanted)
             .where(*(head.is_(None) for head in heads))
         )
-        known = database.among(deliveries.c.id, "ids")
-        standing = select(deliveries.c.id, PLACE.label("place"), own, other).where(known)
-        self._select_standing = database.prepare(standing)
-        self._lock_standing = database.prepare(standing.order_by(deliveries.c.id).with_for_update())
+
+        by_ids = database.among(deliveries.c.id, "ids")
+        places = select(deliveries.c.id, PLACE.label("place"), lane, other_lane).where(by_ids)
+        self._select_places = database.compile(places)
+        self._lock_places = database.compile(places.order_by(deliveries.c.id).with_for_update())
+
         promote = update(deliveries).values(status="pending", due_at=database.now)
-        # Of the column alone PostgreSQL would find the index of all that is parked, and might go through it.
-        promote = promote.where(known, deliveries.c.status.concat("") == "parked")
-        self._promote_any = database.prepare(promote)
-        self._promote_of_one = database.prepare(promote.where(other.is_(None)).returning(deliveries.c.id))
+        # For the plain column PostgreSQL would use the index of all that is parked, and might read all of it.
+        promote = promote.where(by_ids, deliveries.c.status.concat("") == "parked")
+        self._promote = database.compile(promote)
+        self._promote_in_one_lane = database.compile(promote.where(other_lane.is_(None)).returning(deliveries.c.id))
+
+    def join(self, connection: Connection, lanes: Sequence[tuple[int, ...]]) -> list[str]:
+        """Return the status of deliveries that are about to join the ends of these lanes, one after the other."""
+        occupied = self.occupied(connection, {lane for delivery_lanes in lanes for lane in delivery_lanes})
+        statuses = []
+        for delivery_lanes in lanes:
+            statuses.append("pending" if occupied.isdisjoint(delivery_lanes) else "parked")
+            occupied.update(delivery_lanes)
+        return statuses
 
     def occupied(self, connection: Connection, lanes: Collection[int]) -> set[int]:
-        """Find the lanes in which something is unsettled: a head, or a call of two lanes that waits in the other."""
+        """Return the lanes with an unsettled delivery: a head, or a merge that waits for its turn in its other lane."""
         if not lanes:
             return set()
         rows = self._select_occupied.rows(connection, {"lanes": self._database.numbers(lanes)})
         return {row.value for row in rows}
 
     def promote(self, connection: Connection, lanes: Collection[int]) -> None:
-        """Make the first of each lane pending where nothing is; a call of two lanes has to be first in both."""
+        """Make the first delivery of each lane pending where none is; a merge has to be first in both its lanes."""
         firsts = set(self._firsts(connection, lanes).values())
         if not firsts:
             return
-        ids = {"ids": self._database.numbers(firsts)}
-        of_two = firsts - {row.id for row in self._promote_of_one.rows(connection, ids)}
-        if of_two and (first := self._first_in_both(connection, of_two)):
-            self._promote_any.run(connection, {"ids": self._database.numbers(first)})
+        values = {"ids": self._database.numbers(firsts)}
+        merges = firsts - {row.id for row in self._promote_in_one_lane.rows(connection, values)}
+        if merges and (first_in_both := self._first_in_both(connection, merges)):
+            self._promote.run(connection, {"ids": self._database.numbers(first_in_both)})
 
     def _firsts(self, connection: Connection, lanes: Collection[int]) -> dict[int, int]:
-        """Find the first parked delivery of each lane that has one and no head."""
+        """Return the first parked delivery of each lane that has one and no head."""
         if not lanes:
             return {}
         rows = self._select_firsts.rows(connection, {"lanes": self._database.numbers(lanes)})
-        doubtful = [id_ for row in rows if row.own and row.other for id_ in (row.own, row.other)]
-        places = {row.id: row.place for row in self._standing(connection, doubtful)}
-        return {
-            row.value: min(filter(None, (row.own, row.other)), key=lambda id_: places.get(id_, id_))
-            for row in rows
-            if row.own or row.other
-        }
+        candidates = {row.value: list(filter(None, (row.first, row.first_by_other_lane))) for row in rows}
+        # Places are read where there are two candidates only; a single one needs no comparison.
+        rivals = [id_ for ids in candidates.values() if len(ids) == 2 for id_ in ids]
+        values = {"ids": self._database.numbers(rivals)}
+        places = {row.id: row.place for row in self._select_places.rows(connection, values)} if rivals else {}
+        return {lane: min(ids, key=lambda id_: places.get(id_, id_)) for lane, ids in candidates.items() if ids}
 
-    def _first_in_both(self, connection: Connection, ids: Collection[int]) -> set[int]:
-        # Two transactions may settle the two heads before it, each with the lock of its own lane: neither sees
-        # the other's, so neither would promote it. The row is where they meet, and the second sees the first's.
-        rows = self._lock_standing.rows(connection, {"ids": self._database.numbers(ids)})
-        lanes_of = {row.id: {row.lane, row.other_lane} for row in rows}
+    def _first_in_both(self, connection: Connection, merges: Collection[int]) -> set[int]:
+        # Two transactions may settle the two heads before a merge, each with the lock of its own lane. Neither sees
+        # that the other's head is settled, so neither would promote the merge. Its row is what both lock: the second
+        # waits for it, and then sees what the first has done.
+        rows = self._lock_places.rows(connection, {"ids": self._database.numbers(merges)})
+        lanes_of: dict[int, set[Any]] = {row.id: {row.lane, row.other_lane} for row in rows}
         firsts = self._firsts(connection, set().union(*lanes_of.values()))
         return {id_ for id_, lanes in lanes_of.items() if all(firsts.get(lane) == id_ for lane in lanes)}
 
-    def _standing(self, connection: Connection, ids: Collection[int]) -> Sequence[Any]:
-        if not ids:
-            return []
-        return self._select_standing.rows(connection, {"ids": self._database.numbers(ids)})
 
-
-def _some(wanted: FromClause, condition: ColumnElement[bool], column: ColumnElement[int | None]) -> ScalarSelect[int]:
+def _any_delivery(
+    wanted: FromClause, condition: ColumnElement[bool], column: ColumnElement[int | None]
+) -> ScalarSelect[int]:
     """Select one delivery of each wanted lane, if there is any.
 
-    Where EXISTS is asked for, PostgreSQL's planner may read all that the condition holds for, and make a hash of it.
+    For EXISTS PostgreSQL's planner may read all deliveries for which the condition holds, and make a hash of them.
     """
-    some = select(deliveries.c.id).where(condition, column == wanted.c.value)
-    return some.limit(1).correlate(wanted).scalar_subquery()
+    query = select(deliveries.c.id).where(condition, column == wanted.c.value)
+    return query.limit(1).correlate(wanted).scalar_subquery()
 
 
-def _first(wanted: FromClause, column: ColumnElement[int | None]) -> ScalarSelect[int]:
-    """Select the first delivery that is parked in each wanted lane."""
-    parked = select(deliveries.c.id).where(IS_PARKED, IS_UNSETTLED, column == wanted.c.value)
-    return parked.order_by(PLACE).limit(1).correlate(wanted).scalar_subquery()
+def _first_parked(wanted: FromClause, column: ColumnElement[int | None]) -> ScalarSelect[int]:
+    """Select the first parked delivery of each wanted lane."""
+    query = select(deliveries.c.id).where(IS_PARKED, IS_UNSETTLED, column == wanted.c.value)
+    return query.order_by(PLACE).limit(1).correlate(wanted).scalar_subquery()

@@ -1,9 +1,8 @@
-"""The database's tables. Their history is in migrations/; a test holds the two together.
+"""The database's tables. Their history is in migrations/; a test compares the two.
 
-Times are unix seconds. Texts that could hold anything a stranger sent are kept as bytes or as ASCII-escaped
-JSON, because PostgreSQL refuses a NUL character in text and one refused row would take its neighbours along.
-Deliveries refer to events without a foreign key: both are written by one statement group of one module, and
-the check would cost every insert.
+Times are unix seconds. What a sender could fill with anything is stored as bytes or as ASCII-escaped JSON: PostgreSQL
+refuses a NUL character in text, and one refused row makes its whole group fail. Deliveries refer to events without a
+foreign key: one module writes both, and the check would cost every insert.
 """
 
 from __future__ import annotations
@@ -29,23 +28,23 @@ from sqlalchemy import (
 
 metadata = MetaData()
 
-# SQLite counts rowids only in a column that is declared INTEGER.
+# SQLite gives out ids only in a column that is declared INTEGER.
 _Serial = BigInteger().with_variant(Integer(), "sqlite")
 
-#: One row a webhook, never changed but by a replay: what arrived, and what translation made of it.
+#: One row for each webhook: what arrived, and the result of its translation. Only a replay changes it.
 events = Table(
     "events",
     metadata,
     Column("id", _Serial, primary_key=True),
     Column("source", Text, nullable=False),
-    # SHA-256 of the event key: keys are made by strangers and may be of any size.
+    # SHA-256 of the event key: a sender's keys may be of any size.
     Column("key", LargeBinary, nullable=False),
     Column("received_at", Double, nullable=False),
-    # JSON objects, secrets redacted.
+    # JSON objects; secrets are redacted.
     Column("headers", LargeBinary, nullable=False),
     Column("query", LargeBinary, nullable=False),
     Column("body", LargeBinary, nullable=False),
-    # The kind of event, shortened and made printable: for people, not for decisions.
+    # Shortened and made printable: for people, not for decisions.
     Column("event_type", Text),
     # accepted | ignored | failed
     Column("status", Text, nullable=False),
@@ -54,20 +53,20 @@ events = Table(
     sqlite_autoincrement=True,
 )
 
-#: One row a call that we are responsible for. Narrow: it is written several times.
+#: One row for each call. Rows are short because they are updated several times, which on PostgreSQL copies them.
 deliveries = Table(
     "deliveries",
     metadata,
     Column("id", _Serial, primary_key=True),
-    # The order of a lane is the order of ids, which are given out while the lane is locked; a delivery that
-    # the operator sent to the end of its lane has the number of that moment here, and stands in its place.
+    # The order of a lane is the order of ids, which are given out while the lane is locked. A delivery that the
+    # operator retries goes to the end of its lane: it gets a new id here, which counts in the place of its own.
     Column("position", BigInteger),
     Column("event_id", BigInteger, nullable=False),
     Column("identity", LargeBinary, nullable=False),
     Column("connection", Text, nullable=False),
-    # The region that the mapping asks for; empty leaves it to the connection.
+    # The region that the mapping asks for; empty: the connection's own.
     Column("region", Text),
-    # Null: no order is kept. A call that stands in two lanes (a merge) has its second in other_lane.
+    # Null: the call has no order. A call in two lanes (a merge) has the second in other_lane.
     Column("lane", BigInteger),
     Column("other_lane", BigInteger),
     Column("call", Text, nullable=False),
@@ -75,19 +74,19 @@ deliveries = Table(
     Column("status", Text, nullable=False),
     # When a pending delivery may be claimed; while it is leased, when the lease ends.
     Column("due_at", Double, nullable=False),
-    # Who holds the lease: settlement by anybody else is refused.
+    # The token of the lease: an outcome with another token is not written.
     Column("lease", BigInteger),
     Column("tries", Integer, nullable=False, server_default=text("0")),
     Column("first_failed_at", Double),
-    # For how long the connection had been paused by then, in all: pauses since do not count as failing.
+    # Seconds for which the connection had been paused by then: later pauses do not count as failing.
     Column("paused_before", Double),
     Column("settled_at", Double),
     Column("reason", Text),
     sqlite_autoincrement=True,
 )
 
-# The conditions of the partial indexes, for the queries too: with a bound value in the place of a literal one
-# SQLite cannot tell that the index applies, and reads the whole table.
+# The conditions of the partial indexes, also for queries. They are literals: with a bound value SQLite cannot know that
+# the index applies, and reads the whole table.
 IS_PENDING = deliveries.c.status == literal_column("'pending'")
 IS_PARKED = deliveries.c.status == literal_column("'parked'")
 IS_FAILED = deliveries.c.status == literal_column("'failed'")
@@ -96,7 +95,7 @@ IN_TWO_LANES = deliveries.c.other_lane.is_not(None) & IS_UNSETTLED
 IS_BROKEN = events.c.status == literal_column("'failed'")
 
 
-#: The place of a delivery in its lane.
+#: A delivery's place in its lane.
 PLACE = func.coalesce(deliveries.c.position, deliveries.c.id)
 
 
@@ -106,7 +105,7 @@ def _partial(name: str, *columns: ColumnElement[Any], where: ColumnElement[bool]
 
 Index("deliveries_identity", deliveries.c.identity, unique=True)
 Index("deliveries_event", deliveries.c.event_id)
-# A lane has one head at most.
+# A lane has at most one head, whatever the code does.
 _partial("deliveries_head", deliveries.c.lane, where=IS_PENDING, unique=True)
 _partial(
     "deliveries_other_head",
@@ -128,7 +127,7 @@ _partial("deliveries_other_merge", deliveries.c.other_lane, PLACE, where=IN_TWO_
 _partial("deliveries_failed", deliveries.c.id, where=IS_FAILED)
 _partial("events_failed", events.c.received_at, events.c.source, where=IS_BROKEN)
 
-#: One row an HTTP try of a delivery.
+#: One row for each HTTP try of a delivery.
 attempts = Table(
     "attempts",
     metadata,
@@ -138,57 +137,57 @@ attempts = Table(
     Column("seconds", Double, nullable=False),
     Column("status", Integer),
     Column("reason", Text),
-    # What was sent and answered, without credentials, in UTF-8; null unless a raw request asks for it.
+    # The request and the response, without credentials, in UTF-8; null unless a raw request asks for it.
     Column("debug", LargeBinary),
     sqlite_autoincrement=True,
 )
 
-#: One row a connection and region that deliveries go to: how the two of them are, for all workers alike.
+#: One row for each connection and region that deliveries go to: its state, shared by all workers.
 connections = Table(
     "connections",
     metadata,
     Column("connection", Text, primary_key=True),
     Column("region", Text, primary_key=True),
-    # Why nothing is sent: unreachable | misconfigured | throttled | failing. Null: all is well.
+    # Why it is paused: unreachable | misconfigured | throttled | failing. Null: it is open.
     Column("cause", Text),
     Column("reason", Text),
     Column("paused_at", Double),
     # When a pause ends by itself, or when the next probe is due.
     Column("resumes_at", Double),
-    # How many pauses in a row, without a success between: each is longer than the last.
+    # Pauses without a success between them: each is longer than the one before.
     Column("level", Integer, nullable=False, server_default=text("0")),
     # The lanes that failed since the last success, as a JSON list.
     Column("suspects", Text, nullable=False, server_default=text("'[]'")),
     # Seconds of all pauses that have ended.
     Column("paused_for", Double, nullable=False, server_default=text("0")),
-    # Who makes the one probe, and until when it is theirs.
+    # The token of the right to probe, and until when it lasts.
     Column("probe", BigInteger),
     Column("probe_until", Double),
 )
 
-#: One row a change of state that the operator should know of, from its beginning to its end.
+#: One row for each change of state that the operator should know of, from its beginning to its end.
 notices = Table(
     "notices",
     metadata,
     Column("id", _Serial, primary_key=True),
     # paused | failed | late | broken
     Column("kind", Text, nullable=False),
-    # What it is about: a connection, a source, or nothing further.
+    # A connection, a source, or empty.
     Column("subject", Text, nullable=False),
     Column("text", Text, nullable=False),
     Column("began_at", Double, nullable=False),
     Column("ended_at", Double),
-    # When it may be told next; null once it has been.
+    # When it is sent next; null: it has been sent.
     Column("tell_at", Double),
     sqlite_autoincrement=True,
 )
 
-#: One row a source whose webhooks have been refused: the last reason, for the operator to see.
+#: One row for each source whose webhooks were refused: the last reason, for the operator.
 refusals = Table(
     "refusals",
     metadata,
     Column("source", Text, primary_key=True),
-    # Of how many webhooks a process has told; of a flood it tells every few seconds.
+    # How many webhooks were refused; a process adds its own every few seconds.
     Column("times", BigInteger, nullable=False),
     Column("last_at", Double, nullable=False),
     Column("problem", Text, nullable=False),

@@ -15,8 +15,8 @@ from gateway.cli import main
 from gateway.event import Webhook
 from gateway.mapping.compiler import parse
 from gateway.receive.record import take
+from gateway.store import Store
 from gateway.store.database import Database
-from gateway.store.record_and_claim import Store
 from gateway.store.tables import deliveries, events
 
 MAPPING = """\

@@ -21,8 +21,9 @@ from gateway.cli import main
 from gateway.config import load
 from gateway.operate.queries import NEWEST, Queries
 from gateway.receive.refusals import Kept, Told
-from gateway.store.database import Database, connect, migrate
-from gateway.store.record_and_claim import Store
+from gateway.store import Store
+from gateway.store.database import Database, connect
+from gateway.store.schema import migrate
 from gateway.verify import schemes
 from tests.store.test_record_and_claim import event
 

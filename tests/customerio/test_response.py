@@ -217,6 +217,21 @@ def test_only_a_207_is_about_items() -> None:
 
 
 @pytest.mark.parametrize(
+    ("body", "about_call"),
+    [
+        (b"", False),
+        (b"{}", False),
+        (b"<html>", False),
+        (b'{"meta":{"error":"Not Found"}}', False),
+        (errors("a", {"reason": "not_found", "message": "no such path"}), False),
+        (errors({"reason": "not_found", "field": "identifiers"}), True),
+    ],
+)
+def test_an_answer_is_about_the_call_when_it_names_a_field(body: bytes, about_call: bool) -> None:
+    assert answered(404, body).about_call is about_call
+
+
+@pytest.mark.parametrize(
     ("header", "seconds"),
     [
         (None, None),

@@ -66,9 +66,11 @@ CASES: list[tuple[str, Attempt, Decision | Doubtful, Decision | None]] = [
         None,
     ),
     ("misconfiguration: redirected", attempt(302), DOUBTFUL, RETRY),
-    ("misconfiguration: wrong key", attempt(401), DOUBTFUL, FAILED),
-    ("misconfiguration: forbidden", attempt(403), DOUBTFUL, FAILED),
-    ("misconfiguration: wrong address", attempt(404), DOUBTFUL, FAILED),
+    ("misconfiguration: wrong key", attempt(401), DOUBTFUL, RETRY),
+    ("misconfiguration: wrong key, whatever is named", attempt(401, about_call=True), DOUBTFUL, RETRY),
+    ("misconfiguration: forbidden", attempt(403), DOUBTFUL, RETRY),
+    ("misconfiguration: wrong address", attempt(404), DOUBTFUL, RETRY),
+    ("what the call names is not there", attempt(404, about_call=True), DOUBTFUL, FAILED),
     ("too early", attempt(408), RETRY, None),
     ("too early", attempt(425), RETRY, None),
     ("permanent failure", attempt(400), FAILED, None),
@@ -93,11 +95,12 @@ def test_where_the_connection_is_well_the_delivery_is_to_blame(
 
 
 def test_a_delivery_is_given_up_when_its_time_is_over() -> None:
-    def after(failing_for: float) -> Decision:
-        return judge_alone(attempt(503), tries=9, failing_for=failing_for, policy=POLICY, jitter=0.0)
+    def after(failing_for: float, status: int) -> Decision:
+        return judge_alone(attempt(status), tries=9, failing_for=failing_for, policy=POLICY, jitter=0.0)
 
-    assert isinstance(after(72 * HOUR - 1), Retry)
-    assert after(72 * HOUR) == Failed(reason="x (given up after 72 hours of trying)")
+    for status in (503, 401, 404):
+        assert after(72 * HOUR - 1, status) == Retry(after=128.0, reason="x")
+        assert after(72 * HOUR, status) == Failed(reason="x (given up after 72 hours of trying)")
 
 
 @pytest.mark.parametrize(
@@ -289,10 +292,11 @@ ALL_ERRORS: list[tuple[Attempt, Decision | Doubtful, Decision | None]] = [
     (attempt(413), NOT_SUSPECT, None),
     (attempt(422), NOT_SUSPECT, None),
     (OF_A_BATCH, NOT_SUSPECT, None),
-    (attempt(401), DOUBTFUL, NOT_SUSPECT),
-    (attempt(404), DOUBTFUL, NOT_SUSPECT),
+    (attempt(404, about_call=True), DOUBTFUL, NOT_SUSPECT),
     (attempt(None, sendable=False), FAILED, None),
     # What is tried again anyway may be the connection's fault as before.
+    (attempt(401), DOUBTFUL, RETRY),
+    (attempt(404), DOUBTFUL, RETRY),
     (attempt(408), RETRY, None),
     (attempt(500), DOUBTFUL, RETRY),
     (attempt(None), DOUBTFUL, RETRY),

@@ -44,8 +44,8 @@ from gateway.customerio.retry import Policy
 from gateway.customerio.ulids import ulid_of_text
 from gateway.deliver.worker import Worker
 from gateway.operate.queries import Queries
+from gateway.store import NewDelivery, Store
 from gateway.store.database import Database, connect
-from gateway.store.record_and_claim import NewDelivery, Store
 from gateway.store.tables import deliveries
 from tests.store.test_record_and_claim import event
 from tests.support.trackapi import Fault, Hang, ParsedRequest, Reply, Reset, TrackAPI
@@ -281,6 +281,34 @@ def test_whatever_the_api_answers_for_a_while_each_call_arrives_once(
                 assert len(asked) > 1
         assert (api.count_applied(), api.refused, api.conflicts) == (43, [], [])
         assert {len(api.applied(f"p{each}")) for each in range(43)} == {1}
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [(401, b'{"meta":{"error":"Unauthorized"}}'), (403, b"{}"), (404, b'{"meta":{"error":"Not Found"}}'), (404, b"")],
+)
+@pytest.mark.parametrize("number", [1, 40])
+def test_a_call_is_not_lost_when_one_answer_blames_the_key_or_the_endpoint_and_the_probe_is_good(
+    database: Database, store: Store, status: int, body: bytes, number: int
+) -> None:
+    first = threading.Semaphore(1)
+
+    def answer(request: ParsedRequest) -> Fault | None:
+        is_call = request.target != wire.REGION_PATH.encode()
+        return Reply(status=status, body=body) if is_call and first.acquire(blocking=False) else None
+
+    record(store, tracks(number))
+    with TrackAPI(answer=answer) as api:
+        with running(database, api):
+            wait_for(database, *["delivered"] * number)
+        assert (api.count_applied(), api.repeats) == (number, 0)
+
+
+def test_a_raw_request_to_a_path_that_does_not_exist_fails_at_once(database: Database, store: Store) -> None:
+    record(store, [RawRequest(path="/v1/no_such_path")])
+    with TrackAPI() as api, running(database, api):
+        wait_for(database, "failed")
+    assert reasons(database) == ["HTTP 404: no such path"]
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,9 @@ from gateway.customerio.calls import Identify
 from gateway.customerio.retry import Attempt, Policy, Probe, Retry
 from gateway.customerio.wire import BATCH_PATH, HttpRequest
 from gateway.deliver.worker import Worker
+from gateway.store import ClaimRequest, NewDelivery, Outcome, Store, Turn
 from gateway.store.connection_state import ProbeResult
 from gateway.store.database import Database, connect
-from gateway.store.record_and_claim import NewDelivery, Outcome, Store, Turn
 from gateway.store.tables import connections, deliveries, notices
 from tests.store.test_record_and_claim import event
 
@@ -222,7 +222,7 @@ def test_stopping_settles_what_is_in_flight_and_gives_the_rest_back(database: Da
         release.set()
     assert (sender.requests, len(sender.sent)) == (2, 200)
     assert sorted(statuses(database)) == ["delivered"] * 200 + ["pending"] * 50
-    assert len(store.settle_and_claim([], limit=100, lease=1, seconds=1.0).claimed) == 50
+    assert len(store.settle_and_claim([], ClaimRequest(limit=100, lease=1, lease_seconds=1.0)).claimed) == 50
 
 
 def test_what_waits_too_long_for_its_turn_is_not_sent_under_a_lease_that_may_have_ended(
@@ -341,7 +341,8 @@ def test_a_wrong_key_pauses_the_connection_loudly_and_loses_nothing(
 
 
 def test_where_the_probe_is_good_a_refusal_is_the_deliverys_own(database: Database, store: Store) -> None:
-    sender = Recorder(lambda request: Attempt(status=404 if "ann" in request.path else 200, reason="HTTP 404"))
+    refused = Attempt(status=404, reason="HTTP 404", about_call=True)
+    sender = Recorder(lambda request: refused if "ann" in request.path else Attempt(status=200))
     record(store, ("ann", 1), ("bob", 1))
     with running(database, sender):
         wait_until(lambda: statuses(database) == ["failed", "delivered"])
@@ -396,7 +397,7 @@ def test_a_pause_does_not_count_as_failing(database: Database, store: Store) -> 
     record(store, ("ann", 1))
 
     def turn(*outcomes: Outcome, probed: Sequence[ProbeResult] = ()) -> Turn:
-        return store.settle_and_claim(outcomes, probed=probed, limit=1, lease=7, seconds=60, doubted=[])
+        return store.settle_and_claim(outcomes, ClaimRequest(limit=1, lease=7, lease_seconds=60, probe_results=probed))
 
     (claimed,) = turn().claimed
     failed = Outcome(delivery=claimed, attempt=Attempt(status=500), decision=Retry(after=0.0, reason="x"))

@@ -16,8 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from gateway.store.database import connect, migrate
-from gateway.store.record_and_claim import Store
+from gateway.store import Store
+from gateway.store.database import connect
+from gateway.store.schema import migrate
 from tests.support.signatures import VECTORS, secrets_of
 
 MAPPING = """\

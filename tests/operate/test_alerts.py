@@ -16,8 +16,8 @@ from sqlalchemy import select
 from gateway.errors import StoreError
 from gateway.operate.alerts import GIVEN_UP_AFTER, Alerts
 from gateway.operate.housekeeping import Task, housekeeping
+from gateway.store import Store
 from gateway.store.database import Database
-from gateway.store.record_and_claim import Store
 from gateway.store.tables import notices
 from tests.conftest import MakeApp
 from tests.deliver.test_worker import wait_until

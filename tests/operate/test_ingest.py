@@ -20,8 +20,8 @@ from sqlalchemy import Engine, event, select
 from gateway.cli import main
 from gateway.operate.body_files import Body, Files
 from gateway.operate.ingest import GROUP
+from gateway.store import Store
 from gateway.store.database import Database
-from gateway.store.record_and_claim import Store
 from gateway.store.tables import deliveries, events
 from tests.deliver.test_worker import wait_until
 

@@ -12,9 +12,9 @@ from sqlalchemy import update
 
 from gateway.app import create_app
 from gateway.receive.refusals import Kept, Told
+from gateway.store import Store
 from gateway.store.database import Database
 from gateway.store.notices import Notices
-from gateway.store.record_and_claim import Store
 from gateway.store.tables import connections, deliveries
 from tests.store.test_notices import fail
 from tests.store.test_record_and_claim import call, event

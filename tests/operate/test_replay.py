@@ -20,8 +20,8 @@ from gateway.mapping.model import MappingFile
 from gateway.operate.queries import DeliveryFilter, Queries
 from gateway.operate.replay import BY_THE_OPERATOR, Replayed, Rework, in_portions
 from gateway.receive.record import take
+from gateway.store import Store
 from gateway.store.database import Database, connect
-from gateway.store.record_and_claim import Store
 from gateway.store.tables import IS_OPEN, PLACE, deliveries, events, notices
 from tests.store.test_record_and_claim import Hand, call, event, names, statuses
 

@@ -10,8 +10,9 @@ from sqlalchemy import func, insert, select, update
 
 from gateway.customerio.retry import Attempt, Decision, Delivered, Failed
 from gateway.operate.retention import Removed, Retention
-from gateway.store.database import Database, connect, migrate
-from gateway.store.record_and_claim import Outcome, Store
+from gateway.store import ClaimRequest, Outcome, Store
+from gateway.store.database import Database, connect
+from gateway.store.schema import migrate
 from gateway.store.tables import attempts, deliveries, events, notices
 from tests.store.test_record_and_claim import call, event
 
@@ -19,9 +20,9 @@ DAY = 86_400.0
 
 
 def settle_all(store: Store, decision: Decision) -> None:
-    while claimed := store.settle_and_claim([], limit=500, lease=1, seconds=60).claimed:
+    while claimed := store.settle_and_claim([], ClaimRequest(limit=500, lease=1, lease_seconds=60)).claimed:
         outcomes = [Outcome(delivery=each, attempt=Attempt(status=200), decision=decision) for each in claimed]
-        store.settle_and_claim(outcomes, limit=0, lease=2, seconds=60)
+        store.settle_and_claim(outcomes, ClaimRequest(limit=0, lease=2, lease_seconds=60))
 
 
 def kept(database: Database) -> tuple[int, int, int]:

@@ -11,9 +11,9 @@ from sqlalchemy import text, update
 from gateway.customerio.retry import Attempt, Retry
 from gateway.operate.backlog import SHARE, Backlog, Backlogs
 from gateway.operate.watch import MENDED_AFTER, Watch
+from gateway.store import ClaimRequest, Outcome, Store
 from gateway.store.database import Database
 from gateway.store.notices import Notices
-from gateway.store.record_and_claim import Outcome, Store
 from gateway.store.tables import deliveries, events
 from tests.store.test_notices import fail, open_notices
 from tests.store.test_record_and_claim import call, event
@@ -36,7 +36,7 @@ def age(database: Database, seconds: float) -> None:
 
 
 def texts(database: Database) -> list[str]:
-    return [notice.text for notice in Notices(database).take()]
+    return [notice.text for notice in Notices(database).claim()]
 
 
 def read(database: Database) -> Backlog:
@@ -59,10 +59,10 @@ def test_the_backlog_is_what_waits_and_for_how_long(database: Database, store: S
 
 def test_a_delivery_that_is_tried_in_vain_waits_since_its_first_failure(database: Database, store: Store) -> None:
     store.record([event("a", call("one", 1))])
-    (claimed,) = store.settle_and_claim([], limit=9, lease=1, seconds=60).claimed
+    (claimed,) = store.settle_and_claim([], ClaimRequest(limit=9, lease=1, lease_seconds=60)).claimed
     assert read(database).oldest == 0.0  # it is being sent
     outcome = Outcome(delivery=claimed, attempt=Attempt(status=503), decision=Retry(after=500, reason="x"))
-    store.settle_and_claim([outcome], limit=0, lease=1, seconds=60)
+    store.settle_and_claim([outcome], ClaimRequest(limit=0, lease=1, lease_seconds=60))
     age(database, 200)
     assert 200 <= read(database).oldest < 230
 
@@ -170,7 +170,7 @@ def test_no_look_reads_a_whole_table(database: Database, store: Store) -> None:
                 connection.execute(text("ANALYZE"))
         occasions.listen(database.engine, "before_cursor_execute", note)
         watch(database)
-        Notices(database).take()
+        Notices(database).claim()
         occasions.remove(database.engine, "before_cursor_execute", note)
         assert len(statements) > 6
         explain = "EXPLAIN QUERY PLAN " if database.engine.dialect.name == "sqlite" else "EXPLAIN "

@@ -18,7 +18,8 @@ import pytest
 import requests
 
 from gateway.receive.sources import Sources, Stamp, stamp_of
-from gateway.store.database import connect, migrate
+from gateway.store.database import connect
+from gateway.store.schema import migrate
 from tests.support.gateway_process import GatewayProcess
 
 ENVIRON = {"TOKEN": "t-4711"}

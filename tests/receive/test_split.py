@@ -12,8 +12,8 @@ from gateway.mapping.compiler import parse
 from gateway.mapping.model import MappingFile
 from gateway.operate.replay import Rework
 from gateway.receive.record import take
+from gateway.store import Recorded, Store
 from gateway.store.database import Database
-from gateway.store.record_and_claim import Recorded, Store
 from gateway.store.tables import PLACE, deliveries, events
 
 MAPPING = """\

@@ -15,8 +15,8 @@ from flask.testing import FlaskClient
 from sqlalchemy import Row, select
 from werkzeug.test import TestResponse
 
+from gateway.store import Store
 from gateway.store.database import Database
-from gateway.store.record_and_claim import Store
 from gateway.store.tables import deliveries, events
 from tests.conftest import MakeApp
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from sqlalchemy import text
 
-from gateway.store.database import connect, migrate, reading, writing
+from gateway.store.database import connect, reading, writing
+from gateway.store.schema import migrate
 
 
 def test_a_connection_opens_while_another_process_writes(tmp_path: Path) -> None:

@@ -19,9 +19,10 @@ from gateway.app import create_app
 from gateway.config import load
 from gateway.customerio.retry import Attempt, Delivered
 from gateway.errors import StoreError
-from gateway.store.database import Database, connect, migrate
+from gateway.store import ClaimRequest, Outcome, Store
+from gateway.store.database import Database, connect
 from gateway.store.disk_space import DiskSpace
-from gateway.store.record_and_claim import Outcome, Store
+from gateway.store.schema import migrate
 from gateway.store.tables import deliveries, events
 from tests.deliver.test_worker import wait_until
 from tests.store.test_record_and_claim import event
@@ -126,12 +127,12 @@ def test_before_the_disk_is_full_webhooks_are_refused_and_the_backlog_drains(
     before = count(database)
     assert_refused(post(web, "c"))
     assert count(database) == before
-    assert "nearly full (3 MiB are free, 4 MiB are kept" in caplog.text
+    assert "nearly full (3 MiB are free, 4 MiB are reserved" in caplog.text
     store = Store(database)
-    while claimed := store.settle_and_claim([], limit=5, lease=1, seconds=60).claimed:
+    while claimed := store.settle_and_claim([], ClaimRequest(limit=5, lease=1, lease_seconds=60)).claimed:
         attempt = Attempt(status=200)
         outcomes = [Outcome(delivery=each, attempt=attempt, decision=Delivered()) for each in claimed]
-        store.settle_and_claim(outcomes, limit=0, lease=1, seconds=60)
+        store.settle_and_claim(outcomes, ClaimRequest(limit=0, lease=1, lease_seconds=60))
     assert store.counts()["deliveries"] == {"delivered": before[1]}
 
     filling.unlink()

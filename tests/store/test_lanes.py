@@ -6,9 +6,9 @@ from concurrent.futures import ThreadPoolExecutor, wait
 
 from sqlalchemy import Connection, update
 
+from gateway.store import Store
 from gateway.store.database import Database, connect
 from gateway.store.lanes import Lanes
-from gateway.store.record_and_claim import Store
 from gateway.store.tables import deliveries
 from tests.store.test_record_and_claim import call, event, statuses
 

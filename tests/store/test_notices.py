@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from sqlalchemy import select, update
 
 from gateway.customerio.retry import Attempt, Delivered, Failed
+from gateway.store import ClaimRequest, Outcome, Store
 from gateway.store.database import Database, connect
 from gateway.store.notices import LEASE, Notice, Notices
-from gateway.store.record_and_claim import Outcome, Store
 from gateway.store.tables import deliveries, notices
 from tests.store.test_record_and_claim import call, event
 
@@ -29,9 +29,9 @@ def end(database: Database, kind: str, subject: str = "") -> bool:
 
 def fail(store: Store) -> None:
     """Let everything that is due fail for good."""
-    claimed = store.settle_and_claim([], limit=100, lease=1, seconds=60).claimed
+    claimed = store.settle_and_claim([], ClaimRequest(limit=100, lease=1, lease_seconds=60)).claimed
     outcomes = [Outcome(delivery=each, attempt=REFUSED, decision=Failed(reason="HTTP 400: no")) for each in claimed]
-    store.settle_and_claim(outcomes, limit=0, lease=1, seconds=60)
+    store.settle_and_claim(outcomes, ClaimRequest(limit=0, lease=1, lease_seconds=60))
 
 
 def open_notices(database: Database) -> list[tuple[str, str]]:
@@ -54,57 +54,57 @@ def shift(database: Database, seconds: float) -> None:
 
 def test_a_notice_is_told_when_it_begins_and_when_it_ends(database: Database) -> None:
     told = Notices(database)
-    assert told.take() == []
+    assert told.claim() == []
     assert begin(database, "paused", "default", "the reason")
     assert not begin(database, "paused", "default", "another reason")
-    (notice,) = told.take()
+    (notice,) = told.claim()
     assert (notice.kind, notice.subject, notice.text) == ("paused", "default", "the reason")
     assert (notice.over, notice.is_first) == (False, True)
-    told.told(notice)
+    told.mark_sent(notice)
     shift(database, 2 * LEASE)
-    assert told.take() == []
+    assert told.claim() == []
 
     assert end(database, "paused", "default")
     assert not end(database, "paused", "default")
-    (notice,) = told.take()
+    (notice,) = told.claim()
     assert (notice.over, notice.is_first, round(notice.seconds / LEASE)) == (True, True, 2)
-    told.told(notice)
+    told.mark_sent(notice)
     shift(database, 2 * LEASE)
-    assert told.take() == []
+    assert told.claim() == []
 
 
 def test_what_was_over_before_it_could_be_told_is_told_once(database: Database) -> None:
     begin(database, "late")
     end(database, "late")
-    (notice,) = Notices(database).take()
+    (notice,) = Notices(database).claim()
     assert notice.over
 
 
 def test_what_was_taken_and_not_told_is_taken_again_after_a_minute(database: Database) -> None:
     told = Notices(database)
     begin(database, "late")
-    (first,) = told.take()
-    assert told.take() == []
+    (first,) = told.claim()
+    assert told.claim() == []
     shift(database, LEASE)
-    (again,) = told.take()
+    (again,) = told.claim()
     assert (again.id, again.is_first, again.waiting >= LEASE) == (first.id, False, True)
-    told.told(first)  # too late: it belongs to the other now
+    told.mark_sent(first)  # too late: it belongs to the other now
     shift(database, LEASE)
-    (again,) = told.take()
-    told.put_off(again, 3 * LEASE)
+    (again,) = told.claim()
+    told.postpone(again, 3 * LEASE)
     shift(database, LEASE)
-    assert told.take() == []
+    assert told.claim() == []
     shift(database, 2 * LEASE)
-    assert len(told.take()) == 1
+    assert len(told.claim()) == 1
 
 
 def test_an_end_is_told_although_it_came_while_the_beginning_was_being_told(database: Database) -> None:
     told = Notices(database)
     begin(database, "late")
-    (beginning,) = told.take()
+    (beginning,) = told.claim()
     end(database, "late")
-    told.told(beginning)
-    (ending,) = told.take()
+    told.mark_sent(beginning)
+    (ending,) = told.claim()
     assert ending.over
 
 
@@ -117,14 +117,14 @@ def test_of_many_workers_one_tells(database: Database, database_url: str) -> Non
     def take(_: int) -> list[Notice]:
         own = connect(url)
         ready.wait(10)
-        taken = Notices(own).take()
+        taken = Notices(own).claim()
         own.engine.dispose()
         return taken
 
     with ThreadPoolExecutor(6) as pool:
         taken = [notice.subject for each in pool.map(take, range(6)) for notice in each]
     # One that waited for another's rows may have found none; a second look takes what is left.
-    taken += [notice.subject for notice in Notices(database).take()]
+    taken += [notice.subject for notice in Notices(database).claim()]
     assert sorted(taken) == [f"source-{number}" for number in range(5)]
 
 
@@ -183,7 +183,7 @@ def test_a_failure_that_is_being_committed_keeps_its_notice_open(database: Datab
 
 def test_a_delivery_that_arrives_is_no_notice(database: Database, store: Store) -> None:
     store.record([event("a", call("one", 1))])
-    (claimed,) = store.settle_and_claim([], limit=9, lease=1, seconds=60).claimed
+    (claimed,) = store.settle_and_claim([], ClaimRequest(limit=9, lease=1, lease_seconds=60)).claimed
     outcome = Outcome(delivery=claimed, attempt=Attempt(status=200), decision=Delivered())
-    store.settle_and_claim([outcome], limit=0, lease=1, seconds=60)
+    store.settle_and_claim([outcome], ClaimRequest(limit=0, lease=1, lease_seconds=60))
     assert open_notices(database) == []

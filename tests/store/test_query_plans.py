@@ -11,8 +11,8 @@ import pytest
 from sqlalchemy import event as notices
 
 from gateway.customerio.retry import Attempt, Decision, Delivered, Failed, Retry
+from gateway.store import ClaimRequest, NewEvent, Outcome, Store
 from gateway.store.database import Database
-from gateway.store.record_and_claim import NewEvent, Outcome, Store
 from gateway.store.statements import driver_cursor
 from tests.store.test_record_and_claim import call, event
 
@@ -38,7 +38,7 @@ def work(store: Store) -> None:
     many = [call(f"one of many {lane}", lane) for lane in range(-200, 0)]
     store.record([event("new", call("new", 1), merge, call("other", 7), *many), event("1")])
     attempt = Attempt(status=200)
-    claimed = store.settle_and_claim([], limit=8, lease=1, seconds=60).claimed
+    claimed = store.settle_and_claim([], ClaimRequest(limit=8, lease=1, lease_seconds=60)).claimed
     decisions: list[Decision] = [
         Retry(after=1.0, reason="x"),
         Failed(reason="x"),
@@ -48,8 +48,8 @@ def work(store: Store) -> None:
         Outcome(delivery=each, attempt=attempt, decision=decision)
         for each, decision in zip(claimed, decisions, strict=True)
     ]
-    store.release(store.settle_and_claim(outcomes, limit=3, lease=2, seconds=60).claimed)
-    store.settle_and_claim([], limit=1000, lease=3, seconds=60)
+    store.release(store.settle_and_claim(outcomes, ClaimRequest(limit=3, lease=2, lease_seconds=60)).claimed)
+    store.settle_and_claim([], ClaimRequest(limit=1000, lease=3, lease_seconds=60))
 
 
 @pytest.fixture

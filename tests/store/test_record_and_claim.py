@@ -16,8 +16,9 @@ from sqlalchemy import insert, select, update
 from gateway.config import load
 from gateway.customerio.retry import Attempt, Decision, Delivered, Failed, Retry
 from gateway.errors import StoreError
-from gateway.store.database import Database, connect, require_schema
-from gateway.store.record_and_claim import Claimed, NewDelivery, NewEvent, Outcome, Recorded, Store, Turn
+from gateway.store import Claimed, ClaimRequest, NewDelivery, NewEvent, Outcome, Recorded, Store, Turn
+from gateway.store.database import Database, connect
+from gateway.store.schema import require_schema
 from gateway.store.tables import attempts, deliveries, events, metadata
 
 OK = Attempt(status=200, at=1.0, seconds=0.1)
@@ -67,7 +68,9 @@ class Hand:
         return self.turn(outcome, limit=limit).claimed
 
     def turn(self, *outcomes: Outcome, limit: int = 100, seconds: float = LEASE) -> Turn:
-        return self._store.settle_and_claim(outcomes, limit=limit, lease=self._lease, seconds=seconds)
+        return self._store.settle_and_claim(
+            outcomes, ClaimRequest(limit=limit, lease=self._lease, lease_seconds=seconds)
+        )
 
 
 def names(claimed: list[Claimed]) -> list[str]:

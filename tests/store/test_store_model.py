@@ -28,8 +28,8 @@ from gateway.mapping.compiler import parse
 from gateway.mapping.model import MappingFile
 from gateway.operate.replay import Rework
 from gateway.receive.record import take
+from gateway.store import Claimed, ClaimRequest, Outcome, Store
 from gateway.store.database import Database
-from gateway.store.record_and_claim import Claimed, Outcome, Store
 from gateway.store.tables import connections, deliveries, metadata
 from tests.store.test_record_and_claim import call, event
 
@@ -185,7 +185,7 @@ class Gateway(RuleBasedStateMachine):
     @rule(limit=st.integers(1, 4))
     def claim(self, limit: int) -> None:
         token = next(self.leases)
-        claimed = self.store.settle_and_claim([], limit=limit, lease=token, seconds=1_000).claimed
+        claimed = self.store.settle_and_claim([], ClaimRequest(limit=limit, lease=token, lease_seconds=1_000)).claimed
         possible = self.model.claimable()
         assert {each.id for each in claimed} <= possible
         assert len(claimed) == min(limit, len(possible))
@@ -202,7 +202,7 @@ class Gateway(RuleBasedStateMachine):
         if data.draw(st.booleans()):
             self.held.remove(held)
         outcome = Outcome(delivery=held, attempt=Attempt(status=200), decision=decision)
-        self.store.settle_and_claim([outcome], limit=0, lease=next(self.leases), seconds=1_000)
+        self.store.settle_and_claim([outcome], ClaimRequest(limit=0, lease=next(self.leases), lease_seconds=1_000))
         own = self.model.deliveries[held.id]
         if own.lease != held.lease:
             return
@@ -223,7 +223,9 @@ class Gateway(RuleBasedStateMachine):
         """All workers die, and so much time passes that their leases end; what they were sending may still come."""
         with self.database.transaction() as connection:
             connection.execute(update(deliveries).where(deliveries.c.status == "pending").values(due_at=0.0))
-        taken = self.store.settle_and_claim([], limit=1_000, lease=next(self.leases), seconds=1_000).claimed
+        taken = self.store.settle_and_claim(
+            [], ClaimRequest(limit=1_000, lease=next(self.leases), lease_seconds=1_000)
+        ).claimed
         assert {each.id for each in taken} == {
             id_ for id_ in self.model.in_state("waiting") if self.model.status(id_) == "pending"
         }

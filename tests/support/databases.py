@@ -11,7 +11,8 @@ from typing import Protocol
 import psycopg
 
 from gateway.config import load
-from gateway.store.database import connect, migrate
+from gateway.store.database import connect
+from gateway.store.schema import migrate
 from gateway.store.tables import metadata
 
 

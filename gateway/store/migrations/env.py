@@ -1,4 +1,4 @@
-"""Run migrations on the connection that `gateway.store.database.migrate` hands over, in its transaction."""
+"""Run migrations on the connection that `gateway.store.schema.migrate` passes, in its transaction."""
 
 from alembic import context
 

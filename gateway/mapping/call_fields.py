@@ -1,0 +1,96 @@
+"""From a call rule to the fields of a call, for one event; and back from a field to its place in the file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gateway.errors import Location, TranslationError
+from gateway.mapping.evaluate import EvaluationContext
+from gateway.mapping.key_kinds import CALL_KEYS
+from gateway.mapping.model import CallRule, ListValue, ObjectValue, Value
+
+
+def fields_of(
+    rule: CallRule, defaults: Mapping[str, Value], context: EvaluationContext, part: EvaluationContext
+) -> dict[str, Any]:
+    """Evaluate a call rule's fields, as the call's class takes them.
+
+    Args:
+        defaults: Identifiers and timestamp of the file, for calls that have none of their own.
+        context: The part, or one item of the call's `each`.
+        part: The part itself: defaults are evaluated on it even under `each`.
+
+    Raises TranslationError: an expression fails, a value has the wrong kind, or every identifier is null or empty.
+    """
+    spec, keys = rule.spec, CALL_KEYS[rule.spec.name]
+
+    # A call with an identifier of its own takes none from the defaults: it might be another person's.
+    identifiers: Sequence[tuple[str, Value]]
+    identifiers, of_identifiers = rule.identifiers, context
+    if not identifiers:
+        identifiers = [(name, defaults[name]) for name in spec.identifiers if name in defaults]
+        of_identifiers = part
+    fields = {name: keys[name].evaluate(value, of_identifiers) for name, value in identifiers}
+    if fields and not any(fields.values()):
+        problem = f"null or empty, so '{spec.name}' names nobody; if that may be, give the call a 'when'"
+        raise TranslationError(identifiers[0][1].where, ", ".join(fields), problem)
+
+    for name, value in rule.other_fields:
+        key = keys[name]
+        fields[key.field] = key.evaluate(value, context)
+
+    if "attributes_from" in fields:
+        fields["attributes"] = _merge_attributes(rule, fields.pop("attributes_from"), fields.get("attributes"))
+    if "timestamp" in keys and "timestamp" not in fields:
+        default = defaults.get("timestamp")
+        fields["timestamp"] = None if default is None else keys["timestamp"].evaluate(default, part)
+    return fields
+
+
+def _merge_attributes(rule: CallRule, whole: dict[str, Any], attributes: dict[str, Any] | None) -> dict[str, Any]:
+    """Add the listed attributes to a whole object. A listed name wins even when its expression gives null."""
+    if attributes is None:
+        return whole
+    listed = rule.fields["attributes"]
+    for name, _ in listed.entries if isinstance(listed, ObjectValue) else ():
+        whole.pop(name, None)
+    return whole | attributes
+
+
+def field_place(field: str, rule: CallRule, defaults: Mapping[str, Value]) -> tuple[str, Location]:
+    """Return the name and the place in the file of a call's field, such as ``attributes.plan`` or ``objects[0].id``.
+
+    A name that is not in the file comes out of the payload and must not be shown: its owner is returned instead.
+    """
+    name, rest = _PLACE.fullmatch(field).groups()  # type: ignore[union-attr]  # it fits everything
+    if name == "attributes" and (name not in rule.fields or _location_below(rule.fields[name], rest) is None):
+        name, rest = ("attributes_from" if "attributes_from" in rule.fields else name), ""
+    value = rule.fields.get(name) or defaults.get(name)
+    if value is None:
+        return name, rule.where
+    location = _location_below(value, rest)
+    if location is None:
+        return name, value.where
+    return (field if rest else name), location
+
+
+_PLACE = re.compile(r"(\w*)(.*)", re.DOTALL)
+_STEP = re.compile(r"\[(\d+)\](.*)|\.(.*)", re.DOTALL)
+
+
+def _location_below(value: Value, path: str) -> Location | None:
+    """Return the place of what stands at a path below a value; None: the file has nothing there."""
+    step = _STEP.fullmatch(path)
+    if step is None:
+        return value.where
+    number, rest, key = step.groups()
+    if number is not None:
+        items = value.items if isinstance(value, ListValue) else ()
+        return _location_below(items[int(number)], rest) if int(number) < len(items) else None
+    entries = dict(value.entries) if isinstance(value, ObjectValue) else {}
+    if key in entries:  # the whole rest first: an attribute's name may hold dots
+        return entries[key].where
+    first, dot, rest = key.partition(".")
+    return _location_below(entries[first], dot + rest) if first in entries else None

@@ -1,0 +1,105 @@
+"""Keys that take only an expression."""
+
+from __future__ import annotations
+
+import re
+
+from gateway.customerio.limits import EARLIEST, LATEST, is_moment
+from gateway.errors import TranslationError
+from gateway.event import JSON
+from gateway.mapping.diagnostics import Diagnostics
+from gateway.mapping.evaluate import EvaluationContext, evaluate, text_of
+from gateway.mapping.expressions import Names
+from gateway.mapping.functions import kind
+from gateway.mapping.key_kinds.key_kind import EXPRESSION, KeyKind, Schema, required_text
+from gateway.mapping.located_expression import read_expression
+from gateway.mapping.model import Value, is_steering, without_steering
+from gateway.mapping.yaml_nodes import Node
+
+
+class _ExpressionKey(KeyKind):
+    """A key that takes only an expression: a constant would be the same for every event."""
+
+    def compile(self, node: Node, names: Names, diagnostics: Diagnostics) -> Value | None:
+        return read_expression(node, self.name, names, diagnostics)
+
+    def schema(self) -> Schema:
+        return EXPRESSION
+
+
+class IdentifierKey(_ExpressionKey):
+    """An identifier of a person. Null or empty is None: another identifier may do."""
+
+    def evaluate(self, value: Value, context: EvaluationContext) -> str | None:
+        return text_of(value, self.name, context) or None
+
+
+class EventIdKey(_ExpressionKey):
+    """The id of an event. Null or empty is None: the gateway derives one."""
+
+    def evaluate(self, value: Value, context: EvaluationContext) -> str | None:
+        return text_of(value, self.name, context) or None
+
+
+class ReferenceKey(_ExpressionKey):
+    """The id of something else than a person, which the call cannot do without."""
+
+    def evaluate(self, value: Value, context: EvaluationContext) -> str:
+        return required_text(value, self.name, context)
+
+
+class TimestampKey(_ExpressionKey):
+    """A moment in unix seconds. Customer.io silently replaces one that it cannot read with the present."""
+
+    def evaluate(self, value: Value, context: EvaluationContext) -> int | None:
+        moment = evaluate(value, self.name, context)
+        if moment is None or is_moment(moment):
+            return moment
+        if type(moment) is not int and type(moment) is not float:
+            problem = f"must be unix seconds, got {kind(moment)}; write =unix(…)"
+        elif moment > LATEST:
+            problem = "is too large for unix seconds; if it is in milliseconds, write =unix(…)"
+        elif moment < EARLIEST:
+            problem = "is too small for unix seconds of today: it lies before September 2001"
+        elif moment != int(moment):
+            problem = "must be whole unix seconds; write =unix(…)"
+        else:
+            return int(moment)
+        raise TranslationError(value.where, self.name, problem)
+
+
+class ObjectKey(_ExpressionKey):
+    """`attributes_from`: an object out of the payload, without nulls and names that steer Customer.io."""
+
+    def compile(self, node: Node, names: Names, diagnostics: Diagnostics) -> Value | None:
+        computed = read_expression(node, self.name, names, diagnostics)
+        for attribute in sorted(_certain_names(computed.expression.text)) if computed is not None else ():
+            if is_steering(attribute):
+                text = f"'{attribute}' is never taken out of '{self.name}', for it steers Customer.io; write it"
+                diagnostics.warn(node.where, "steering-attribute", f"{text} under 'attributes'")
+        return computed
+
+    def evaluate(self, value: Value, context: EvaluationContext) -> dict[str, JSON]:
+        whole = evaluate(value, self.name, context)
+        if whole is None:
+            return {}
+        if not isinstance(whole, dict):
+            raise TranslationError(value.where, self.name, f"needs an object, got {kind(whole)}")
+        return without_steering(whole)
+
+
+_SELECTED = re.compile(r"""'(?P<text>[^']*)'|`[^`]*`|(?P<open>[{(\[])|(?P<close>[)}\]])|"?(?P<key>[\w.]+)"?\s*:""")
+
+
+def _certain_names(expression: str) -> set[str]:
+    """Return the names that an expression certainly gives: it is ``{name: …}`` or ``pick(…, ['name'])``."""
+    selects = expression.lstrip().startswith("{")
+    picks = expression.lstrip().startswith("pick(")
+    depth, names = 0, set()
+    for match in _SELECTED.finditer(expression):
+        depth += bool(match["open"]) - bool(match["close"])
+        if selects and depth == 1 and match["key"]:
+            names.add(match["key"])
+        if picks and depth == 2 and match["text"]:
+            names.add(match["text"])
+    return names

@@ -1,0 +1,152 @@
+"""Keys that take literal text, numbers, booleans or settings."""
+
+from __future__ import annotations
+
+from gateway.customerio.limits import MAX_TIMEOUT, RETRY_SETTINGS, retry_problem
+from gateway.errors import did_you_mean
+from gateway.event import JSON
+from gateway.mapping import yaml_nodes
+from gateway.mapping.diagnostics import Diagnostics, is_empty, listed, refuse_unknown_keys, refuse_unless_absent
+from gateway.mapping.evaluate import EvaluationContext, text_of
+from gateway.mapping.expressions import Names
+from gateway.mapping.key_kinds.key_kind import EXPRESSION, LITERAL_MARKER, LITERAL_TEXT, KeyKind, Schema, required_text
+from gateway.mapping.located_expression import is_expression, read_computed, warn_of_template
+from gateway.mapping.model import Constant, Value
+from gateway.mapping.value_nodes import read_literal_text
+from gateway.mapping.yaml_nodes import Node, ObjectNode, Scalar
+from gateway.text import number_text
+
+
+class TextKey(KeyKind):
+    """Text: literal or an expression."""
+
+    def compile(self, node: Node, names: Names, diagnostics: Diagnostics) -> Value | None:
+        if is_expression(node):
+            return read_computed(node, names, diagnostics)
+        literal = node
+        if isinstance(node, ObjectNode) and len(node.entries) == 1:
+            literal = node.get("literal") or node
+        text = _literal_text(literal)
+        if text:
+            if isinstance(node, Scalar):
+                warn_of_template(node, text, diagnostics)
+            return _checked_constant(self, node, text, diagnostics)
+        if not is_empty(literal):
+            problem = f"'{self.name}' must be text that is not empty, or an expression"
+            diagnostics.error(node.where, "not-text", problem)
+        return None
+
+    def evaluate(self, value: Value, context: EvaluationContext) -> str | None:
+        if self.key.required:
+            return required_text(value, self.name, context)
+        return text_of(value, self.name, context) or None
+
+    def schema(self) -> Schema:
+        literal: Schema = {"type": ["string", "number"], "minLength": 1}
+        if self.key.choices:
+            literal = {"enum": [*self.key.choices]}
+        marked = {
+            "type": "object",
+            "properties": {"literal": {**LITERAL_MARKER, **literal}},
+            "required": ["literal"],
+            "additionalProperties": False,
+        }
+        return {"anyOf": [literal, EXPRESSION, marked]}
+
+
+def _literal_text(node: Node) -> str:
+    """Return literal text, or a number written out; "" for anything else."""
+    value = node.value if isinstance(node, Scalar) else None
+    if isinstance(value, str):
+        return value
+    return "" if isinstance(value, bool) or not isinstance(value, int | float) else number_text(value)
+
+
+class _ConstantKey(KeyKind):
+    """A key that is fixed when the file is read."""
+
+    def evaluate(self, value: Value, context: EvaluationContext) -> JSON:
+        del context
+        assert isinstance(value, Constant), "the compiler takes literals only"
+        return value.value
+
+
+class NoteKey(_ConstantKey):
+    """Literal text."""
+
+    def compile(self, node: Node, names: Names, diagnostics: Diagnostics) -> Value | None:
+        del names
+        text = read_literal_text(node, self.name, diagnostics)
+        return None if text is None else _checked_constant(self, node, text, diagnostics)
+
+    def schema(self) -> Schema:
+        return {"enum": [*self.key.choices]} if self.key.choices else LITERAL_TEXT
+
+
+def _checked_constant(key: KeyKind, node: Node, text: str, diagnostics: Diagnostics) -> Constant | None:
+    """Check literal text as far as the key says what is right: it can be judged before any webhook comes."""
+    choices, check = key.key.choices, key.key.problem
+    problem = check(text) if check is not None else None
+    if choices and text not in choices:
+        problem = f"must be one of {listed(choices)}{did_you_mean(text, choices)}"
+    if problem is None:
+        return Constant(where=node.where, value=text)
+    diagnostics.error(node.where, key.name.replace("_", "-"), f"'{key.name}' {problem}")
+    return None
+
+
+class SecondsKey(_ConstantKey):
+    """A literal number of seconds."""
+
+    def compile(self, node: Node, names: Names, diagnostics: Diagnostics) -> Value | None:
+        del names
+        value = node.value if isinstance(node, Scalar) else None
+        if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= MAX_TIMEOUT:
+            return Constant(where=node.where, value=value)
+        text = f"'{self.name}' must be a number of seconds, over 0 and at most {MAX_TIMEOUT:g}"
+        refuse_unless_absent(node, text, diagnostics)
+        return None
+
+    def schema(self) -> Schema:
+        return {"type": "number", "exclusiveMinimum": 0, "maximum": MAX_TIMEOUT}
+
+
+class FlagKey(_ConstantKey):
+    """True or false."""
+
+    def compile(self, node: Node, names: Names, diagnostics: Diagnostics) -> Value | None:
+        del names
+        if isinstance(node, Scalar) and isinstance(node.value, bool):
+            return Constant(where=node.where, value=node.value)
+        refuse_unless_absent(node, f"'{self.name}' must be true or false", diagnostics)
+        return None
+
+    def schema(self) -> Schema:
+        return {"type": "boolean"}
+
+
+class RetryKey(_ConstantKey):
+    """An object of literal settings."""
+
+    def compile(self, node: Node, names: Names, diagnostics: Diagnostics) -> Value | None:
+        del names
+        if not isinstance(node, ObjectNode):
+            text = f"'{self.name}' must be an object of {listed(RETRY_SETTINGS)}"
+            refuse_unless_absent(node, text, diagnostics)
+            return None
+        hint = f"; it takes {listed(RETRY_SETTINGS)}"
+        refuse_unknown_keys(node, RETRY_SETTINGS, f"in '{self.name}'", diagnostics, hint)
+        for key, setting in node.entries:
+            name = str(key.value)
+            if name not in RETRY_SETTINGS or is_empty(setting):
+                continue  # reported already
+            if problem := retry_problem(name, yaml_nodes.plain(setting)):
+                diagnostics.error(setting.where, "retry", f"'{name}' {problem}")
+        return Constant(where=node.where, value=yaml_nodes.plain(node))
+
+    def schema(self) -> Schema:
+        settings = {
+            name: {"type": "boolean"} if of is bool else {"type": "integer", "minimum": least, "maximum": most}
+            for name, (of, least, most) in RETRY_SETTINGS.items()
+        }
+        return {"type": "object", "properties": settings, "additionalProperties": False}

@@ -1,0 +1,258 @@
+"""Keys that take objects and lists: attributes, people, and what a raw request sends."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from gateway.customerio.limits import header_problem, value_problem
+from gateway.customerio.wire import plain_text
+from gateway.errors import Location, TranslationError
+from gateway.event import JSON
+from gateway.mapping.diagnostics import Diagnostics, is_empty, listed, refuse_unknown_keys, refuse_unless_absent
+from gateway.mapping.evaluate import EvaluationContext, as_text, evaluate, resolve, text_of
+from gateway.mapping.expressions import Names
+from gateway.mapping.functions import kind
+from gateway.mapping.key_kinds.expression_keys import IdentifierKey
+from gateway.mapping.key_kinds.key_kind import ANY_VALUE, KeyKind, Schema, compile_keys, object_schema
+from gateway.mapping.located_expression import is_expression, read_computed
+from gateway.mapping.model import Constant, ListValue, ObjectValue, Value
+from gateway.mapping.value_nodes import read_entries, read_value
+from gateway.mapping.yaml_nodes import ListNode, Node, ObjectNode, Scalar
+from gateway.text import HEADER_NAME
+
+
+class DataKey(KeyKind):
+    """Any value; null is sent."""
+
+    def compile(self, node: Node, names: Names, diagnostics: Diagnostics) -> Value | None:
+        return read_value(node, names, diagnostics)
+
+    def evaluate(self, value: Value, context: EvaluationContext) -> JSON:
+        return evaluate(value, self.name, context)
+
+    def schema(self) -> Schema:
+        # The types are listed so that an editor writes a colon after the key.
+        return {"type": ["object", "array", "string", "number", "boolean", "null"], "allOf": [ANY_VALUE]}
+
+
+class _NamedValuesKey(KeyKind):
+    """An object whose names stand in the file, and whose values may be expressions."""
+
+    def compile(self, node: Node, names: Names, diagnostics: Diagnostics) -> Value | None:
+        if not isinstance(node, ObjectNode):
+            refuse_unless_absent(node, f"'{self.name}' must be an object of names and values", diagnostics)
+            return None
+        entries = []
+        for key, item in node.entries:
+            if isinstance(item, Scalar) and not is_expression(item) and not item.empty:
+                # Not by read_value, which warns of paths: the name of a file looks like one.
+                value: Value | None = Constant(where=item.where, value=item.value)
+            else:
+                value = read_value(item, names, diagnostics)
+            if value is not None:
+                entries.append((str(key.value), value))
+                self._check(key, value, diagnostics)
+        return ObjectValue(where=node.where, entries=tuple(entries))
+
+    def _check(self, key: Scalar, value: Value, diagnostics: Diagnostics) -> None:
+        """Report what is wrong with one value for every webhook."""
+
+    def schema(self) -> Schema:
+        return {"type": "object", "additionalProperties": ANY_VALUE}
+
+
+class ParametersKey(_NamedValuesKey):
+    """Parameters of a URL or a form: texts, numbers, booleans, or lists of them."""
+
+    def _check(self, key: Scalar, value: Value, diagnostics: Diagnostics) -> None:
+        if problem := value_problem(_known_part(value)):
+            diagnostics.error(value.where, "wrong-kind", f"'{key.value}' in '{self.name}' {problem}")
+
+    def evaluate(self, value: Value, context: EvaluationContext) -> JSON:
+        return evaluate(value, self.name, context)
+
+
+class FilesKey(_NamedValuesKey):
+    """Texts by name: contents of files, or their names. What is null is left out."""
+
+    def evaluate(self, value: Value, context: EvaluationContext) -> dict[str, str]:
+        return _texts_of(value, self.name, context)
+
+
+class HeadersKey(FilesKey):
+    """Headers by name."""
+
+    def _check(self, key: Scalar, value: Value, diagnostics: Diagnostics) -> None:
+        if problem := header_problem(str(key.value), _known_part(value)):
+            diagnostics.error(key.where, "header", f"the header '{key.value}' {problem}")
+
+    def schema(self) -> Schema:
+        return {**super().schema(), "propertyNames": {"pattern": f"^{HEADER_NAME.pattern}$"}}
+
+
+def _known_part(value: Value) -> JSON:
+    """Return what is known of a value before any webhook comes, with "" for what an expression gives."""
+    match value:
+        case Constant():
+            return value.value
+        case ObjectValue():
+            return {}
+        case ListValue():
+            return [_known_part(item) for item in value.items]
+        case _:
+            return ""
+
+
+def _texts_of(value: Value, name: str, context: EvaluationContext) -> dict[str, str]:
+    assert isinstance(value, ObjectValue), "the compiler takes objects only"
+    texts = {key: text_of(item, f"{name}.{key}", context) for key, item in value.entries}
+    return {key: text for key, text in texts.items() if text is not None}
+
+
+class AttributesKey(KeyKind):
+    """Attributes, listed one by one. One whose expression gives null is left out."""
+
+    def compile(self, node: Node, names: Names, diagnostics: Diagnostics) -> Value | None:
+        if isinstance(node, ObjectNode):
+            for key, _ in node.entries:
+                if not key.value:
+                    diagnostics.error(key.where, "attribute-name", "an attribute needs a name")
+            return read_entries(node, names, diagnostics)
+        text = f"'{self.name}' must be an object: the name of each attribute, and its value"
+        if isinstance(node, Scalar) and is_expression(node):
+            text = (
+                f"'{self.name}' lists attributes one by one; a whole object is taken by  {self.name}_from: {node.value}"
+            )
+        if not is_empty(node):
+            diagnostics.error(node.where, "attributes", text)
+        return None
+
+    def evaluate(self, value: Value, context: EvaluationContext) -> Any:
+        return resolve(value, self.name, context)
+
+    def schema(self) -> Schema:
+        return {
+            "type": "object",
+            "propertyNames": {"minLength": 1},
+            "additionalProperties": ANY_VALUE,
+            "errorMessage": "Attributes are listed one by one; a whole object is taken by  attributes_from: =…",
+        }
+
+
+class TextAttributesKey(AttributesKey):
+    """Attributes that must be texts; numbers and booleans are written out."""
+
+    def compile(self, node: Node, names: Names, diagnostics: Diagnostics) -> Value | None:
+        attributes = super().compile(node, names, diagnostics)
+        for name, value in attributes.entries if isinstance(attributes, ObjectValue) else ():
+            known = _known_part(value)
+            if known is None or isinstance(known, list | dict):
+                diagnostics.error(value.where, "wrong-kind", f"'{name}' has to be text; write =to_string(…)")
+        return attributes
+
+    def evaluate(self, value: Value, context: EvaluationContext) -> Any:
+        return {
+            name: plain_text(result) if isinstance(result, bool | int | float) else result
+            for name, result in super().evaluate(value, context).items()
+        }
+
+
+class PersonKey(KeyKind):
+    """A person of a merge: an object with one identifier."""
+
+    def compile(self, node: Node, names: Names, diagnostics: Diagnostics) -> Value | None:
+        if not isinstance(node, ObjectNode):
+            if not is_empty(node):
+                text = f"'{self.name}' must be an object with one identifier, e.g.  {self.name}: {self.key.example}"
+                diagnostics.error(node.where, "person", text)
+            return None
+        person = _compile_member(node, self.name, self.keys, names, diagnostics)
+        if len(node.entries) != 1:
+            diagnostics.error(node.where, "person", f"'{self.name}' must have exactly one of {listed(self.keys)}")
+        return person
+
+    def evaluate(self, value: Value, context: EvaluationContext) -> dict[str, str]:
+        return {name: text for name, text in _texts_of(value, self.name, context).items() if text}
+
+    def schema(self) -> Schema:
+        problem = f"This must be an object with exactly one of {', '.join(self.keys)}"
+        return {**object_schema(self.keys), "minProperties": 1, "maxProperties": 1, "errorMessage": problem}
+
+
+class MembersKey(KeyKind):
+    """A list of objects that have keys of their own, or an expression that gives one."""
+
+    def compile(self, node: Node, names: Names, diagnostics: Diagnostics) -> Value | None:
+        if is_expression(node):
+            return read_computed(node, names, diagnostics)
+        if isinstance(node, ListNode):
+            if self.key.required and not node.items:
+                text = f"'{self.name}' is empty; name one, e.g.  {self.name}: {self.key.example}"
+                diagnostics.error(node.where, "members", text)
+            items = [_compile_member(item, self.name, self.keys, names, diagnostics) for item in node.items]
+            return ListValue(where=node.where, items=tuple(item for item in items if item is not None))
+        if not is_empty(node):
+            text = f"'{self.name}' must be a list, each item with {listed(self.keys)}; or an expression that gives one"
+            diagnostics.error(node.where, "members", text)
+        return None
+
+    def evaluate(self, value: Value, context: EvaluationContext) -> list[JSON]:
+        members = evaluate(value, self.name, context)
+        if members is None:
+            return []
+        if not isinstance(members, list):
+            problem = f"needs a list, got {kind(members)}; write =to_array(…)"
+            raise TranslationError(value.where, self.name, problem)
+        return [
+            self._evaluate_member(member, f"{self.name}[{number}]", value.where)
+            for number, member in enumerate(members)
+        ]
+
+    def _evaluate_member(self, member: JSON, name: str, location: Location) -> JSON:
+        """Check one member, whether it was listed in the file or comes out of the payload."""
+        if not isinstance(member, dict):
+            problem = f"must be an object with {', '.join(self.keys)}, got {kind(member)}"
+            raise TranslationError(location, name, problem)
+        if unknown := member.keys() - self.keys.keys():
+            problem = f"has keys that mean nothing here ({len(unknown)}); it takes {', '.join(self.keys)}"
+            raise TranslationError(location, name, problem)
+        checked: dict[str, JSON] = {}
+        for key, value in member.items():
+            if not isinstance(self.keys[key], AttributesKey):
+                checked[key] = as_text(value, f"{name}.{key}", location)
+            elif value is None or isinstance(value, dict):
+                checked[key] = value
+            else:
+                raise TranslationError(location, f"{name}.{key}", f"must be an object, got {kind(value)}")
+        return {key: value for key, value in checked.items() if value}
+
+    def schema(self) -> Schema:
+        text = f"This must be a list, each item with {', '.join(self.keys)}; or an expression that gives one"
+        return {
+            "type": ["array", "string"],
+            "items": object_schema(self.keys),
+            "minItems": int(self.key.required),
+            "pattern": "^=",
+            "errorMessage": text,
+        }
+
+
+def _compile_member(
+    node: Node, owner: str, keys: Mapping[str, KeyKind], names: Names, diagnostics: Diagnostics
+) -> ObjectValue | None:
+    place = f"in '{owner}'"
+    if not isinstance(node, ObjectNode):
+        if not is_empty(node):
+            diagnostics.error(node.where, "members", f"each item {place} is an object with {listed(keys)}")
+        return None
+    refuse_unknown_keys(node, keys, place, diagnostics, f"; it takes {listed(keys)}")
+    for name, key in keys.items():
+        if key.key.required and node.get(name) is None:
+            text = f"'{name}' is missing {place}, e.g.  {name}: {key.key.example}"
+            diagnostics.error(node.where, "missing-key", text)
+    identifiers = [name for name, key in keys.items() if isinstance(key, IdentifierKey)]
+    if identifiers and all(node.get(name) is None for name in identifiers):
+        text = f"this names nobody; it needs one of {listed(identifiers)}"
+        diagnostics.error(node.where, "no-identifier", text)
+    return ObjectValue(where=node.where, entries=tuple(compile_keys(node, keys, names, diagnostics).items()))

@@ -1,0 +1,254 @@
+"""PostgreSQL, for several machines and for disks that do not last: all that is true of it and not of SQLite."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Double,
+    FromClause,
+    Table,
+    any_,
+    bindparam,
+    cast,
+    create_engine,
+    event,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import Insert, insert
+from sqlalchemy.exc import DatabaseError, DBAPIError, DisconnectionError
+from sqlalchemy.sql import ClauseElement
+
+from gateway.store.statements import BEGIN_WITH, CompiledStatement, begin_transactions_with, driver_cursor
+
+#: How many advisory locks all lanes share. A lock of its own for each lane would exceed the server's lock table
+#: (about 6,400 entries by default); two lanes that share one only wait for each other now and then.
+LANE_LOCKS = 1024
+# Advisory locks are numbers that all users of a database share: ours have a first number of their own.
+_LANE_LOCK_SPACE = 0x6361
+_MIGRATION_LOCK = 0x636167
+_CHANNEL = "gateway_deliveries"
+
+# At this level a statement sees what was committed before it began: also what the lock it waited for has protected.
+_BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
+
+#: Seconds after which the server may have closed a connection that was not used.
+IDLE_CONNECTION = 1.0
+
+_READ_ONLY, _NOT_PERMITTED = "25006", "42501"
+_NO_TABLE, _NO_COLUMN = "42P01", "42703"
+
+
+class PostgreSQL:
+    """A database server. Its clock counts, advisory locks order the lanes, and NOTIFY wakes the workers."""
+
+    #: What the operator can do about an error, by words of its text.
+    advice: Mapping[str, str] = {
+        "No space left on device": "free some space on the server's disk",
+        "too many c": "raise the server's limit of connections, or run fewer processes",
+        "connection slots": "raise the server's limit of connections, or run fewer processes",
+        "read-only": "DATABASE_URL has to name a server and a user that may write",
+        "permission denied": "grant the user of DATABASE_URL what it lacks",
+    }
+
+    def __init__(self, url: str) -> None:
+        # statement_timestamp() does not change within a statement, so that an index can be searched for it;
+        # clock_timestamp() does.
+        self.now: ColumnElement[float] = cast(func.extract("epoch", func.statement_timestamp()), Double)
+        self.engine = create_engine(
+            url,
+            pool_size=2,
+            max_overflow=1,
+            hide_parameters=True,
+            connect_args={
+                "autocommit": True,  # the driver begins no transactions; see begin_transactions_with
+                "connect_timeout": 3,  # seconds
+                "tcp_user_timeout": 30_000,  # milliseconds: notice a server that has vanished
+                "application_name": "gateway",
+                # Prepared statements do not survive the connection poolers of hosted databases.
+                "prepare_threshold": None,
+            },
+        )
+        event.listen(self.engine, "checkin", _note_time_of_use)
+        event.listen(self.engine, "checkout", _test_idle_connection)
+        begin_transactions_with(self.engine, _BEGIN)
+
+    @contextmanager
+    def transaction(self, lanes: Collection[int] = ()) -> Iterator[Connection]:
+        """Open a transaction that may write; its lanes are locked in the round trip that begins it."""
+        with self.engine.connect() as connection:
+            begin = f"{_BEGIN}; {_lock_lanes_sql(lanes)}" if lanes else _BEGIN
+            with connection.execution_options(**{BEGIN_WITH: begin}).begin():
+                yield connection
+
+    # Statements
+
+    def compile(self, statement: ClauseElement) -> CompiledStatement:
+        """Compile a statement that runs often."""
+        return CompiledStatement(statement, self.engine.dialect)
+
+    def compile_insert(
+        self, table: Table, columns: Sequence[str], *, now: Sequence[str] = (), returning: Sequence[str] = ()
+    ) -> _Insert:
+        """Write an INSERT of many rows; see Database."""
+        types = [str(table.c[name].type.compile(self.engine.dialect)) for name in columns]
+        return _Insert(
+            table, columns, types, now=now, time=str(self.now.compile(dialect=self.engine.dialect)), returning=returning
+        )
+
+    def insert(self, table: Table) -> Insert:
+        """Begin an INSERT that may continue with ON CONFLICT."""
+        return insert(table)
+
+    def number_rows(self, name: str) -> FromClause:
+        """Read the numbers of a bound parameter as rows; see Database."""
+        return func.unnest(_number_array(name)).table_valued("value", name=name).render_derived()
+
+    def among(self, column: ColumnElement[Any], name: str) -> ColumnElement[bool]:
+        """Compare a column with the numbers of a bound parameter."""
+        # Of a subquery the planner may make a hash, and then read the whole index.
+        return column == any_(_number_array(name))
+
+    def numbers(self, values: Collection[int]) -> list[int]:
+        """Convert numbers to the value of such a parameter."""
+        return list(values)
+
+    def take_ids(self, connection: Connection, table: Table, number: int) -> list[int]:
+        """Reserve the next ids of a table; see Database."""
+        return sorted(connection.scalars(_NEXT_IDS, {"table": table.name, "number": number}))
+
+    # Locks
+
+    def lock_lanes(self, connection: Connection, lanes: Collection[int]) -> None:
+        """Exclude other transactions from these lanes; see `gateway.store.lanes`."""
+        if lanes:
+            with driver_cursor(connection) as cursor:
+                cursor.execute(_lock_lanes_sql(lanes))
+
+    def lock_table(self, connection: Connection, table: Table) -> None:
+        """Wait for the transactions that have written to a table, and keep others from writing to it."""
+        connection.exec_driver_sql(f"LOCK TABLE {table.name} IN SHARE ROW EXCLUSIVE MODE")
+
+    def lock_schema(self, connection: Connection) -> None:
+        """Wait for another process that migrates the schema."""
+        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _MIGRATION_LOCK})
+
+    # The disk
+
+    def require_space(self) -> None:
+        """Do nothing: only the server sees its disk. Where that is full, the write fails as a whole."""
+
+    def give_back_space(self, connection: Connection, *, pages: int, spare: float) -> bool:  # noqa: ARG002  # for SQLite
+        """Do nothing: autovacuum does what can be done."""
+        return False
+
+    # Errors
+
+    def lacks_schema(self, error: DBAPIError) -> bool:
+        """Return whether a table or a column is missing."""
+        return _sqlstate(error) in (_NO_TABLE, _NO_COLUMN)
+
+    def is_unusable(self, error: DBAPIError) -> bool:
+        """Return whether the server refuses all writes and not only this one."""
+        return _sqlstate(error) in (_READ_ONLY, _NOT_PERMITTED) or type(error) is DatabaseError
+
+    # Waking workers
+
+    def notify(self) -> None:
+        """Notify all listeners, outside any transaction: a NOTIFY inside one makes all commits wait for each other."""
+        with self.engine.connect() as connection, driver_cursor(connection) as cursor:
+            cursor.execute(f"NOTIFY {_CHANNEL}")
+
+    def listen(self, wake: Callable[[], None], stopping: threading.Event) -> None:
+        """Listen on a connection of its own and call *wake* for each notification, until *stopping* is set."""
+        with self.engine.connect() as connection:
+            driver: Any = connection.connection.driver_connection
+            connection.detach()  # it listens until it is closed, so it must not return to the pool
+            driver.execute(f"LISTEN {_CHANNEL}")
+            wake()  # for what was written before LISTEN
+            while not stopping.is_set():
+                for _ in driver.notifies(timeout=0.5, stop_after=1):
+                    wake()
+
+
+class _Insert:
+    """An INSERT of many rows: one array a column, so that the text is the same however many rows there are."""
+
+    def __init__(
+        self,
+        table: Table,
+        columns: Sequence[str],
+        types: Sequence[str],
+        *,
+        now: Sequence[str],
+        time: str,
+        returning: Sequence[str],
+    ) -> None:
+        arrays = ", ".join(f"%b::{type_}[]" for type_ in types)
+        names = ", ".join((*columns, *now))
+        values = ", ".join((*(f"new.{name}" for name in columns), *(time for _ in now)))
+        # Ids are given out in the order of the SELECT. It is that of the rows, which is the order of the lanes.
+        self._text = (
+            f"INSERT INTO {table.name} ({names})"  # noqa: S608  # names of tables and columns of ours
+            f" SELECT {values} FROM unnest({arrays}) WITH ORDINALITY AS new ({', '.join(columns)}, place)"
+            " ORDER BY new.place ON CONFLICT DO NOTHING"
+        )
+        if returning:
+            self._text += f" RETURNING {', '.join(returning)}"
+
+    def run(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> int:
+        with driver_cursor(connection) as cursor:
+            cursor.execute(self._text, _by_column(rows))
+            return int(cursor.rowcount)
+
+    def rows(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+        with driver_cursor(connection) as cursor:
+            inserted: list[tuple[Any, ...]] = cursor.execute(self._text, _by_column(rows)).fetchall()
+            return inserted
+
+
+def _by_column(rows: Sequence[tuple[Any, ...]]) -> tuple[list[Any], ...]:
+    return tuple(map(list, zip(*rows, strict=True)))
+
+
+def _lock_lanes_sql(lanes: Collection[int]) -> str:
+    """Write the SELECT that takes the lanes' locks, sorted: in one order, two transactions never deadlock."""
+    locks = ",".join(map(str, sorted({lane % LANE_LOCKS for lane in lanes})))
+    return f"SELECT pg_advisory_xact_lock({_LANE_LOCK_SPACE}, lock) FROM unnest('{{{locks}}}'::int[]) AS lock"  # noqa: S608  # numbers
+
+
+_NEXT_IDS = text("SELECT nextval(pg_get_serial_sequence(:table, 'id')) FROM generate_series(1, :number)")
+
+
+def _number_array(name: str) -> ColumnElement[Any]:
+    return cast(bindparam(name, type_=ARRAY(BigInteger)), ARRAY(BigInteger))
+
+
+def _sqlstate(error: DBAPIError) -> str | None:
+    return getattr(error.orig, "sqlstate", None)
+
+
+def _note_time_of_use(_connection: Any, record: Any) -> None:
+    record.info["used_at"] = time.monotonic()
+
+
+def _test_idle_connection(connection: Any, record: Any, _proxy: object) -> None:
+    """Replace a connection that the server has closed while it was idle, as a restart does.
+
+    SQLAlchemy's own pre-ping would test every connection that is used, which costs each group a round trip.
+    """
+    if time.monotonic() - record.info.get("used_at", time.monotonic()) < IDLE_CONNECTION:
+        return
+    try:
+        connection.execute("SELECT 1")
+    except Exception as error:
+        raise DisconnectionError from error

@@ -1,0 +1,124 @@
+"""The store of one database: each verb of the receiver and of the worker is one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import func, select
+
+from gateway.customerio.retry import ConnectionState
+from gateway.store.claiming import Claimed, Claiming, ClaimRequest
+from gateway.store.connection_state import ConnectionStateTable, Target
+from gateway.store.database import Database, readable_errors, reading, writing
+from gateway.store.recording import NewEvent, Recorded, Recording
+from gateway.store.settling import Outcome, Settling
+from gateway.store.tables import deliveries, events
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """What a worker has to do next.
+
+    Attributes:
+        lease: The token of the leases and of the rights to probe.
+        claimed: Deliveries that this worker alone may send until their leases end.
+        probes: Connections that this worker alone is to probe.
+        paused: Connections that are paused.
+        changes: The new states of connections that this turn has paused or resumed.
+        due_in: Seconds until there may be more to claim or to probe; None when nothing waits.
+    """
+
+    lease: int
+    claimed: list[Claimed]
+    probes: list[Target]
+    paused: frozenset[Target]
+    changes: Mapping[Target, ConnectionState]
+    due_in: float | None
+
+
+class Store:
+    """Records webhooks, and lets workers claim and settle deliveries.
+
+    Every method is one transaction and raises StoreError when the database cannot be used.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._states = ConnectionStateTable(database)
+        self._recording = Recording(database)
+        self._settling = Settling(database)
+        self._claiming = Claiming(database)
+
+    def record(self, new_events: Sequence[NewEvent]) -> list[Recorded]:
+        """Record webhooks and their deliveries, all or none; a repeated event key records nothing."""
+        self._database.require_space()
+        lanes = {lane for event in new_events for delivery in event.deliveries for lane in delivery.lanes}
+        with writing(self._database, lanes) as connection:
+            recorded = self._recording.insert_events(connection, new_events)
+            new_deliveries = [
+                (result.id, delivery)
+                for result, event in zip(recorded, new_events, strict=True)
+                if not result.duplicate
+                for delivery in event.deliveries
+            ]
+            self._recording.insert_deliveries(connection, new_deliveries)
+            targets = {Target(delivery.connection, delivery.region or "") for _, delivery in new_deliveries}
+            added = self._states.add(connection, targets)
+        self._states.remember(added)
+        return recorded
+
+    def wake(self) -> None:
+        """Wake the workers, which otherwise look for due deliveries once a second."""
+        with readable_errors(self._database):
+            self._database.notify()
+
+    def settle_and_claim(self, outcomes: Sequence[Outcome], request: ClaimRequest) -> Turn:
+        """Write outcomes, promote the deliveries that waited behind them, then claim due deliveries as requested.
+
+        It is one transaction, so a delivery that waited behind another is sent as soon as that one is settled.
+        """
+        lanes = {lane for outcome in outcomes for lane in outcome.delivery.lanes}
+        with writing(self._database, lanes) as connection:
+            states = self._states.read(connection)
+            held = self._settling.settle(connection, outcomes, states) if outcomes else []
+            decided = [(outcome.delivery.target, outcome.delivery.lane_or_id, outcome.decision) for outcome in held]
+            states, changes = self._states.update(connection, states, decided, request.probe_results, request.schedule)
+            to_probe = set(request.doubted).difference(request.probing)
+            probes = self._states.lease_probes(connection, states, to_probe, request.lease, request.schedule)
+            closed = {target for target in states.by_target if request.room.get(target.connection) == 0}
+            closed.update(request.doubted)
+            claimed = self._claiming.claim(connection, states, closed, request)
+            if len(claimed) < request.limit:
+                due_in = self._claiming.due_in(connection, states, closed, request.busy)
+            else:
+                due_in = 0.0 if request.limit else None  # there may be more
+        return Turn(
+            lease=request.lease,
+            claimed=claimed,
+            probes=probes,
+            paused=frozenset(states.by_target).difference(states.open()),
+            changes=changes,
+            due_in=due_in,
+        )
+
+    def release(self, claimed: Sequence[Claimed]) -> None:
+        """Give leases back unused, so that other workers need not wait until they end."""
+        if not claimed:
+            return
+        with writing(self._database) as connection:
+            self._claiming.release(connection, claimed)
+        self.wake()
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Count events and deliveries by status. It reads the whole tables: not for the hot path."""
+        with reading(self._database) as connection:
+            return {
+                table.name: {
+                    row.status: row.number
+                    for row in connection.execute(
+                        select(table.c.status, func.count().label("number")).group_by(table.c.status)
+                    )
+                }
+                for table in (events, deliveries)
+            }
