@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import overload
 from urllib.parse import urlsplit
 
-from gateway.customerio.connection import DEFAULT, DEFAULT_RATE, MAX_RATE, Connection, variable_prefix
+from gateway.customerio.connection import DEFAULT, DEFAULT_RATE, HOSTS, MAX_RATE, Connection, variable_prefix
 from gateway.customerio.retry import Policy
-from gateway.customerio.wire import HOSTS
 from gateway.errors import ConfigError, MappingError, Problem
 from gateway.mapping.compiler import parse
 from gateway.mapping.model import MappingFile

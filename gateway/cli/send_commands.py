@@ -18,12 +18,11 @@ from gateway import payload
 from gateway.cli.options import plain_errors
 from gateway.cli.tables_and_filters import document, plain, plain_lines
 from gateway.customerio.calls import Call, Destroy, Identify, Page, RawRequest, Track
+from gateway.customerio.calls.raw_request import METHODS, RESPONSE_TYPES, RETRY_SETTINGS
 from gateway.customerio.client import DEADLINE, Client
-from gateway.customerio.connection import DEFAULT
-from gateway.customerio.limits import METHODS, RESPONSE_TYPES, RETRY_SETTINGS
+from gateway.customerio.connection import DEFAULT, HOSTS
 from gateway.customerio.response import Response
 from gateway.customerio.retry import Attempt
-from gateway.customerio.wire import HOSTS
 from gateway.errors import CallError, RequestError, SendError
 from gateway.event import JSON
 
@@ -237,7 +236,7 @@ _patience = _together(
     click.option(
         "--retries",
         "max",
-        type=click.IntRange(*RETRY_SETTINGS["max"][1:]),
+        type=click.IntRange(RETRY_SETTINGS["max"].least, RETRY_SETTINGS["max"].most),
         metavar="N",
         help="Try again so many times if it does not arrive or its answer does not. Only what may happen"
         " twice should be tried again.  [default: 0]",
@@ -245,7 +244,7 @@ _patience = _together(
     click.option(
         "--retry-delay",
         "delay_ms",
-        type=click.IntRange(*RETRY_SETTINGS["delay_ms"][1:]),
+        type=click.IntRange(RETRY_SETTINGS["delay_ms"].least, RETRY_SETTINGS["delay_ms"].most),
         metavar="MS",
         help="Milliseconds before the first retry, instead of the connection's.",
     ),

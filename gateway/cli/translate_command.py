@@ -80,7 +80,7 @@ def _value(step: Step) -> str:
 
 def _request(planned: Planned, connections: Mapping[str, Connection]) -> dict[str, Any]:
     connection = connections.get(planned.connection) or Connection(name=planned.connection, site_id="", api_key="")
-    request = wire.request(planned.sealed)
+    request = planned.sealed.request()
     return {
         "method": request.method,
         "url": connection.host(planned.region) + request.path,

@@ -20,12 +20,12 @@ class Ready:
 
     def __init__(self, call: Call) -> None:
         self.call = call
-        self.item = wire.item(call)
+        self.item = call.item()
 
     @property
     def request(self) -> HttpRequest:
         """The single request, which is seldom needed where there is an item."""
-        return wire.request(self.call)
+        return self.call.request()
 
 
 def pack(sizes: Sequence[int], *, most: int = MOST_ITEMS) -> Iterator[range]:

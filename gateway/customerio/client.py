@@ -23,10 +23,9 @@ from typing import Any, Protocol, TextIO
 
 from gateway.customerio import calls, wire
 from gateway.customerio.batching import Ready, pack, send_together
-from gateway.customerio.calls import IDENTIFIERS, Call, RawRequest, address, lanes
-from gateway.customerio.coerce import mended
-from gateway.customerio.connection import DEFAULT, Connection, variable_prefix
-from gateway.customerio.limits import violations
+from gateway.customerio.calls import IDENTIFIERS, Call, RawRequest
+from gateway.customerio.coerce import coerce_call
+from gateway.customerio.connection import DEFAULT, HOSTS, Connection, variable_prefix
 from gateway.customerio.rate_limit import RateLimit
 from gateway.customerio.response import Response, attempt_of, reason_of, shown_without_answer
 from gateway.customerio.retry import Attempt, Policy, Probe, again_after, policy_with
@@ -135,7 +134,7 @@ class Client:
             SendError: Customer.io did not take it.
         """
         checked = _checked(call, region)
-        request = wire.request(checked)
+        request = checked.request()
         policy = self._policy_of(checked, connection)
         for tries in count(1):
             self._wait_for_turn(connection)
@@ -217,7 +216,7 @@ class Client:
 
     def _region_elsewhere(self, connection: Connection, asked: str | None) -> str | None:
         """Ask the other regions' hosts: a host may know nothing of a workspace that is not in its region."""
-        for region in wire.HOSTS:
+        for region in HOSTS:
             if connection.host(region) == connection.host(asked):
                 continue
             try:
@@ -327,13 +326,13 @@ def _not_known(name: str) -> str:
 
 def _checked(call: Call, region: str | None) -> Call:
     """Mend a call and make sure that Customer.io takes all of it."""
-    if region is not None and region not in wire.HOSTS:
-        raise CallError(f"region must be one of {', '.join(wire.HOSTS)}")
-    checked = mended(call, lambda: ulid(int(time.time() * 1000), secrets.token_bytes(10)))
-    if address(checked) is None and hasattr(checked, "id"):
+    if region is not None and region not in HOSTS:
+        raise CallError(f"region must be one of {', '.join(HOSTS)}")
+    checked = coerce_call(call, lambda: ulid(int(time.time() * 1000), secrets.token_bytes(10)))
+    if checked.address() is None and hasattr(checked, "id"):
         known = [name for name in IDENTIFIERS if hasattr(checked, name)]
         raise CallError(f"'{checked.name_of_call}' names nobody; give it one of {', '.join(known)}")
-    if found := violations(checked):
+    if found := checked.violations():
         raise CallError("; ".join(f"{each.field} {each.problem}" for each in found))
     return checked
 
@@ -343,7 +342,7 @@ def _waves(connection: str, several: Sequence[Call]) -> list[list[int]]:
     waves: list[list[int]] = []
     next_of: dict[int, int] = {}
     for number, call in enumerate(several):
-        own = lanes(connection, call, address(call))
+        own = call.lanes(connection)
         wave = max((next_of.get(each, 0) for each in own), default=0)
         next_of.update(dict.fromkeys(own, wave + 1))
         if wave == len(waves):

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from gateway.customerio.retry import Policy
-from gateway.customerio.wire import HOSTS
 
+#: The regions, and the host of each.
+HOSTS = {"us": "https://track.customer.io", "eu": "https://track-eu.customer.io"}
 DEFAULT = "default"
 #: Requests a second. Customer.io takes 1,000 of one workspace, from all who send to it together.
 DEFAULT_RATE, MAX_RATE = 100, 1_000
@@ -17,7 +18,7 @@ class Connection:
     """One Customer.io workspace.
 
     Attributes:
-        region: ``us`` or ``eu``.
+        region: One of HOSTS.
         base_url: Replaces the region's host, as ``https://host``.
         rate: Requests a second, at most, of one process; a batch is one.
     """

@@ -9,10 +9,10 @@ from typing import Any
 import requests
 import urllib3
 
-from gateway.customerio.connection import Connection
+from gateway.customerio.connection import HOSTS, Connection
 from gateway.customerio.deadline import NETWORK_ERRORS, DeadlineError, DeadlineSession
 from gateway.customerio.response import Response
-from gateway.customerio.wire import HOSTS, HttpRequest
+from gateway.customerio.wire import HttpRequest
 
 #: Seconds to connect, at most.
 CONNECT_TIMEOUT = 5.0

@@ -382,7 +382,7 @@ class Worker:
         (claimed,) = parcel.deliveries
         try:
             call = read(claimed)
-            request = wire.request(call)
+            request = call.request()
         except Exception as error:  # noqa: BLE001  # one poisonous delivery must not stop the others
             reason = f"the gateway cannot make a request of it ({type(error).__name__})"
             poison = Attempt(status=None, reason=reason, at=time.time(), sendable=False)

@@ -11,7 +11,8 @@ from typing import get_args
 
 from gateway import verify
 from gateway.customerio.calls import CALLS
-from gateway.customerio.wire import HOSTS
+from gateway.customerio.connection import HOSTS
+from gateway.mapping.compiler.verify_section import VERIFY_EXAMPLE
 from gateway.mapping.key_kinds import CALL_KEYS, DEFAULT_KEYS
 from gateway.mapping.key_kinds.key_kind import (
     ANY_VALUE,
@@ -20,8 +21,10 @@ from gateway.mapping.key_kinds.key_kind import (
     LITERAL_TEXT,
     KeyKind,
     Schema,
+    described,
     object_schema,
 )
+from gateway.mapping.model import SPECS
 from gateway.text import HEADER_NAME, NAME
 
 
@@ -50,22 +53,12 @@ def language() -> Schema:
     }
 
 
-def _described(text: str, schema: Schema, *examples: object) -> Schema:
-    """Add what an editor shows of a key, and the values that it offers."""
-    return {"description": text, **({"examples": [*examples]} if examples else {}), **schema}
-
-
 def _one_of(names: Iterable[str]) -> Schema:
     return {"enum": [*names]}
 
 
 def _object(properties: Mapping[str, Schema], required: Iterable[str] = ()) -> Schema:
-    return {
-        "type": "object",
-        "properties": {**properties},
-        "required": [*required],
-        "additionalProperties": False,
-    }
+    return {"type": "object", "properties": {**properties}, "required": [*required], "additionalProperties": False}
 
 
 def _one_or_several(schema: Schema) -> Schema:
@@ -82,8 +75,8 @@ def _top() -> dict[str, Schema]:
     values = {"type": "object", "additionalProperties": ANY_VALUE}
     constants = {"type": "object", "additionalProperties": {"$ref": "#/definitions/constant"}}
     return {
-        "version": _described("The version of this language.", {"const": 1}),
-        "source": _described(
+        "version": described("The version of this language.", {"const": 1}),
+        "source": described(
             "Webhooks arrive at POST /hooks/<source>.",
             {
                 "type": ["string", "integer"],  # a name may consist of digits
@@ -92,31 +85,31 @@ def _top() -> dict[str, Schema]:
             },
             "shop",
         ),
-        "description": _described("What this source is, for people.", LITERAL_TEXT),
-        "verify": _described(f'How the sender proves itself, as  {_PROOF}; or "none".', _verify()),
-        "when": _described("Events for which it is not true are recorded as ignored.", EXPRESSION, "=livemode"),
-        "event_type": _described(
+        "description": described("What this source is, for people.", LITERAL_TEXT),
+        "verify": described(f'How the sender proves itself, as  {VERIFY_EXAMPLE}; or "none".', _verify()),
+        "when": described("Events for which it is not true are recorded as ignored.", EXPRESSION, "=livemode"),
+        "event_type": described(
             'The routing key; most schemes have one. Without any, only "*" matches.', EXPRESSION, "=type"
         ),
-        "event_key": _described(
+        "event_key": described(
             'What makes a repeated webhook the same; null takes the default, "none" switches it off.',
             {**EXPRESSION, "pattern": "^=|^none$"},
             "=id",
             "none",
         ),
-        "split": _described(
+        "split": described(
             "One request body gives many parts, each routed on its own.", EXPRESSION, "=events", "=to_array(@)"
         ),
         **_destination(),
-        "let": _described("Values computed once per part, in order; read with var('name').", values),
-        "tables": _described(
+        "let": described("Values computed once per part, in order; read with var('name').", values),
+        "tables": described(
             "Read with lookup('table', key); the entry \"*\" is for keys that are not there.",
             {"type": "object", "additionalProperties": constants},
         ),
-        "defaults": _described(
+        "defaults": described(
             "Identifiers and timestamp for calls that have none of their own.", object_schema(DEFAULT_KEYS)
         ),
-        "events": _described(
+        "events": described(
             'Event types, literal or with * for any characters ("*.created"), joined by |, and the calls of each;'
             " the first match in file order wins. [] is accepted, recorded, ignored.",
             {
@@ -128,7 +121,7 @@ def _top() -> dict[str, Schema]:
                 },
             },
         ),
-        "tests": _described(
+        "tests": described(
             "What this file makes of captured webhooks; gateway check runs them.", {"type": "array", "items": _test()}
         ),
     }
@@ -137,8 +130,8 @@ def _top() -> dict[str, Schema]:
 def _destination() -> dict[str, Schema]:
     name = {"type": "string", "pattern": f"^{NAME.pattern}$"}
     return {
-        "connection": _described("Which Customer.io workspace the calls go to.", name, "default"),
-        "region": _described("Overrides the connection's region.", _one_of(HOSTS)),
+        "connection": described("Which Customer.io workspace the calls go to.", name, "default"),
+        "region": described("Overrides the connection's region.", _one_of(HOSTS)),
     }
 
 
@@ -147,10 +140,10 @@ def _destination() -> dict[str, Schema]:
 
 def _call() -> Schema:
     """Return the schema of any call: its kind decides which keys it takes."""
-    kinds = {"enum": [*CALL_KEYS], "enumDescriptions": [_CALLS[name] for name in CALL_KEYS]}
+    kinds = {"enum": [*CALL_KEYS], "enumDescriptions": [SPECS[name].about for name in CALL_KEYS]}
     return {
         "type": "object",
-        "properties": {"call": _described("The kind of call.", kinds)},
+        "properties": {"call": described("The kind of call.", kinds)},
         "required": ["call"],
         "errorMessage": "A call is written flat:  - call: …  and its keys below, at the same indentation",
         "allOf": [
@@ -168,14 +161,14 @@ def _call_of(name: str, keys: Mapping[str, KeyKind]) -> Schema:
     common = {key: {"$ref": f"#/definitions/key.{key}"} for key in _common_keys()}
     schema["properties"] = {"call": {"const": name}, **schema["properties"], **common}
     schema["required"] = ["call", *schema["required"]]
-    return _described(_CALLS[name], schema)
+    return described(SPECS[name].about, schema)
 
 
 def _common_keys() -> dict[str, Schema]:
     each = "A list: one call per item, in which @ is the item, index() its number, root() the part."
     return {
-        "when": _described('The condition: null, false, "", [] and {} skip the call.', EXPRESSION, "=!test"),
-        "each": _described(each, EXPRESSION, "=items"),
+        "when": described('The condition: null, false, "", [] and {} skip the call.', EXPRESSION, "=!test"),
+        "each": described(each, EXPRESSION, "=items"),
         **_destination(),
     }
 
@@ -189,16 +182,13 @@ def with_members(keys: Mapping[str, KeyKind]) -> Iterator[KeyKind]:
 
 def key_schema(key: KeyKind) -> Schema:
     """Return the schema of a key's values, with its description. A name means the same in every call."""
-    schema = {**_KEYS[key.name], **key.schema()}
-    if key.name == "retry":
-        schema["properties"] = {name: {**_RETRY[name], **setting} for name, setting in schema["properties"].items()}
-    return schema
+    return described(key.key.about, key.schema(), *key.key.examples)
 
 
 def _value() -> Schema:
     """Return the schema of any value: data in which a string that starts with = is an expression."""
     markers = {
-        "or_null": _described("An expression whose null is sent, and clears.", EXPRESSION, "=user.phone"),
+        "or_null": described("An expression whose null is sent, and clears.", EXPRESSION, "=user.phone"),
         "literal": LITERAL_MARKER,
     }
     return {
@@ -228,7 +218,6 @@ def _constant() -> Schema:
 
 # How a sender proves itself
 
-_PROOF = "{scheme: stripe, secret_env: STRIPE_WEBHOOK_SECRET}"
 _VARIABLE: Schema = {
     "type": "string",
     "pattern": "^[A-Za-z_][A-Za-z0-9_]*$",
@@ -245,34 +234,34 @@ def _verify() -> Schema:
     table = verify.schemes()
     by_name = {**_one_of(table), "enumDescriptions": [scheme.description for scheme in table.values()]}
     own = {
-        "base": _described("The scheme of the table to start from.", by_name),
-        "kind": _described("Or what kind of scheme this is.", _one_of(get_args(verify.Kind))),
+        "base": described("The scheme of the table to start from.", by_name),
+        "kind": described("Or what kind of scheme this is.", _one_of(get_args(verify.Kind))),
         **_scheme_keys(),
     }
     proof = {
-        "scheme": _described(
+        "scheme": described(
             "A scheme by its name, or one of your own, which starts from a base or a kind.",
             {"anyOf": [by_name, _object(own)]},
         ),
-        "secret_env": _described(
+        "secret_env": described(
             "The environment variable that holds the secret, or several; any one of them proves a webhook.",
             _one_or_several(_VARIABLE),
             "WEBHOOK_SECRET",
             ["NEW_SECRET", "OLD_SECRET"],
         ),
-        "verify_token_env": _described(
+        "verify_token_env": described(
             "The environment variable of the token that the sender shows when the webhook is set up there.",
             _VARIABLE,
             "VERIFY_TOKEN",
         ),
-        "networks": _described(
+        "networks": described(
             "The IP addresses or networks that webhooks may come from; without it any.",
             _one_or_several(_NETWORK),
             "10.0.0.0/8",
             ["3.18.12.63", "2001:db8::/32"],
         ),
     }
-    none = {**_one_of(["none"]), "errorMessage": f"This must be none, or an object, as  {_PROOF}"}
+    none = {**_one_of(["none"]), "errorMessage": f"This must be none, or an object, as  {VERIFY_EXAMPLE}"}
     return {"anyOf": [none, _object(proof, required=["scheme"])]}
 
 
@@ -281,38 +270,38 @@ def _scheme_keys() -> dict[str, Schema]:
     header = {"type": "string", "pattern": f"^{HEADER_NAME.pattern}$"}
     headers = _one_or_several(header)
     secret = {
-        "strip": _described("A prefix that is no part of the key.", {"type": "string"}, "whsec_"),
-        "encoding": _described("How the rest is decoded.", _one_of(get_args(verify.SecretEncoding))),
+        "strip": described("A prefix that is no part of the key.", {"type": "string"}, "whsec_"),
+        "encoding": described("How the rest is decoded.", _one_of(get_args(verify.SecretEncoding))),
     }
     tolerance = {"anyOf": [{"type": "integer", "minimum": 1, "maximum": verify.MAX_TOLERANCE}, _one_of(["none"])]}
     timestamp = {
-        "header": _described("The header that holds it, or several; the first one sent counts.", headers),
-        "item": _described("Or its name among the items of the signature header.", _TEXT, "t"),
-        "body": _described("Or its path in the JSON of the body.", _TEXT, "sent_at"),
-        "unit": _described("Seconds, milliseconds or ISO 8601.", _one_of(get_args(verify.Unit))),
-        "tolerance": _described("Seconds that it may be off, or none: any time will do.", tolerance, 300, "none"),
+        "header": described("The header that holds it, or several; the first one sent counts.", headers),
+        "item": described("Or its name among the items of the signature header.", _TEXT, "t"),
+        "body": described("Or its path in the JSON of the body.", _TEXT, "sent_at"),
+        "unit": described("Seconds, milliseconds or ISO 8601.", _one_of(get_args(verify.Unit))),
+        "tolerance": described("Seconds that it may be off, or none: any time will do.", tolerance, 300, "none"),
     }
     return {
-        "header": _described("The header of the signature or token, or several that may hold it.", headers),
-        "at": _described("Or its place elsewhere.", _TEXT, "path", "query.token", "body.signature"),
-        "prefix": _described("What stands in front of the signature or token.", {"type": "string"}, "sha256="),
-        "key": _described("The header is a list; its items called so are signatures.", _TEXT, "v1"),
-        "positional": _described(
+        "header": described("The header of the signature or token, or several that may hold it.", headers),
+        "at": described("Or its place elsewhere.", _TEXT, "path", "query.token", "body.signature"),
+        "prefix": described("What stands in front of the signature or token.", {"type": "string"}, "sha256="),
+        "key": described("The header is a list; its items called so are signatures.", _TEXT, "v1"),
+        "positional": described(
             "The header is a list: first the time of sending, then signatures.", {"type": "boolean"}
         ),
-        "items": _described("What separates the items of the list.", _TEXT, ","),
-        "sep": _described("What separates an item's name from its value.", _TEXT, "="),
-        "algorithm": _described("The hash.", _one_of(get_args(verify.Algorithm))),
-        "encoding": _described("How the signature is written.", _one_of(get_args(verify.Encoding))),
-        "secret": _described("How the secret, as the sender shows it, becomes a key.", _object(secret)),
-        "signed": _described("What the signature covers.", _TEXT, "{body}", "{ts}.{body}", "{secret}{body}"),
-        "timestamp": _described("Where the time of sending stands, and how old it may be.", _object(timestamp)),
-        "delivery_id": _described(
+        "items": described("What separates the items of the list.", _TEXT, ","),
+        "sep": described("What separates an item's name from its value.", _TEXT, "="),
+        "algorithm": described("The hash.", _one_of(get_args(verify.Algorithm))),
+        "encoding": described("How the signature is written.", _one_of(get_args(verify.Encoding))),
+        "secret": described("How the secret, as the sender shows it, becomes a key.", _object(secret)),
+        "signed": described("What the signature covers.", _TEXT, "{body}", "{ts}.{body}", "{secret}{body}"),
+        "timestamp": described("Where the time of sending stands, and how old it may be.", _object(timestamp)),
+        "delivery_id": described(
             "The headers that tell a repeated webhook, several of an entry taken together; the first entry of"
             " which all were sent counts.",
             {"anyOf": [header, {"type": "array", "items": headers}]},
         ),
-        "trust": _described("Headers that are believed although nothing signs them.", headers),
+        "trust": described("Headers that are believed although nothing signs them.", headers),
     }
 
 
@@ -321,88 +310,18 @@ def _scheme_keys() -> dict[str, Schema]:
 
 def _test() -> Schema:
     texts = {"type": "object", "additionalProperties": _SCALAR}
-    error = _described("The part fails, with a message that contains this text.", _SCALAR)
+    error = described("The part fails, with a message that contains this text.", _SCALAR)
     call = {"type": "object", "properties": {"call": _one_of(CALLS), "error": error}}
     keys = {
-        "name": _described("What the test shows.", _SCALAR),
-        "body": _described("The decoded body.", _ANYTHING),
-        "payload": _described("The file that holds the body, relative to this one.", _SCALAR, "paid.json"),
-        "headers": _described("The headers that came with it.", texts),
-        "query": _described("The parameters of the URL's query.", texts),
-        "received_at": _described("When it came, in unix seconds.", {"type": "integer"}, 1767225600),
-        "expect": _described(
+        "name": described("What the test shows.", _SCALAR),
+        "body": described("The decoded body.", _ANYTHING),
+        "payload": described("The file that holds the body, relative to this one.", _SCALAR, "paid.json"),
+        "headers": described("The headers that came with it.", texts),
+        "query": described("The parameters of the URL's query.", texts),
+        "received_at": described("When it came, in unix seconds.", {"type": "integer"}, 1767225600),
+        "expect": described(
             "The calls, exactly and in order; [] for none.",
             {"anyOf": [{"type": "array", "items": call}, _object({"error": error}, required=["error"])]},
         ),
     }
     return _object(keys, required=["name", "expect"])
-
-
-def _about(text: str, *examples: object) -> Schema:
-    return _described(text, {}, *examples)
-
-
-# What an editor says of calls and their keys
-
-_CALLS = {
-    "identify": "Adds a person, or changes attributes of one.",
-    "track": "Records what a person did.",
-    "page": "Records that a person saw a page.",
-    "screen": "Records that a person saw a screen of an app.",
-    "destroy": "Deletes a person.",
-    "suppress": "Deletes a person, and ignores all that is sent about them later.",
-    "unsuppress": "Ends that a person is suppressed.",
-    "merge": "Makes two people one: what is known of `from` goes to `into`.",
-    "add_device": "Adds a device of a person, or changes it.",
-    "delete_device": "Deletes a device of a person.",
-    "identify_object": "Adds an object, such as a company, or changes attributes of one.",
-    "delete_object": "Deletes an object.",
-    "add_relationships": "Relates a person to objects.",
-    "delete_relationships": "Ends that a person is related to objects.",
-    "submit_form": "Submits a form for a person.",
-    "request": "Sends any other request.",
-    "ignore": "Makes no call, and says why.",
-}
-_KEYS: dict[str, Schema] = {
-    "id": _about("The id of the person.", "=user.id"),
-    "email": _about("The email address of the person.", "=lower(trim(user.email))"),
-    "cio_id": _about("The person's id at Customer.io.", "=user.cio_id"),
-    "anonymous_id": _about("Who it is as long as nobody knows them; counts when all else is null.", "=anonymous_id"),
-    "attributes": _about(
-        "Attributes by their names, which stay flat; an expression that gives null leaves its attribute out."
-    ),
-    "attributes_from": _about("A whole object of attributes, taken first.", "=pick(user, ['plan', 'name'])"),
-    "timestamp": _about("When it happened, in unix seconds.", "=unix(created_at)", "=created"),
-    "name": _about("The name of the event or screen.", "Invoice Paid"),
-    "url": _about("A full address, or * for any page.", "=page.url", "*"),
-    "event_id": _about("Any text that differs between the calls of an event; a repeat is dropped.", "=id"),
-    "into": _about("The person who stays.", {"id": "=user.id"}),
-    "from": _about("The person who goes up in the other.", {"id": "=old.id"}),
-    "token": _about("The token of the device.", "=device.token"),
-    "platform": _about("The platform of the device."),
-    "last_used": _about("When the device was used last, in unix seconds.", "=unix(device.seen_at)"),
-    "object_type_id": _about("The type of the object.", "1"),
-    "object_id": _about("The id of the object.", "=company.id"),
-    "people": _about("People to relate: a list, or an expression that gives one.", "=members[].{id: id}"),
-    "objects": _about("Objects: a list, or an expression that gives one."),
-    "form_id": _about("The id of the form.", "signup"),
-    "method": _about("The method of the request."),
-    "path": _about("The path below /api.", "/v1/accounts/region"),
-    "query": _about("Parameters of the URL's query."),
-    "headers": _about("Headers of the request."),
-    "data": _about("The body, sent as JSON."),
-    "form": _about("The body, sent as a form."),
-    "files": _about("Contents of files in the form, by field."),
-    "file_names": _about("Names of the files, by the same fields."),
-    "response_type": _about("What the answer has to be."),
-    "timeout": _about("Seconds that one attempt may take.", 5),
-    "debug": _about("Keeps request and answer, without credentials, on the attempt."),
-    "retry": _about("How often and when it is tried again, in the place of the connection's settings."),
-    "reason": _about("Why nothing is done."),
-}
-_RETRY: dict[str, Schema] = {
-    "max": _about("How many times at most it is tried again."),
-    "delay_ms": _about("Milliseconds before the first retry."),
-    "exponential": _about("Each wait is longer than the one before."),
-    "all_errors": _about("Any error is worth a retry."),
-}

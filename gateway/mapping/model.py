@@ -1,15 +1,14 @@
-"""A mapping file, compiled: the values that `compiler` makes of it and that `translate` goes by."""
+"""A compiled mapping file: what the compiler returns and translation evaluates."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import Enum
 from functools import cached_property
 from ipaddress import IPv4Network, IPv6Network
 from typing import TypeAlias
 
-from gateway.customerio.limits import METHODS, PLATFORMS, RESPONSE_TYPES, path_problem, url_problem
+from gateway.customerio.calls import CALLS, Call, Key, Kind, Occurrence, ToAnybody, declared_keys
 from gateway.errors import Location
 from gateway.event import JSON
 from gateway.mapping.expressions import Expression
@@ -18,160 +17,53 @@ from gateway.verify import Scheme
 Network: TypeAlias = IPv4Network | IPv6Network
 
 
-class Kind(Enum):
-    """What a key of a call takes."""
-
-    IDENTIFIER = "identifier"  # of a person: an expression
-    PERSON = "person"  # an object with one identifier
-    REFERENCE = "reference"  # what else is known by an id: an expression that gives text
-    TEXT = "text"  # literal or an expression
-    EVENT_ID = "event id"
-    TIMESTAMP = "timestamp"
-    ATTRIBUTES = "attributes"
-    TEXTS = "texts"  # attributes that have to be texts
-    OBJECT = "object"  # an expression that gives one
-    MEMBERS = "members"  # a list of objects with keys of their own, or an expression that gives one
-    HEADERS = "headers"  # an object of texts
-    PARAMETERS = "parameters"  # an object of texts, numbers, booleans, and lists of them
-    FILES = "files"  # an object of texts
-    DATA = "data"  # any value
-    NOTE = "note"  # literal text
-    SECONDS = "seconds"  # a literal number
-    FLAG = "flag"  # true or false
-    RETRY = "retry"  # an object of literal settings
-
-
-@dataclass(frozen=True, kw_only=True)
-class Key:
-    """One key that a call may have; *keys* are those of each of its members.
-
-    Attributes:
-        choices: The only texts that it takes; empty: any.
-        problem: Returns what is wrong with a literal text, or None.
-    """
-
-    kind: Kind
-    required: bool = False
-    example: str = ""
-    choices: tuple[str, ...] = ()
-    problem: Callable[[str], str | None] | None = None
-    keys: Mapping[str, Key] = field(default_factory=dict)
-
-
 @dataclass(frozen=True, kw_only=True)
 class CallSpec:
-    """What one kind of call may say.
+    """The keys of one kind of call.
 
     Attributes:
+        about: The sentence that an editor shows.
         keys: Its identifiers and its own keys.
         dated: It carries the time of receipt when it has no timestamp.
     """
 
     name: str
+    about: str
     keys: Mapping[str, Key]
     dated: bool = False
 
     @cached_property
     def identifiers(self) -> tuple[str, ...]:
-        """The keys that say whom the call is about; one of them has to be given."""
+        """The keys that identify a person; one of them is required, unless it has none."""
         return tuple(name for name, key in self.keys.items() if key.kind is Kind.IDENTIFIER)
 
 
-_IDENTIFIER = Key(kind=Kind.IDENTIFIER)
-_PERSON = {"id": _IDENTIFIER, "email": _IDENTIFIER, "cio_id": _IDENTIFIER}
-ANYBODY = {**_PERSON, "anonymous_id": _IDENTIFIER}
-_PROFILE = {
-    "attributes": Key(kind=Kind.ATTRIBUTES),
-    "attributes_from": Key(kind=Kind.OBJECT),
-    "timestamp": Key(kind=Kind.TIMESTAMP),
-}
-_OCCURRENCE = {**_PROFILE, "event_id": Key(kind=Kind.EVENT_ID)}
-_NAME = Key(kind=Kind.TEXT, required=True, example="Invoice Paid")
-_SCREEN = Key(kind=Kind.TEXT, required=True, example="Settings")
-_URL = Key(kind=Kind.TEXT, required=True, example="=page.url", problem=url_problem)
-_TOKEN = Key(kind=Kind.REFERENCE, required=True, example="=device.token")
-_RELATIONSHIP = {"attributes": Key(kind=Kind.ATTRIBUTES)}
-_OBJECT = {
-    "object_type_id": Key(kind=Kind.TEXT, required=True, example='"1"'),
-    "object_id": Key(kind=Kind.REFERENCE, required=True, example="=company.id"),
-}
-_OBJECTS = Key(
-    kind=Kind.MEMBERS,
-    required=True,
-    example="[{object_type_id: 1, object_id: =company.id}]",
-    keys={**_OBJECT, **_RELATIONSHIP},
+ANYBODY = declared_keys(ToAnybody)
+_ATTRIBUTES_FROM = Key(
+    kind=Kind.OBJECT,
+    about="A whole object of attributes; those under `attributes` replace its own.",
+    examples=("=pick(user, ['plan', 'name'])",),
 )
-_REQUEST = {
-    "method": Key(kind=Kind.TEXT, choices=METHODS),
-    "path": Key(kind=Kind.TEXT, required=True, example="/v1/accounts/region", problem=path_problem),
-    "query": Key(kind=Kind.PARAMETERS),
-    "headers": Key(kind=Kind.HEADERS),
-    "data": Key(kind=Kind.DATA),
-    "form": Key(kind=Kind.PARAMETERS),
-    "files": Key(kind=Kind.FILES),
-    "file_names": Key(kind=Kind.FILES),
-    "response_type": Key(kind=Kind.NOTE, choices=RESPONSE_TYPES),
-    "timeout": Key(kind=Kind.SECONDS),
-    "debug": Key(kind=Kind.FLAG),
-    "retry": Key(kind=Kind.RETRY),
+_REASON = Key(kind=Kind.NOTE, about="Why no call is made.")
+
+
+def _spec(call: type[Call]) -> CallSpec:
+    """Describe a kind of call as mappings write it: identifiers first, and attributes also as a whole object."""
+    keys: dict[str, Key] = {}
+    for name, key in sorted(declared_keys(call).items(), key=lambda item: item[1].kind is not Kind.IDENTIFIER):
+        keys[name] = key
+        if key.kind is Kind.ATTRIBUTES:
+            keys["attributes_from"] = _ATTRIBUTES_FROM
+    return CallSpec(name=call.name_of_call, about=call.about, keys=keys, dated=issubclass(call, Occurrence))
+
+
+SPECS = {
+    **{name: _spec(call) for name, call in CALLS.items()},
+    "ignore": CallSpec(name="ignore", about="Makes no call, and records why.", keys={"reason": _REASON}),
 }
 
-SPECS: dict[str, CallSpec] = {
-    spec.name: spec
-    for spec in (
-        CallSpec(name="identify", keys={**_PERSON, **_PROFILE}),
-        CallSpec(name="track", keys={**ANYBODY, "name": _NAME, **_OCCURRENCE}, dated=True),
-        CallSpec(name="page", keys={**ANYBODY, "url": _URL, **_OCCURRENCE}, dated=True),
-        CallSpec(name="screen", keys={**ANYBODY, "name": _SCREEN, **_OCCURRENCE}, dated=True),
-        CallSpec(name="destroy", keys=_PERSON),
-        CallSpec(name="suppress", keys=_PERSON),
-        CallSpec(name="unsuppress", keys=_PERSON),
-        CallSpec(
-            name="merge",
-            keys={
-                "into": Key(kind=Kind.PERSON, required=True, example="{id: =user.id}", keys=_PERSON),
-                "from": Key(kind=Kind.PERSON, required=True, example="{id: =old.id}", keys=_PERSON),
-            },
-        ),
-        CallSpec(
-            name="add_device",
-            keys={
-                **_PERSON,
-                "token": _TOKEN,
-                "platform": Key(kind=Kind.TEXT, required=True, example="ios", choices=PLATFORMS),
-                "last_used": Key(kind=Kind.TIMESTAMP),
-                "attributes": Key(kind=Kind.TEXTS),
-            },
-        ),
-        CallSpec(name="delete_device", keys={**_PERSON, "token": _TOKEN}),
-        CallSpec(
-            name="identify_object",
-            keys={
-                **_OBJECT,
-                "attributes": _PROFILE["attributes"],
-                "attributes_from": _PROFILE["attributes_from"],
-                "people": Key(kind=Kind.MEMBERS, keys={**_PERSON, **_RELATIONSHIP}),
-            },
-        ),
-        CallSpec(name="delete_object", keys=_OBJECT),
-        CallSpec(name="add_relationships", keys={**_PERSON, "objects": _OBJECTS}),
-        CallSpec(name="delete_relationships", keys={**_PERSON, "objects": _OBJECTS}),
-        CallSpec(
-            name="submit_form",
-            keys={
-                "id": _IDENTIFIER,
-                "email": _IDENTIFIER,
-                "form_id": Key(kind=Kind.TEXT, required=True, example="signup"),
-                "attributes": Key(kind=Kind.TEXTS),
-            },
-        ),
-        CallSpec(name="request", keys=_REQUEST),
-        CallSpec(name="ignore", keys={"reason": Key(kind=Kind.NOTE)}),
-    )
-}
-
-# Names that steer Customer.io: an object out of a payload must not be able to redirect a mail, to
-# unsubscribe somebody or to change who a person is. They count only where the author wrote them.
+# Names that steer Customer.io: an object out of a payload must not redirect a mail, unsubscribe somebody or change
+# who a person is. They are taken only from `attributes`, where the author wrote them.
 _STEERING = frozenset(
     {
         *("recipient", "from_address", "reply_to", "unsubscribed", "cio_relationships"),
@@ -182,13 +74,13 @@ _STEERING_PREFIX = "cio_subscription_preferences"
 
 
 def is_steering(name: str) -> bool:
-    """Tell whether an attribute is taken from `attributes` only, never out of `attributes_from`."""
+    """Return whether an attribute is taken from `attributes` only, never out of `attributes_from`."""
     return name in _STEERING or name.startswith(_STEERING_PREFIX)
 
 
 def without_steering(attributes: Mapping[str, JSON]) -> dict[str, JSON]:
-    """Take what `attributes_from` may give: neither nulls nor what `is_steering`."""
-    # The test stands here once more because a call of it for each name would take most of the time.
+    """Return a copy of a whole object without nulls and names that steer Customer.io."""
+    # Inlines `is_steering`: a call for each name of a large object would take most of the time.
     return {
         name: value
         for name, value in attributes.items()
@@ -198,7 +90,7 @@ def without_steering(attributes: Mapping[str, JSON]) -> dict[str, JSON]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Constant:
-    """A value that is the same for every event; None is a null that the author wrote."""
+    """A value that is the same for every event. None is sent: the author wrote null."""
 
     where: Location
     value: JSON
@@ -206,7 +98,7 @@ class Constant:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Computed:
-    """A value that an expression finds; null leaves it out."""
+    """The result of an expression; null leaves the value out."""
 
     where: Location
     expression: Expression
@@ -214,7 +106,7 @@ class Computed:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OrNull:
-    """A value that an expression finds, and whose null is sent."""
+    """The result of an expression, whose null is sent."""
 
     where: Location
     computed: Computed
@@ -222,7 +114,7 @@ class OrNull:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ObjectValue:
-    """An object with values of its own."""
+    """An object of further values."""
 
     where: Location
     entries: tuple[tuple[str, Value], ...]
@@ -230,7 +122,7 @@ class ObjectValue:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ListValue:
-    """A list with values of its own."""
+    """A list of further values."""
 
     where: Location
     items: tuple[Value, ...]
@@ -274,7 +166,7 @@ _LAST = ("attributes_from", "attributes", "timestamp")
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """One entry of `events`: the event types it is for, as written, and its calls."""
+    """One entry of `events`: event types, literal or with ``*``, and the calls that they become."""
 
     where: Location
     event_types: tuple[str, ...]
@@ -283,27 +175,30 @@ class Rule:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Glob:
-    """An event type with ``*`` for any characters. Strangers send types, so matching takes linear time."""
+    """An event type with ``*`` for any characters, split at the stars.
+
+    Strangers send event types, so matching takes linear time, which a regular expression would not promise.
+    """
 
     pieces: tuple[str, ...]
 
     def matches(self, text: str) -> bool:
-        """Tell whether the whole of *text* fits."""
+        """Return whether the whole of *text* matches."""
         first, *middle, last = self.pieces
-        at, end = len(first), len(text) - len(last)
-        if at > end or not text.startswith(first) or not text.endswith(last):
+        position, end = len(first), len(text) - len(last)
+        if position > end or not text.startswith(first) or not text.endswith(last):
             return False
-        for piece in middle:
-            found = text.find(piece, at, end)
-            if found < 0:
+        for piece in middle:  # the leftmost place of each piece leaves the most room for the others
+            start = text.find(piece, position, end)
+            if start < 0:
                 return False
-            at = found + len(piece)
+            position = start + len(piece)
         return True
 
 
 @dataclass(frozen=True, kw_only=True)
 class Routes:
-    """The rules by event type: rule numbers, so that the first in the file can win."""
+    """Numbers of rules by event type: the lowest that matches is the first in the file, and wins."""
 
     literals: Mapping[str, int]
     globs: tuple[tuple[Glob, int], ...]
@@ -315,7 +210,7 @@ class Verify:
     """How the sender of a webhook proves itself.
 
     Attributes:
-        secret_env: The variables that hold the secrets, each one or several.
+        secret_env: The environment variables that hold the secrets; each holds one or several.
         token_env: The variable of the token that the sender shows in its handshake.
         networks: The addresses that webhooks may come from; empty: any.
     """
@@ -333,9 +228,9 @@ class MappingTest:
 
     Attributes:
         body: The decoded body, unless *payload* names a file that holds it.
-        expect: The calls, exactly and in order, and where a part of a split body is to fail ``{error: text}``;
-            None when the whole event is to fail.
-        error: What the message of that error contains.
+        expect: The calls, exactly and in order, with ``{error: text}`` where a part of a split body fails;
+            None if the whole event fails.
+        error: A text in the message of that error.
     """
 
     where: Location
@@ -354,13 +249,13 @@ class MappingFile:
     """One mapping file, compiled.
 
     Attributes:
-        event_type: The mapping's own, else its scheme's.
-        default_key: The event key of the scheme, which is about the whole body.
-        deduplicate: False for `event_key: none`: no two webhooks are the same.
-        split: Gives the parts of a body, each of which is routed on its own; None: the body is one part.
-        let: Variables, in the order of the file: one may refer to those before it.
-        tables: By name; the entry ``*`` is for keys that are not there.
-        defaults: Identifiers and timestamp of calls that give none of their own.
+        event_type: The mapping's own, or its scheme's.
+        default_key: The event key of the scheme, evaluated on the whole body.
+        deduplicate: False for `event_key: none`: no webhook counts as a repeat.
+        split: Gives the parts of a body, each routed on its own; None: the body is one part.
+        let: Variables in the order of the file: each may use those before it.
+        tables: By name; the entry ``*`` is for unknown keys.
+        defaults: Identifiers and timestamp for calls that have none of their own.
     """
 
     file: str
@@ -384,16 +279,14 @@ class MappingFile:
 
 
 def find_rule(mapping: MappingFile, event_type: str | None) -> Rule | None:
-    """Find the first rule of the file that is for an event type; no type at all fits only ``*``."""
-    found = _rule_number(mapping.routes, event_type)
-    return None if found is None else mapping.rules[found]
-
-
-def _rule_number(routes: Routes, event_type: str | None) -> int | None:
+    """Return the first rule of the file that matches an event type; without a type, only ``*`` matches."""
+    routes = mapping.routes
     if event_type is None:
-        return routes.any_type
-    literal = routes.literals.get(event_type)
-    for glob, number in routes.globs:
-        if (literal is None or number < literal) and glob.matches(event_type):
-            return number
-    return literal
+        number = routes.any_type
+    else:
+        number = routes.literals.get(event_type)
+        for glob, candidate in routes.globs:
+            if (number is None or candidate < number) and glob.matches(event_type):
+                number = candidate
+                break
+    return None if number is None else mapping.rules[number]

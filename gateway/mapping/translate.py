@@ -11,17 +11,13 @@ from typing import Literal
 
 from gateway.customerio.calls import (
     CALLS,
-    Address,
     Call,
     Occurrence,
     Page,
     Screen,
     Track,
-    address,
     as_json,
-    lanes,
 )
-from gateway.customerio.limits import violations
 from gateway.customerio.ulids import is_ulid, ulid_of_text
 from gateway.customerio.ulids import ulid as ulid_of_time
 from gateway.errors import TranslationError
@@ -310,7 +306,6 @@ class _Draft:
     call: Call
     connection: str
     region: str | None
-    whom: Address | None
     content: dict[str, JSON]
     told: str
 
@@ -377,12 +372,11 @@ def _draft(work: _Work, key: str, entry: CallRule, view: EvaluationContext, part
     # The tag keeps an `event_id` from ever standing for some event's key, or the other way round.
     named = ("event_id", content["event_id"]) if "event_id" in content else ("key", key)
     told = _told([event.source, *named, connection, region, _undated(content) if undated else content])
-    whom = address(call)
-    for violation in violations(call, whom=whom, text=told):
+    for violation in call.violations(told):
         field, place = field_place(violation.field, entry, mapping.defaults)
         raise TranslationError(place, field, violation.problem)
     assert told is not None, "a call that JSON cannot write violates a limit"
-    return _Draft(rule=entry, call=call, connection=connection, region=region, whom=whom, content=content, told=told)
+    return _Draft(rule=entry, call=call, connection=connection, region=region, content=content, told=told)
 
 
 def _undated(content: dict[str, JSON]) -> dict[str, JSON]:
@@ -433,7 +427,7 @@ def _planned(work: _Work, draft: _Draft) -> Planned:
         region=draft.region,
         identity=identity,
         ulid=ulid,
-        lanes=lanes(draft.connection, draft.call, draft.whom),
+        lanes=draft.call.lanes(draft.connection),
         text=_stored(content),
     )
 

@@ -186,7 +186,7 @@ class Scheme:
         """Whether two genuine webhooks with equal bodies can be told apart, or never occur."""
         return bool(self.delivery_id) or self.event_key is not None or self.kind in ("twilio", "adyen", "braintree")
 
-    def believes(self, header: str) -> bool:
+    def trusts_header(self, header: str) -> bool:
         """Return whether a mapping may rely on a header.
 
         It may if the signature covers the header, if the scheme itself relies on it, or if the sender signs nothing.

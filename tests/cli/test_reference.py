@@ -27,7 +27,7 @@ def test_all_functions_are_listed_in_a_hundred_columns() -> None:
 def test_functions_stand_under_the_headings_of_the_language() -> None:
     headings = [line for line in run().stdout.splitlines() if line.isupper() and line.strip() == line]
     assert headings == [
-        *("AROUND THE BODY", "TEXT", "KINDS", "TIME", "HASH, ENCODE", "OBJECTS, LISTS", "NUMBERS, CHOICE"),
+        *("AROUND THE BODY", "TEXT", "KINDS", "TIME", "HASH, ENCODE", "OBJECTS, LISTS", "NUMBERS, CHOICE")
     ]
 
 
@@ -85,10 +85,7 @@ def test_machines_get_json() -> None:
 
 @pytest.mark.parametrize(
     ("name", "problem"),
-    [
-        ("lowr", "there is no function lowr(); did you mean lower()?"),
-        ("xyzzy", "there is no function xyzzy()"),
-    ],
+    [("lowr", "there is no function lowr(); did you mean lower()?"), ("xyzzy", "there is no function xyzzy()")],
 )
 def test_an_unknown_name_is_an_error_that_says_what_was_meant(name: str, problem: str) -> None:
     result = run("lower", name)

@@ -25,7 +25,7 @@ from gateway.store import Store
 from gateway.store.database import Database, connect
 from gateway.store.schema import migrate
 from gateway.verify import schemes
-from tests.store.test_record_and_claim import event
+from tests.support.rows import event
 
 ROOT = Path(__file__).parents[2]
 MAPPING = """\

@@ -41,11 +41,11 @@ from gateway.customerio.client import Client, DryRun
 from gateway.customerio.connection import Connection
 from gateway.customerio.retry import Attempt, Policy
 from gateway.customerio.ulids import is_ulid, ulid_of_text
-from gateway.customerio.wire import MAX_ITEM_BYTES, request
+from gateway.customerio.wire import MAX_ITEM_BYTES
 from gateway.errors import CallError, SendError
 from tests.support.trackapi import Answer, Fault, Hang, ParsedRequest, Reply, Reset, TrackAPI
 
-CALL = request(Identify(id="a/../b +%ü", attributes={"x": 1}))
+CALL = Identify(id="a/../b +%ü", attributes={"x": 1}).request()
 Handler = Callable[[socket.socket], None]
 
 
@@ -117,7 +117,7 @@ def test_the_stand_in_takes_each_of_the_calls_over_one_connection() -> None:
     with TrackAPI() as api:
         client = client_of(api.url)
         for call in (Identify(id="1", attributes={"a": 1}), Track(id="1", name="x"), Destroy(id="1")):
-            attempt = client.send(request(call), "default")
+            attempt = client.send(call.request(), "default")
             assert (attempt.status, attempt.reason, attempt.understood) == (200, None, True)
         assert api.refused == []
         assert [each.kind for each in api.applied("1")] == ["identify", "event", "delete"]
@@ -285,7 +285,7 @@ def test_no_reason_and_no_repr_shows_the_key() -> None:
 
 def test_a_dry_run_prints_the_request_and_sends_nothing() -> None:
     out = io.StringIO()
-    attempt = DryRun({}, out).send(request(Track(id="42", name="Päid")), "default", "eu")
+    attempt = DryRun({}, out).send(Track(id="42", name="Päid").request(), "default", "eu")
     assert attempt.status == 200
     assert out.getvalue() == (
         "POST https://track-eu.customer.io/api/v1/customers/42/events\n"
@@ -523,7 +523,7 @@ NOT_SENT: list[tuple[str, dict[str, Any], str]] = [
         "'track' names nobody; give it one of cio_id, id, email, anonymous_id",
     ),
     ("destroy", {"id": ".."}, 'id "." and ".." cannot be sent: they change where the request goes'),
-    ("destroy", {"id": " "}, "id is blank; Customer.io needs to know whom the call is about"),
+    ("destroy", {"id": " "}, "id is blank; Customer.io needs an identifier"),
     ("destroy", {"id": True}, "id must be text or a number, got a bool"),
     ("identify", {"id": "x" * 151}, "id is 151 bytes long; Customer.io takes 150"),
     (

@@ -30,8 +30,7 @@ from gateway.customerio.calls import (
     SubmitForm,
     Track,
 )
-from gateway.customerio.coerce import mended
-from gateway.customerio.limits import violations
+from gateway.customerio.coerce import coerce_call
 from gateway.customerio.ulids import is_ulid, ulid_of_text
 from gateway.errors import CallError
 
@@ -53,7 +52,7 @@ class Level(IntEnum):
 
 def mend(kind: type[Call], **fields: Any) -> Any:
     """Mend a call that is made of what no type checker would let through; an id that is missing is given one."""
-    return mended(kind(**fields), lambda: OWN)
+    return coerce_call(kind(**fields), lambda: OWN)
 
 
 @pytest.mark.parametrize(
@@ -147,7 +146,7 @@ def test_what_is_nested_without_end_is_refused(nested: str) -> None:
     [math.nan, math.inf, [math.nan], {"a": -math.inf}, "\ud800", pytest.param(HUGE, id="a huge number")],
 )
 def test_what_is_json_in_python_only_is_left_to_the_limits(value: Any) -> None:
-    assert violations(mend(Identify, id="42", attributes={"x": value})) != []
+    assert mend(Identify, id="42", attributes={"x": value}).violations() != []
 
 
 @pytest.mark.parametrize(
@@ -226,7 +225,7 @@ def used(value: Any) -> Any:
 def test_a_time_becomes_whole_seconds(value: Any) -> None:
     for call in dated(value):
         assert (call.timestamp, type(call.timestamp)) == (SECONDS, int)
-        assert violations(call) == []
+        assert call.violations() == []
     assert (used(value).last_used, type(used(value).last_used)) == (SECONDS, int)
     assert [call.timestamp for call in dated(None)] == [None] * 4
 
@@ -237,8 +236,8 @@ def test_a_time_becomes_whole_seconds(value: Any) -> None:
 )
 def test_what_is_no_time_is_left_to_the_limits(value: Any) -> None:
     for call in dated(value):
-        assert [each.field for each in violations(call)] == ["timestamp"]
-    assert [each.field for each in violations(used(value))] == ["last_used"]
+        assert [each.field for each in call.violations()] == ["timestamp"]
+    assert [each.field for each in used(value).violations()] == ["last_used"]
 
 
 @pytest.mark.parametrize("kind", [Track, Page, Screen])
@@ -271,14 +270,14 @@ def test_an_id_is_asked_for_only_where_there_is_none() -> None:
     def asked() -> str:
         raise AssertionError
 
-    assert mended(Track(id="42", name="x", event_id="order-7"), asked) == mended(
+    assert coerce_call(Track(id="42", name="x", event_id="order-7"), asked) == coerce_call(
         Track(id="42", name="x", event_id="order-7"), asked
     )
-    assert mended(Identify(id="42"), asked) == Identify(id="42")
-    assert mended(Destroy(id="42"), asked) == Destroy(id="42")
+    assert coerce_call(Identify(id="42"), asked) == Identify(id="42")
+    assert coerce_call(Destroy(id="42"), asked) == Destroy(id="42")
 
 
-def test_people_and_objects_are_mended_each_in_its_place() -> None:
+def test_people_and_objects_are_coerce_call_each_in_its_place() -> None:
     call = mend(
         IdentifyObject,
         object_type_id=1,
@@ -354,7 +353,7 @@ MISTAKES: list[Any] = [
 @pytest.mark.parametrize(("kind", "fields"), MISTAKES)
 def test_a_mistake_in_a_program_is_told_as_one(kind: type[Call], fields: dict[str, Any]) -> None:
     with pytest.raises(CallError):
-        violations(mend(kind, **fields))
+        mend(kind, **fields).violations()
 
 
 def test_a_raw_request_keeps_its_files_and_settings_as_they_are() -> None:
@@ -368,7 +367,7 @@ def test_a_raw_request_keeps_its_files_and_settings_as_they_are() -> None:
         debug=True,
         retry={"max": 1},
     )
-    assert mended(call, lambda: OWN) == call
+    assert coerce_call(call, lambda: OWN) == call
 
 
 @pytest.mark.parametrize("data", [b"a", Path("a")])
@@ -380,6 +379,6 @@ def test_a_body_that_is_neither_text_nor_json_is_refused(data: Any) -> None:
 def test_the_call_that_was_given_is_left_as_it_was() -> None:
     attributes: dict[str, Any] = {"a": (1, Decimal(2))}
     given = Identify(id="1", attributes=attributes)
-    assert mended(given, lambda: OWN) is not given
+    assert coerce_call(given, lambda: OWN) is not given
     assert attributes == {"a": (1, Decimal(2))}
     assert given.attributes is attributes

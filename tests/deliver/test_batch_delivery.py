@@ -34,9 +34,7 @@ from gateway.customerio.calls import (
     Suppress,
     Track,
     Unsuppress,
-    address,
     as_json,
-    lanes,
 )
 from gateway.customerio.client import Client
 from gateway.customerio.connection import Connection
@@ -47,7 +45,7 @@ from gateway.operate.queries import Queries
 from gateway.store import NewDelivery, Store
 from gateway.store.database import Database, connect
 from gateway.store.tables import deliveries
-from tests.store.test_record_and_claim import event
+from tests.support.rows import event
 from tests.support.trackapi import Fault, Hang, ParsedRequest, Reply, Reset, TrackAPI
 
 NOW = 1_767_225_600
@@ -63,7 +61,7 @@ def record(store: Store, made: Sequence[Call]) -> None:
                 identity=hashlib.sha256(f"{number} {text}".encode()).digest(),
                 connection="default",
                 region=None,
-                lanes=lanes("default", call, address(call)),
+                lanes=call.lanes("default"),
                 call=text,
             )
         )
@@ -176,7 +174,7 @@ def test_calls_in_batches_end_in_the_same_state_as_calls_sent_singly(database: D
             wait_for(database, *["delivered"] * len(made))
         with client_of(singly) as client:
             for call in made:
-                assert client.send(wire.request(call), "default").reason is None
+                assert client.send(call.request(), "default").reason is None
         assert batched.refused == singly.refused == []
         assert max(batched.batches) > 5
         assert batched.state == singly.state

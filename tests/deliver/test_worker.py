@@ -23,7 +23,7 @@ from gateway.store import ClaimRequest, NewDelivery, Outcome, Store, Turn
 from gateway.store.connection_state import ProbeResult
 from gateway.store.database import Database, connect
 from gateway.store.tables import connections, deliveries, notices
-from tests.store.test_record_and_claim import event
+from tests.support.rows import event
 
 Send = Callable[[HttpRequest], Attempt]
 
@@ -100,7 +100,7 @@ def record(store: Store, *made: tuple[str, int], region: str | None = None, conn
                 identity=hashlib.sha256((connection + text).encode()).digest(),
                 connection=connection,
                 region=region,
-                lanes=(calls.lane(connection, f"id:{person}"),),
+                lanes=call.lanes(connection),
                 call=text,
             )
         )

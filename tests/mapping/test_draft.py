@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from gateway.customerio.calls import as_json
 from gateway.event import JSON, Event
 from gateway.mapping.compiler import parse
-from gateway.mapping.draft import Draft, DraftError, draft
-from gateway.mapping.draft.writing import entry
+from gateway.mapping.draft import Draft, DraftError, draft, yaml_block
 from gateway.mapping.model import Computed, MappingFile
 from gateway.mapping.selftests import run_tests
 from gateway.mapping.translate import translate
@@ -484,7 +483,7 @@ def test_where_nobody_is_found_nothing_is_called_and_the_file_says_so(body: JSON
 
 def test_a_field_that_is_empty_here_is_named_where_nobody_is_found() -> None:
     assert (
-        "Empty here, but named so that it may be it: order.customer_id\n"
+        "Empty here, but it may name the person in other payloads: order.customer_id\n"
         in drafted({"type": "order.made", "order": {"customer_id": None, "total": 1}}).text
     )
 
@@ -692,5 +691,5 @@ def made_of(mapping: MappingFile, payload: JSON, headers: dict[str, str]) -> lis
 @given(st.dictionaries(NAMES, VALUES, max_size=4))
 def test_data_that_is_written_as_yaml_is_read_back_as_it_is(data: dict[str, JSON]) -> None:
     data = decode(json.dumps(data).encode(), "")  # type: ignore[assignment]  # an object stays one
-    text = "\n".join(entry("data", data))
+    text = yaml_block({"data": data})
     assert plain(read(text, "data.yaml")) == {"data": data}

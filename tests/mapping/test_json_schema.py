@@ -18,13 +18,13 @@ from jsonschema import Draft7Validator
 
 from gateway import verify as signatures
 from gateway.cli import main
+from gateway.customerio.calls import Kind
 from gateway.errors import MappingError, Severity
 from gateway.event import JSON
 from gateway.mapping.compiler import call_entry, mapping_file, parse, tests_section, verify_section
 from gateway.mapping.json_schema import key_schema, language, with_members
 from gateway.mapping.key_kinds import CALL_KEYS, KEY_KINDS
 from gateway.mapping.key_kinds.key_kind import Schema
-from gateway.mapping.model import Kind
 from gateway.mapping.yaml_nodes import plain, read
 from gateway.verify import read_scheme
 
@@ -411,11 +411,7 @@ ONLY_THE_CHECKER_SEES = {
         signed("base: recurly, sep: ':'"),
         signed("base: github, sep: ':'"),
     ],
-    "event-type": [
-        f"{HEAD}events: {{a |: []}}\n",
-        f"{HEAD}events: {{a | | b: []}}\n",
-        f"{HEAD}events: {{'': []}}\n",
-    ],
+    "event-type": [f"{HEAD}events: {{a |: []}}\n", f"{HEAD}events: {{a | | b: []}}\n", f"{HEAD}events: {{'': []}}\n"],
     "no-identifier": [
         with_call("identify"),
         f"{HEAD}defaults: {{anonymous_id: =a, timestamp: =t}}\nevents: {{a: [{{call: identify}}]}}\n",
@@ -459,10 +455,7 @@ ONLY_THE_CHECKER_SEES = {
         trying("- {name: x, body: {}, expect: [{track: {}}]}"),
         trying("- {name: x, body: {}, expect: [{error: a, code: b}]}"),
     ],
-    "url": [
-        with_call("page, id: =id, url: pricing"),
-        with_call("page, id: =id, url: {literal: ftp://x}"),
-    ],
+    "url": [with_call("page, id: =id, url: pricing"), with_call("page, id: =id, url: {literal: ftp://x}")],
     "wrong-kind": [
         with_call("request, path: /v1/x, query: {a: null}"),
         with_call("request, path: /v1/x, query: {a: {b: 1}}"),
@@ -479,11 +472,7 @@ ONLY_THE_CHECKER_SEES = {
     "unknown-table": [with_attribute("\"=lookup('plans', a)\"")],
     "index-outside-each": [with_attribute("=index()")],
     "file-names": [with_call("request, path: /v1/x, files: {a: b}, file_names: {b: c}")],
-    "empty-value": [
-        with_attribute("~"),
-        with_line("let: {a: }"),
-        trying("- {name: x, body: {a: }, expect: []}"),
-    ],
+    "empty-value": [with_attribute("~"), with_line("let: {a: }"), trying("- {name: x, body: {a: }, expect: []}")],
     "version": ["version: 1.0\nsource: shop\nverify: none\nevents: {}\n"],
     "retry": [with_call("request, path: /v1/x, retry: {max: 3.0}")],
     "networks": [
@@ -524,11 +513,7 @@ BY_KEY = {
 
 def test_each_key_of_a_scheme_has_an_example() -> None:
     assert set(BY_KEY) == {key for keys in signatures.KEYS.values() for key in keys}
-    assert set(BY_KEY) == {each.name for each in fields(signatures.Scheme)} - {
-        "name",
-        "kind",
-        *read_scheme.TABLE_ONLY,
-    }
+    assert set(BY_KEY) == {each.name for each in fields(signatures.Scheme)} - {"name", "kind", *read_scheme.TABLE_ONLY}
 
 
 def test_each_kind_of_scheme_has_its_keys() -> None:
@@ -561,14 +546,7 @@ def test_a_scheme_of_the_table_is_accepted_by_the_schema_where_the_checker_accep
 CHANGED = [plain(read(text, "m.yaml")) for text in GOOD]
 VALUES: list[Any] = [
     *(None, True, 1, 2.5, "", "text", "=a", "none", "a | b", "/v1/x", [], {}, ["=a"], [{"id": "=a"}]),
-    *(
-        {"a": "=b"},
-        {"id": "=a"},
-        {"literal": "=a"},
-        {"or_null": "=a"},
-        {"literal": 1, "b": 2},
-        {"call": "ignore"},
-    ),
+    *({"a": "=b"}, {"id": "=a"}, {"literal": "=a"}, {"or_null": "=a"}, {"literal": 1, "b": 2}, {"call": "ignore"}),
 ]
 NAMES = sorted(
     {

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.customerio.limits import violations
 from gateway.errors import Problem, RequestError, TranslationError
 from gateway.event import JSON, Event
 from gateway.mapping.compiler import parse
@@ -101,7 +100,7 @@ def test_any_body_gives_calls_or_a_problem_and_never_an_exception(file: Path, da
     assert (translation.problem is not None) == (translation.status == "failed")
     if mapping.split is None or translation.status != "failed":  # a part that fails leaves the others theirs
         assert bool(translation.planned) == (translation.status == "accepted")
-    assert [found for planned in translation.planned for found in violations(planned.sealed)] == []
+    assert [found for planned in translation.planned for found in planned.sealed.violations()] == []
     assert len({planned.identity for planned in translation.planned}) == len(translation.planned)
 
 
@@ -112,8 +111,7 @@ def test_the_key_of_any_event_is_text_or_left_to_the_scheme(file: Path, body: JS
     mapping, _ = compiled(file)
     try:
         key = event_key(
-            mapping,
-            Event(source=file.stem, key="", payload=body, headers={}, query={}, received_at=1767225600),
+            mapping, Event(source=file.stem, key="", payload=body, headers={}, query={}, received_at=1767225600)
         )
     except TranslationError:
         return
@@ -200,16 +198,8 @@ def test_an_error_where_calls_are_expected_is_shown_with_its_place() -> None:
     ("error", "body", "expected"),
     [
         ("names nobody", "{type: a, name: A}", None),
-        (
-            "names somebody",
-            "{type: a, name: A}",
-            "expected an error with 'names somebody', got:\nt.yaml:8:25: id:",
-        ),
-        (
-            "names nobody",
-            "{type: a, id: u, name: A}",
-            "expected an error with 'names nobody', got accepted:\n[",
-        ),
+        ("names somebody", "{type: a, name: A}", "expected an error with 'names somebody', got:\nt.yaml:8:25: id:"),
+        ("names nobody", "{type: a, id: u, name: A}", "expected an error with 'names nobody', got accepted:\n["),
         ("names nobody", "{type: b}", "expected an error with 'names nobody', got ignored:\n[]"),
     ],
 )

@@ -21,9 +21,8 @@ from gateway.store.database import Database
 from gateway.store.tables import notices
 from tests.conftest import MakeApp
 from tests.deliver.test_worker import wait_until
-from tests.store.test_notices import begin, end, fail, shift
-from tests.store.test_record_and_claim import call, event
 from tests.support.gateway_process import GatewayProcess
+from tests.support.rows import begin, call, end, event, fail, shift
 from tests.support.trackapi import ParsedRequest, Reply, TrackAPI
 
 Answer = Callable[["_Handler"], None]

@@ -16,9 +16,8 @@ from gateway.store import Store
 from gateway.store.database import Database
 from gateway.store.notices import Notices
 from gateway.store.tables import connections, deliveries
-from tests.store.test_notices import fail
-from tests.store.test_record_and_claim import call, event
 from tests.support.gateway_process import GatewayProcess
+from tests.support.rows import call, event, fail
 
 MAPPING = """\
 version: 1

@@ -23,7 +23,7 @@ from gateway.receive.record import take
 from gateway.store import Store
 from gateway.store.database import Database, connect
 from gateway.store.tables import IS_OPEN, PLACE, deliveries, events, notices
-from tests.store.test_record_and_claim import Hand, call, event, names, statuses
+from tests.support.rows import Hand, call, event, names, statuses
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from gateway.store import ClaimRequest, Outcome, Store
 from gateway.store.database import Database, connect
 from gateway.store.schema import migrate
 from gateway.store.tables import attempts, deliveries, events, notices
-from tests.store.test_record_and_claim import call, event
+from tests.support.rows import call, event
 
 DAY = 86_400.0
 

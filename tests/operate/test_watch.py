@@ -15,8 +15,7 @@ from gateway.store import ClaimRequest, Outcome, Store
 from gateway.store.database import Database
 from gateway.store.notices import Notices
 from gateway.store.tables import deliveries, events
-from tests.store.test_notices import fail, open_notices
-from tests.store.test_record_and_claim import call, event
+from tests.support.rows import call, event, fail, open_notices
 
 QUARTER = 900.0
 

@@ -8,8 +8,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
@@ -18,17 +18,16 @@ from gateway.store.group_commit import SILENCE, GroupCommit
 
 
 class Table:
-    """Commits groups of texts: a real gate in front, and items that it refuses."""
+    """Commits groups of texts when its gate is open, and refuses some of them."""
 
     def __init__(self) -> None:
         self.groups: list[list[str]] = []
-        self.open = threading.Event()
-        self.open.set()
+        self.gate = threading.Event()
         self.entered = threading.Event()
 
     def commit(self, group: Sequence[str]) -> list[str]:
         self.entered.set()
-        self.open.wait(10)
+        self.gate.wait(10)
         if "unreachable" in group:
             raise StoreError("the database cannot be used: gone")
         if any(item.startswith("poison") for item in group):
@@ -37,93 +36,105 @@ class Table:
         return [item.upper() for item in group]
 
 
-def test_an_item_gets_its_own_result() -> None:
-    writer = GroupCommit(Table().commit)
+@pytest.fixture
+def table() -> Table:
+    """A table whose gate is open."""
+    table = Table()
+    table.gate.set()
+    return table
+
+
+class HeldBack:
+    """A writer whose first commit is held back by the table's gate; `write` returns when its items wait behind it."""
+
+    def __init__(self, then: Callable[[], None] = lambda: None) -> None:
+        self.table = Table()
+        self.writer = GroupCommit(self.table.commit, then=then)
+        self._pool = ThreadPoolExecutor(9)
+        self.first = self._pool.submit(self.writer.write, "first")
+        self.table.entered.wait(5)
+
+    def write(self, *items: str) -> list[Future[str]]:
+        writing = [self._pool.submit(self.writer.write, item) for item in items]
+        while self.writer._waiting.qsize() < len(items):
+            pass
+        return writing
+
+    def close(self) -> None:
+        self._pool.shutdown()
+
+
+@pytest.fixture
+def held_back() -> Iterator[HeldBack]:
+    writer = HeldBack()
+    yield writer
+    writer.close()
+
+
+def test_an_item_gets_its_own_result(table: Table) -> None:
+    writer = GroupCommit(table.commit)
     assert writer.write("a") == "A"
     assert writer.write("b") == "B"
 
 
-def test_what_waits_is_committed_together() -> None:
-    table = Table()
-    table.open.clear()
-    writer = GroupCommit(table.commit)
-    with ThreadPoolExecutor(8) as pool:
-        first = pool.submit(writer.write, "first")
-        table.entered.wait(5)
-        others = [pool.submit(writer.write, f"other{number}") for number in range(7)]
-        while writer._waiting.qsize() < 7:  # the point in time when all are waiting
-            pass
-        table.open.set()
-        assert first.result() == "FIRST"
-        assert {other.result() for other in others} == {f"OTHER{number}" for number in range(7)}
-    assert [len(group) for group in table.groups] == [1, 7]
+def test_items_that_wait_are_committed_together(held_back: HeldBack) -> None:
+    others = held_back.write(*(f"other{number}" for number in range(7)))
+    held_back.table.gate.set()
+    assert held_back.first.result() == "FIRST"
+    assert {other.result() for other in others} == {f"OTHER{number}" for number in range(7)}
+    assert [len(group) for group in held_back.table.groups] == [1, 7]
 
 
-def test_a_poisonous_item_does_not_take_its_neighbours_along(caplog: pytest.LogCaptureFixture) -> None:
-    table = Table()
-    table.open.clear()
-    writer = GroupCommit(table.commit)
-    with ThreadPoolExecutor(4) as pool:
-        pool.submit(writer.write, "first")
-        table.entered.wait(5)
-        poison, good = pool.submit(writer.write, "poison"), pool.submit(writer.write, "good")
-        while writer._waiting.qsize() < 2:  # the point in time when both are waiting
-            pass
-        with caplog.at_level(logging.ERROR):
-            table.open.set()
-            assert good.result() == "GOOD"
-            with pytest.raises(StoreError, match="the database refused the write"):
-                poison.result()
+def test_a_bad_item_does_not_make_its_neighbours_fail(held_back: HeldBack, caplog: pytest.LogCaptureFixture) -> None:
+    poison, good = held_back.write("poison", "good")
+    with caplog.at_level(logging.ERROR):
+        held_back.table.gate.set()
+        assert good.result() == "GOOD"
+        with pytest.raises(StoreError, match="the database refused the write"):
+            poison.result()
     assert "canary" not in caplog.text
     assert "ValueError" in caplog.text
 
 
-def test_a_database_that_is_gone_fails_the_whole_group_and_the_next_one_goes_on() -> None:
-    writer = GroupCommit(Table().commit)
+def test_a_database_that_is_gone_fails_the_whole_group_and_the_next_one_goes_on(table: Table) -> None:
+    writer = GroupCommit(table.commit)
     with pytest.raises(StoreError, match="gone"):
         writer.write("unreachable")
     assert writer.write("a") == "A"
 
 
-def test_nobody_waits_longer_than_the_patience_and_what_was_given_up_is_not_committed() -> None:
+def test_nobody_waits_longer_than_the_patience_and_abandoned_items_are_not_committed() -> None:
     table = Table()
-    table.open.clear()
     writer = GroupCommit(table.commit, patience=0.1)
     with pytest.raises(StoreError, match=r"did not take the write within 0\.1 s"):
         writer.write("stuck")
     with pytest.raises(StoreError):
-        writer.write("given up")
-    table.open.set()
+        writer.write("abandoned")
+    table.gate.set()
     assert writer.write("later") == "LATER"
     assert table.groups == [["stuck"], ["later"]]
 
 
-def test_what_follows_a_commit_is_done_once_for_a_burst_and_always_for_the_last() -> None:
-    table = Table()
-    followed: list[int] = []
-    writer = GroupCommit(table.commit, then=lambda: followed.append(len(table.groups)))
-    table.open.clear()
-    with ThreadPoolExecutor(8) as pool:
-        first = pool.submit(writer.write, "first")
-        table.entered.wait(5)
-        others = [pool.submit(writer.write, f"other{number}") for number in range(7)]
-        while writer._waiting.qsize() < 7:  # the point in time when all are waiting
-            pass
-        table.open.set()
-        assert first.result(5) == "FIRST"
-        assert len([each.result(5) for each in others]) == 7
-    writer.close()
-    assert followed[-1] == len(table.groups) == 2
+def test_then_is_called_once_for_a_burst_and_always_after_the_last_commit() -> None:
+    groups_at_call: list[int] = []
+    busy = HeldBack(then=lambda: groups_at_call.append(len(busy.table.groups)))
+    others = busy.write(*(f"other{number}" for number in range(7)))
+    busy.table.gate.set()
+    assert busy.first.result(5) == "FIRST"
+    assert len([other.result(5) for other in others]) == 7
+    busy.writer.close()
+    busy.close()
+    assert groups_at_call[-1] == len(busy.table.groups) == 2
 
 
-def test_what_follows_a_commit_is_done_at_once_and_soon_again_though_nothing_more_comes() -> None:
-    followed: queue.SimpleQueue[float] = queue.SimpleQueue()
-    writer = GroupCommit(Table().commit, then=lambda: followed.put(time.monotonic()))
+def test_then_is_called_at_once_and_soon_again_though_nothing_more_comes(table: Table) -> None:
+    calls: queue.SimpleQueue[float] = queue.SimpleQueue()
+    writer = GroupCommit(table.commit, then=lambda: calls.put(time.monotonic()))
     writer.write("a")
     writer.write("b")
-    first, second = followed.get(timeout=5), followed.get(timeout=5)
+    first, second = calls.get(timeout=5), calls.get(timeout=5)
     assert second - first >= SILENCE
-    assert followed.empty()
+    assert calls.empty()
     writer.close()
 
 
@@ -148,11 +159,11 @@ print(groups)
     assert done.stdout == "[5]\n"
 
 
-def test_what_follows_a_commit_may_fail_without_harm(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_error_of_then_is_logged_without_its_text(table: Table, caplog: pytest.LogCaptureFixture) -> None:
     def fail() -> None:
         raise OSError("canary")
 
-    writer = GroupCommit(Table().commit, then=fail)
+    writer = GroupCommit(table.commit, then=fail)
     assert writer.write("a") == "A"
     assert writer.write("b") == "B"
     writer.close()
@@ -160,17 +171,11 @@ def test_what_follows_a_commit_may_fail_without_harm(caplog: pytest.LogCaptureFi
     assert "canary" not in caplog.text
 
 
-def test_closing_commits_what_waits() -> None:
-    table = Table()
-    table.open.clear()
-    writer = GroupCommit(table.commit)
-    with ThreadPoolExecutor(3) as pool:
-        first = pool.submit(writer.write, "first")
-        table.entered.wait(5)
-        second = pool.submit(writer.write, "second")
-        while writer._waiting.qsize() < 1:
-            pass
-        closing = pool.submit(writer.close)
-        table.open.set()
-        closing.result(5)
-        assert (first.result(5), second.result(5)) == ("FIRST", "SECOND")
+def test_closing_commits_what_waits(held_back: HeldBack) -> None:
+    (second,) = held_back.write("second")
+    closing = threading.Thread(target=held_back.writer.close)
+    closing.start()
+    held_back.table.gate.set()
+    closing.join(5)
+    assert not closing.is_alive()
+    assert (held_back.first.result(5), second.result(5)) == ("FIRST", "SECOND")

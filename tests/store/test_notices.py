@@ -1,179 +1,124 @@
-"""Notices on both databases: when they begin and end, and who tells them."""
+"""Notices on both databases: when they begin and end, and which worker sends them."""
 
 from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-from sqlalchemy import select, update
+from sqlalchemy import update
 
-from gateway.customerio.retry import Attempt, Delivered, Failed
-from gateway.store import ClaimRequest, Outcome, Store
-from gateway.store.database import Database, connect
+from gateway.customerio.retry import Delivered
+from gateway.store import Store
+from gateway.store.database import Database
 from gateway.store.notices import LEASE, Notice, Notices
-from gateway.store.tables import deliveries, notices
-from tests.store.test_record_and_claim import call, event
-
-REFUSED = Attempt(status=400, reason="HTTP 400: no", at=1.0, seconds=0.1)
-
-
-def begin(database: Database, kind: str, subject: str = "", text: str = "x") -> bool:
-    with database.transaction() as connection:
-        return Notices(database).begin(connection, kind, subject, text)
+from gateway.store.tables import deliveries
+from tests.support.databases import opened_again
+from tests.support.rows import begin, call, end, event, fail, open_notices, settle_due, shift
 
 
-def end(database: Database, kind: str, subject: str = "") -> bool:
-    with database.transaction() as connection:
-        return Notices(database).end(connection, kind, subject)
-
-
-def fail(store: Store) -> None:
-    """Let everything that is due fail for good."""
-    claimed = store.settle_and_claim([], ClaimRequest(limit=100, lease=1, lease_seconds=60)).claimed
-    outcomes = [Outcome(delivery=each, attempt=REFUSED, decision=Failed(reason="HTTP 400: no")) for each in claimed]
-    store.settle_and_claim(outcomes, ClaimRequest(limit=0, lease=1, lease_seconds=60))
-
-
-def open_notices(database: Database) -> list[tuple[str, str]]:
-    with database.engine.connect() as connection:
-        asked = select(notices).where(notices.c.ended_at.is_(None)).order_by(notices.c.kind, notices.c.subject)
-        return [(row.kind, row.subject) for row in connection.execute(asked)]
-
-
-def shift(database: Database, seconds: float) -> None:
-    """Let time pass: move all that the notices know back into the past."""
-    with database.transaction() as connection:
-        connection.execute(
-            update(notices).values(
-                began_at=notices.c.began_at - seconds,
-                ended_at=notices.c.ended_at - seconds,
-                tell_at=notices.c.tell_at - seconds,
-            )
-        )
-
-
-def test_a_notice_is_told_when_it_begins_and_when_it_ends(database: Database) -> None:
-    told = Notices(database)
-    assert told.claim() == []
+def test_a_notice_is_sent_when_it_begins_and_when_it_ends(database: Database) -> None:
+    notices = Notices(database)
+    assert notices.claim() == []
     assert begin(database, "paused", "default", "the reason")
     assert not begin(database, "paused", "default", "another reason")
-    (notice,) = told.claim()
+    (notice,) = notices.claim()
     assert (notice.kind, notice.subject, notice.text) == ("paused", "default", "the reason")
     assert (notice.over, notice.is_first) == (False, True)
-    told.mark_sent(notice)
+    notices.mark_sent(notice)
     shift(database, 2 * LEASE)
-    assert told.claim() == []
+    assert notices.claim() == []
 
     assert end(database, "paused", "default")
     assert not end(database, "paused", "default")
-    (notice,) = told.claim()
+    (notice,) = notices.claim()
     assert (notice.over, notice.is_first, round(notice.seconds / LEASE)) == (True, True, 2)
-    told.mark_sent(notice)
+    notices.mark_sent(notice)
     shift(database, 2 * LEASE)
-    assert told.claim() == []
+    assert notices.claim() == []
 
 
-def test_what_was_over_before_it_could_be_told_is_told_once(database: Database) -> None:
+def test_a_notice_that_ended_before_it_was_sent_is_sent_once(database: Database) -> None:
     begin(database, "late")
     end(database, "late")
     (notice,) = Notices(database).claim()
     assert notice.over
 
 
-def test_what_was_taken_and_not_told_is_taken_again_after_a_minute(database: Database) -> None:
-    told = Notices(database)
+def test_a_claimed_notice_that_was_not_sent_is_claimed_again_after_its_lease(database: Database) -> None:
+    notices = Notices(database)
     begin(database, "late")
-    (first,) = told.claim()
-    assert told.claim() == []
+    (first,) = notices.claim()
+    assert notices.claim() == []
     shift(database, LEASE)
-    (again,) = told.claim()
+    (again,) = notices.claim()
     assert (again.id, again.is_first, again.waiting >= LEASE) == (first.id, False, True)
-    told.mark_sent(first)  # too late: it belongs to the other now
+    notices.mark_sent(first)  # too late: it belongs to the other now
     shift(database, LEASE)
-    (again,) = told.claim()
-    told.postpone(again, 3 * LEASE)
+    (again,) = notices.claim()
+    notices.postpone(again, 3 * LEASE)
     shift(database, LEASE)
-    assert told.claim() == []
+    assert notices.claim() == []
     shift(database, 2 * LEASE)
-    assert len(told.claim()) == 1
+    assert len(notices.claim()) == 1
 
 
-def test_an_end_is_told_although_it_came_while_the_beginning_was_being_told(database: Database) -> None:
-    told = Notices(database)
+def test_an_end_is_sent_although_it_came_while_the_beginning_was_being_sent(database: Database) -> None:
+    notices = Notices(database)
     begin(database, "late")
-    (beginning,) = told.claim()
+    (beginning,) = notices.claim()
     end(database, "late")
-    told.mark_sent(beginning)
-    (ending,) = told.claim()
+    notices.mark_sent(beginning)
+    (ending,) = notices.claim()
     assert ending.over
 
 
-def test_of_many_workers_one_tells(database: Database, database_url: str) -> None:
+def test_one_of_several_workers_claims_a_notice(database: Database) -> None:
     for number in range(5):
         begin(database, "failed", f"source-{number}")
     ready = threading.Barrier(6)
-    url = database.engine.url.render_as_string(hide_password=False)
 
-    def take(_: int) -> list[Notice]:
-        own = connect(url)
-        ready.wait(10)
-        taken = Notices(own).claim()
-        own.engine.dispose()
-        return taken
+    def claim(_: int) -> list[Notice]:
+        with opened_again(database) as again:
+            ready.wait(10)
+            return Notices(again).claim()
 
     with ThreadPoolExecutor(6) as pool:
-        taken = [notice.subject for each in pool.map(take, range(6)) for notice in each]
-    # One that waited for another's rows may have found none; a second look takes what is left.
-    taken += [notice.subject for notice in Notices(database).claim()]
-    assert sorted(taken) == [f"source-{number}" for number in range(5)]
+        subjects = [notice.subject for claimed in pool.map(claim, range(6)) for notice in claimed]
+    # A worker that waited for another's rows may have got none; claiming once more takes what is left.
+    subjects += [notice.subject for notice in Notices(database).claim()]
+    assert sorted(subjects) == [f"source-{number}" for number in range(5)]
 
 
-def test_failures_of_a_source_are_over_when_none_is_left(database: Database, store: Store) -> None:
-    told = Notices(database)
+def test_the_notice_of_failures_ends_when_no_failed_delivery_is_left(database: Database, store: Store) -> None:
     store.record([event("a", call("one", 1)), event("b", call("two", 2)), event("c", call("3", 3), source="github")])
     fail(store)
     assert open_notices(database) == [("failed", "github"), ("failed", "shop")]
-
-    def end_failed(source: str) -> bool:
-        with database.transaction() as connection:
-            return told.end_failed(connection, source)
-
-    def cancel(*calls: str) -> None:
-        with database.transaction() as connection:
-            connection.execute(update(deliveries).where(deliveries.c.call.in_(calls)).values(status="cancelled"))
-
-    cancel("one")
-    assert not end_failed("shop")
-    cancel("two")
-    assert end_failed("shop")
+    set_status(database, "one", "cancelled")
+    assert not end_failed(database)
+    set_status(database, "two", "cancelled")
+    assert end_failed(database)
     assert open_notices(database) == [("failed", "github")]
 
 
 def test_a_failure_that_is_being_committed_keeps_its_notice_open(database: Database, store: Store) -> None:
-    """The last failed one goes and a new one comes at the same moment, in transactions that cannot see each other."""
-    told = Notices(database)
+    """The last failed delivery goes while a new one fails, in two transactions that cannot see each other."""
     store.record([event("a", call("one", 1)), event("b", call("two", 2))])
     fail(store)
-    with database.transaction() as connection:
-        connection.execute(update(deliveries).where(deliveries.c.call == "one").values(status="cancelled"))
-        connection.execute(update(deliveries).where(deliveries.c.call == "two").values(status="pending"))
-    met, go_on = threading.Event(), threading.Event()
+    set_status(database, "one", "cancelled")
+    set_status(database, "two", "pending")
+    written, go_on = threading.Event(), threading.Event()
 
     def fail_again() -> None:
         with database.transaction() as connection:
             connection.execute(update(deliveries).where(deliveries.c.call == "two").values(status="failed"))
-            told.begin(connection, "failed", "shop", "x")
-            met.set()
+            Notices(database).begin(connection, "failed", "shop", "x")
+            written.set()
             go_on.wait(10)
-
-    def end_it() -> bool:
-        with database.transaction() as connection:
-            return told.end_failed(connection, "shop")
 
     with ThreadPoolExecutor(2) as pool:
         failing = pool.submit(fail_again)
-        assert met.wait(10)
-        ending = pool.submit(end_it)
+        assert written.wait(10)
+        ending = pool.submit(end_failed, database)
         assert not ending.done()
         go_on.set()
         failing.result(10)
@@ -183,7 +128,15 @@ def test_a_failure_that_is_being_committed_keeps_its_notice_open(database: Datab
 
 def test_a_delivery_that_arrives_is_no_notice(database: Database, store: Store) -> None:
     store.record([event("a", call("one", 1))])
-    (claimed,) = store.settle_and_claim([], ClaimRequest(limit=9, lease=1, lease_seconds=60)).claimed
-    outcome = Outcome(delivery=claimed, attempt=Attempt(status=200), decision=Delivered())
-    store.settle_and_claim([outcome], ClaimRequest(limit=0, lease=1, lease_seconds=60))
+    assert settle_due(store, Delivered()) == 1
     assert open_notices(database) == []
+
+
+def set_status(database: Database, name: str, status: str) -> None:
+    with database.transaction() as connection:
+        connection.execute(update(deliveries).where(deliveries.c.call == name).values(status=status))
+
+
+def end_failed(database: Database) -> bool:
+    with database.transaction() as connection:
+        return Notices(database).end_failed(connection, "shop")

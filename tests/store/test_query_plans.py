@@ -1,4 +1,4 @@
-"""How the databases go about the hot queries: by index, however large the tables are."""
+"""How the databases execute the hot queries: by index, however large the tables are."""
 
 from __future__ import annotations
 
@@ -8,73 +8,65 @@ from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import event as notices
+from sqlalchemy import event as sqlalchemy_events
 
 from gateway.customerio.retry import Attempt, Decision, Delivered, Failed, Retry
-from gateway.store import ClaimRequest, NewEvent, Outcome, Store
+from gateway.store import NewEvent, Outcome, Store
 from gateway.store.database import Database
 from gateway.store.statements import driver_cursor
-from tests.store.test_record_and_claim import call, event
+from tests.support.rows import Hand, call, event
 
 
-def fill(store: Store, number: int, *, with_merges: bool) -> None:
-    """Record calls behind each other and merges, or calls of which each is the first of its lane."""
-    for first in range(0, number, 20):
-        store.record([filling(each, with_merges=with_merges) for each in range(first, first + 20)])
+def fill(store: Store, groups: int, *, with_merges: bool) -> None:
+    """Record calls behind each other and merges, or calls each of which is the first of its lane."""
+    for first in range(0, groups, 20):
+        store.record([group_event(group, with_merges=with_merges) for group in range(first, first + 20)])
 
 
-def filling(group: int, *, with_merges: bool) -> NewEvent:
-    made = [call(f"{group}-{each}", each if with_merges else 20 * group + each) for each in range(20)]
-    merges = [
-        call(f"{group}-merge-{each}", 1_000 * group + each, 2_000 * group + each)
-        for each in range(20 if with_merges else 0)
-    ]
-    return event(f"{group}", *made, *merges)
+def group_event(group: int, *, with_merges: bool) -> NewEvent:
+    calls = [call(f"{group}-{n}", n if with_merges else 20 * group + n) for n in range(20)]
+    if with_merges:
+        calls += [call(f"{group}-merge-{n}", 1_000 * group + n, 2_000 * group + n) for n in range(20)]
+    return event(f"{group}", *calls)
 
 
-def work(store: Store) -> None:
+def use(store: Store) -> None:
     """Do all that receiver and worker do: new and repeated events, every kind of outcome, a merge, a release."""
-    merge = call("merge", 1, 2)
     many = [call(f"one of many {lane}", lane) for lane in range(-200, 0)]
-    store.record([event("new", call("new", 1), merge, call("other", 7), *many), event("1")])
-    attempt = Attempt(status=200)
-    claimed = store.settle_and_claim([], ClaimRequest(limit=8, lease=1, lease_seconds=60)).claimed
-    decisions: list[Decision] = [
-        Retry(after=1.0, reason="x"),
-        Failed(reason="x"),
-        *(Delivered() for _ in claimed[2:]),
-    ]
+    store.record([event("new", call("new", 1), call("merge", 1, 2), call("other", 7), *many), event("1")])
+    claimed = Hand(store).claim(limit=8)
+    decisions: list[Decision] = [Retry(after=1.0, reason="x"), Failed(reason="x"), *[Delivered()] * len(claimed)]
     outcomes = [
-        Outcome(delivery=each, attempt=attempt, decision=decision)
-        for each, decision in zip(claimed, decisions, strict=True)
+        Outcome(delivery=delivery, attempt=Attempt(status=200), decision=decision)
+        for delivery, decision in zip(claimed, decisions, strict=False)
     ]
-    store.release(store.settle_and_claim(outcomes, ClaimRequest(limit=3, lease=2, lease_seconds=60)).claimed)
-    store.settle_and_claim([], ClaimRequest(limit=1000, lease=3, lease_seconds=60))
+    store.release(Hand(store).turn(*outcomes, limit=3).claimed)
+    Hand(store).claim(limit=1000)
 
 
 @pytest.fixture
 def statements(database: Database) -> dict[str, Any]:
-    """The statements that reach the database from now on, each with values that it was given, as drivers see them."""
+    """The statements that reach the database from now on, each with values that the driver was given."""
     seen: dict[str, Any] = {}
 
-    class Noting(psycopg.Cursor[Any]):
-        def execute(self, query: Any, params: Any = None, **options: Any) -> Noting:
+    class RecordingCursor(psycopg.Cursor[Any]):
+        def execute(self, query: Any, params: Any = None, **options: Any) -> RecordingCursor:
             seen.setdefault(str(query), params)
             return super().execute(query, params, **options)
 
         def executemany(self, query: Any, params_seq: Any, **options: Any) -> None:
-            each = list(params_seq)
-            seen.setdefault(str(query), each[0])
-            super().executemany(query, each, **options)
+            values = list(params_seq)
+            seen.setdefault(str(query), values[0])
+            super().executemany(query, values, **options)
 
-    def note(connection: Any, _record: object) -> None:
+    def trace(connection: Any, _record: object) -> None:
         if database.engine.dialect.name == "sqlite":
             connection.set_trace_callback(lambda text: seen.setdefault(text, ()))
         else:
-            connection.cursor_factory = Noting
+            connection.cursor_factory = RecordingCursor
 
     database.engine.dispose()
-    notices.listen(database.engine, "connect", note)
+    sqlalchemy_events.listen(database.engine, "connect", trace)
     return seen
 
 
@@ -83,18 +75,18 @@ def statements(database: Database) -> dict[str, Any]:
 def test_no_hot_query_reads_a_whole_table_or_index(
     database: Database, store: Store, statements: dict[str, Any], statistics: str, with_merges: bool
 ) -> None:
-    # Until a database has counted again, its planner goes by what it counted when little was there.
+    # Until a database counts its rows again, its planner uses the numbers of when there were few.
     if statistics == "of the empty tables":
         analyze(database)
     fill(store, 200, with_merges=with_merges)
     if statistics == "of the full ones":
         analyze(database)
     statements.clear()
-    work(store)
-    asked = {text: given for text, given in statements.items() if re.match(r"\s*(SELECT|UPDATE|DELETE)", text)}
-    assert len({text[:60] for text in asked}) > 8
-    for text, given in asked.items():
-        plan = explain(database, text, given)
+    use(store)
+    queries = {text: values for text, values in statements.items() if re.match(r"\s*(SELECT|UPDATE|DELETE)", text)}
+    assert len({text[:60] for text in queries}) > 8
+    for text, values in queries.items():
+        plan = explain(database, text, values)
         assert not reads_everything(plan), f"{text}\n{plan}"
 
 
@@ -103,13 +95,13 @@ def analyze(database: Database) -> None:
         connection.exec_driver_sql("ANALYZE")
 
 
-def explain(database: Database, statement: str, given: Any) -> str:
+def explain(database: Database, statement: str, values: Any) -> str:
     with database.transaction() as connection, driver_cursor(connection) as cursor:
         if database.engine.dialect.name == "sqlite":
             return "\n".join(str(row[-1]) for row in cursor.execute(f"EXPLAIN QUERY PLAN {statement}"))
-        # So small a table is read whole with good reason; this asks whether an index could serve.
+        # A small table is rightly read as a whole; the question is whether an index could be used.
         cursor.execute("SET LOCAL enable_seqscan = off")
-        return "\n".join(row[0] for row in cursor.execute(f"EXPLAIN {statement}", given))
+        return "\n".join(row[0] for row in cursor.execute(f"EXPLAIN {statement}", values))
 
 
 BIG = "(?:events|deliveries|attempts)"
@@ -118,7 +110,7 @@ INDEX_SCAN = re.compile(rf"Index (?:Only )?Scan.* (?:on|using) {BIG}")
 
 
 def reads_everything(plan: str) -> bool:
-    """Tell whether a plan goes through a table or an index from end to end, or makes a hash of one."""
+    """Return whether a plan reads a table or an index from end to end, or makes a hash of one."""
     unbounded = (
         INDEX_SCAN.search(line) and "Index Cond" not in following
         for line, following in itertools.pairwise([*plan.splitlines(), ""])

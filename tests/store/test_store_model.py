@@ -1,7 +1,7 @@
-"""Store and rework beside a simple model of what they promise, driven through anything in any order.
+"""The store compared with a simple model of it, through random sequences of everything that can happen.
 
-The model knows of each delivery where it stands and what became of it, and of each lane who is before whom.
-Workers claim, settle, crash and settle too late; the operator retries, cancels and replays.
+The model knows the state of each delivery and the order of each lane. Workers claim, settle, crash and settle too
+late; the operator retries, cancels and replays.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import select, update
 
-from gateway.customerio.retry import Attempt, Decision, Delivered, Failed, Postponed, Retry
+from gateway.customerio.retry import Decision, Delivered, Failed, Postponed, Retry
 from gateway.event import Webhook
 from gateway.mapping.compiler import parse
 from gateway.mapping.model import MappingFile
 from gateway.operate.replay import Rework
 from gateway.receive.record import take
-from gateway.store import Claimed, ClaimRequest, Outcome, Store
+from gateway.store import Claimed, Store
 from gateway.store.database import Database
 from gateway.store.tables import connections, deliveries, metadata
-from tests.store.test_record_and_claim import call, event
+from tests.support.rows import Hand, call, event
 
 MAPPING = """\
 version: 1
@@ -49,7 +49,7 @@ event_type: =type
 
 
 def mapping(calls: str) -> MappingFile:
-    """Give the mapping that makes a track of each of these."""
+    """Return a mapping that makes a track call of each of these."""
     return parse(MAPPING.format(calls=calls), "shop.yaml")[0]
 
 
@@ -67,10 +67,10 @@ DECISIONS: list[Decision] = [
 
 @dataclass
 class Modelled:
-    """A delivery as the model knows it; *turn* is its place among all."""
+    """A delivery in the model; *place* is its place among all deliveries."""
 
     lanes: frozenset[int]
-    turn: int
+    place: int
     event: int | None = None
     name: str = ""
     state: str = "waiting"
@@ -80,12 +80,12 @@ class Modelled:
 @dataclass
 class Model:
     deliveries: dict[int, Modelled] = field(default_factory=dict)
-    turns: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
+    places: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
 
     def is_first(self, id_: int) -> bool:
         own = self.deliveries[id_]
         return not any(
-            other.state == "waiting" and other.turn < own.turn and other.lanes & own.lanes
+            other.state == "waiting" and other.place < own.place and other.lanes & own.lanes
             for other in self.deliveries.values()
         )
 
@@ -96,14 +96,17 @@ class Model:
         return "pending" if self.is_first(id_) else "parked"
 
     def claimable(self) -> set[int]:
-        return {id_ for id_, each in self.deliveries.items() if self.status(id_) == "pending" and each.lease is None}
+        return {id_ for id_ in self.pending() if self.deliveries[id_].lease is None}
 
-    def in_state(self, *states: str) -> list[int]:
-        return sorted(id_ for id_, each in self.deliveries.items() if each.state in states)
+    def pending(self) -> set[int]:
+        return {id_ for id_ in self.deliveries if self.status(id_) == "pending"}
+
+    def of_event(self, event_id: int) -> dict[int, Modelled]:
+        return {id_: delivery for id_, delivery in self.deliveries.items() if delivery.event == event_id}
 
     def go_last(self, id_: int) -> None:
         own = self.deliveries[id_]
-        own.state, own.lease, own.turn = "waiting", None, next(self.turns)
+        own.state, own.lease, own.place = "waiting", None, next(self.places)
 
 
 class Gateway(RuleBasedStateMachine):
@@ -117,7 +120,7 @@ class Gateway(RuleBasedStateMachine):
         super().__init__()
         with self.database.transaction() as connection:
             for table in metadata.sorted_tables:
-                if table is not connections:  # a store remembers which of them it has met
+                if table is not connections:  # a store remembers which connections have rows
                     connection.execute(table.delete())
         self.model = Model()
         self.keys = itertools.count(1)
@@ -127,28 +130,24 @@ class Gateway(RuleBasedStateMachine):
 
     # The receiver
 
-    @rule(wanted=st.lists(st.sets(st.sampled_from(LANES), max_size=2), min_size=1, max_size=4))
-    def record(self, wanted: list[set[int]]) -> None:
-        """Calls of one lane, of two (a merge), or of none."""
+    @rule(lanes=st.lists(st.sets(st.sampled_from(LANES), max_size=2), min_size=1, max_size=4))
+    def record(self, lanes: list[set[int]]) -> None:
+        """Calls of one lane, of two (a merge), or of none; and a repeat of the webhook."""
         key = str(next(self.keys))
-        made = [call(f"{key}-{number}", *sorted(lanes)) for number, lanes in enumerate(wanted)]
-        first, again = self.store.record([event(key, *made), event(key, call("never", 101))])
+        calls = [call(f"{key}-{number}", *sorted(own)) for number, own in enumerate(lanes)]
+        first, again = self.store.record([event(key, *calls), event(key, call("never", 101))])
         assert (first.duplicate, again.duplicate) == (False, True)
-        for id_, lanes in zip(self._ids_of(first.id), wanted, strict=True):
-            self.model.deliveries[id_] = Modelled(lanes=frozenset(lanes), turn=next(self.model.turns))
+        self.add_new_deliveries(first.id)
+        assert [delivery.lanes for delivery in self.model.of_event(first.id).values()] == lanes
 
     @rule(lane=st.sampled_from(LANES))
-    def record_what_is_known(self, lane: int) -> None:
-        """A call that another event has asked for already (they share an `event_id`) is not made twice."""
+    def record_a_known_call(self, lane: int) -> None:
+        """A call that another event has made already (they share an `event_id`) is not made twice."""
         key = str(next(self.keys))
-        first, again = self.store.record(
-            [
-                event(key, call(f"{key}-0", lane)),
-                event(f"{key}'", call(f"{key}-0", lane), call(f"{key}-1", lane)),
-            ]
-        )
-        for id_ in (*self._ids_of(first.id), *self._ids_of(again.id)):
-            self.model.deliveries[id_] = Modelled(lanes=frozenset({lane}), turn=next(self.model.turns))
+        known, new = call(f"{key}-0", lane), call(f"{key}-1", lane)
+        first, second = self.store.record([event(key, known), event(f"{key}'", known, new)])
+        assert [self.add_new_deliveries(recorded.id) for recorded in (first, second)] == [1, 1]
+        assert all(delivery.lanes == {lane} for delivery in self.model.of_event(second.id).values())
 
     @rule(
         calls=st.lists(
@@ -160,49 +159,54 @@ class Gateway(RuleBasedStateMachine):
     def receive(self, calls: list[dict[str, Any]]) -> None:
         """A webhook whose mapping will be another tomorrow."""
         key = f"w{next(self.keys)}"
-        calls = [{**each, "name": f"{key}-{number}"} for number, each in enumerate(calls)]
+        calls = [{**values, "name": f"{key}-{number}"} for number, values in enumerate(calls)]
         body = json.dumps({"key": key, "type": "x", "calls": calls}).encode()
         webhook = Webhook(method="POST", url="", headers={"content-type": "application/json"}, query={}, body=body)
         (recorded,) = self.store.record([take(YESTERDAY, webhook, 1_767_225_600.0)])
         self.replayable[recorded.id] = calls
-        self._meet(recorded.id)
+        self.add_new_deliveries(recorded.id)
 
-    def _meet(self, event_id: int) -> None:
-        """Let the model know of deliveries that an event has been given."""
+    def add_new_deliveries(self, event_id: int, name: str | None = None) -> int:
+        """Add to the model the deliveries of an event, or those of one name, that it does not know; count them."""
+        added = 0
         with self.database.engine.connect() as connection:
-            found = select(deliveries).where(deliveries.c.event_id == event_id).order_by(deliveries.c.id)
-            for row in connection.execute(found):
-                if row.id not in self.model.deliveries:
+            query = select(deliveries).where(deliveries.c.event_id == event_id).order_by(deliveries.c.id)
+            for row in connection.execute(query):
+                own_name = json.loads(row.call)["name"] if event_id in self.replayable else ""
+                if row.id not in self.model.deliveries and name in (None, own_name):
+                    added += 1
                     self.model.deliveries[row.id] = Modelled(
-                        lanes=frozenset({row.lane}),
-                        turn=next(self.model.turns),
+                        lanes=frozenset({row.lane, row.other_lane} - {None}),
+                        place=next(self.model.places),
                         event=event_id,
-                        name=json.loads(row.call)["name"],
+                        name=own_name,
                     )
+        return added
 
     # The workers
 
     @rule(limit=st.integers(1, 4))
     def claim(self, limit: int) -> None:
-        token = next(self.leases)
-        claimed = self.store.settle_and_claim([], ClaimRequest(limit=limit, lease=token, lease_seconds=1_000)).claimed
-        possible = self.model.claimable()
-        assert {each.id for each in claimed} <= possible
-        assert len(claimed) == min(limit, len(possible))
-        for each in claimed:
-            self.model.deliveries[each.id].lease = token
+        claimed = self.claim_as_a_new_worker(limit)
+        claimable = self.model.claimable()
+        assert {delivery.id for delivery in claimed} <= claimable
+        assert len(claimed) == min(limit, len(claimable))
+        for delivery in claimed:
+            self.model.deliveries[delivery.id].lease = delivery.lease
         self.held += claimed
+
+    def claim_as_a_new_worker(self, limit: int) -> list[Claimed]:
+        return Hand(self.store, lease=next(self.leases)).claim(limit, seconds=1_000)
 
     @precondition(lambda self: self.held)
     @rule(data=st.data())
     def settle(self, data: st.DataObject) -> None:
-        """What a worker sends in counts if the delivery is leased to it, also too late, and else not at all."""
+        """An outcome counts if the delivery is leased to its worker, also after the lease has ended, and else not."""
         held = data.draw(st.sampled_from(self.held))
         decision = data.draw(st.sampled_from(DECISIONS))
         if data.draw(st.booleans()):
             self.held.remove(held)
-        outcome = Outcome(delivery=held, attempt=Attempt(status=200), decision=decision)
-        self.store.settle_and_claim([outcome], ClaimRequest(limit=0, lease=next(self.leases), lease_seconds=1_000))
+        Hand(self.store, lease=next(self.leases)).settle(held, decision)
         own = self.model.deliveries[held.id]
         if own.lease != held.lease:
             return
@@ -220,20 +224,14 @@ class Gateway(RuleBasedStateMachine):
 
     @rule()
     def crash(self) -> None:
-        """All workers die, and so much time passes that their leases end; what they were sending may still come."""
+        """All workers die, and their leases end; the outcome of what they were sending may still come."""
         with self.database.transaction() as connection:
             connection.execute(update(deliveries).where(deliveries.c.status == "pending").values(due_at=0.0))
-        taken = self.store.settle_and_claim(
-            [], ClaimRequest(limit=1_000, lease=next(self.leases), lease_seconds=1_000)
-        ).claimed
-        assert {each.id for each in taken} == {
-            id_ for id_ in self.model.in_state("waiting") if self.model.status(id_) == "pending"
-        }
-        for each in taken:
-            self.model.deliveries[each.id].lease = each.lease
-        self.store.release(taken)
-        for each in taken:
-            self.model.deliveries[each.id].lease = None
+        claimed = self.claim_as_a_new_worker(1_000)
+        assert {delivery.id for delivery in claimed} == self.model.pending()
+        self.store.release(claimed)
+        for delivery in claimed:
+            self.model.deliveries[delivery.id].lease = None
 
     # The operator
 
@@ -261,58 +259,45 @@ class Gateway(RuleBasedStateMachine):
     @precondition(lambda self: self.replayable)
     @rule(data=st.data(), today=st.booleans(), again=st.booleans())
     def replay(self, data: st.DataObject, today: bool, again: bool) -> None:
-        """What arrived stays unless it is to go out again; what is not wanted any more is not sent."""
+        """What has arrived stays unless it is to be sent again; what is no longer wanted is not sent."""
         event_id = data.draw(st.sampled_from(sorted(self.replayable)))
         mapping_, which = (TODAY, "new") if today else (YESTERDAY, "old")
-        wanted = [each["name"] for each in self.replayable[event_id] if each[which]]
+        wanted = [values["name"] for values in self.replayable[event_id] if values[which]]
         plan = self.rework.plan(event_id, mapping_, again=again)
         done = self.rework.replay(event_id, mapping_, again=again)
         assert done == plan
-        own = {id_: each for id_, each in self.model.deliveries.items() if each.event == event_id}
-        for each in own.values():
-            if each.name not in wanted and each.lease is None and each.state in ("waiting", "failed"):
-                each.state = "cancelled"
+        own = self.model.of_event(event_id)
+        for delivery in own.values():
+            unsent = delivery.lease is None and delivery.state in ("waiting", "failed")
+            if unsent and delivery.name not in wanted:
+                delivery.state = "cancelled"
         for name in wanted:
-            its = [id_ for id_, each in own.items() if each.name == name]
-            states = {self.model.deliveries[id_].state for id_ in its}
+            named = {id_: delivery.state for id_, delivery in own.items() if delivery.name == name}
+            states = set(named.values())
             if "waiting" in states or ("delivered" in states and not again):
                 continue
-            left = [id_ for id_ in its if self.model.deliveries[id_].state in ("failed", "cancelled")]
+            left = [id_ for id_, state in named.items() if state in ("failed", "cancelled")]
             if left and "delivered" not in states:
                 self.model.go_last(left[-1])
             else:
-                self._meet_one(event_id, name)
+                self.add_new_deliveries(event_id, name)
         with self.database.engine.connect() as connection:
-            number = connection.scalars(select(deliveries.c.id).where(deliveries.c.event_id == event_id)).all()
-        assert set(number) == {id_ for id_, each in self.model.deliveries.items() if each.event == event_id}
-
-    def _meet_one(self, event_id: int, name: str) -> None:
-        with self.database.engine.connect() as connection:
-            found = select(deliveries).where(deliveries.c.event_id == event_id).order_by(deliveries.c.id)
-            for row in connection.execute(found):
-                if row.id not in self.model.deliveries and json.loads(row.call)["name"] == name:
-                    self.model.deliveries[row.id] = Modelled(
-                        lanes=frozenset({row.lane}), turn=next(self.model.turns), event=event_id, name=name
-                    )
+            ids = connection.scalars(select(deliveries.c.id).where(deliveries.c.event_id == event_id)).all()
+        assert set(ids) == set(self.model.of_event(event_id))
 
     # What always holds
 
     @invariant()
-    def every_delivery_is_what_the_model_says(self) -> None:
+    def every_delivery_has_the_status_of_the_model(self) -> None:
         with self.database.engine.connect() as connection:
             rows = connection.execute(select(deliveries.c.id, deliveries.c.status)).all()
         assert {row.id: row.status for row in rows} == {id_: self.model.status(id_) for id_ in self.model.deliveries}
 
-    def _ids_of(self, event_id: int) -> list[int]:
-        with self.database.engine.connect() as connection:
-            found = select(deliveries.c.id).where(deliveries.c.event_id == event_id).order_by(deliveries.c.id)
-            return list(connection.scalars(found))
 
-
-def test_whatever_happens_the_store_keeps_what_the_model_promises(database: Database, store: Store) -> None:
-    its = {"database": database, "store": store, "rework": Rework(database)}
+def test_whatever_happens_the_store_agrees_with_the_model(database: Database, store: Store) -> None:
+    attributes = {"database": database, "store": store, "rework": Rework(database)}
     run_state_machine_as_test(
-        type("OnThisDatabase", (Gateway,), its),
+        type("OnThisDatabase", (Gateway,), attributes),
         settings=settings(
             # Each is many transactions: 20 of them, or 200 in the thorough profile.
             max_examples=settings().max_examples // 5,

@@ -1,4 +1,4 @@
-"""Empty databases for tests, made anew as fast as it goes."""
+"""Empty databases for tests, made as fast as possible, and connections of their own to them."""
 
 from __future__ import annotations
 
@@ -11,13 +11,35 @@ from typing import Protocol
 import psycopg
 
 from gateway.config import load
-from gateway.store.database import connect
+from gateway.store.database import Database, connect
 from gateway.store.schema import migrate
 from gateway.store.tables import metadata
 
 
+@contextmanager
+def opened(url: str) -> Iterator[Database]:
+    """Open the database of a DATABASE_URL, and close its connections at the end."""
+    database = connect(load({"DATABASE_URL": url}).database_url)
+    try:
+        yield database
+    finally:
+        database.engine.dispose()
+
+
+@contextmanager
+def opened_again(database: Database) -> Iterator[Database]:
+    """Open a database once more, with locks and connections of its own, as another process would."""
+    with opened(url_of(database)) as again:
+        yield again
+
+
+def url_of(database: Database) -> str:
+    """Return the URL of a database with its password."""
+    return database.engine.url.render_as_string(hide_password=False)
+
+
 class Kind(Protocol):
-    """A kind of database, of which a test is given one."""
+    """A kind of database, which gives each test one."""
 
     def empty(self, directory: Path, /) -> str: ...
 
@@ -25,26 +47,26 @@ class Kind(Protocol):
 
 
 class SQLite:
-    """Files: what the migrations have made is copied, which takes a hundredth of their time."""
+    """Files: a migrated one is copied, which takes a hundredth of the time of the migrations."""
 
     def __init__(self, directory: Path) -> None:
-        self._made = directory / "migrated.db"
-        _migrate(f"sqlite:///{self._made}")
+        self._template = directory / "migrated.db"
+        _migrate(f"sqlite:///{self._template}")
 
     def empty(self, directory: Path) -> str:
         return f"sqlite:///{directory}/gateway.db"
 
     def migrated(self, directory: Path) -> str:
-        shutil.copyfile(self._made, directory / "gateway.db")
+        shutil.copyfile(self._template, directory / "gateway.db")
         return self.empty(directory)
 
 
 class PostgreSQL:
-    """One database for all: to take the rows out of it takes a tenth of the time of making its tables anew."""
+    """One database for all tests: deleting its rows takes a tenth of the time of making its tables again."""
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._migrated: str | None = None  # what it looks like then
+        self._migrated: str | None = None  # the fingerprint of the migrated schema
 
     def empty(self, _: Path) -> str:
         with self._alone() as admin:
@@ -54,18 +76,18 @@ class PostgreSQL:
 
     def migrated(self, directory: Path) -> str:
         with self._alone() as admin:
-            if _look(admin) == self._migrated:
-                _remove_rows(admin)
+            if _fingerprint(admin) == self._migrated:
+                _delete_rows(admin)
                 return self._url
         _migrate(self.empty(directory))
         with self._alone() as admin:
-            self._migrated = _look(admin)
+            self._migrated = _fingerprint(admin)
         return self._url
 
     @contextmanager
     def _alone(self) -> Iterator[psycopg.Connection]:
-        """Connect, end what the test before has left connected, and take back its settings."""
-        # It may have made the database read-only.
+        """Connect, end the connections that the test before has left, and reset its settings."""
+        # The test may have made the database read-only.
         with psycopg.connect(self._url, autocommit=True, options="-c default_transaction_read_only=off") as admin:
             admin.execute(_END_OTHERS)
             admin.execute(f'ALTER DATABASE "{admin.info.dbname}" RESET ALL')
@@ -73,22 +95,20 @@ class PostgreSQL:
 
 
 def _migrate(url: str) -> None:
-    database = connect(load({"DATABASE_URL": url}).database_url)
-    migrate(database)
-    database.engine.dispose()
+    with opened(url) as database:
+        migrate(database)
 
 
-def _look(admin: psycopg.Connection) -> str:
-    """Tell an untouched schema from one that was changed or analysed, or that many rows have swollen."""
-    (look,) = admin.execute(_LOOK).fetchone() or ("",)
-    return str(look)
+def _fingerprint(admin: psycopg.Connection) -> str:
+    """Return what differs where a test has changed or analysed the schema, or inserted many rows."""
+    (fingerprint,) = admin.execute(_FINGERPRINT).fetchone() or ("",)
+    return str(fingerprint)
 
 
-def _remove_rows(admin: psycopg.Connection) -> None:
-    names = ", ".join(table.name for table in metadata.sorted_tables)
+def _delete_rows(admin: psycopg.Connection) -> None:
     for table in metadata.sorted_tables:
         admin.execute(f"DELETE FROM {table.name}".encode())
-    admin.execute(f"VACUUM {names}".encode())
+    admin.execute(f"VACUUM {', '.join(table.name for table in metadata.sorted_tables)}".encode())
     admin.execute(_COUNT_FROM_ONE)
 
 
@@ -96,16 +116,16 @@ _END_OTHERS = """\
 SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
 WHERE datname = current_database() AND pid <> pg_backend_pid()
 """
-# Whatever changes an object writes its row in the catalogue anew, under another transaction.
-_LOOK = """\
-SELECT string_agg(concat_ws(' ', class.oid, class.xmin, pg_relation_size(class.oid) > 100000, its.seen), ', '
+# Each change of an object writes its row in the catalogue again, under another transaction (xmin).
+_FINGERPRINT = """\
+SELECT string_agg(concat_ws(' ', class.oid, class.xmin, pg_relation_size(class.oid) > 100000, parts.seen), ', '
                   ORDER BY class.oid)
     || (SELECT namespace.xmin::text FROM pg_namespace namespace WHERE nspname = 'public')
 FROM pg_class class, LATERAL (
     SELECT concat_ws(' ', string_agg(attribute.xmin::text, ' ' ORDER BY attnum),
                      (SELECT count(*) FROM pg_statistic WHERE starelid = class.oid)) AS seen
     FROM pg_attribute attribute WHERE attrelid = class.oid
-) its
+) parts
 WHERE relnamespace = 'public'::regnamespace
 """
 _COUNT_FROM_ONE = """\

@@ -8,8 +8,9 @@ from itertools import groupby
 from pathlib import Path
 
 from gateway import verify
+from gateway.customerio.calls import Kind
 from gateway.mapping.functions import FUNCTIONS, Function
-from gateway.mapping.model import SPECS, CallSpec, Kind
+from gateway.mapping.model import SPECS, CallSpec
 from gateway.verify import Scheme
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "mappings.md"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from gateway.customerio.wire import HOSTS
+from gateway.customerio.connection import HOSTS
 from gateway.errors import did_you_mean
 from gateway.mapping.diagnostics import (
     Diagnostics,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from gateway.customerio.calls import Key, Kind
 from gateway.mapping.key_kinds.expression_keys import EventIdKey, IdentifierKey, ObjectKey, ReferenceKey, TimestampKey
 from gateway.mapping.key_kinds.key_kind import KeyKind
 from gateway.mapping.key_kinds.literal_keys import FlagKey, NoteKey, RetryKey, SecondsKey, TextKey
@@ -20,7 +21,7 @@ from gateway.mapping.key_kinds.object_keys import (
     PersonKey,
     TextAttributesKey,
 )
-from gateway.mapping.model import ANYBODY, SPECS, Key, Kind
+from gateway.mapping.model import ANYBODY, SPECS
 
 KEY_KINDS: dict[Kind, type[KeyKind]] = {
     Kind.IDENTIFIER: IdentifierKey,
@@ -44,12 +45,12 @@ KEY_KINDS: dict[Kind, type[KeyKind]] = {
 }
 
 
-def keys_of(keys: Mapping[str, Key]) -> dict[str, KeyKind]:
+def build_keys(keys: Mapping[str, Key]) -> dict[str, KeyKind]:
     """Return the keys of a call, or of its members, each as its kind handles it."""
-    return {name: KEY_KINDS[key.kind](name, key, keys_of(key.keys)) for name, key in keys.items()}
+    return {name: KEY_KINDS[key.kind](name, key, build_keys(key.keys)) for name, key in keys.items()}
 
 
 #: The keys of each call, by its name.
-CALL_KEYS: dict[str, dict[str, KeyKind]] = {spec.name: keys_of(spec.keys) for spec in SPECS.values()}
+CALL_KEYS: dict[str, dict[str, KeyKind]] = {spec.name: build_keys(spec.keys) for spec in SPECS.values()}
 #: What a file's `defaults` may hold.
-DEFAULT_KEYS: dict[str, KeyKind] = keys_of({**ANYBODY, "timestamp": Key(kind=Kind.TIMESTAMP)})
+DEFAULT_KEYS: dict[str, KeyKind] = build_keys({**ANYBODY, "timestamp": SPECS["track"].keys["timestamp"]})

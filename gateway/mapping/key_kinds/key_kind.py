@@ -6,12 +6,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
-from gateway.customerio.calls import field_of
+from gateway.customerio.calls import Key, field_of
 from gateway.errors import TranslationError
 from gateway.mapping.diagnostics import Diagnostics
 from gateway.mapping.evaluate import EvaluationContext, text_of
 from gateway.mapping.expressions import Names
-from gateway.mapping.model import Key, Value
+from gateway.mapping.model import Value
 from gateway.mapping.yaml_nodes import Node, ObjectNode
 
 Schema: TypeAlias = dict[str, Any]
@@ -90,3 +90,8 @@ def object_schema(keys: Mapping[str, KeyKind]) -> Schema:
         "required": [name for name, key in keys.items() if key.key.required],
         "additionalProperties": False,
     }
+
+
+def described(text: str, schema: Schema, *examples: object) -> Schema:
+    """Add what an editor shows of a key, and the values that it offers."""
+    return {"description": text, **({"examples": [*examples]} if examples else {}), **schema}

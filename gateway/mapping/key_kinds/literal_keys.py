@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from gateway.customerio.limits import MAX_TIMEOUT, RETRY_SETTINGS, retry_problem
+from gateway.customerio.calls.raw_request import RETRY_SETTINGS, retry_problem
+from gateway.customerio.limits import MAX_TIMEOUT
 from gateway.errors import did_you_mean
 from gateway.event import JSON
 from gateway.mapping import yaml_nodes
 from gateway.mapping.diagnostics import Diagnostics, is_empty, listed, refuse_unknown_keys, refuse_unless_absent
 from gateway.mapping.evaluate import EvaluationContext, text_of
 from gateway.mapping.expressions import Names
-from gateway.mapping.key_kinds.key_kind import EXPRESSION, LITERAL_MARKER, LITERAL_TEXT, KeyKind, Schema, required_text
+from gateway.mapping.key_kinds.key_kind import (
+    EXPRESSION,
+    LITERAL_MARKER,
+    LITERAL_TEXT,
+    KeyKind,
+    Schema,
+    required_text,
+)
 from gateway.mapping.located_expression import is_expression, read_computed, warn_of_template
 from gateway.mapping.model import Constant, Value
 from gateway.mapping.value_nodes import read_literal_text
@@ -145,8 +153,9 @@ class RetryKey(_ConstantKey):
         return Constant(where=node.where, value=yaml_nodes.plain(node))
 
     def schema(self) -> Schema:
-        settings = {
-            name: {"type": "boolean"} if of is bool else {"type": "integer", "minimum": least, "maximum": most}
-            for name, (of, least, most) in RETRY_SETTINGS.items()
-        }
+        settings: dict[str, Schema] = {}
+        for name, setting in RETRY_SETTINGS.items():
+            bounds = {} if setting.type is bool else {"minimum": setting.least, "maximum": setting.most}
+            type_name = "boolean" if setting.type is bool else "integer"
+            settings[name] = {"description": setting.about, "type": type_name, **bounds}
         return {"type": "object", "properties": settings, "additionalProperties": False}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from gateway.customerio.limits import header_problem, value_problem
+from gateway.customerio.calls.raw_request import header_problem, value_problem
 from gateway.customerio.wire import plain_text
 from gateway.errors import Location, TranslationError
 from gateway.event import JSON

@@ -1,0 +1,149 @@
+"""Calls that record what a person did: events, page views and screen views."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from typing import ClassVar, Self
+
+from gateway.customerio.calls.kinds import Key, Kind, call_class, key, shared
+from gateway.customerio.calls.people import ATTRIBUTES, TIMESTAMP, ToPerson
+from gateway.customerio.limits import (
+    MAX_EVENT_DATA_BYTES,
+    MAX_EVENT_NAME_BYTES,
+    MAX_TEXT_BYTES,
+    Violation,
+    check_text,
+    encoding_problem,
+    utf8_size,
+)
+from gateway.customerio.wire import HttpRequest, dump, json_request
+from gateway.event import JSON
+
+EVENT_ID = Key(
+    kind=Kind.EVENT_ID,
+    about="Any text that is unique among the calls of an event; Customer.io drops a repeat.",
+    examples=("=id",),
+)
+_NAME = Key(
+    kind=Kind.TEXT,
+    about="The name of the event or screen.",
+    example="Invoice Paid",
+    examples=("Invoice Paid",),
+    check=partial(check_text, limit=MAX_EVENT_NAME_BYTES),
+)
+
+
+@call_class
+class ToAnybody(ToPerson):
+    """A call to one person, known or not."""
+
+    anonymous_id: str | None = key(
+        Kind.IDENTIFIER,
+        about="An id of a person who is not known yet; used where all other identifiers are null.",
+        examples=("=anonymous_id",),
+        default=None,
+    )
+
+
+class Occurrence(ToAnybody):
+    """What happened once. Customer.io drops a repeat by its `event_id`, a ULID."""
+
+    action: ClassVar[str]
+    name_key: ClassVar[str] = "name"
+    # Fields of each subclass: as fields of this one they would come before its own in stored texts.
+    attributes: Mapping[str, JSON]
+    timestamp: int | None
+    event_id: str | None
+
+    def with_event_id(self, event_id: str | None) -> Self:
+        """Return the same call with another event id."""
+        return replace(self, event_id=event_id)  # type: ignore[call-arg]  # each subclass has it as a field
+
+    def violations(self, text: str | None = None) -> list[Violation]:
+        """Return also that the data is too large."""
+        problems = super().violations(text)
+        # No JSON is longer in UTF-8 than it is in ASCII.
+        is_small = text is not None and len(text) <= MAX_EVENT_DATA_BYTES
+        if not is_small and encoding_problem(self.attributes) is None:
+            size = len(dump(dict(self.attributes)))
+            if size > MAX_EVENT_DATA_BYTES:
+                problem = f"is {size} bytes of JSON; Customer.io takes {MAX_EVENT_DATA_BYTES}: choose with pick(…)"
+                problems.append(Violation(field="attributes", problem=problem))
+        return problems
+
+    def request(self) -> HttpRequest:
+        person = self.person()
+        body: dict[str, JSON] = {"name": self._name(), "type": self.action, **self._id_and_time()}
+        body["data"] = dict(self.attributes)
+        if person.kind == "anonymous_id":
+            return json_request("POST", "/api/v1/events", {**body, "anonymous_id": person.value})
+        return json_request("POST", f"{self.person_path()}/events", body)
+
+    def operation(self) -> dict[str, JSON]:
+        attributes = dict(self.attributes)
+        return self.person_operation(self.action, name=self._name(), **self._id_and_time(), attributes=attributes)
+
+    def _name(self) -> str:
+        name: str = getattr(self, self.name_key)
+        return name
+
+    def _id_and_time(self) -> dict[str, JSON]:
+        values: dict[str, JSON] = {"id": self.event_id, "timestamp": self.timestamp}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+@call_class
+class Track(Occurrence):
+    """Record an event of a person, or of somebody not yet known."""
+
+    name_of_call: ClassVar = "track"
+    about: ClassVar = "Records an event of a person."
+    action: ClassVar = "event"
+    name: str = shared(_NAME)
+    attributes: Mapping[str, JSON] = shared(ATTRIBUTES, default_factory=dict)
+    timestamp: int | None = shared(TIMESTAMP, default=None)
+    event_id: str | None = shared(EVENT_ID, default=None)
+
+
+def url_problem(url: str) -> str | None:
+    """Return what is wrong with the address of a page, or None."""
+    if url != "*" and not url.lower().startswith(("http://", "https://")):
+        return 'is neither a full address (https://…) nor "*" for any page'
+    if (size := utf8_size(url)) > MAX_TEXT_BYTES:
+        return f"is {size} bytes long; at most {MAX_TEXT_BYTES} are sent"
+    return None
+
+
+@call_class
+class Page(Occurrence):
+    """Record a page view; *url* is a full address, or ``*`` for any page."""
+
+    name_of_call: ClassVar = "page"
+    about: ClassVar = "Records a page view."
+    action: ClassVar = "page"
+    name_key: ClassVar = "url"
+    url: str = key(
+        Kind.TEXT,
+        about="A full address, or * for any page.",
+        example="=page.url",
+        examples=("=page.url", "*"),
+        problem=url_problem,
+    )
+    attributes: Mapping[str, JSON] = shared(ATTRIBUTES, default_factory=dict)
+    timestamp: int | None = shared(TIMESTAMP, default=None)
+    event_id: str | None = shared(EVENT_ID, default=None)
+
+
+@call_class
+class Screen(Occurrence):
+    """Record a screen view in a mobile app."""
+
+    name_of_call: ClassVar = "screen"
+    about: ClassVar = "Records a screen view in a mobile app."
+    action: ClassVar = "screen"
+    name: str = shared(replace(_NAME, example="Settings"))
+    attributes: Mapping[str, JSON] = shared(ATTRIBUTES, default_factory=dict)
+    timestamp: int | None = shared(TIMESTAMP, default=None)
+    event_id: str | None = shared(EVENT_ID, default=None)

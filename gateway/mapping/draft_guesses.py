@@ -1,0 +1,676 @@
+"""Guess what a captured webhook says: its type, key and time, the person, and the attributes worth keeping.
+
+The body is flattened to fields. `score` weighs a field by the words of its name, less what lies around it, and the
+highest score wins. The tables hold general words, never a rule for one sender, so a guess may be wrong.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TypeAlias
+
+from gateway.customerio.limits import MAX_ID_BYTES, is_moment
+from gateway.errors import ExpressionError, GatewayError
+from gateway.event import JSON
+from gateway.mapping.expressions import BadExpression, Scope, compile_expression
+from gateway.mapping.model import is_steering
+
+Path: TypeAlias = tuple[str | int, ...]
+
+# Words in names, in lower case and in the singular
+
+
+def _ranked(words: str, step: int = 1) -> dict[str, int]:
+    """Weigh words by their place: 100 for the first, *step* less for each further one."""
+    return {word: 100 - step * at for at, word in enumerate(words.split())}
+
+
+def _set(words: str) -> frozenset[str]:
+    return frozenset(words.split())
+
+
+TYPES = _ranked(
+    "event_type event_name event topic notification_type record_type subscription_type type webhook_event webhook_type"
+    " trigger trigger_event message_type alert_name action event_action scope kind metric message_status sms_status",
+    step=2,
+)
+TYPE_HOLDERS = _set("event event_data payload notification data meta")
+#: The noun beside a verb, where only both say what happened.
+NOUNS = {
+    **dict.fromkeys(("action", "metric"), "type object_type object resource resource_type entity model event"),
+    **dict.fromkeys(("event", "event_type"), "object_type object resource resource_type model"),
+    "type": "table",
+}
+#: A type of these words alone says only that there is an event.
+VAGUE = _set("event notification webhook callback hook message api")
+KEYS = {"event_id": 100, "sg_event_id": 100, "notification_id": 95, "message_id": 70, "delivery_id": 60}
+TIMES = _ranked(
+    "occurred_at event_time event_timestamp timestamp ts_event time ts fired_at triggered_at emitted_at submitted_at"
+    " starred_at published_at paid_at completed_at updated_at date_modified_gmt created created_at date_created_gmt"
+    " ts_epoch event_date sent_at delivered_at changed_at bounced_at received_at date_sent date_updated sent_at_date"
+    " date_created s_epoch date"
+)
+#: What payloads call the person. At the end is who caused the event, for payloads that name nobody better.
+ROLES = _ranked(
+    "customer subscriber contact identifier user enduser member lead invitee person consumer registrant attendee"
+    " respondent requester recipient donor buyer payer purchaser shopper prospect signer student learner patient"
+    " applicant candidate visitor guest participant profile player passenger supporter sender actor reporter client"
+)
+#: Roles that go with any other role.
+ANY_ROLE = {None, "recipient", "profile", "person", "identifier"}
+#: Staff, senders and others who are named in a payload, but are not the person.
+STRANGERS = _set(
+    "admin administrator agent staff employee operator teammate moderator bot assignee assigned owner host organizer"
+    " organiser inviter creator membership merchant seller vendor supplier support pusher committer bcc cc reply"
+    " authorization authed previous old by verification"
+)
+ORGANISATIONS = _set(
+    "shop store brand site app application workspace tenant team company business organization organisation group"
+    " repository installation location domain"
+)
+#: What has ids and emails of its own, but is no person.
+THINGS = ORGANISATIONS | _set("account device commit card order invoice")
+IDS = _set("id ids uuid guid uid sid gid")
+#: Names that do not say whose id it is.
+BARE_IDS = IDS | _set("object_id entity_id record_id resource_id external_id")
+#: Where an object says what it is.
+KINDS = _set("object type object_type record_type resource_type kind")
+OF_PEOPLE = _set("first_name last_name firstname lastname username given_name full_name")
+EMAILS = _set("email emails mail emailaddress")
+#: Other names of a field that holds an email, and of fields that hold what only looks like one.
+ADDRESSES = _set("address handle login username contact answer value")
+NO_EMAIL = _set("id message subject body text html content url uri link name in key")
+FROM, TO = _set("from sender return"), _set("to recipient rcpt")
+INBOUND, OUTBOUND = _set("inbound received incoming"), _set("outbound sent delivered queued undelivered failed")
+#: Objects around a field that do not say whose it is.
+NEAR = EMAILS | FROM | TO | _set("billing shipping detail info receipt primary headers")
+#: Objects that only wrap what the event is about.
+WRAPPERS = _set(
+    "data object payload item content contents detail details resource record attributes event event_data result"
+    " response form_response entity model traits properties context hidden new current after message message_data"
+    " merges merge_fields variables user_variables metadata custom_data fields body meta"
+)
+#: Wrappers that stand for the object around them: ``member.current`` is a member.
+SAME_AS_ABOVE = _set("current data attributes after new record object item")
+#: Lists that hold events, and names of what holds the name of a value in a list such as the answers of a form.
+BATCHES = ("events", "batch", "notifications", "records", "entries", "messages")
+LABELS = _set("type name key field label slug ref code question title")
+
+#: Attributes that are the person's also where they only stand beside the person's email.
+PERSONAL = _set(
+    "first_name last_name name full_name phone phone_number company job_title country country_code city locale language"
+    " timezone time_zone gender"
+)
+SPELLINGS = {"fname": "first_name", "firstname": "first_name", "lname": "last_name", "lastname": "last_name"}
+#: Objects that are about the person inside an object that is.
+ABOUT_A_PERSON = _set(
+    "address default_address location traits custom_attributes fields custom_fields profile merges merge_fields billing"
+    " billing_details customer_details properties hidden user_variables"
+)
+#: Attributes of the event that are worth more than others, and objects whose id is worth keeping.
+USEFUL = _set(
+    "total amount price revenue currency status plan title name subject product number quantity reason code score url"
+)
+WANTED_IDS = _set("order invoice subscription plan product campaign list form ticket checkout payment charge cart")
+#: Never an attribute: secrets, what says nothing to people, and what every object has.
+NO_ATTRIBUTE = _set(
+    "token secret signature password passwd passcode pwd key hash nonce csrf auth authorization credential session"
+    " cookie otp pin jwt cvc cvv iban ssn fingerprint apikey digest multipass bearer livemode etag graphql ip agent"
+    " useragent avatar image photo icon logo thumbnail picture node self href uri api checksum version anonymous offset"
+    " smtp headers dns path raw browser encoded lat lng uuid sha ref webhook integration flag context created updated"
+    " modified deleted"
+)
+#: Money is often a whole number of cents; a count is not.
+MONEY = _set("amount total price subtotal tax discount fee balance cost revenue due paid refunded spent")
+COUNTS = _set("count weight quantity item number")
+
+MAX_DEPTH = 8
+MAX_NAME = 80  # characters; a longer name is data that somebody uses as a name
+LARGEST = 10**300  # a mapping file holds no larger number
+LEAST_SCORE = 40  # of who the person is: less would be a lottery
+MAX_ATTRIBUTES = 12
+MAX_TEXT = 200  # characters of a text that is worth being an attribute
+
+
+class DraftError(GatewayError):
+    """No mapping can be drafted from a payload."""
+
+
+class Guesses:
+    """All guesses at one webhook.
+
+    Attributes:
+        first: The path to the first event of a body that is a list of events, or holds one; else ().
+        person: The identifiers by their names in a mapping; *others* may name the person too.
+        of_person: The attributes of `identify`, and *of_event* those of `track`, by their names.
+        removes: The event says that the person is gone; *identifies*: it says something about one who is not.
+
+    Raises DraftError: the body has no fields.
+    """
+
+    def __init__(self, body: JSON, headers: Mapping[str, str]) -> None:
+        self.first, event = _first_event(body)
+        if not isinstance(event, dict) or not event:
+            raise DraftError("the payload has no fields: it has to be an object, or a list of objects, of a webhook")
+        self.sample = sample = Sample(event, headers)
+        self.type = _guess_type(sample)
+        self.event_type = str(sample.value_of(self.type)) if self.type else None
+        self.key = _guess_key(sample, self.type)
+        self.time = _guess_time(sample, self.event_type)
+        self.person, self.others = _guess_person(sample, self.event_type, self.key)
+        used = {
+            path for guess in (self.type, self.key, self.time, *self.person.values()) if guess for path in guess.reads
+        }
+        self.of_person, self.of_event = _guess_attributes(sample, self.person, self.event_type, used)
+        is_removal = re.search("delet|destroy|remov|eras|redact|suppress", (self.event_type or "").lower())
+        self.removes = is_removal is not None and role_of(*subject(self.event_type)) is not None
+        is_known = self.person.keys() >= {"id", "email"} or (bool(self.of_person) and "anonymous_id" not in self.person)
+        self.identifies = is_known and not self.removes
+        self.of_person = self.of_person if self.identifies else {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guess:
+    """An expression without the "=", and the paths to what it reads of the payload.
+
+    Attributes:
+        note: What to check.
+        role: What the payload calls the person whom the expression names.
+        holder: The names of the objects around it, where the innermost one is about this person only.
+    """
+
+    expression: str
+    reads: tuple[Path, ...] = ()
+    note: str = ""
+    score: int = 0
+    role: str | None = None
+    holder: tuple[str, ...] | None = None
+
+    def within(self, function: str) -> Guess:
+        """Return the guess with a function applied."""
+        return replace(self, expression=f"{function}({self.expression})")
+
+
+# Fields
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Field:
+    """A text, number, boolean or null of a payload, the expression for it, and the object that it stands in."""
+
+    path: Path
+    value: JSON
+    guess: Guess
+    owner: Mapping[str, JSON]
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The names on the path in snake case, without list positions."""
+        return tuple(snake(step) for step in self.path if isinstance(step, str))
+
+    @cached_property
+    def words(self) -> tuple[str, ...]:
+        return words(self.names[-1])
+
+    @cached_property
+    def around(self) -> list[str]:
+        """The names of the objects around it that do more than wrap the event's content."""
+        return [name for name in self.names[:-1] if name not in WRAPPERS]
+
+    @property
+    def in_list(self) -> bool:
+        return len(self.path) > len(self.names)
+
+
+class Sample:
+    """The fields of an event, those *top* that stand in no object, and the headers by their names as captured."""
+
+    def __init__(self, event: JSON, headers: Mapping[str, str]) -> None:
+        self._event = event
+        # A name with other characters cannot stand in header('…').
+        self.headers = {name: value for name, value in headers.items() if re.fullmatch("[A-Za-z0-9_-]+", name)}
+        self.fields = [field for field in _flatten(event, (), {}) if field.names and field.words]
+        self.top = [field for field in self.fields if len(field.names) == 1]
+
+    def value_of(self, guess: Guess) -> JSON:
+        """Evaluate a guess; an expression that fails on this event gives null."""
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        scope = Scope(root=self._event, body=self._event, headers=headers, query={}, received_at=0)
+        try:
+            return compile_expression(guess.expression).evaluate(self._event, scope)
+        except (BadExpression, ExpressionError):
+            return None
+
+
+def _flatten(value: JSON, path: Path, owner: Mapping[str, JSON]) -> Iterator[Field]:
+    """Yield the fields of a payload; of each list those of the first item, and emails by their labels."""
+    if isinstance(value, str | None) or (isinstance(value, int | float) and abs(value) < LARGEST):
+        yield Field(path=path, value=value, owner=owner, guess=Guess(expression=jmespath(path), reads=(path,)))
+    elif isinstance(value, dict) and len(path) < MAX_DEPTH:
+        for name, item in value.items():
+            if 0 < len(name) <= MAX_NAME:
+                yield from _flatten(item, (*path, name), value)
+    elif isinstance(value, list) and value and len(path) < MAX_DEPTH:
+        yield from _flatten(value[0], (*path, 0), owner)
+        for at, item in enumerate(value):
+            yield from _labelled(item, (*path, at)) if isinstance(item, dict) else ()
+
+
+def _labelled(item: Mapping[str, JSON], path: Path) -> Iterator[Field]:
+    """Yield the texts of an object that is labelled as an email, such as an answer of a form."""
+    for key, label in item.items():
+        is_label = snake(key) in LABELS and isinstance(label, str) and not EMAILS.isdisjoint(words(label))
+        for name, value in item.items() if is_label and re.fullmatch(r"\w[\w .?-]{0,60}", str(label)) else ():
+            if name and name != key and isinstance(value, str):
+                read = f"first({jmespath(path[:-1])}[?{jmespath((key,))}=='{label}'].{jmespath((name,))})"
+                guess = Guess(expression=read, reads=((*path, key), (*path, name)))
+                yield Field(path=(*path[:-1], str(label)), value=value, owner=item, guess=guess)
+
+
+def jmespath(path: Path) -> str:
+    """Write a path as an expression: ``a."b-c"[0].d``."""
+    text = ""
+    for step in path:
+        is_plain = re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", str(step)) and step not in ("true", "false", "null")
+        quoted = step if is_plain else json.dumps(step, ensure_ascii=not str(step).isprintable())
+        text += f"[{step}]" if isinstance(step, int) else f".{quoted}"
+    return text.removeprefix(".") or "@"
+
+
+_HUMP = re.compile(r"(?<=[^\W_A-Z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+
+
+def words(name: object) -> tuple[str, ...]:
+    """Split a name at separators and capitals: `sg_event_id`, `userId` and `Message-ID` alike."""
+    return tuple(re.findall(r"[^\W_]+", _HUMP.sub(" ", str(name)).lower()))
+
+
+def snake(name: object) -> str:
+    """Write a name in snake case."""
+    return "_".join(words(name))
+
+
+def singular(word: str) -> str:
+    """Return a word without the s of a plural."""
+    return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word
+
+
+def has_word(names: Iterable[object], table: Collection[str]) -> bool:
+    """Return whether a word of some names is in a table, in the plural too."""
+    return any(word in table or singular(word) in table for name in names for word in words(name))
+
+
+def segments(event_type: str | None) -> list[str]:
+    """Split an event type: ``customer.subscription.created`` has three segments."""
+    return [segment for segment in re.split("[./:]", event_type or "") if words(segment)]
+
+
+def subject(event_type: str | None) -> tuple[str, ...]:
+    """Return the words for what an event type says something happened to; the verb comes last."""
+    parts = segments(event_type)
+    return words(parts[-2]) if len(parts) > 1 else words(event_type or "")[:-1]
+
+
+def role_of(*names: str) -> str | None:
+    """Return the role in which the last of some names ends: ``billing_customers`` are customers."""
+    last = words(names[-1])[-1:] if names else ()
+    return next((role for word in last for role in (word, singular(word)) if role in ROLES), None)
+
+
+def score(field: Field, weight: int, *, per_wrapper: int = 3) -> int:
+    """Take from the weight of a name what lies around the field; 0 for a field that is about somebody else."""
+    if not weight or has_word(field.names, STRANGERS):
+        return 0
+    for name in field.names[:-1]:
+        if name in WRAPPERS:
+            weight -= per_wrapper
+        elif role_of(name) or has_word([name], NEAR):
+            weight -= 3
+        else:
+            weight -= 25 if has_word([name], THINGS) else 15
+    return max(0, weight - 10 * field.in_list)
+
+
+def _best(fields: Iterable[Field], points: Callable[[Field], int]) -> Field | None:
+    """Return the field with the most points, of equal ones the first of the payload; None if all have 0."""
+    best = max(fields, key=points, default=None)
+    return best if best is not None and points(best) > 0 else None
+
+
+# The event
+
+
+def _first_event(body: JSON) -> tuple[Path, JSON]:
+    """Return the first event of a body that is a list of events or holds one, and the path to it; else the body."""
+    if isinstance(body, list):
+        return next((((at,), item) for at, item in enumerate(body) if isinstance(item, dict) and item), ((), None))
+    for name in BATCHES if isinstance(body, dict) and not _type_field(Sample(body, {})) else ():
+        path, event = _first_event(body.get(name)) if isinstance(body, dict) else ((), None)
+        if path and _type_field(Sample(event, {})):
+            return (name, *path), event
+    return (), body
+
+
+# A word or some, without what has a meaning under `events` of a mapping; neither a link, an email, an id nor a number.
+_TYPE = re.compile(r"(?!https?://|[^@\s]+@|.*[0-9]{5}|[0-9.:/ -]*\Z)[^\W_](?:[^|*\n]{0,78}[^|*\s])?", re.IGNORECASE)
+_TYPE_HEADER = re.compile(r"(?:^|-)(topic|event|event-(?:type|name|key|kind)|ce-type)$")
+
+
+def _is_type(value: JSON) -> bool:
+    return isinstance(value, str) and value.isprintable() and _TYPE.fullmatch(value) is not None
+
+
+def _type_field(sample: Sample) -> Field | None:
+    def points(field: Field) -> int:
+        weight = TYPES.get(field.names[-1], 0)
+        weight += 8 if weight and len(words(field.value)) > 1 else 0
+        return score(field, weight // 3 if VAGUE.issuperset(words(field.value)) else weight, per_wrapper=30)
+
+    fields = (field for field in sample.fields if _is_type(field.value) and not field.in_list and len(field.path) < 3)
+    return _best((field for field in fields if TYPE_HOLDERS.issuperset(field.names[:-1])), points)
+
+
+def _guess_type(sample: Sample) -> Guess | None:
+    """Guess what tells the type of an event: a header, a field, or two that belong together."""
+    headers = [name for name, value in sample.headers.items() if _TYPE_HEADER.search(name.lower()) and _is_type(value)]
+    if headers:
+        name = max(headers, key=lambda name: (len(segments(sample.headers[name])), name.lower().endswith("topic")))
+        action = next((field for field in sample.top if field.names == ("action",) and _is_type(field.value)), None)
+        guess = Guess(expression=f"header('{name}')")
+        # `orders/paid` is whole; where the header says only `order`, the body says what happened to it.
+        return guess if action is None or len(segments(sample.headers[name])) > 1 else _joined(guess, action.guess)
+    best = _type_field(sample)
+    if best is None:
+        return None
+    beside = {field.names[-1]: field for field in sample.fields if field.owner is best.owner and _is_type(field.value)}
+    plain = {
+        name for name, field in beside.items() if len(words(field.value)) == 1 and VAGUE.isdisjoint(words(field.value))
+    }
+    for verb in NOUNS if len(words(best.value)) == 1 else ():
+        for noun in NOUNS[verb].split():
+            if {noun, verb} <= plain and beside[noun].value != beside[verb].value:
+                return _joined(beside[noun].guess, beside[verb].guess)
+    if best.names[-1] == "event" and "type" in beside:  # some senders name only a part of their events
+        other = beside["type"].guess
+        return Guess(expression=f"{best.guess.expression} || {other.expression}", reads=best.guess.reads + other.reads)
+    return best.guess
+
+
+def _joined(first: Guess, second: Guess) -> Guess:
+    return Guess(expression=f"join('.', [{first.expression}, {second.expression}])", reads=first.reads + second.reads)
+
+
+_KEY_HEADER = re.compile(r"(?:^|-)(?:delivery|delivery-id|event-id|message-id|notification-id|idempotency-key)$")
+_EVENT_ID = re.compile(r"(?:evt|event|ev|ntf|notif|notification|msg|wh|whk)[_-]\w+")
+
+
+def _guess_key(sample: Sample, event_type: Guess | None) -> Guess | None:
+    """Guess what is the id of the event itself, rather than of something that many events are about."""
+    for name, value in sample.headers.items():
+        if _KEY_HEADER.search(name.lower()) and value.strip():
+            return Guess(expression=f"header('{name}')")
+    # Of a mail there are many events.
+    is_mail = has_word((field.names[-1] for field in sample.top), EMAILS | FROM | TO | {"subject", "sms", "status"})
+
+    def points(field: Field) -> int:
+        name, weight = field.names[-1], KEYS.get(field.names[-1], 0)
+        if name == "message_id" and (is_mail or len(field.names) > 1):
+            weight = 0
+        if name in ("id", "uuid"):
+            # The envelope has the type beside its id, and an object with the content.
+            is_envelope = event_type is not None and field.path[:-1] in {path[:-1] for path in event_type.reads}
+            has_content = any(isinstance(item, dict) and len(item) > 1 for item in field.owner.values())
+            is_whole = has_content or field.names[-2:-1] in (("event",), ("event_data",))
+            weight = 85 if (is_envelope and is_whole) or _EVENT_ID.fullmatch(str(field.value)) else 0
+        is_key = isinstance(field.value, str | int) and 0 < len(str(field.value).strip()) <= 200
+        return score(field, weight, per_wrapper=20) if is_key and not field.in_list and not field.around else 0
+
+    best = _best(sample.fields, points)
+    return best.guess if best else None
+
+
+def _guess_time(sample: Sample, event_type: str | None) -> Guess | None:
+    """Guess when the event happened: the likeliest field that holds a time which Customer.io takes."""
+    kind = snake(event_type or "")
+
+    def points(field: Field) -> int:
+        is_near = not field.in_list and all(name in kind for name in field.around) and not isinstance(field.value, bool)
+        # What was just created may be updated in the same second.
+        more = 6 if "creat" in kind and "created" in field.words else 0
+        return (
+            score(field, TIMES[field.names[-1]] + more, per_wrapper=12) if is_near and field.names[-1] in TIMES else 0
+        )
+
+    for field in sorted((field for field in sample.fields if points(field)), key=points, reverse=True):
+        for guess in (field.guess, field.guess.within("unix")):
+            if is_moment(sample.value_of(guess)):
+                return guess
+    return None
+
+
+# The person
+
+
+def _guess_person(sample: Sample, event_type: str | None, key: Guess | None) -> tuple[dict[str, Guess], list[Guess]]:
+    """Guess who an event is about, by the names of identifiers, and what is nearly as likely.
+
+    Payloads also name those who sell, send, own or look after something.
+    """
+    ids, emails = (
+        sorted((guess for guess in guesses if guess.score >= LEAST_SCORE), key=lambda guess: -guess.score)
+        for guesses in (_ids(sample, event_type, key), _emails(sample, event_type))
+    )
+    if ids:  # the email of somebody else would make two people one
+        emails = [email for email in emails if email.role in {ids[0].role, *ANY_ROLE}] or _empty_emails(sample, ids[0])
+    elif not emails:
+        ids = _phones(sample)
+    unknown = [field.guess for field in sample.fields if field.names[-1] == "anonymous_id" and _is_id(field.value)]
+    others = [
+        other
+        for likely in (ids, emails)
+        for other in likely[1:3]
+        if other.score > likely[0].score - 15 and sample.value_of(other) != sample.value_of(likely[0])
+    ]
+    guesses = {"id": ids, "email": emails, "anonymous_id": unknown}
+    return {name: likely[0] for name, likely in guesses.items() if likely}, others
+
+
+# Guests have the id 0, or a word for none.
+_NO_ID = re.compile(r".*[\s<>]|https?://|.+@.+|\.{1,2}\Z|(?:0+|-+|null|none|undefined|unknown)\Z", re.IGNORECASE)
+
+
+def _is_id(value: JSON) -> bool:
+    if isinstance(value, str):
+        return value.isprintable() and 0 < len(value.encode()) <= MAX_ID_BYTES and not _NO_ID.match(value)
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 10**30
+
+
+def _ids(sample: Sample, event_type: str | None, key: Guess | None) -> Iterator[Guess]:
+    """Yield what may be the person's id."""
+    keys = key.reads if key is not None else ()
+    bare = [field for field in sample.fields if field.names[-1] in BARE_IDS and not field.in_list and not field.around]
+    deepest = max((len(field.path) for field in bare), default=0)
+    for field in sample.fields:
+        if not _is_id(field.value) or field.path in keys:
+            continue
+        own, around, less = field.words, _role_around(field), len(field.words)
+        holder = field.names[:-1] if around else None
+        declared = _declared(field, event_type)
+        if field.names[-1] in BARE_IDS and around:  # customer.id
+            # A sender or an actor may be an organisation, or a bot.
+            role = around if ROLES[around] > ROLES["user"] or not has_word(declared, THINGS | STRANGERS) else None
+        elif field in bare and len(field.path) == deepest:  # the event's content: a person by its own word, or
+            has_email = has_word(field.owner, EMAILS)
+            is_person = has_email and not OF_PEOPLE.isdisjoint(map(snake, field.owner))
+            role = role_of(*declared[:1]) or ("person" if is_person else None)
+            holder, less = field.names[:-1] if role or has_email else None, less - (10 if role else 0)
+            if not role and not declared and field.names[-2:-1] != ("event",):
+                role = role_of(*subject(event_type))  # by the event's type
+        elif own[-1] in IDS and len(own) > 1 and field.names[-1] not in BARE_IDS:  # customer_id
+            role = role_of(own[-2])
+            if role == "user" and not around and any(words(name)[:1] == ("customer",) for name in field.owner):
+                role = None  # where there is a customer, even an unknown one, the user is one of the seller's
+        elif own[-1].endswith("id"):  # userid
+            role = role_of(own[-1][:-2])
+        else:  # a field `customer` may hold an id; without a digit it is more likely a name
+            role = own[0] if own[0] in ROLES and len(own) == 1 and isinstance(field.value, str) else None
+            less = 5 if re.search("[0-9]", str(field.value)) else 50
+        if role is not None:
+            yield replace(field.guess, score=score(field, ROLES[role] - less), role=role, holder=holder)
+
+
+def _declared(field: Field, event_type: str | None) -> list[str]:
+    """Return what the object around a field says that it is."""
+    kinds = (str(value) for name, value in field.owner.items() if snake(name) in KINDS and _is_type(value))
+    return [kind for kind in kinds if kind != event_type and not VAGUE.issuperset(words(kind))]
+
+
+def _role_around(field: Field) -> str | None:
+    return next((role_of(name) for name in reversed(field.names[:-1]) if name not in SAME_AS_ABOVE), None)
+
+
+_EMAIL = re.compile(r"[^@\s<>,;:\"()]+@[^@\s<>,;:\"()]+")
+_NAMED_EMAIL = re.compile(rf"[^<>@]*<{_EMAIL.pattern}>")
+MAX_EMAIL = 250
+
+
+def _emails(sample: Sample, event_type: str | None) -> Iterator[Guess]:
+    """Yield what may be the person's email."""
+    is_mail = any(
+        "body" in field.words and {"text", "html", "raw", "stripped"} & {*field.words} for field in sample.top
+    )
+    theirs, ours = (FROM, TO) if is_mail or _says(sample, INBOUND) else (TO, FROM)
+    is_of_many = has_word(subject(event_type)[-1:], ORGANISATIONS)
+    for field in sample.fields:
+        text = str(field.value).strip() if str(field.value).isprintable() else ""
+        if _NAMED_EMAIL.fullmatch(text):  # Ida <ida@example.com>
+            guess = replace(field.guess, expression=f"first(split(last(split({field.guess.expression}, '<')), '>'))")
+        elif _EMAIL.fullmatch(text) and len(text) <= MAX_EMAIL:
+            guess = field.guess if text == field.value else field.guess.within("trim")
+        else:
+            continue
+        near = [name for name in field.names if name not in WRAPPERS]
+        direction = {word for name in near[-2:] for word in name.split("_")}
+        if direction & EMAILS:
+            weight = 60
+        elif direction & theirs:
+            weight = 58
+        else:
+            weight = (52 if ADDRESSES & {*field.words} else 40) if re.search(r"\.[a-zA-Z]{2,}>?$", text) else 0
+        is_other = (direction & ours and not direction & theirs) or has_word(near[-2:], THINGS)
+        if is_other or NO_EMAIL & {*field.words} or (is_of_many and not field.around):
+            continue
+        roles = [role for name in reversed(near) for word in reversed(name.split("_")) if (role := role_of(word))]
+        points = score(field, weight) + (ROLES[roles[0]] // 10 if roles and score(field, weight) else 0)
+        holder = field.names[:-1] if _role_around(field) else None
+        yield replace(guess.within("lower"), score=points, role=next(iter(roles), None), holder=holder)
+
+
+def _says(sample: Sample, table: Collection[str]) -> bool:
+    """Return whether a short text at the top, such as a status or direction, has a word of a table."""
+    texts = [str(field.value) for field in sample.top]
+    return any(word in table for text in texts if len(text) <= 40 for word in words(text))
+
+
+def _phones(sample: Sample) -> list[Guess]:
+    """Return phone numbers, first those of who is not us: who sent what came in, or got what went out."""
+    is_outbound = _says(sample, OUTBOUND) and not _says(sample, INBOUND)
+    numbers = [f for f in sample.fields if re.fullmatch(r"(?:[a-z]+:)?\+?[0-9][0-9 ()-]{6,18}", str(f.value))]
+    return [f.guess for table in ((TO, FROM) if is_outbound else (FROM, TO)) for f in numbers if f.names[-1] in table]
+
+
+def _empty_emails(sample: Sample, person: Guess) -> list[Guess]:
+    """Return fields for the person's email that just have no value in this payload."""
+    fields = [field for field in empty_fields(sample) if EMAILS & {*field.words}]
+    own = [field for field in fields if field.names[:-1] == (person.holder or ()) or person.role in field.words]
+    return [field.guess.within("lower") for field in own]
+
+
+def empty_fields(sample: Sample) -> list[Field]:
+    """Return the fields that may name the person in other payloads; in this one they are empty."""
+    empty = [field for field in sample.fields if field.value is None and score(field, LEAST_SCORE)]
+    return [field for field in empty if role_of(field.names[-1].removesuffix("_id")) or EMAILS & {*field.words}]
+
+
+# Attributes
+
+#: Ids, emails, markup, links and paths, and JSON within JSON.
+_OPAQUE = re.compile(r"(?=\D*\d)([\w+/=-]{18,}|[a-z]+_[A-Za-z0-9]{8,})|[\w+/=-]{48,}|.*@.+|\s*[<{\[/].*")
+
+
+def _guess_attributes(
+    sample: Sample, person: Mapping[str, Guess], event_type: str | None, used: Collection[Path]
+) -> list[dict[str, Guess]]:
+    """Choose the attributes of the person, and those of the event, by their names."""
+    tables: list[dict[str, tuple[int, Field]]] = [{}, {}]
+    is_wrapped = any(field.names[0] in WRAPPERS for field in sample.fields if len(field.names) > 1)
+    for field in sample.fields:
+        text = "text" if isinstance(field.value, int | float) else str(field.value or "")
+        is_readable = 0 < len(text) <= MAX_TEXT and text.isprintable() and not _OPAQUE.fullmatch(text)
+        is_link = text.startswith("http") and field.words[-1] != "url"
+        if field.path in used or field.in_list or not is_readable or is_link or field.names[-1] in KINDS:
+            continue
+        name = _name_of_person(field, person)
+        weight, table = (0 if IDS & {*field.words} else 60), tables[0]
+        if name is None:
+            name, weight = _name_of_event(field, event_type)
+            weight, table = (0 if is_wrapped and len(field.names) == 1 else weight), tables[1]
+        weight -= 3 * len(field.path)
+        is_free = len(name) <= 60 and not is_steering(name) and name not in ("email", "anonymous_id")
+        if is_free and not has_word(field.names[-2:], NO_ATTRIBUTE) and weight > table.get(name, (0, field))[0]:
+            table[name] = weight, field
+    best = [sorted(table, key=lambda name: -table[name][0])[:MAX_ATTRIBUTES] for table in tables]
+    return [
+        {name: _attribute(sample, field) for name, (_, field) in table.items() if name in names}
+        for table, names in zip(tables, best, strict=True)
+    ]
+
+
+def _name_of_person(field: Field, person: Mapping[str, Guess]) -> str | None:
+    """Name a field as an attribute of the person; None: it is about something else."""
+    name = SPELLINGS.get(field.names[-1], field.names[-1])
+    for guess in person.values():
+        size = len(guess.holder or ())
+        if guess.holder is not None and field.names[:size] == guess.holder:
+            return name if ABOUT_A_PERSON.issuperset(field.names[size:-1]) else None
+    email = person.get("email")
+    if "traits" in field.names[:-1] or "merges" in field.names[:-1]:
+        return name
+    if email and email.role is None and email.reads[0][:-1] == field.path[:-1] and name in PERSONAL:
+        return None if name == "name" and re.search("[0-9#]", str(field.value)) else name  # an order's number
+    role = next((guess.role for guess in person.values() if guess.role not in ANY_ROLE), None)
+    if role and field.words[0] == role and len(field.words) > 1:  # customer_name
+        return "_".join(field.words[1:])
+    return name if role and len(field.around) == 1 and words(field.around[0])[:1] == (role,) else None
+
+
+def _name_of_event(field: Field, event_type: str | None) -> tuple[str, int]:
+    """Name and weigh a field as an attribute of the event."""
+    about, own = subject(event_type), field.words
+    # What the event is about is not named again in its own attributes.
+    others = [name for name in field.around if words(name) != about[-len(words(name)) :]]
+    if field.names[-1] in IDS and not others:
+        own = (*map(singular, about), *own)
+    name = "_".join((*(word for other in others for word in words(other) if word not in own), *own))
+    if own[-1] in IDS:
+        return name, 75 if len(own) > 1 and singular(own[-2]) in WANTED_IDS and not others else 0
+    is_nothing = isinstance(field.value, bool) or not field.value
+    weight = 30 + 35 * has_word(own, USEFUL) - 25 * len(others) - 10 * is_nothing
+    return name, weight if score(field, 100) and len(field.around) < 2 else 0
+
+
+def _attribute(sample: Sample, field: Field) -> Guess:
+    guess, value = field.guess, field.value
+    is_time = field.words[-1] in ("at", "date", "time", "timestamp", "on") and not isinstance(value, bool)
+    if is_time and not is_moment(value) and is_moment(sample.value_of(guess.within("unix"))):
+        return guess.within("unix")
+    if has_word(field.words, MONEY) and not has_word(field.words, COUNTS):
+        if type(value) is int and value >= 100:
+            return replace(guess, note=f"if in cents: =divide({guess.expression}, `100`)")
+        if isinstance(value, str) and re.fullmatch(r"-?[0-9]+(\.[0-9]+)?", value):
+            return replace(guess, note=f"as a number: =to_number({guess.expression})")
+    return guess
