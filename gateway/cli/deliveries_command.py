@@ -36,8 +36,8 @@ from gateway.cli.tables_and_filters import (
     yes_option,
 )
 from gateway.customerio.calls import IDENTIFIERS
-from gateway.operate.queries import STATUSES, DeliveryEntry, DeliveryFilter, DeliveryRecord, Queries, Status
-from gateway.operate.replay import Done, Rework
+from gateway.operate.queries import STATUSES, DeliveryDetails, DeliveryFilter, DeliverySummary, Queries, Status
+from gateway.operate.requeue import Requeue, Requeued
 
 _UNSENT: tuple[Status, ...] = ("parked", "pending", "failed")
 
@@ -121,11 +121,11 @@ def retry(
     require_choice(ids, everything, asked)
     failed = replace(asked, statuses=("failed",))
     with present_database() as database:
-        rework = Rework(database)
+        requeue = Requeue(database)
         chosen = list(ids) or Queries(database).delivery_ids(failed)
-        refused = rework.refusals(chosen)
+        refused = requeue.refusals(chosen)
         going = [id_ for id_ in chosen if id_ not in refused]
-        _act("retry", "retried", going, refused, rework.retry, dry_run=dry_run, yes=yes, as_json=as_json)
+        _act("retry", "retried", going, refused, requeue.retry, dry_run=dry_run, yes=yes, as_json=as_json)
 
 
 @deliveries.command()
@@ -148,12 +148,12 @@ def cancel(
     require_choice(ids, everything, asked)
     unsent = replace(asked, statuses=asked.statuses or _UNSENT)
     with present_database() as database:
-        rework = Rework(database)
+        requeue = Requeue(database)
         chosen = list(ids) or Queries(database).delivery_ids(unsent)
-        refused = rework.refusals(chosen, cancel=True)
+        refused = requeue.refusals(chosen, cancel=True)
         # From the end on: else the next of a lane would be promoted, and sent, between two portions.
         going = [id_ for id_ in reversed(chosen) if id_ not in refused]
-        _act("cancel", "cancelled", going, refused, rework.cancel, dry_run=dry_run, yes=yes, as_json=as_json)
+        _act("cancel", "cancelled", going, refused, requeue.cancel, dry_run=dry_run, yes=yes, as_json=as_json)
 
 
 def _act(
@@ -161,7 +161,7 @@ def _act(
     done_word: str,
     going: Sequence[int],
     refused: Mapping[int, str],
-    work: Callable[[Sequence[int]], Done],
+    work: Callable[[Sequence[int]], Requeued],
     *,
     dry_run: bool,
     yes: bool,
@@ -170,7 +170,7 @@ def _act(
     """Say what will be done, do it, and say what was; the exit status is 1 when something was not."""
     if len(going) > 1 and not dry_run:
         go_ahead(f"{verb} {len(going):,} deliveries?", yes=yes)
-    results: list[Done] = [] if dry_run else worked_through(going, work, label=verb)
+    results: list[Requeued] = [] if dry_run else worked_through(going, work, label=verb)
     done = list(going) if dry_run else [id_ for each in results for id_ in each.ids]
     not_done = dict(refused) | {id_: why for each in results for id_, why in each.refused.items()}
     if as_json:
@@ -187,7 +187,7 @@ def _act(
     sys.exit(0 if done and not not_done else 1)
 
 
-def _row(entry: DeliveryEntry) -> tuple[object, ...]:
+def _row(entry: DeliverySummary) -> tuple[object, ...]:
     return (
         entry.id,
         entry.event_id,
@@ -200,7 +200,7 @@ def _row(entry: DeliveryEntry) -> tuple[object, ...]:
     )
 
 
-def _call_in_short(entry: DeliveryEntry) -> str:
+def _call_in_short(entry: DeliverySummary) -> str:
     call = json.loads(entry.call)
     what = next((call[name] for name in ("name", "url", "path", "form_id", "token") if name in call), None)
     whom = next((call[name] for name in (*IDENTIFIERS, "object_id") if name in call), None)
@@ -209,21 +209,21 @@ def _call_in_short(entry: DeliveryEntry) -> str:
     return " ".join(str(each) for each in (call.get("call"), what, whom) if each)
 
 
-def _state(entry: DeliveryEntry) -> str:
+def _state(entry: DeliverySummary) -> str:
     return "sending" if entry.leased else entry.status
 
 
-def _as_json(entry: DeliveryEntry) -> dict[str, Any]:
+def _as_json(entry: DeliverySummary) -> dict[str, Any]:
     return {**dataclasses.asdict(entry), "call": json.loads(entry.call)}
 
 
-def _record_as_json(record: DeliveryRecord) -> dict[str, Any]:
+def _record_as_json(record: DeliveryDetails) -> dict[str, Any]:
     attempts = [dataclasses.asdict(each) for each in record.attempts]
-    return {**_as_json(record.entry), "ahead": record.ahead, "attempts": attempts}
+    return {**_as_json(record.summary), "ahead": record.ahead, "attempts": attempts}
 
 
-def _record_as_text(record: DeliveryRecord) -> str:
-    entry = record.entry
+def _record_as_text(record: DeliveryDetails) -> str:
+    entry = record.summary
     said = fields(
         {
             "delivery": entry.id,

@@ -38,8 +38,8 @@ from gateway.cli.tables_and_filters import (
     yes_option,
 )
 from gateway.mapping.model import MappingFile
-from gateway.operate.queries import EVENT_STATUSES, EventEntry, EventFilter, EventRecord, Queries
-from gateway.operate.replay import Replayed, Rework
+from gateway.operate.queries import EVENT_STATUSES, EventDetails, EventFilter, EventSummary, Queries
+from gateway.operate.replay import Replay, Replayed
 
 #: Events of one portion: each is a transaction of its own.
 EVENTS_AT_ONCE = 20
@@ -124,10 +124,10 @@ def replay(
     sources = configuration.load_sources(configuration.load(environ).mappings, environ)
     rules = {name: each.mapping for name, each in sources.items() if each.mapping is not None}
     with present_database() as database:
-        archive, rework = Queries(database), Rework(database)
+        archive, replayer = Queries(database), Replay(database)
         chosen = list(ids) or archive.event_ids(asked)
         named, refused = _sources_of(archive, chosen, rules)
-        plan = _through(named, rules, rework.plan, again=again, label="looking")
+        plan = _through(named, rules, replayer.preview, again=again, label="looking")
         if not as_json:
             say_refused(refused)
             click.echo(_said(plan, would=True) if named else "no event is like that", err=not dry_run)
@@ -135,7 +135,7 @@ def replay(
             warning = " What arrived already is sent once more and counts twice." if again else ""
             if len(named) > 1 or again:
                 go_ahead(f"replay {count(len(named), 'event')}?{warning}", yes=yes)
-            done = _through(named, rules, rework.replay, again=again, label="replaying")
+            done = _through(named, rules, replayer.replay, again=again, label="replaying")
         else:
             done = plan
     if as_json:
@@ -207,7 +207,7 @@ def _said(numbers: Mapping[str, Any], *, would: bool) -> str:
     return "\n".join((*lines, *map(plain, numbers["failed"][:10])))
 
 
-def _row(entry: EventEntry) -> tuple[object, ...]:
+def _row(entry: EventSummary) -> tuple[object, ...]:
     return (
         entry.id,
         moment(entry.received_at),
@@ -219,9 +219,9 @@ def _row(entry: EventEntry) -> tuple[object, ...]:
     )
 
 
-def _record_as_json(record: EventRecord) -> dict[str, Any]:
+def _record_as_json(record: EventDetails) -> dict[str, Any]:
     return {
-        **dataclasses.asdict(record.entry),
+        **dataclasses.asdict(record.summary),
         "key": record.key.hex(),
         "headers": json.loads(record.headers),
         "query": json.loads(record.query),
@@ -241,8 +241,8 @@ def _readable(body: bytes) -> Any:
         return body.decode(errors="backslashreplace")
 
 
-def _record_as_text(record: EventRecord) -> str:
-    entry = record.entry
+def _record_as_text(record: EventDetails) -> str:
+    entry = record.summary
     said = fields(
         {
             "event": entry.id,

@@ -18,7 +18,7 @@ from gateway.cli.options import environment_of, mappings_option, plain_errors
 from gateway.config import Config
 from gateway.errors import ConfigError, StoreError, did_you_mean
 from gateway.mapping.model import MappingFile
-from gateway.operate.body_files import Files
+from gateway.operate.body_files import BodyFiles
 from gateway.operate.ingest import Ingest, Summary
 from gateway.store import Store
 from gateway.store.database import Database
@@ -72,11 +72,11 @@ def ingest(
             Store(database) if database is not None else None,
             headers=dict(map(_header, headers)),
             query=dict(map(_parameter, query)),
-            most=config.max_body,
-            undisturbed=interrupts.held_back,
+            max_body=config.max_body,
+            uninterrupted=interrupts.held_back,
         )
         with interrupts.heard():
-            stopped = _work(working, Files(files, whole=whole), limit)
+            stopped = _work(working, BodyFiles(files, whole=whole), limit)
     summary = working.summary
     click.echo(_as_json(summary, stopped) if as_json else "\n".join(_as_text(summary, dry_run=dry_run)))
     if stopped is not None:
@@ -122,7 +122,7 @@ def _parameter(written: str) -> tuple[str, str]:
     return name, value
 
 
-def _work(working: Ingest, bodies: Files, limit: int | None) -> str | None:
+def _work(working: Ingest, bodies: BodyFiles, limit: int | None) -> str | None:
     """Record everything, and tell why that was stopped before its end."""
     size = bodies.size
     hidden = size is None or not sys.stderr.isatty()

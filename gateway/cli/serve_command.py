@@ -22,11 +22,11 @@ from gateway.config import Config
 from gateway.customerio.client import DEADLINE, Client, DryRun, Sender
 from gateway.deliver.worker import LEASE, THREADS, Worker
 from gateway.errors import ConfigError
-from gateway.operate.alerts import Alerts
+from gateway.operate.alerts.detect import NoticeDetector
+from gateway.operate.alerts.post import AlertPoster
 from gateway.operate.housekeeping import Task, housekeeping
 from gateway.operate.processes import run_together
 from gateway.operate.retention import Retention
-from gateway.operate.watch import Watch
 from gateway.store.database import Database
 from gateway.store.schema import migrate, require_schema
 
@@ -82,14 +82,14 @@ def worker(lease: float) -> None:
     with opened(config) as database:
         require_schema(database)
         client = Client(config.connections, pool=THREADS, deadline=deadline)
-        alerts = Alerts(database, config.alert_url)
+        poster = AlertPoster(database, config.alert_url)
         running = _worker(config, database, client, lease=lease, deadline=deadline)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: running.stop())
         log.info("worker started")
-        with housekeeping(_tasks(config, database, alerts)):
+        with housekeeping(_tasks(config, database, poster)):
             running.run()
-        alerts.close()
+        poster.close()
         client.close()
     log.info("worker stopped")
 
@@ -142,15 +142,15 @@ def _printing_worker(config: Config) -> Iterator[None]:
             thread.join()
 
 
-def _tasks(config: Config, database: Database, alerts: Alerts) -> list[Task]:
+def _tasks(config: Config, database: Database, poster: AlertPoster) -> list[Task]:
     """List what is done beside delivering."""
     retention = Retention(database, config.retention_days)
-    watch = Watch(database, late_after=config.late_after)
+    detector = NoticeDetector(database, late_after=config.late_after)
     return [
-        Task(name="telling notices", every=3.0, run=alerts.tell),
-        Task(name="looking for what is late or fails", every=15.0, run=lambda _stopping: watch.look()),
+        Task(name="posting alerts", every=3.0, run=poster.post_due),
+        Task(name="detecting late calls and failing mappings", every=15.0, run=lambda _stopping: detector.run()),
         Task(
-            name="removing what is old and done",
+            name="deleting old events",
             every=600.0,
             run=lambda stopping: _sweep(retention, stopping),
         ),
@@ -161,7 +161,7 @@ def _sweep(retention: Retention, stopping: threading.Event) -> None:
     removed = retention.sweep(stopping)
     if removed.events:
         log.info(
-            "removed %d events that were done, with %d deliveries and %d attempts",
+            "deleted %d finished events with %d deliveries and %d attempts",
             removed.events,
             removed.deliveries,
             removed.attempts,

@@ -20,7 +20,7 @@ from gateway.cli.options import count, environment_of, json_option, mappings_opt
 from gateway.cli.tables_and_filters import document, plain
 from gateway.config import Config, Source
 from gateway.errors import StoreError, did_you_mean
-from gateway.operate.queries import EventEntry, Queries
+from gateway.operate.queries import EventSummary, Queries
 from gateway.receive.refusals import Kept, Refusal
 from gateway.store.schema import require_schema
 from gateway.verify import scheme_entries, schemes
@@ -89,7 +89,7 @@ class SourceListing:
     secret_env: Mapping[str, bool] = field(default_factory=dict)
     verify_token_env: Mapping[str, bool] = field(default_factory=dict)
     networks: tuple[str, ...] = ()
-    last_event: EventEntry | None = None
+    last_event: EventSummary | None = None
     refused: Refusal | None = None
 
 
@@ -98,7 +98,7 @@ def _list_sources(names: Collection[str], environ: Mapping[str, str], *, as_json
     known = dict(sorted(configuration.load_sources(config.mappings, environ).items()))
     chosen = _chosen(known, names, "source")
     # What is known without the database is shown even if the database cannot be read.
-    events: Mapping[str, EventEntry] = {}
+    events: Mapping[str, EventSummary] = {}
     refusals: Mapping[str, Refusal] = {}
     missing_file, problem = _missing_file(config), None
     if missing_file is None:
@@ -136,7 +136,7 @@ def _missing_file(config: Config) -> Path | None:
 
 
 def _listing(
-    source: Source, config: Config, environ: Mapping[str, str], event: EventEntry | None, refusal: Refusal | None
+    source: Source, config: Config, environ: Mapping[str, str], event: EventSummary | None, refusal: Refusal | None
 ) -> SourceListing:
     def are_set(variables: Collection[str]) -> dict[str, bool]:
         return {name: bool(configuration.secrets_in(environ.get(name, ""))) for name in variables}

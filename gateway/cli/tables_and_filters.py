@@ -16,13 +16,13 @@ import click
 
 from gateway import config as configuration
 from gateway.cli.open_database import opened
-from gateway.operate.queries import DeliveryEntry, DeliveryFilter, EventEntry, EventFilter
-from gateway.operate.replay import PORTION, in_portions
+from gateway.operate.queries import DeliveryFilter, DeliverySummary, EventFilter, EventSummary
+from gateway.operate.requeue import PORTION, in_portions
 from gateway.store.database import Database
 from gateway.store.schema import require_schema
 
 Filter = TypeVar("Filter", DeliveryFilter, EventFilter)
-Entry = TypeVar("Entry", DeliveryEntry, EventEntry)
+Entry = TypeVar("Entry", DeliverySummary, EventSummary)
 Result = TypeVar("Result")
 
 #: Characters of a cell that people read; the whole is in `show` and `--json`.

@@ -1,4 +1,4 @@
-"""How much is waiting to be delivered, and for how long. For all who ask in one process, it is read once in a while."""
+"""How many deliveries wait, and for how long."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, Select, func, select
+from sqlalchemy import Connection, func, select
 
 from gateway.store.database import Database
 from gateway.store.tables import IS_FAILED, IS_PARKED, IS_PENDING, deliveries
 
-#: Seconds for which one reading holds, at least.
-HOLDS = 5.0
-#: It holds this many times as long as it took: a backlog of a million is read through in a second or two.
-SHARE = 50
+#: Seconds for which a reading is used again, at least.
+VALID_FOR = 5.0
+#: It is valid for this many times as long as it took: reading a backlog of a million takes a second or two.
+VALID_FACTOR = 50
 
 
 @dataclass(frozen=True, kw_only=True)
 class Backlog:
-    """What is not settled, and what failed.
+    """The numbers of deliveries that are not settled, and that failed.
 
     Attributes:
-        oldest: Seconds since the delivery that waits longest was recorded, came to the head of its lane, or
-            failed for the first time; 0 when nothing waits. One that is being sent for the first time does not wait.
+        oldest: The longest wait in seconds, counted from when a delivery was recorded, became the first of its lane,
+            or failed for the first time; 0: nothing waits. A delivery whose first attempt is running does not wait.
     """
 
     pending: int
@@ -32,43 +32,36 @@ class Backlog:
     oldest: float
 
 
-class Backlogs:
+class BacklogReader:
     """Reads the backlog of one database, no more often than it is worth.
 
     Args:
-        clock: Counts seconds.
+        clock: Returns seconds.
     """
 
     def __init__(self, database: Database, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._last: tuple[float, Backlog] | None = None
+        self._backlog: Backlog | None = None
+        self._valid_until = 0.0
         waits_since = func.min(func.coalesce(deliveries.c.first_failed_at, deliveries.c.due_at))
-        self._pending = select(func.count(), database.now - waits_since).where(IS_PENDING)
-        # What is parked has a lane to wait in; said, it finds its index.
-        parked = (IS_PARKED, deliveries.c.lane.is_not(None))
-        self._parked = select(func.count(), database.now - waits_since).where(*parked)
-        self._failed = select(func.count()).select_from(deliveries).where(IS_FAILED)
+        count_and_wait = select(func.count().label("number"), (database.now - waits_since).label("seconds"))
+        self._select_pending = count_and_wait.where(IS_PENDING)
+        # Every parked delivery has a lane; with the condition written, the partial index serves.
+        self._select_parked = count_and_wait.where(IS_PARKED, deliveries.c.lane.is_not(None))
+        self._count_failed = select(func.count()).select_from(deliveries).where(IS_FAILED)
 
     def read(self, connection: Connection) -> Backlog:
-        """Give the backlog as it was a moment ago."""
-        began = self._clock()
-        if self._last is None or self._last[0] <= began:
-            backlog = self._read(connection)
-            ended = self._clock()
-            self._last = (ended + max(HOLDS, SHARE * (ended - began)), backlog)
-        return self._last[1]
-
-    def _read(self, connection: Connection) -> Backlog:
-        pending, oldest_pending = _row(connection, self._pending)
-        parked, oldest_parked = _row(connection, self._parked)
-        return Backlog(
-            pending=pending,
-            parked=parked,
-            failed=connection.scalar(self._failed) or 0,
-            oldest=max(oldest_pending, oldest_parked, 0.0),
-        )
-
-
-def _row(connection: Connection, asked: Select[int, float]) -> tuple[int, float]:
-    number, seconds = connection.execute(asked).one()
-    return number, seconds or 0.0
+        """Return the backlog as it is, or as it was a moment ago."""
+        start = self._clock()
+        if self._backlog is None or self._valid_until <= start:
+            pending = connection.execute(self._select_pending).one()
+            parked = connection.execute(self._select_parked).one()
+            self._backlog = Backlog(
+                pending=pending.number,
+                parked=parked.number,
+                failed=connection.scalar(self._count_failed) or 0,
+                oldest=max(pending.seconds or 0.0, parked.seconds or 0.0, 0.0),
+            )
+            end = self._clock()
+            self._valid_until = end + max(VALID_FOR, VALID_FACTOR * (end - start))
+        return self._backlog

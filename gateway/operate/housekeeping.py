@@ -1,4 +1,4 @@
-"""What a worker process does beside delivering, each task at its own pace."""
+"""What a worker process does beside delivering: repeated tasks, each in a thread of its own."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """Something to do again and again.
+    """Something to do repeatedly.
 
     Attributes:
-        name: What it does, for the log: "telling notices".
-        every: Seconds between the end of one run and the beginning of the next.
-        run: Is given the event that is set when the process stops; what takes long looks at it between its steps.
+        name: What it does, for the log: "posting alerts".
+        every: Seconds between the end of one run and the start of the next.
+        run: Receives the event that is set when the process stops; a long run checks it between its steps.
     """
 
     name: str
@@ -30,7 +30,7 @@ class Task:
 
 @contextmanager
 def housekeeping(tasks: Sequence[Task]) -> Iterator[None]:
-    """Run tasks until the end of the context, each in a thread of its own: a long one holds up no other."""
+    """Run tasks until the block ends. Each has its own thread, so that a long one delays no other."""
     stopping = threading.Event()
     threads = [threading.Thread(target=_repeat, args=(task, stopping), name=task.name, daemon=True) for task in tasks]
     for thread in threads:
@@ -44,23 +44,18 @@ def housekeeping(tasks: Sequence[Task]) -> Iterator[None]:
 
 
 def _repeat(task: Task, stopping: threading.Event) -> None:
-    said = None
+    last_problem = None
     while not stopping.is_set():
-        problem = _problem(task, stopping)
-        # A database that is away for an hour is one line, not a thousand.
-        if problem is not None and problem != said:
+        problem = None
+        try:
+            task.run(stopping)
+        except StoreError as error:
+            problem = str(error)
+        except Exception as error:  # noqa: BLE001  # the other tasks, and the next run of this one, go on
+            # The text of an unknown error may quote a payload: only its class is logged.
+            problem = f"unexpected {type(error).__name__}"
+        # A database that is away for an hour is logged once, not a thousand times.
+        if problem is not None and problem != last_problem:
             log.error("%s: %s; trying again", task.name, problem)
-        said = problem
+        last_problem = problem
         stopping.wait(task.every)
-
-
-def _problem(task: Task, stopping: threading.Event) -> str | None:
-    """Run a task once, and tell what went wrong."""
-    try:
-        task.run(stopping)
-    except StoreError as error:
-        return str(error)
-    except Exception as error:  # noqa: BLE001  # the other tasks, and the next run of this one, go on
-        # The error's text may hold anything, so only its kind is told.
-        return f"unexpected {type(error).__name__}"
-    return None

@@ -1,4 +1,4 @@
-"""Record historic payloads by the path of received webhooks, without standing in the way of those."""
+"""Record historic payloads in the same way as received webhooks, without delaying those."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from gateway.store import NewEvent, Recorded, Store
 
 #: Events of one transaction: webhooks that are received meanwhile wait for its end.
 GROUP = 100
-#: Seconds of pause after each second of recording: half of the time belongs to others.
+#: Seconds of pause after each second of recording: half of the time belongs to webhooks.
 PAUSE = 1.0
-#: Problems that are kept to be shown.
-MOST_PROBLEMS = 10
+#: Problems kept for the summary.
+MAX_PROBLEMS = 10
 
 
 @dataclass(kw_only=True)
 class Summary:
-    """What has come of the bodies so far.
+    """What became of the bodies so far.
 
     Attributes:
-        statuses: Events that are new, by their status: accepted, ignored, failed.
-        calls: What they ask for, by the kind of call.
-        unreadable: Bodies that could not be taken, and so are not recorded.
+        statuses: New events by status: accepted, ignored, failed.
+        calls: Their calls, by the kind of call.
+        unreadable: Bodies that could not be read, and so are not recorded.
         problems: The first few, each with its place.
     """
 
@@ -46,26 +46,26 @@ class Summary:
 
     @property
     def is_good(self) -> bool:
-        """Whether everything was read and translated."""
+        """Whether every body was read and translated."""
         return not self.unreadable and not self.statuses["failed"]
 
-    def add(self, where: str, new: NewEvent, *, duplicate: bool) -> None:
+    def add(self, place: str, event: NewEvent, *, duplicate: bool) -> None:
         """Count an event."""
         if duplicate:
             self.duplicates += 1
             return
-        self.statuses[new.status] += 1
-        self.calls.update(json.loads(delivery.call)["call"] for delivery in new.deliveries)
-        if new.status == "failed":
-            self._note(f"{where}: failed: {new.problem}")
+        self.statuses[event.status] += 1
+        self.calls.update(json.loads(delivery.call)["call"] for delivery in event.deliveries)
+        if event.status == "failed":
+            self._add_problem(f"{place}: failed: {event.problem}")
 
-    def refuse(self, where: str, problem: str) -> None:
-        """Count a body that cannot be taken."""
+    def add_unreadable(self, place: str, problem: str) -> None:
+        """Count a body that cannot be read."""
         self.unreadable += 1
-        self._note(f"{where}: {problem}")
+        self._add_problem(f"{place}: {problem}")
 
-    def _note(self, problem: str) -> None:
-        if len(self.problems) < MOST_PROBLEMS:
+    def _add_problem(self, problem: str) -> None:
+        if len(self.problems) < MAX_PROBLEMS:
             self.problems.append(problem)
 
 
@@ -73,107 +73,105 @@ class Ingest:
     """Records bodies as events of one source.
 
     Args:
-        store: None translates and counts only.
-        most: Bytes of a body.
-        undisturbed: What is done within is done whole, as far as interrupts go: what was recorded was counted.
+        store: None: translate and count only.
+        max_body: Bytes.
+        uninterrupted: A context in which no interrupt ends the work: what was recorded has to be counted.
     """
 
     def __init__(
         self,
-        rules: MappingFile,
+        mapping: MappingFile,
         store: Store | None,
         *,
         headers: Mapping[str, str],
         query: Mapping[str, str],
-        most: int,
+        max_body: int,
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], None] = time.sleep,
-        undisturbed: Callable[[], AbstractContextManager[None]] = nullcontext,
+        uninterrupted: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
-        self._rules = rules
+        self._mapping = mapping
         self._store = store
         self._headers = headers
         self._query = query
-        self._most = most
+        self._max_body = max_body
         self._clock = clock
         self._sleep = sleep
-        self._undisturbed = undisturbed
+        self._uninterrupted = uninterrupted
         self.summary = Summary()
 
     def run(self, bodies: Iterable[Body]) -> Iterator[None]:
-        """Record bodies group by group, and come up for air after each.
+        """Record bodies group by group; yield after each group.
 
         Raises:
-            StoreError: The database takes no more for now; what went before is recorded.
+            StoreError: The database cannot be used for now; the groups before are recorded.
         """
         with closing(_Ordinals()) as ordinals:
-            rest = iter(bodies)
-            while group := list(itertools.islice(rest, GROUP)):
-                taken = [each for body in group if (each := self._taken(body, ordinals)) is not None]
-                began = time.monotonic()
-                with self._undisturbed():
-                    self._record(taken)
+            remaining = iter(bodies)
+            while group := list(itertools.islice(remaining, GROUP)):
+                events: list[tuple[str, NewEvent]] = []
+                for body in group:
+                    try:
+                        events.append((body.where, self._event(body, ordinals)))
+                    except RequestError as error:
+                        self.summary.add_unreadable(body.where, str(error))
+                start = time.monotonic()
+                with self._uninterrupted():
+                    self._record(events)
                 if self._store is not None:
-                    self._sleep(PAUSE * (time.monotonic() - began))
+                    self._sleep(PAUSE * (time.monotonic() - start))
                 yield
-
-    def _taken(self, body: Body, ordinals: _Ordinals) -> tuple[str, NewEvent] | None:
-        try:
-            return body.where, self._event(body, ordinals)
-        except RequestError as error:
-            self.summary.refuse(body.where, str(error))
-            return None
 
     def _event(self, body: Body, ordinals: _Ordinals) -> NewEvent:
         if body.problem is not None:
             raise RequestError(400, body.problem)
-        if len(body.data) > self._most:
-            raise RequestError(413, f"the body is larger than {self._most} bytes (GATEWAY_MAX_BODY)")
+        if len(body.data) > self._max_body:
+            raise RequestError(413, f"the body is larger than {self._max_body} bytes (GATEWAY_MAX_BODY)")
         webhook = Webhook(method="POST", url="", headers=self._headers, query=self._query, body=body.data)
-        key = None if self._rules.deduplicate else ordinals.key(body.data)
-        return take(self._rules, webhook, self._clock(), key=key)
+        key = None if self._mapping.deduplicate else ordinals.key(body.data)
+        return take(self._mapping, webhook, self._clock(), key=key)
 
-    def _record(self, taken: Sequence[tuple[str, NewEvent]]) -> None:
-        if self._store is None:
-            self._count(taken, [Recorded(id=0, duplicate=False)] * len(taken))
+    def _record(self, events: Sequence[tuple[str, NewEvent]]) -> None:
+        if self._store is None or not events:
+            self._count(events, [Recorded(id=0, duplicate=False)] * len(events))
             return
         try:
-            recorded = self._store.record([new for _, new in taken]) if taken else []
+            recorded = self._store.record([event for _, event in events])
         except StoreError:
             raise
-        except Exception as error:  # noqa: BLE001  # one event that the database refuses, and its neighbours go on
-            self._record_singly(taken, error)
+        except Exception as error:  # noqa: BLE001  # the database refuses one event: its neighbours are recorded singly
+            if len(events) > 1:
+                for event in events:
+                    self._record([event])
+            else:
+                # The error's text may quote the body: only its class is shown.
+                self.summary.add_unreadable(events[0][0], f"the database refused it ({type(error).__name__})")
         else:
-            self._count(taken, recorded)
+            self._count(events, recorded)
 
-    def _record_singly(self, taken: Sequence[tuple[str, NewEvent]], error: Exception) -> None:
-        if len(taken) > 1:
-            for each in taken:
-                self._record([each])
-            return
-        # The error's text may hold what the body holds, so only its kind is told.
-        self.summary.refuse(taken[0][0], f"the database refused it ({type(error).__name__})")
-
-    def _count(self, taken: Sequence[tuple[str, NewEvent]], recorded: Sequence[Recorded]) -> None:
-        for (where, new), each in zip(taken, recorded, strict=True):
-            self.summary.add(where, new, duplicate=each.duplicate)
+    def _count(self, events: Sequence[tuple[str, NewEvent]], recorded: Sequence[Recorded]) -> None:
+        for (place, event), outcome in zip(events, recorded, strict=True):
+            self.summary.add(place, event, duplicate=outcome.duplicate)
 
 
 class _Ordinals:
-    """Counts equal bodies, on disk when they are many: the third of its kind is the third in the next run too."""
+    """Numbers equal bodies, so that the third of a kind is the third in the next run too.
+
+    They are counted in a temporary SQLite file, because there can be millions.
+    """
 
     def __init__(self) -> None:
-        self._seen = sqlite3.connect("", isolation_level=None)  # a temporary file that goes when it is closed
+        self._seen = sqlite3.connect("", isolation_level=None)  # a temporary file, deleted when it is closed
         self._seen.execute("PRAGMA journal_mode = OFF")
         self._seen.execute("CREATE TABLE seen (hash BLOB PRIMARY KEY, times INTEGER) WITHOUT ROWID")
 
     def key(self, body: bytes) -> str:
-        hashed = hashlib.sha256(body)
+        digest = hashlib.sha256(body)
         (times,) = self._seen.execute(
             "INSERT INTO seen VALUES (?, 1) ON CONFLICT DO UPDATE SET times = times + 1 RETURNING times",
-            (hashed.digest(),),
+            (digest.digest(),),
         ).fetchone()
-        return f"{hashed.hexdigest()}#{times}"
+        return f"{digest.hexdigest()}#{times}"
 
     def close(self) -> None:
         self._seen.close()

@@ -1,6 +1,6 @@
-"""GET /metrics: how the gateway is, as Prometheus reads it. It is read from the database, for all processes alike.
+"""GET /metrics: the state of the gateway for Prometheus, read from the database, so the same in every process.
 
-Anybody may ask, so it tells numbers and the names of connections, and nothing out of a webhook.
+Anybody may read it: it holds numbers and the names of connections, and nothing from a webhook.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from collections.abc import Iterator
 
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-from sqlalchemy import Connection, func, select
+from sqlalchemy import func, select
 
-from gateway.operate.backlog import Backlog, Backlogs
+from gateway.operate.backlog import BacklogReader
 from gateway.store.database import Database, reading
 from gateway.store.gevent_support import run_in_native_thread
 from gateway.store.notices import KINDS
@@ -25,12 +25,12 @@ class Metrics:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._backlogs = Backlogs(database)
+        self._backlog_reader = BacklogReader(database)
         self._registry = CollectorRegistry()
         self._registry.register(self)
 
     def text(self) -> bytes:
-        """Give all metrics as text.
+        """Return all metrics as text.
 
         Raises:
             StoreError: The database cannot be used.
@@ -38,62 +38,46 @@ class Metrics:
         return run_in_native_thread(lambda: generate_latest(self._registry))
 
     def describe(self) -> Iterator[GaugeMetricFamily]:
-        """Name nothing: the registry would read the database for it."""
+        """Return no names: without this method the registry would read the database for them."""
         yield from ()
 
     def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
         """Read the metrics, for the registry."""
         with reading(self._database) as connection:
-            yield from _of_backlog(self._backlogs.read(connection))
-            yield _paused(connection)
-            yield _open_notices(connection)
-            yield _refused(connection)
+            backlog = self._backlog_reader.read(connection)
+            waiting = GaugeMetricFamily(
+                "gateway_deliveries",
+                "Deliveries that are not settled (parked, pending) or that failed, by status.",
+                labels=["status"],
+            )
+            for status in ("parked", "pending", "failed"):
+                waiting.add_metric([status], getattr(backlog, status))
+            yield waiting
+            yield GaugeMetricFamily(
+                "gateway_oldest_unsettled_seconds",
+                "Seconds since the delivery that waits longest began to wait; 0 when none waits.",
+                value=backlog.oldest,
+            )
 
+            paused = GaugeMetricFamily(
+                "gateway_connection_paused",
+                "1 while a connection is paused, with the cause; else 0.",
+                labels=["connection", "region", "cause"],
+            )
+            columns = (connections.c.connection, connections.c.region, connections.c.cause)
+            for row in connection.execute(select(*columns).order_by(columns[0], columns[1])):
+                paused.add_metric([row.connection, row.region, row.cause or ""], 0 if row.cause is None else 1)
+            yield paused
 
-def _of_backlog(backlog: Backlog) -> Iterator[GaugeMetricFamily]:
-    waiting = GaugeMetricFamily(
-        "gateway_deliveries",
-        "Deliveries that are not settled (parked, pending) or that failed, by status.",
-        labels=["status"],
-    )
-    for status, number in (
-        ("parked", backlog.parked),
-        ("pending", backlog.pending),
-        ("failed", backlog.failed),
-    ):
-        waiting.add_metric([status], number)
-    yield waiting
-    yield GaugeMetricFamily(
-        "gateway_oldest_unsettled_seconds",
-        "For how long the delivery that waits longest has been waiting; 0 when none waits.",
-        value=backlog.oldest,
-    )
+            open_notices = GaugeMetricFamily("gateway_notices_open", "Open notices by kind.", labels=["kind"])
+            count_open = select(notices.c.kind, func.count().label("number")).where(IS_OPEN).group_by(notices.c.kind)
+            numbers = {row.kind: row.number for row in connection.execute(count_open)}
+            for kind in KINDS:
+                open_notices.add_metric([kind], numbers.get(kind, 0))
+            yield open_notices
 
-
-def _paused(connection: Connection) -> GaugeMetricFamily:
-    paused = GaugeMetricFamily(
-        "gateway_connection_paused",
-        "1 while nothing is sent over a connection, with the cause; 0 while all is well.",
-        labels=["connection", "region", "cause"],
-    )
-    asked = select(connections.c.connection, connections.c.region, connections.c.cause)
-    for row in connection.execute(asked.order_by(connections.c.connection, connections.c.region)):
-        paused.add_metric([row.connection, row.region, row.cause or ""], 0 if row.cause is None else 1)
-    return paused
-
-
-def _refused(connection: Connection) -> CounterMetricFamily:
-    return CounterMetricFamily(
-        "gateway_webhooks_refused",
-        "Webhooks that were refused: unproven, of another network, or of a closed source; counted in steps.",
-        value=connection.scalar(select(func.coalesce(func.sum(refusals.c.times), 0))),
-    )
-
-
-def _open_notices(connection: Connection) -> GaugeMetricFamily:
-    told = GaugeMetricFamily("gateway_notices_open", "Notices that have begun and not ended, by kind.", labels=["kind"])
-    asked = select(notices.c.kind, func.count().label("number")).where(IS_OPEN).group_by(notices.c.kind)
-    numbers = {row.kind: row.number for row in connection.execute(asked)}
-    for kind in KINDS:
-        told.add_metric([kind], numbers.get(kind, 0))
-    return told
+            yield CounterMetricFamily(
+                "gateway_webhooks_refused",
+                "Webhooks refused: bad signature, other network, or closed source; counted in steps.",
+                value=connection.scalar(select(func.coalesce(func.sum(refusals.c.times), 0))),
+            )

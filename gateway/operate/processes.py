@@ -1,4 +1,4 @@
-"""Run a few processes side by side as one: start again what dies, end all together."""
+"""Run several processes as one: restart what dies, end all together."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 log = logging.getLogger(__name__)
 
-#: Seconds between SIGTERM and SIGKILL, a little more than a process needs to finish what it has in hand.
+#: Seconds between SIGTERM and SIGKILL: a little more than a process needs to finish its current work.
 GRACE = 28.0
-#: A process that ends sooner than this after its start was not able to start.
+#: Seconds; a process that ends sooner than this after its start counts as a false start.
 SETTLED = 5.0
-MOST_FALSE_STARTS = 3
+MAX_FALSE_STARTS = 3
 _PR_SET_PDEATHSIG = 1
 
 
@@ -27,60 +27,60 @@ class _Child:
     name: str
     command: Sequence[str]
     process: subprocess.Popen[bytes] | None = None
-    started: float = 0.0
-    false_starts: int = field(default=0)
+    started_at: float = 0.0
+    false_starts: int = 0
+
+    def start(self, environ: Mapping[str, str]) -> None:
+        # In a session of its own, so that Ctrl-C in the terminal reaches only us, and we end the children in order.
+        self.process = subprocess.Popen(  # noqa: S603  # the command is our own
+            self.command,
+            env=dict(environ),
+            start_new_session=True,
+            preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+        )
+        self.started_at = time.monotonic()
 
 
 def run_together(commands: Mapping[str, Sequence[str]], environ: Mapping[str, str]) -> int:
-    """Run commands by their names until SIGINT or SIGTERM, and give the exit status.
+    """Run commands, by their names, until SIGINT or SIGTERM; return the exit status.
 
-    A process that dies is started again; one that cannot start at all ends the others too.
+    A process that dies is started again. One that cannot start ends the others too, with exit status 1.
     """
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopping.set())
     children = [_Child(name=name, command=command) for name, command in commands.items()]
-    status = 0
     try:
-        while not stopping.is_set() and not status:
-            status = sum(_keep_running(child, environ) for child in children)
+        while not stopping.is_set():
+            for child in children:
+                if not _keep_running(child, environ):
+                    return 1
             stopping.wait(0.2)
     finally:
         _stop(children)
-    return min(status, 1)
-
-
-def _keep_running(child: _Child, environ: Mapping[str, str]) -> int:
-    """Start a child that does not run; 1 means that it cannot be started."""
-    if child.process is None:
-        _start(child, environ)
-        return 0
-    ended = child.process.poll()
-    if ended is None:
-        return 0
-    quick = time.monotonic() - child.started < SETTLED
-    child.false_starts = child.false_starts + 1 if quick else 0
-    if child.false_starts >= MOST_FALSE_STARTS:
-        log.error("%s does not start (exit status %d)", child.name, ended)
-        return 1
-    log.error("%s ended (exit status %d); starting it again", child.name, ended)
-    _start(child, environ)
     return 0
 
 
-def _start(child: _Child, environ: Mapping[str, str]) -> None:
-    # In a session of its own: Ctrl-C in the terminal reaches us alone, and we end the children in good order.
-    child.process = subprocess.Popen(  # noqa: S603  # the command is our own
-        child.command,
-        env=dict(environ),
-        start_new_session=True,
-        preexec_fn=_end_with_parent if sys.platform == "linux" else None,
-    )
-    child.started = time.monotonic()
+def _keep_running(child: _Child, environ: Mapping[str, str]) -> bool:
+    """Start a child that does not run; return False when it cannot be started."""
+    if child.process is None:
+        child.start(environ)
+        return True
+    status = child.process.poll()
+    if status is None:
+        return True
+    is_false_start = time.monotonic() - child.started_at < SETTLED
+    child.false_starts = child.false_starts + 1 if is_false_start else 0
+    if child.false_starts >= MAX_FALSE_STARTS:
+        log.error("%s does not start (exit status %d)", child.name, status)
+        return False
+    log.error("%s ended (exit status %d); starting it again", child.name, status)
+    child.start(environ)
+    return True
 
 
 def _end_with_parent() -> None:
-    """Ask Linux for a SIGTERM should our parent be killed: nobody would end us otherwise."""
+    """Ask Linux to send SIGTERM when our parent is killed: otherwise the process would run on."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
@@ -88,10 +88,10 @@ def _stop(children: Sequence[_Child]) -> None:
     running = [child.process for child in children if child.process is not None and child.process.poll() is None]
     for process in running:
         process.terminate()
-    ends = time.monotonic() + GRACE
+    deadline = time.monotonic() + GRACE
     for process in running:
         try:
-            process.wait(max(ends - time.monotonic(), 0.0))
+            process.wait(max(deadline - time.monotonic(), 0.0))
         except subprocess.TimeoutExpired:
             log.warning("process %d did not end in time; killing it", process.pid)
             process.kill()

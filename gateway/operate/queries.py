@@ -1,6 +1,6 @@
-"""What the operator asks: which events and deliveries there are, and what became of each.
+"""What operators ask: which events and deliveries there are, and what became of each.
 
-All of it only reads: it never holds up the receiver, however much there is to read.
+Everything here only reads, so it never delays a webhook.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from sqlalchemy import (
     Select,
     and_,
     bindparam,
+    case,
     func,
     literal_column,
+    null,
     or_,
     select,
 )
@@ -29,17 +31,17 @@ Status: TypeAlias = Literal["parked", "pending", "delivered", "failed", "cancell
 STATUSES: tuple[Status, ...] = ("parked", "pending", "delivered", "failed", "cancelled")
 EVENT_STATUSES = ("accepted", "ignored", "failed")
 
-#: Among so many events, the newest of all, the last one of a source is looked for first.
+#: The last event of a source is searched among this many newest events first.
 NEWEST = 1_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class DeliveryFilter:
-    """Which deliveries are meant; what is not said holds for all.
+    """Which deliveries to list; None and () select all.
 
     Attributes:
-        reason: A text within the reason, in capitals or not.
-        since, until: When the event was received, in unix seconds; *until* is excluded.
+        reason: A text within the reason; upper and lower case are equal.
+        since, until: Bounds of when the event was received, in unix seconds; *until* is excluded.
     """
 
     statuses: tuple[Status, ...] = ()
@@ -53,7 +55,7 @@ class DeliveryFilter:
 
 @dataclass(frozen=True, kw_only=True)
 class EventFilter:
-    """Which events are meant; what is not said holds for all. Times are as in a DeliveryFilter."""
+    """Which events to list; None selects all. Times are as in a DeliveryFilter."""
 
     status: str | None = None
     source: str | None = None
@@ -63,14 +65,15 @@ class EventFilter:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DeliveryEntry:
+class DeliverySummary:
     """A delivery as a list shows it. Times are unix seconds.
 
     Attributes:
         received_at: When its event was received.
         leased: A worker is sending it.
-        due_at: When it goes out next, if it is pending and not leased.
+        due_at: When it is sent next, if it is pending and not leased.
         call: As JSON text.
+        tries: Attempts so far.
     """
 
     id: int
@@ -90,11 +93,13 @@ class DeliveryEntry:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AttemptEntry:
-    """One HTTP try; *at* in unix seconds, *status* None when no whole answer came.
+class AttemptDetails:
+    """One HTTP attempt.
 
     Attributes:
-        debug: What was sent and answered, where a raw request asks for it.
+        at: In unix seconds; *seconds* is how long it took.
+        status: The HTTP status; None: no complete answer.
+        debug: The request and the answer, where a raw request asks for them.
     """
 
     at: float
@@ -105,20 +110,20 @@ class AttemptEntry:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DeliveryRecord:
-    """All that is known of a delivery.
+class DeliveryDetails:
+    """A delivery with its attempts.
 
     Attributes:
-        ahead: How many wait before it in its lanes; None when it waits no more.
+        ahead: How many deliveries wait before it in its lanes; None: it does not wait.
     """
 
-    entry: DeliveryEntry
-    attempts: tuple[AttemptEntry, ...]
+    summary: DeliverySummary
+    attempts: tuple[AttemptDetails, ...]
     ahead: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
-class EventEntry:
+class EventSummary:
     """An event as a list shows it; *calls* is the number of its deliveries."""
 
     id: int
@@ -131,127 +136,140 @@ class EventEntry:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EventRecord:
-    """All that is known of an event; headers and query are JSON, the body is what was sent."""
+class EventDetails:
+    """An event as it was received, with its deliveries; headers and query are JSON."""
 
-    entry: EventEntry
+    summary: EventSummary
     key: bytes
     headers: bytes
     query: bytes
     body: bytes
-    deliveries: tuple[DeliveryEntry, ...]
+    deliveries: tuple[DeliverySummary, ...]
 
 
 class Queries:
-    """What one database keeps. Every method is one transaction that only reads.
+    """Reads the events and deliveries of one database. Every method is one transaction.
 
-    All raise StoreError when the database cannot be reached or used for now.
+    All raise StoreError when the database cannot be used.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        is_leased = and_(
+            deliveries.c.status == "pending", deliveries.c.lease.is_not(None), deliveries.c.due_at > database.now
+        )
+        is_waiting = and_(deliveries.c.status == "pending", ~func.coalesce(is_leased, False))
+        columns: dict[str, ColumnElement[Any]] = {
+            "id": deliveries.c.id,
+            "event_id": deliveries.c.event_id,
+            "source": events.c.source,
+            "received_at": events.c.received_at,
+            "status": deliveries.c.status,
+            "connection": deliveries.c.connection,
+            "region": func.nullif(deliveries.c.region, ""),
+            "call": deliveries.c.call,
+            "leased": is_leased,
+            "due_at": case((is_waiting, deliveries.c.due_at), else_=null()),
+            "tries": deliveries.c.tries,
+            "first_failed_at": deliveries.c.first_failed_at,
+            "settled_at": deliveries.c.settled_at,
+            "reason": deliveries.c.reason,
+        }
+        labelled = [column.label(name) for name, column in columns.items()]
+        self._select_deliveries = select(*labelled).join_from(deliveries, events, events.c.id == deliveries.c.event_id)
 
-    def deliveries(self, asked: DeliveryFilter, *, limit: int, before: int | None = None) -> list[DeliveryEntry]:
-        """List deliveries, the newest first; *before* is the id of the last that is known already."""
-        found = self._entries().where(*_conditions(asked)).order_by(deliveries.c.id.desc()).limit(limit)
+    def deliveries(self, wanted: DeliveryFilter, *, limit: int, before: int | None = None) -> list[DeliverySummary]:
+        """Return deliveries, newest first; *before* is the id of the last one of the previous page."""
+        statement = self._select_deliveries.where(*_delivery_conditions(wanted))
         if before is not None:
-            found = found.where(deliveries.c.id < before)
+            statement = statement.where(deliveries.c.id < before)
         with reading(self._database) as connection:
-            return list(map(_entry, connection.execute(found)))
+            return _delivery_summaries(connection, statement.order_by(deliveries.c.id.desc()).limit(limit))
 
-    def delivery(self, id_: int) -> DeliveryRecord | None:
-        """Give a delivery with its attempts and its place; None when there is none of this id."""
-        found = self._entries().add_columns(deliveries.c.lane, deliveries.c.other_lane, PLACE.label("place"))
-        tries = select(attempts).where(attempts.c.delivery_id == id_).order_by(attempts.c.id)
+    def delivery(self, id_: int) -> DeliveryDetails | None:
+        """Return a delivery with its attempts and its place; None: there is none with this id."""
+        select_attempts = select(attempts).where(attempts.c.delivery_id == id_).order_by(attempts.c.id)
+        select_place: Select[Any] = select(
+            deliveries.c.status, deliveries.c.lane, deliveries.c.other_lane, PLACE.label("place")
+        )
         with reading(self._database) as connection:
-            row = connection.execute(found.where(deliveries.c.id == id_)).one_or_none()
-            if row is None:
+            summaries = _delivery_summaries(connection, self._select_deliveries.where(deliveries.c.id == id_))
+            if not summaries:
                 return None
-            return DeliveryRecord(
-                entry=_entry(row),
-                attempts=tuple(map(_attempt, connection.execute(tries))),
-                ahead=_ahead(connection, row),
+            place = connection.execute(select_place.where(deliveries.c.id == id_)).one()
+            return DeliveryDetails(
+                summary=summaries[0],
+                attempts=tuple(
+                    AttemptDetails(
+                        at=row.at,
+                        seconds=row.seconds,
+                        status=row.status,
+                        reason=row.reason,
+                        debug=None if row.debug is None else row.debug.decode(),
+                    )
+                    for row in connection.execute(select_attempts)
+                ),
+                ahead=_count_ahead(connection, place),
             )
 
-    def delivery_ids(self, asked: DeliveryFilter, *, limit: int | None = None) -> list[int]:
-        """List the ids of deliveries in the order of their places, as they are to be worked through."""
-        found = select(deliveries.c.id).where(*_conditions(asked)).order_by(PLACE).limit(limit)
-        if asked.source is not None or asked.since is not None or asked.until is not None:
-            found = found.join(events, events.c.id == deliveries.c.event_id)
+    def delivery_ids(self, wanted: DeliveryFilter, *, limit: int | None = None) -> list[int]:
+        """Return the ids of deliveries in the order of their places, which is the order to work in."""
+        statement = select(deliveries.c.id).where(*_delivery_conditions(wanted)).order_by(PLACE).limit(limit)
+        if wanted.source is not None or wanted.since is not None or wanted.until is not None:
+            statement = statement.join(events, events.c.id == deliveries.c.event_id)
         with reading(self._database) as connection:
-            return list(connection.scalars(found))
+            return list(connection.scalars(statement))
 
-    def events(self, asked: EventFilter, *, limit: int, before: int | None = None) -> list[EventEntry]:
-        """List events, the newest first; *before* is the id of the last that is known already."""
-        found = select(*_EVENT_COLUMNS).where(*_event_conditions(asked)).order_by(events.c.id.desc())
+    def events(self, wanted: EventFilter, *, limit: int, before: int | None = None) -> list[EventSummary]:
+        """Return events, newest first; *before* is the id of the last one of the previous page."""
+        statement = select(*_EVENT_COLUMNS).where(*_event_conditions(wanted)).order_by(events.c.id.desc())
         if before is not None:
-            found = found.where(events.c.id < before)
+            statement = statement.where(events.c.id < before)
         with reading(self._database) as connection:
-            return list(map(_event_entry, connection.execute(found.limit(limit))))
+            return [EventSummary(**row._mapping) for row in connection.execute(statement.limit(limit))]
 
-    def event(self, id_: int) -> EventRecord | None:
-        """Give an event with what was received and its deliveries; None when there is none of this id."""
-        found: Select[Any] = select(*_EVENT_COLUMNS, events.c.key, events.c.headers, events.c.query, events.c.body)
-        its = self._entries().where(deliveries.c.event_id == id_).order_by(deliveries.c.id)
+    def event(self, id_: int) -> EventDetails | None:
+        """Return an event as it was received, with its deliveries; None: there is none with this id."""
+        select_summary: Select[Any] = select(*_EVENT_COLUMNS).where(events.c.id == id_)
+        select_content = select(events.c.key, events.c.headers, events.c.query, events.c.body).where(events.c.id == id_)
+        select_own = self._select_deliveries.where(deliveries.c.event_id == id_).order_by(deliveries.c.id)
         with reading(self._database) as connection:
-            row = connection.execute(found.where(events.c.id == id_)).one_or_none()
-            if row is None:
+            summary = connection.execute(select_summary).one_or_none()
+            content = connection.execute(select_content).one_or_none()
+            if summary is None or content is None:
                 return None
-            return EventRecord(
-                entry=_event_entry(row),
-                key=row.key,
-                headers=row.headers,
-                query=row.query,
-                body=row.body,
-                deliveries=tuple(map(_entry, connection.execute(its))),
+            return EventDetails(
+                summary=EventSummary(**summary._mapping),
+                **content._mapping,
+                deliveries=tuple(_delivery_summaries(connection, select_own)),
             )
 
-    def event_ids(self, asked: EventFilter, *, limit: int | None = None) -> list[int]:
-        """List the ids of events in the order of their receipt."""
-        found = select(events.c.id).where(*_event_conditions(asked)).order_by(events.c.id).limit(limit)
+    def event_ids(self, wanted: EventFilter, *, limit: int | None = None) -> list[int]:
+        """Return the ids of events in the order in which they were received."""
+        statement = select(events.c.id).where(*_event_conditions(wanted)).order_by(events.c.id).limit(limit)
         with reading(self._database) as connection:
-            return list(connection.scalars(found))
+            return list(connection.scalars(statement))
 
-    def sources(self, ids: Sequence[int]) -> dict[int, str]:
-        """Give the source of each event that there is."""
-        found = select(events.c.id, events.c.source).where(self._database.among(events.c.id, "ids"))
+    def sources(self, event_ids: Sequence[int]) -> dict[int, str]:
+        """Return the source of each event that exists, by its id."""
+        statement = select(events.c.id, events.c.source).where(self._database.among(events.c.id, "ids"))
         with reading(self._database) as connection:
-            rows = connection.execute(found, {"ids": self._database.numbers(ids)})
+            rows = connection.execute(statement, {"ids": self._database.numbers(event_ids)})
             return {row.id: row.source for row in rows}
 
-    def last_events(self, names: Collection[str]) -> dict[str, EventEntry]:
-        """Give the last event of each of these sources that has one."""
-        found: Select[Any] = select(*_EVENT_COLUMNS).where(self._database.among(events.c.id, "ids"))
+    def last_events(self, sources: Collection[str]) -> dict[str, EventSummary]:
+        """Return the last event of each of these sources that has one."""
+        statement: Select[Any] = select(*_EVENT_COLUMNS).where(self._database.among(events.c.id, "ids"))
         with reading(self._database) as connection:
-            ids = {row.source: row.id for row in connection.execute(_last_of_newest)}
-            asked = [ids.get(name) or connection.scalar(_last_of_source, {"name": name}) for name in names]
-            given = self._database.numbers([id_ for id_ in asked if id_ is not None])
-            rows = connection.execute(found, {"ids": given})
-            return {row.source: _event_entry(row) for row in rows}
-
-    def _entries(self) -> Select[Any]:
-        its_lease_lasts = and_(deliveries.c.lease.is_not(None), deliveries.c.due_at > self._database.now)
-        return select(
-            *_DELIVERY_COLUMNS,
-            its_lease_lasts.label("leased"),
-        ).join_from(deliveries, events, events.c.id == deliveries.c.event_id)
+            newest = {row.source: row.id for row in connection.execute(_last_of_newest)}
+            ids = [
+                newest.get(source) or connection.scalar(_last_of_source, {"of_source": source}) for source in sources
+            ]
+            known = self._database.numbers([id_ for id_ in ids if id_ is not None])
+            rows = connection.execute(statement, {"ids": known})
+            return {row.source: EventSummary(**row._mapping) for row in rows}
 
 
-_DELIVERY_COLUMNS = (
-    deliveries.c.id,
-    deliveries.c.event_id,
-    events.c.source,
-    events.c.received_at,
-    deliveries.c.status,
-    deliveries.c.connection,
-    deliveries.c.region,
-    deliveries.c.call,
-    deliveries.c.due_at,
-    deliveries.c.tries,
-    deliveries.c.first_failed_at,
-    deliveries.c.settled_at,
-    deliveries.c.reason,
-)
 _calls = select(func.count()).where(deliveries.c.event_id == events.c.id).correlate(events)
 _EVENT_COLUMNS: tuple[ColumnElement[Any], ...] = (
     events.c.id,
@@ -263,96 +281,57 @@ _EVENT_COLUMNS: tuple[ColumnElement[Any], ...] = (
     _calls.scalar_subquery().label("calls"),
 )
 
-# No index has the events of a source in their order, and an index for this alone would cost every insert. A source
-# with much to do is among the newest events. One that is not there has few, or none: the index of (source, key)
-# gives all of them. Asked for the plain max(id), a database may rather go back through the whole table to the first
-# event of that source, hence the sum.
+# No index holds the events of a source in their order, and one for this query alone would cost every insert. A busy
+# source is among the newest events. Another one has few events, or none: the index of (source, key) finds them. With
+# the plain max(id) a database may go back through the whole table to the first event of the source: hence the sum.
 _newest = select(events.c.source, events.c.id).order_by(events.c.id.desc()).limit(NEWEST).subquery()
 _last_of_newest = select(_newest.c.source, func.max(_newest.c.id).label("id")).group_by(_newest.c.source)
-_last_of_source = select(func.max(events.c.id + 0)).where(events.c.source == bindparam("name"))
+_last_of_source = select(func.max(events.c.id + 0)).where(events.c.source == bindparam("of_source"))
 
 
-def _conditions(asked: DeliveryFilter) -> Iterator[ColumnElement[bool]]:
-    if asked.statuses:
-        # Written out, not bound: only so does SQLite see that a partial index serves.
-        yield or_(*(deliveries.c.status == literal_column(f"'{status}'") for status in asked.statuses))
-    if asked.connection is not None:
-        yield deliveries.c.connection == asked.connection
-    if asked.reason is not None:
-        yield deliveries.c.reason.icontains(asked.reason, autoescape=True)
-    if asked.event_id is not None:
-        yield deliveries.c.event_id == asked.event_id
-    yield from _received(asked.source, asked.since, asked.until)
+def _delivery_summaries(connection: Connection, statement: Select[Any]) -> list[DeliverySummary]:
+    return [DeliverySummary(**{**row._mapping, "leased": bool(row.leased)}) for row in connection.execute(statement)]
 
 
-def _event_conditions(asked: EventFilter) -> Iterator[ColumnElement[bool]]:
-    if asked.status is not None:
-        yield events.c.status == asked.status
-    if asked.event_type is not None:
-        yield events.c.event_type == asked.event_type
-    yield from _received(asked.source, asked.since, asked.until)
+def _delivery_conditions(wanted: DeliveryFilter) -> Iterator[ColumnElement[bool]]:
+    if wanted.statuses:
+        # As literals, not as parameters: only then SQLite uses its partial indexes.
+        yield or_(*(deliveries.c.status == literal_column(f"'{status}'") for status in wanted.statuses))
+    if wanted.connection is not None:
+        yield deliveries.c.connection == wanted.connection
+    if wanted.reason is not None:
+        yield deliveries.c.reason.icontains(wanted.reason, autoescape=True)
+    if wanted.event_id is not None:
+        yield deliveries.c.event_id == wanted.event_id
+    yield from _received_conditions(wanted)
 
 
-def _received(source: str | None, since: float | None, until: float | None) -> Iterator[ColumnElement[bool]]:
-    if source is not None:
-        yield events.c.source == source
-    if since is not None:
-        yield events.c.received_at >= since
-    if until is not None:
-        yield events.c.received_at < until
+def _event_conditions(wanted: EventFilter) -> Iterator[ColumnElement[bool]]:
+    if wanted.status is not None:
+        yield events.c.status == wanted.status
+    if wanted.event_type is not None:
+        yield events.c.event_type == wanted.event_type
+    yield from _received_conditions(wanted)
 
 
-def _ahead(connection: Connection, row: Row[Any]) -> int | None:
-    """Count the deliveries that have to be settled before this one may go out."""
+def _received_conditions(wanted: DeliveryFilter | EventFilter) -> Iterator[ColumnElement[bool]]:
+    if wanted.source is not None:
+        yield events.c.source == wanted.source
+    if wanted.since is not None:
+        yield events.c.received_at >= wanted.since
+    if wanted.until is not None:
+        yield events.c.received_at < wanted.until
+
+
+def _count_ahead(connection: Connection, row: Row[Any]) -> int | None:
+    """Count the deliveries that have to be settled before this one can be sent."""
     if row.status not in ("parked", "pending"):
         return None
     lanes = [lane for lane in (row.lane, row.other_lane) if lane is not None]
-    # Three conditions, so that each finds its index.
-    stands = or_(
+    # Three conditions, so that each uses its index.
+    is_in_lanes = or_(
         and_(IS_PARKED, deliveries.c.lane.in_(lanes)),
         and_(IS_PENDING, deliveries.c.lane.in_(lanes)),
         and_(IN_TWO_LANES, deliveries.c.other_lane.in_(lanes)),
     )
-    return connection.scalar(select(func.count()).where(stands, row.place > PLACE))
-
-
-def _entry(row: Row[Any]) -> DeliveryEntry:
-    leased = row.status == "pending" and bool(row.leased)
-    return DeliveryEntry(
-        id=row.id,
-        event_id=row.event_id,
-        source=row.source,
-        received_at=row.received_at,
-        status=row.status,
-        connection=row.connection,
-        region=row.region or None,
-        call=row.call,
-        leased=leased,
-        due_at=row.due_at if row.status == "pending" and not leased else None,
-        tries=row.tries,
-        first_failed_at=row.first_failed_at,
-        settled_at=row.settled_at,
-        reason=row.reason,
-    )
-
-
-def _attempt(row: Row[Any]) -> AttemptEntry:
-    return AttemptEntry(
-        at=row.at,
-        seconds=row.seconds,
-        status=row.status,
-        reason=row.reason,
-        debug=None if row.debug is None else row.debug.decode(),
-    )
-
-
-def _event_entry(row: Row[Any]) -> EventEntry:
-    return EventEntry(
-        id=row.id,
-        source=row.source,
-        received_at=row.received_at,
-        event_type=row.event_type,
-        status=row.status,
-        problem=row.problem,
-        calls=row.calls,
-    )
+    return connection.scalar(select(func.count()).where(is_in_lanes, row.place > PLACE))

@@ -1,7 +1,7 @@
-"""Forget what is done: events and their deliveries go some days after they were received.
+"""Delete finished events and their deliveries some days after they were received.
 
-What waits, and what the operator has yet to look at, stays. It is done in small steps with rests between,
-because the receiver writes to the same database; on SQLite the file gives its free pages back.
+What waits stays, and so does what failed: the operator has to look at it. It works in small steps with pauses, because
+webhooks are recorded in the same database. On SQLite the file gives its free pages back.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from gateway.store.tables import IS_FAILED, IS_UNSETTLED, attempts, deliveries, 
 
 #: Events of one step.
 STEP = 200
-#: Pages of one step of giving them back: 2 MB, some hundredths of a second.
+#: Pages given back in one step: 2 MB, some hundredths of a second.
 PAGES = 500
-#: A rest is so many times as long as the step before it: the receiver has the database four fifths of the time.
-REST = 4
-#: A part of the file that stays free for what comes next; giving back and taking again costs writes.
+#: A pause lasts this many times as long as the step before it, so webhooks have the database four fifths of the time.
+PAUSE_FACTOR = 4
+#: The part of the file that stays free for new rows: giving back pages and taking them again costs writes.
 SPARE = 1 / 20
 
 DAY = 86_400.0
@@ -32,109 +32,103 @@ DAY = 86_400.0
 
 @dataclass(frozen=True, kw_only=True)
 class Removed:
-    """How many rows went; *done* when all that is old has been looked at."""
+    """The numbers of deleted rows; *done*: no old event is left to look at."""
 
-    events: int
-    deliveries: int
-    attempts: int
+    events: int = 0
+    deliveries: int = 0
+    attempts: int = 0
     done: bool
 
 
 class Retention:
-    """Removes from one database what was received more than *days* days ago and is done with.
+    """Deletes from one database what was received more than *days* days ago and is finished.
 
-    All raise StoreError when the database cannot be reached or used for now.
+    All methods raise StoreError when the database cannot be used.
     """
 
     def __init__(self, database: Database, days: float) -> None:
         self._database = database
-        self._old = database.now - days * DAY
-        self._seen = 0
-        self._read_on = select(events.c.id, (events.c.received_at < self._old).label("old")).order_by(events.c.id)
-        self._chosen = database.among(events.c.id, "ids")
-        self._lock = select(events.c.id).where(self._chosen).order_by(events.c.id)
-        self._done_with = select(events.c.id).where(
-            self._chosen,
-            events.c.received_at < self._old,
+        self._is_old = events.c.received_at < database.now - days * DAY
+        self._delete_notices = delete(notices).where(
+            notices.c.ended_at < database.now - days * DAY, notices.c.tell_at.is_(None)
+        )
+        self._last_seen_id = 0
+        self._select_next = select(events.c.id, self._is_old.label("old")).order_by(events.c.id)
+        self._is_chosen = database.among(events.c.id, "ids")
+        self._lock = select(events.c.id).where(self._is_chosen).order_by(events.c.id).with_for_update(skip_locked=True)
+        self._select_finished = select(events.c.id).where(
+            self._is_chosen,
+            self._is_old,
             events.c.status != "failed",
             ~exists().where(deliveries.c.event_id == events.c.id, or_(IS_UNSETTLED, IS_FAILED)),
         )
 
     def sweep(self, stopping: threading.Event) -> Removed:
-        """Remove all that is to go, with rests, until it is done or *stopping*."""
-        removed = _nothing(done=False)
-        self._seen = 0
-        while not removed.done and not stopping.is_set():
-            with _rested(stopping):
+        """Delete everything that is old and finished, with pauses, until it is done or *stopping* is set."""
+        total = Removed(done=False)
+        self._last_seen_id = 0
+        while not total.done and not stopping.is_set():
+            with _pause_after(stopping):
                 step = self.step()
-            removed = Removed(
-                events=removed.events + step.events,
-                deliveries=removed.deliveries + step.deliveries,
-                attempts=removed.attempts + step.attempts,
+            total = Removed(
+                events=total.events + step.events,
+                deliveries=total.deliveries + step.deliveries,
+                attempts=total.attempts + step.attempts,
                 done=step.done,
             )
-        self._remove_notices()
-        while not stopping.is_set():
-            with _rested(stopping):
-                if not self.give_back():
-                    break
-        return removed
+        with writing(self._database) as connection:
+            connection.execute(self._delete_notices)
+        has_more_space = True
+        while has_more_space and not stopping.is_set():
+            with _pause_after(stopping):
+                has_more_space = self.give_back()
+        return total
 
     def step(self, limit: int = STEP) -> Removed:
-        """Look at the next *limit* events, in the order of their receipt, and remove those that are done with.
+        """Look at the next *limit* events in the order of their receipt, and delete those that are finished.
 
-        Each step goes on where the last ended; the one that finds nothing old any more is the last of its
-        sweep, and the next begins anew.
+        Each step continues after the last one. The step that meets no old event ends the sweep, and the next one
+        begins again at the first event.
         """
         with reading(self._database) as connection:
-            page = connection.execute(self._read_on.where(events.c.id > self._seen).limit(limit)).all()
+            page = connection.execute(self._select_next.where(events.c.id > self._last_seen_id).limit(limit)).all()
             old = [row.id for row in page if row.old]
-            going = self._ids(connection, old) if old else []
-        self._seen = page[-1].id if old else 0
-        if not going:
-            return _nothing(done=not old)
-        return self._remove(going)
+            finished = self._finished(connection, old) if old else []
+        self._last_seen_id = page[-1].id if old else 0
+        return self._delete(finished) if finished else Removed(done=not old)
 
     def give_back(self, pages: int = PAGES) -> bool:
-        """Shorten an SQLite file by some of its free pages; tells whether there are more to give."""
+        """Shorten a SQLite file by some of its free pages; return whether there are more to give back."""
         with writing(self._database) as connection:
             return self._database.give_back_space(connection, pages=pages, spare=SPARE)
 
-    def _ids(self, connection: Connection, old: Collection[int]) -> list[int]:
-        return list(connection.scalars(self._done_with, self._given(old)))
-
-    def _remove(self, ids: Collection[int]) -> Removed:
-        """Remove events with all that belongs to them; one that a replay has given deliveries meanwhile stays."""
+    def _delete(self, ids: Collection[int]) -> Removed:
+        """Delete events with everything that belongs to them."""
         with writing(self._database) as connection:
-            # A replay holds this lock while it gives an event deliveries. What is done with is judged after
-            # it, by a statement of its own: one that had to wait would judge by what it saw before.
-            locked = self._lock.with_for_update(skip_locked=True)
-            ids = list(connection.scalars(locked, self._given(ids)))
-            going = self._given(self._ids(connection, ids))
-            of_chosen = self._database.among(deliveries.c.event_id, "ids")
-            its = select(deliveries.c.id).where(of_chosen)
-            return Removed(
-                attempts=connection.execute(delete(attempts).where(attempts.c.delivery_id.in_(its)), going).rowcount,
-                deliveries=connection.execute(delete(deliveries).where(of_chosen), going).rowcount,
-                events=connection.execute(delete(events).where(self._chosen), going).rowcount,
-                done=False,
-            )
+            # A replay holds this lock while it adds deliveries to an event. Whether an event is finished is decided
+            # after the lock, by a statement of its own: one that had waited would decide by what it saw before.
+            locked = list(connection.scalars(self._lock, self._parameters(ids)))
+            finished = self._parameters(self._finished(connection, locked))
+            of_events = self._database.among(deliveries.c.event_id, "ids")
+            delivery_ids = select(deliveries.c.id).where(of_events)
+            statements = {
+                "attempts": delete(attempts).where(attempts.c.delivery_id.in_(delivery_ids)),
+                "deliveries": delete(deliveries).where(of_events),
+                "events": delete(events).where(self._is_chosen),
+            }
+            counts = {name: connection.execute(statement, finished).rowcount for name, statement in statements.items()}
+            return Removed(**counts, done=False)
 
-    def _given(self, ids: Collection[int]) -> dict[str, Any]:
+    def _finished(self, connection: Connection, ids: Collection[int]) -> list[int]:
+        return list(connection.scalars(self._select_finished, self._parameters(ids)))
+
+    def _parameters(self, ids: Collection[int]) -> dict[str, Any]:
         return {"ids": self._database.numbers(ids)}
-
-    def _remove_notices(self) -> None:
-        with writing(self._database) as connection:
-            connection.execute(delete(notices).where(notices.c.ended_at < self._old, notices.c.tell_at.is_(None)))
 
 
 @contextmanager
-def _rested(stopping: threading.Event) -> Iterator[None]:
-    """Rest after a step for several times as long as it took."""
-    began = time.monotonic()
+def _pause_after(stopping: threading.Event) -> Iterator[None]:
+    """Pause after a step for several times as long as it took."""
+    start = time.monotonic()
     yield
-    stopping.wait((time.monotonic() - began) * REST)
-
-
-def _nothing(*, done: bool) -> Removed:
-    return Removed(events=0, deliveries=0, attempts=0, done=done)
+    stopping.wait((time.monotonic() - start) * PAUSE_FACTOR)

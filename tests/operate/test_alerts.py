@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import select
 
 from gateway.errors import StoreError
-from gateway.operate.alerts import GIVEN_UP_AFTER, Alerts
+from gateway.operate.alerts.post import GIVE_UP_AFTER, AlertPoster
 from gateway.operate.housekeeping import Task, housekeeping
 from gateway.store import Store
 from gateway.store.database import Database
@@ -87,8 +87,8 @@ DEADLINE, SHORT = 1.0, 0.2
 
 
 @pytest.fixture
-def alerts(request: pytest.FixtureRequest, database: Database, receiver: Receiver) -> Iterator[Alerts]:
-    made = Alerts(database, receiver.url, deadline=getattr(request, "param", DEADLINE))
+def alerts(request: pytest.FixtureRequest, database: Database, receiver: Receiver) -> Iterator[AlertPoster]:
+    made = AlertPoster(database, receiver.url, deadline=getattr(request, "param", DEADLINE))
     yield made
     made.close()
 
@@ -103,32 +103,32 @@ def left(database: Database) -> list[float]:
         return list(connection.scalars(asked))
 
 
-def test_an_alert_is_what_slack_takes(alerts: Alerts, receiver: Receiver, database: Database) -> None:
+def test_an_alert_is_what_slack_takes(alerts: AlertPoster, receiver: Receiver, database: Database) -> None:
     begin(database, "broken", "shop", "a < b & <!channel>")
-    alerts.tell(RUNNING)
-    alerts.tell(RUNNING)
+    alerts.post_due(RUNNING)
+    alerts.post_due(RUNNING)
     text = "customerio-gateway: a &lt; b &amp; &lt;!channel&gt;"
     assert receiver.received == [("/T4711", "application/json", {"text": text})]
     assert left(database) == []
 
 
-def test_what_is_over_says_how_long_it_lasted(alerts: Alerts, receiver: Receiver, database: Database) -> None:
+def test_what_is_over_says_how_long_it_lasted(alerts: AlertPoster, receiver: Receiver, database: Database) -> None:
     begin(database, "late", "", "deliveries are late")
     shift(database, 90 * 60)
     end(database, "late")
-    alerts.tell(RUNNING)
+    alerts.post_due(RUNNING)
     assert receiver.texts == ["customerio-gateway: over after 1.5 h: deliveries are late"]
 
 
 def test_what_customerio_said_about_a_call_does_not_leave_the_house(
-    alerts: Alerts, receiver: Receiver, database: Database, store: Store, caplog: pytest.LogCaptureFixture
+    alerts: AlertPoster, receiver: Receiver, database: Database, store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
     store.record([event("a", call("one", 1))])
     fail(store)
-    alerts.tell(RUNNING)
+    alerts.post_due(RUNNING)
     said = "deliveries of source shop fail; see: gateway deliveries list --status failed --source shop"
     assert receiver.texts == [f"customerio-gateway: {said}"]
-    assert [record.getMessage() for record in caplog.records if record.name == "gateway.operate.alerts"] == [said]
+    assert [record.getMessage() for record in caplog.records if record.name == "gateway.operate.alerts.post"] == [said]
 
 
 @pytest.mark.parametrize(
@@ -145,25 +145,25 @@ def test_what_customerio_said_about_a_call_does_not_leave_the_house(
 def test_what_was_not_taken_is_posted_again_later(
     answer: Answer,
     said: str,
-    alerts: Alerts,
+    alerts: AlertPoster,
     receiver: Receiver,
     database: Database,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     receiver.answer = answer
     begin(database, "late", "", "deliveries are late")
-    alerts.tell(RUNNING)
+    alerts.post_due(RUNNING)
     assert len(receiver.received) == 1
-    assert f"an alert was not taken: {said}" in caplog.text
+    assert f"posting an alert failed: {said}" in caplog.text
     assert "4711" not in caplog.text
     (seconds,) = left(database)
     assert 30 < seconds <= 60
     shift(database, 1_800)
-    alerts.tell(RUNNING)
+    alerts.post_due(RUNNING)
     (seconds,) = left(database)
     assert 1_700 < seconds <= 1_830
-    shift(database, GIVEN_UP_AFTER)
-    alerts.tell(RUNNING)
+    shift(database, GIVE_UP_AFTER)
+    alerts.post_due(RUNNING)
     assert "is given up" in caplog.text
     assert left(database) == []
     assert caplog.text.count("deliveries are late") == 1
@@ -171,7 +171,7 @@ def test_what_was_not_taken_is_posted_again_later(
 
 @pytest.mark.parametrize("alerts", [SHORT], indirect=True)
 def test_an_answer_that_trickles_is_not_waited_for(
-    alerts: Alerts, receiver: Receiver, database: Database, caplog: pytest.LogCaptureFixture
+    alerts: AlertPoster, receiver: Receiver, database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
     closed = threading.Event()
 
@@ -186,7 +186,7 @@ def test_an_answer_that_trickles_is_not_waited_for(
     receiver.answer = trickle
     begin(database, "late", "", "deliveries are late")
     began = time.monotonic()
-    alerts.tell(RUNNING)
+    alerts.post_due(RUNNING)
     assert time.monotonic() - began < 3
     assert "no whole answer within 0.2 s" in caplog.text
     assert closed.wait(5)
@@ -195,10 +195,10 @@ def test_an_answer_that_trickles_is_not_waited_for(
 def test_without_an_address_notices_are_lines_of_the_log(database: Database, caplog: pytest.LogCaptureFixture) -> None:
     begin(database, "late", "", "deliveries are late")
     begin(database, "paused", "default", "connection default is paused (unreachable)")
-    alerts = Alerts(database, None)
-    alerts.tell(RUNNING)
+    alerts = AlertPoster(database, None)
+    alerts.post_due(RUNNING)
     end(database, "late")
-    alerts.tell(RUNNING)
+    alerts.post_due(RUNNING)
     alerts.close()
     lines = [(record.levelname, record.getMessage()) for record in caplog.records]
     # The worker that paused a connection has said so itself.

@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 from sqlalchemy import Engine, event, select
 
 from gateway.cli import main
-from gateway.operate.body_files import Body, Files
+from gateway.operate.body_files import Body, BodyFiles
 from gateway.operate.ingest import GROUP
 from gateway.store import Store
 from gateway.store.database import Database
@@ -60,7 +60,7 @@ def read(path: Path, *, whole: bool = False) -> list[tuple[str, object]]:
     """What the file's bodies say, or what is wrong with them, and where they stand."""
     return [
         (each.where.removeprefix(str(path)), each.problem or json.loads(each.data))
-        for each in Files([path], whole=whole)
+        for each in BodyFiles([path], whole=whole)
     ]
 
 
@@ -91,7 +91,7 @@ def test_a_file_is_lines_or_an_array_of_bodies_or_one_body(
     path = tmp_path / "any.name"
     path.write_bytes(gzip.compress(content) if packed else content)
     if expected is None:
-        assert [each.where for each in Files([path])] == [f"{path}:1", f"{path}:2"]
+        assert [each.where for each in BodyFiles([path])] == [f"{path}:1", f"{path}:2"]
     else:
         assert read(path) == expected
 
@@ -99,7 +99,7 @@ def test_a_file_is_lines_or_an_array_of_bodies_or_one_body(
 def test_a_body_is_kept_as_it_is_written(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_bytes(b'[{"b":1.50,  "a":"\\u00e4\xc3\xa4"},\n 2e3]')
-    assert [each.data for each in Files([path])] == [b'{"b":1.50,  "a":"\\u00e4\xc3\xa4"}', b"2e3"]
+    assert [each.data for each in BodyFiles([path])] == [b'{"b":1.50,  "a":"\\u00e4\xc3\xa4"}', b"2e3"]
 
 
 def test_whole_files_are_one_body_each(tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_whole_files_are_one_body_each(tmp_path: Path) -> None:
 def test_a_broken_line_is_a_body_of_its_own(tmp_path: Path, content: bytes, expected: list[tuple[str, bytes]]) -> None:
     path = tmp_path / "a"
     path.write_bytes(content)
-    assert [(each.where.removeprefix(str(path)), each.data) for each in Files([path])] == expected
+    assert [(each.where.removeprefix(str(path)), each.data) for each in BodyFiles([path])] == expected
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_a_file_that_breaks_off_says_where(tmp_path: Path, content: bytes, said:
     broken, good = tmp_path / "broken", tmp_path / "good"
     broken.write_bytes(content)
     good.write_bytes(b'{"a": 1}')
-    files = Files([broken, good])
+    files = BodyFiles([broken, good])
     *_, last_but_one, last = files
     assert last_but_one.problem is not None
     assert said in last_but_one.problem
@@ -150,7 +150,7 @@ def test_lines_are_read_one_by_one(tmp_path: Path) -> None:
     with gzip.open(path, "wb", compresslevel=1) as file:
         for _ in range(5_000):
             file.write(b'"' + b"x" * 2_000 + b'"\n')
-    files = Files([path])
+    files = BodyFiles([path])
     tracemalloc.start()
     assert sum(1 for _ in files) == 5_000
     _, most = tracemalloc.get_traced_memory()

@@ -18,7 +18,8 @@ from gateway.event import Webhook
 from gateway.mapping.compiler import parse
 from gateway.mapping.model import MappingFile
 from gateway.operate.queries import DeliveryFilter, Queries
-from gateway.operate.replay import BY_THE_OPERATOR, Replayed, Rework, in_portions
+from gateway.operate.replay import Replay, Replayed
+from gateway.operate.requeue import BY_THE_OPERATOR, Requeue, in_portions
 from gateway.receive.record import take
 from gateway.store import Store
 from gateway.store.database import Database, connect
@@ -27,8 +28,13 @@ from tests.support.rows import Hand, call, event, names, statuses
 
 
 @pytest.fixture
-def rework(database: Database) -> Rework:
-    return Rework(database)
+def requeue(database: Database) -> Requeue:
+    return Requeue(database)
+
+
+@pytest.fixture
+def replay(database: Database) -> Replay:
+    return Replay(database)
 
 
 def fail(store: Store, *wanted: str, reason: str = "HTTP 400") -> None:
@@ -79,10 +85,10 @@ def open_notices(database: Database) -> list[str]:
 # Retrying
 
 
-def test_a_retried_delivery_goes_out_again_as_if_it_were_new(store: Store, rework: Rework, database: Database) -> None:
+def test_a_retried_delivery_is_sent_as_if_it_were_new(store: Store, requeue: Requeue, database: Database) -> None:
     store.record([event("a", call("1a", 1))])
     fail(store, "1a")
-    assert rework.retry([1]).ids == [1]
+    assert requeue.retry([1]).ids == [1]
     with database.engine.connect() as connection:
         row = connection.execute(select(deliveries)).one()
     assert (row.status, row.tries, row.first_failed_at, row.settled_at) == ("pending", 0, None, None)
@@ -91,48 +97,50 @@ def test_a_retried_delivery_goes_out_again_as_if_it_were_new(store: Store, rewor
 
 
 def test_retried_deliveries_go_to_the_end_of_their_lane_in_their_order(
-    store: Store, rework: Rework, database: Database
+    store: Store, requeue: Requeue, database: Database
 ) -> None:
     store.record([event("a", *(call(f"1{letter}", 1) for letter in "abcd"))])
     fail(store, "1a", "1b")
-    assert rework.retry([1, 2]).ids == [1, 2]
+    assert requeue.retry([1, 2]).ids == [1, 2]
     assert statuses(database) == {"1a": "parked", "1b": "parked", "1c": "pending", "1d": "parked"}
     store.record([event("b", call("1e", 1))])
     assert deliver_all(store) == ["1c", "1d", "1a", "1b", "1e"]
 
 
-def test_the_head_of_a_free_lane_is_the_first_that_is_retried(store: Store, rework: Rework, database: Database) -> None:
+def test_the_first_that_is_retried_is_the_head_of_a_free_lane(
+    store: Store, requeue: Requeue, database: Database
+) -> None:
     store.record([event("a", call("1a", 1), call("1b", 1), call("free"))])
     fail(store, "1a", "1b", "free")
-    rework.retry([1, 2, 3])
+    requeue.retry([1, 2, 3])
     assert statuses(database) == {"1a": "pending", "1b": "parked", "free": "pending"}
 
 
-def test_what_fails_twice_keeps_the_place_of_its_retry(store: Store, rework: Rework, database: Database) -> None:
+def test_what_fails_twice_keeps_the_place_of_its_retry(store: Store, requeue: Requeue, database: Database) -> None:
     store.record([event("a", call("1a", 1), call("1b", 1))])
     fail(store, "1a")
-    rework.retry([1])
+    requeue.retry([1])
     fail(store, "1b", "1a")
     assert Queries(database).delivery_ids(DeliveryFilter(statuses=("failed",))) == [2, 1]
 
 
-def test_a_retried_merge_waits_in_both_its_lanes(store: Store, rework: Rework, database: Database) -> None:
+def test_a_retried_merge_waits_in_both_its_lanes(store: Store, requeue: Requeue, database: Database) -> None:
     store.record([event("a", call("merge", 1, 2))])
     fail(store, "merge")
     store.record([event("b", call("2a", 2))])
-    rework.retry([1])
+    requeue.retry([1])
     store.record([event("c", call("1a", 1))])
     assert statuses(database) == {"merge": "parked", "2a": "pending", "1a": "parked"}
     assert deliver_all(store) == ["2a", "merge", "1a"]
 
 
-def test_only_failed_ones_are_retried_and_the_others_are_told_apart(store: Store, rework: Rework) -> None:
+def test_only_failed_ones_are_retried_and_the_others_are_told_apart(store: Store, requeue: Requeue) -> None:
     store.record([event("a", call("1a", 1), call("1b", 1), call("2a", 2), call("3a", 3))])
     hand = Hand(store)
     one = hand.claim(limit=1)[0]
     hand.settle(one, Delivered())
-    rework.cancel([3])
-    done = rework.retry([1, 2, 3, 99])
+    requeue.cancel([3])
+    done = requeue.retry([1, 2, 3, 99])
     assert done.ids == []
     assert done.refused == {
         1: "delivery 1 is delivered; only failed ones are retried"
@@ -141,27 +149,27 @@ def test_only_failed_ones_are_retried_and_the_others_are_told_apart(store: Store
         3: "delivery 3 is cancelled; only failed ones are retried (to send it after all: gateway events replay 1)",
         99: "there is no delivery 99",
     }
-    assert rework.refusals([1, 2, 3, 99]) == done.refused
+    assert requeue.refusals([1, 2, 3, 99]) == done.refused
 
 
 def test_a_notice_ends_with_the_last_failed_delivery_of_its_source(
-    store: Store, rework: Rework, database: Database
+    store: Store, requeue: Requeue, database: Database
 ) -> None:
     store.record([event("a", call("1a", 1), call("2a", 2)), event("b", call("3a", 3), source="other")])
     fail(store, "1a", "2a", "3a")
     assert sorted(open_notices(database)) == ["other", "shop"]
-    rework.retry([1])
+    requeue.retry([1])
     assert sorted(open_notices(database)) == ["other", "shop"]
-    rework.cancel([2])
+    requeue.cancel([2])
     assert open_notices(database) == ["other"]
 
 
 # Cancelling
 
 
-def test_what_waited_behind_a_cancelled_delivery_is_promoted(store: Store, rework: Rework, database: Database) -> None:
+def test_a_delivery_behind_a_cancelled_one_is_promoted(store: Store, requeue: Requeue, database: Database) -> None:
     store.record([event("a", call("1a", 1), call("merge", 1, 2), call("1b", 1), call("2a", 2))])
-    assert rework.cancel([1, 2]).ids == [1, 2]
+    assert requeue.cancel([1, 2]).ids == [1, 2]
     assert statuses(database) == {
         "1a": "cancelled",
         "merge": "cancelled",
@@ -174,15 +182,15 @@ def test_what_waited_behind_a_cancelled_delivery_is_promoted(store: Store, rewor
     assert deliver_all(store) == ["1b", "2a"]
 
 
-def test_what_is_being_sent_is_not_cancelled_until_its_lease_has_ended(store: Store, rework: Rework) -> None:
+def test_what_is_being_sent_is_not_cancelled_until_its_lease_has_ended(store: Store, requeue: Requeue) -> None:
     store.record([event("a", call("1a", 1), call("2a", 2))])
     (held,) = Hand(store, lease=1).claim(limit=1)
-    assert rework.cancel([1, 2]).refused == {1: "delivery 1 is being sent now"}
+    assert requeue.cancel([1, 2]).refused == {1: "delivery 1 is being sent now"}
     store.release([held])
     (lost,) = Hand(store, lease=1).claim(seconds=-1)
-    assert rework.cancel([1]).ids == [1]
+    assert requeue.cancel([1]).ids == [1]
     Hand(store, lease=1).settle(lost, Delivered())
-    assert rework.cancel([1]).refused == {1: "delivery 1 is cancelled already"}
+    assert requeue.cancel([1]).refused == {1: "delivery 1 is cancelled already"}
 
 
 # Replaying
@@ -221,122 +229,122 @@ def kinds(database: Database) -> list[str]:
         return [f"{row.call.split(chr(34))[3]} {row.status}" for row in rows]
 
 
-def test_a_replay_with_the_same_mapping_changes_nothing(store: Store, rework: Rework, database: Database) -> None:
+def test_a_replay_with_the_same_mapping_changes_nothing(store: Store, replay: Replay, database: Database) -> None:
     receive(store, mapped())
     deliver_all(store)
     before = kinds(database)
     expected = Replayed(status="accepted", delivered=2)
-    assert rework.plan(1, mapped()) == expected
-    assert rework.replay(1, mapped()) == expected
+    assert replay.preview(1, mapped()) == expected
+    assert replay.replay(1, mapped()) == expected
     assert kinds(database) == before
 
 
-def test_a_replay_of_a_failed_event_makes_its_calls(store: Store, rework: Rework, database: Database) -> None:
+def test_a_replay_of_a_failed_event_makes_its_calls(store: Store, replay: Replay, database: Database) -> None:
     receive(store, mapped(MAPPING.replace("name: Paid", "name: =missing")))
     assert kinds(database) == []
     expected = Replayed(status="accepted", new=2)
-    assert rework.plan(1, mapped()) == expected
+    assert replay.preview(1, mapped()) == expected
     assert kinds(database) == []
-    assert rework.replay(1, mapped()) == expected
+    assert replay.replay(1, mapped()) == expected
     entry = Queries(database).event(1)
     assert entry is not None
-    assert (entry.entry.status, entry.entry.problem, entry.entry.event_type) == ("accepted", None, "paid")
+    assert (entry.summary.status, entry.summary.problem, entry.summary.event_type) == ("accepted", None, "paid")
     assert len(deliver_all(store)) == 2
 
 
-def test_what_a_replay_adds_stands_behind_what_waits(store: Store, rework: Rework, database: Database) -> None:
+def test_what_a_replay_adds_stands_behind_what_waits(store: Store, replay: Replay, database: Database) -> None:
     receive(store, without_identify(), 1)
     deliver_all(store)
     receive(store, without_identify(), 2)
-    rework.replay(1, mapped())
+    replay.replay(1, mapped())
     assert kinds(database) == ["track delivered", "track pending", "identify parked"]
     assert_lanes_are_whole(database)
 
 
 def test_a_replay_cancels_what_is_not_wanted_any_more_and_retries_what_is(
-    store: Store, rework: Rework, database: Database
+    store: Store, replay: Replay, database: Database
 ) -> None:
     receive(store, mapped())
     hand = Hand(store)
     hand.settle(hand.claim()[0], Failed(reason="no"))
     expected = Replayed(status="accepted", retried=1, cancelled=1)
-    assert rework.plan(1, without_identify()) == expected
-    assert rework.replay(1, without_identify()) == expected
+    assert replay.preview(1, without_identify()) == expected
+    assert replay.replay(1, without_identify()) == expected
     assert kinds(database) == ["identify cancelled", "track pending"]
     assert open_notices(database) == []
-    assert rework.replay(1, mapped()) == Replayed(status="accepted", retried=1, waiting=1)
+    assert replay.replay(1, mapped()) == Replayed(status="accepted", retried=1, waiting=1)
     assert kinds(database) == ["track pending", "identify parked"]
 
 
-def test_a_call_that_is_being_sent_is_left_to_arrive(store: Store, rework: Rework, database: Database) -> None:
+def test_a_call_that_is_being_sent_is_left_to_arrive(store: Store, replay: Replay, database: Database) -> None:
     receive(store, mapped())
     Hand(store).claim()
     nothing = mapped(MAPPING.replace("paid:", "other:"))
-    replayed = rework.replay(1, nothing)
+    replayed = replay.replay(1, nothing)
     assert replayed is not None
     assert (replayed.status, replayed.waiting, replayed.cancelled) == ("ignored", 1, 1)
     assert kinds(database) == ["track pending", "identify cancelled"]
 
 
 def test_again_sends_what_was_delivered_under_another_identity(
-    store: Store, rework: Rework, database: Database
+    store: Store, replay: Replay, database: Database
 ) -> None:
     receive(store, mapped())
     deliver_all(store)
     expected = Replayed(status="accepted", again=2)
-    assert rework.plan(1, mapped(), again=True) == expected
-    assert rework.replay(1, mapped(), again=True) == expected
+    assert replay.preview(1, mapped(), again=True) == expected
+    assert replay.replay(1, mapped(), again=True) == expected
     with database.engine.connect() as connection:
         tracks = list(connection.scalars(select(deliveries.c.call).where(deliveries.c.call.contains("track"))))
     assert len(set(tracks)) == 2  # their ULIDs differ, or Customer.io would drop the second
-    assert rework.replay(1, mapped(), again=True) == Replayed(status="accepted", waiting=2)
-    assert rework.replay(1, mapped()) == Replayed(status="accepted", waiting=2)
+    assert replay.replay(1, mapped(), again=True) == Replayed(status="accepted", waiting=2)
+    assert replay.replay(1, mapped()) == Replayed(status="accepted", waiting=2)
     assert len(deliver_all(store)) == 2
-    assert rework.replay(1, mapped()) == Replayed(status="accepted", delivered=2)
+    assert replay.replay(1, mapped()) == Replayed(status="accepted", delivered=2)
 
 
-def test_again_sends_nothing_twice_that_has_not_arrived(store: Store, rework: Rework, database: Database) -> None:
+def test_again_sends_nothing_twice_that_has_not_arrived(store: Store, replay: Replay, database: Database) -> None:
     receive(store, mapped())
     hand = Hand(store)
     hand.settle(hand.claim()[0], Failed(reason="no"))
-    assert rework.replay(1, mapped(), again=True) == Replayed(status="accepted", retried=1, waiting=1)
+    assert replay.replay(1, mapped(), again=True) == Replayed(status="accepted", retried=1, waiting=1)
     assert len(deliver_all(store)) == 2
 
 
 def test_a_call_that_another_event_has_asked_for_is_not_sent_by_a_replay(
-    store: Store, rework: Rework, database: Database
+    store: Store, replay: Replay, database: Database
 ) -> None:
     same = mapped(MAPPING.replace("name: Paid,", "name: Paid, event_id: =user,"))
     receive(store, same, 1)
     receive(store, without_identify(), 2)
     deliver_all(store)
-    replayed = rework.replay(2, same)
+    replayed = replay.replay(2, same)
     assert replayed is not None
     assert (replayed.new, replayed.delivered) == (1, 2)
 
 
-def test_an_event_that_fails_today_keeps_what_it_has(store: Store, rework: Rework, database: Database) -> None:
+def test_an_event_that_fails_today_keeps_what_it_has(store: Store, replay: Replay, database: Database) -> None:
     receive(store, mapped())
     broken = mapped(MAPPING.replace("name: Paid", "name: =missing"))
     before = kinds(database)
-    for replay in (rework.plan, rework.replay):
-        replayed = replay(1, broken)
+    for action in (replay.preview, replay.replay):
+        replayed = action(1, broken)
         assert replayed is not None
         assert replayed.status == "failed"
         assert "shop.yaml:8:" in str(replayed.problem)
     record = Queries(database).event(1)
     assert record is not None
-    assert record.entry.status == "accepted"
+    assert record.summary.status == "accepted"
     assert kinds(database) == before
-    assert rework.replay(2, broken) is None
+    assert replay.replay(2, broken) is None
 
 
-def test_a_failed_event_is_told_the_problem_of_today(store: Store, rework: Rework, database: Database) -> None:
+def test_a_failed_event_is_told_the_problem_of_today(store: Store, replay: Replay, database: Database) -> None:
     receive(store, mapped(MAPPING.replace("name: Paid", "name: =missing")))
-    rework.replay(1, mapped(MAPPING.replace("total: =total", "total: =unix('x')")))
+    replay.replay(1, mapped(MAPPING.replace("total: =total", "total: =unix('x')")))
     record = Queries(database).event(1)
     assert record is not None
-    assert "total" in str(record.entry.problem)
+    assert "total" in str(record.summary.problem)
 
 
 # Much of it
@@ -344,7 +352,7 @@ def test_a_failed_event_is_told_the_problem_of_today(store: Store, rework: Rewor
 
 @pytest.mark.parametrize("number", [3_000, pytest.param(20_000, marks=pytest.mark.faults)])
 def test_thousands_are_retried_in_portions_while_webhooks_are_recorded(
-    store: Store, rework: Rework, database: Database, number: int
+    store: Store, requeue: Requeue, database: Database, number: int
 ) -> None:
     with database.transaction() as connection:
         connection.execute(
@@ -369,7 +377,7 @@ def test_thousands_are_retried_in_portions_while_webhooks_are_recorded(
     recorder = threading.Thread(target=record_until, args=(over, database, recorded))
     recorder.start()
     ids = Queries(database).delivery_ids(DeliveryFilter(statuses=("failed",)))
-    done = [len(each.ids) for each in in_portions(rework.retry, ids)]
+    done = [len(each.ids) for each in in_portions(requeue.retry, ids)]
     over.set()
     recorder.join(30)
     assert (sum(done), max(done)) == (number, 500)
@@ -391,11 +399,9 @@ def record_until(over: threading.Event, database: Database, seconds: list[float]
 
 
 @pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.faults) for seed in range(2, 10))])
-def test_the_lanes_are_whole_after_anything_in_any_order(
-    store: Store, rework: Rework, database: Database, seed: int
-) -> None:
+def test_the_lanes_are_whole_after_anything_in_any_order(store: Store, database: Database, seed: int) -> None:
     """Random records, outcomes, retries, cancellations and replays, on four lanes with merges across them."""
-    acts = Acts(store, rework, database, random.Random(seed))
+    acts = Acts(store, database, random.Random(seed))
     for number in range(60):
         acts.one(number)
         assert_lanes_are_whole(database)
@@ -410,8 +416,9 @@ def test_the_lanes_are_whole_after_anything_in_any_order(
 class Acts:
     """All that can happen to deliveries, at random."""
 
-    def __init__(self, store: Store, rework: Rework, database: Database, chance: random.Random) -> None:
-        self._store, self._rework, self._database, self._chance = store, rework, database, chance
+    def __init__(self, store: Store, database: Database, chance: random.Random) -> None:
+        self._store, self._database, self._chance = store, database, chance
+        self._requeue, self._replayer = Requeue(database), Replay(database)
         self._hand = Hand(store)
         self._mappings = (mapped(), without_identify())
 
@@ -424,9 +431,9 @@ class Acts:
             case "work":
                 self._work()
             case "retry":
-                self._rework.retry(self._some("failed"))
+                self._requeue.retry(self._some("failed"))
             case "cancel":
-                self._rework.cancel(self._some(self._chance.choice(("parked", "pending", "failed"))))
+                self._requeue.cancel(self._some(self._chance.choice(("parked", "pending", "failed"))))
             case "replay":
                 self._replay()
 
@@ -450,7 +457,7 @@ class Acts:
             known = list(connection.scalars(select(events.c.id).where(events.c.body != b"{}")))
         for id_ in self._chance.sample(known, min(len(known), 1)):
             again = self._chance.random() < 0.3
-            self._rework.replay(id_, self._chance.choice(self._mappings), again=again)
+            self._replayer.replay(id_, self._chance.choice(self._mappings), again=again)
 
 
 def test_retries_race_with_recording_and_settling(database: Database) -> None:
@@ -496,9 +503,9 @@ class Race:
 
     def retry(self) -> None:
         with self._own() as own:
-            store, archive, rework = Store(own), Queries(own), Rework(own)
+            store, archive, requeue = Store(own), Queries(own), Requeue(own)
             while not self.over.is_set():
-                rework.retry(archive.delivery_ids(DeliveryFilter(statuses=("failed",))))
+                requeue.retry(archive.delivery_ids(DeliveryFilter(statuses=("failed",))))
                 done = store.counts()["deliveries"].keys() == {"delivered"}
                 if self.recorded.is_set() and done:
                     self.over.set()

@@ -10,7 +10,7 @@ from sqlalchemy import select
 from gateway.event import Webhook
 from gateway.mapping.compiler import parse
 from gateway.mapping.model import MappingFile
-from gateway.operate.replay import Rework
+from gateway.operate.replay import Replay
 from gateway.receive.record import take
 from gateway.store import Recorded, Store
 from gateway.store.database import Database
@@ -62,7 +62,7 @@ def test_the_calls_of_good_parts_are_recorded_with_the_problem_of_the_bad(store:
 
 def test_a_replay_adds_the_part_that_failed_and_leaves_the_others(store: Store, database: Database) -> None:
     receive(store, OPEN, CLICK)
-    replayed = Rework(database).replay(1, mapped(MAPPING.replace("=link", "Link Clicked")))
+    replayed = Replay(database).replay(1, mapped(MAPPING.replace("=link", "Link Clicked")))
     assert replayed is not None
     assert (replayed.status, replayed.new, replayed.waiting) == ("accepted", 1, 1)
     assert recorded(database) == ("accepted", "open, click", ["Email Opened", "Link Clicked"])
@@ -73,7 +73,7 @@ def test_a_replay_that_fails_on_some_parts_adds_the_others_and_cancels_nothing(
 ) -> None:
     receive(store, OPEN, CLICK, BOUNCE, text=MAPPING.replace("=link", "Link Clicked"))
     edited = MAPPING.replace("Email Opened", "=missing") + "  bounce: [{call: track, name: Bounced}]\n"
-    replayed = Rework(database).replay(1, mapped(edited.replace("=link", "Link Clicked")))
+    replayed = Replay(database).replay(1, mapped(edited.replace("=link", "Link Clicked")))
     assert replayed is not None
     assert (replayed.status, replayed.new, replayed.cancelled, replayed.waiting) == ("failed", 1, 0, 1)
     # It came to something once: that stays.

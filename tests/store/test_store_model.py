@@ -26,7 +26,8 @@ from gateway.customerio.retry import Decision, Delivered, Failed, Postponed, Ret
 from gateway.event import Webhook
 from gateway.mapping.compiler import parse
 from gateway.mapping.model import MappingFile
-from gateway.operate.replay import Rework
+from gateway.operate.replay import Replay
+from gateway.operate.requeue import Requeue
 from gateway.receive.record import take
 from gateway.store import Claimed, Store
 from gateway.store.database import Database
@@ -114,7 +115,8 @@ class Gateway(RuleBasedStateMachine):
 
     database: Database
     store: Store
-    rework: Rework
+    requeue: Requeue
+    replayer: Replay
 
     def __init__(self) -> None:
         super().__init__()
@@ -239,7 +241,7 @@ class Gateway(RuleBasedStateMachine):
     @rule(data=st.data())
     def retry(self, data: st.DataObject) -> None:
         ids = data.draw(st.lists(st.sampled_from(sorted(self.model.deliveries)), min_size=1, max_size=4, unique=True))
-        done = self.rework.retry(ids)
+        done = self.requeue.retry(ids)
         failed = [id_ for id_ in ids if self.model.deliveries[id_].state == "failed"]
         assert (done.ids, set(done.refused)) == (failed, set(ids) - set(failed))
         for id_ in failed:
@@ -249,7 +251,7 @@ class Gateway(RuleBasedStateMachine):
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
         id_ = data.draw(st.sampled_from(sorted(self.model.deliveries)))
-        done = self.rework.cancel([id_])
+        done = self.requeue.cancel([id_])
         own = self.model.deliveries[id_]
         possible = own.state == "failed" or (own.state == "waiting" and own.lease is None)
         assert done.ids == ([id_] if possible else [])
@@ -263,8 +265,8 @@ class Gateway(RuleBasedStateMachine):
         event_id = data.draw(st.sampled_from(sorted(self.replayable)))
         mapping_, which = (TODAY, "new") if today else (YESTERDAY, "old")
         wanted = [values["name"] for values in self.replayable[event_id] if values[which]]
-        plan = self.rework.plan(event_id, mapping_, again=again)
-        done = self.rework.replay(event_id, mapping_, again=again)
+        plan = self.replayer.preview(event_id, mapping_, again=again)
+        done = self.replayer.replay(event_id, mapping_, again=again)
         assert done == plan
         own = self.model.of_event(event_id)
         for delivery in own.values():
@@ -295,7 +297,7 @@ class Gateway(RuleBasedStateMachine):
 
 
 def test_whatever_happens_the_store_agrees_with_the_model(database: Database, store: Store) -> None:
-    attributes = {"database": database, "store": store, "rework": Rework(database)}
+    attributes = {"database": database, "store": store, "requeue": Requeue(database), "replayer": Replay(database)}
     run_state_machine_as_test(
         type("OnThisDatabase", (Gateway,), attributes),
         settings=settings(

@@ -9,8 +9,8 @@ from sqlalchemy import event as occasions
 from sqlalchemy import text, update
 
 from gateway.customerio.retry import Attempt, Retry
-from gateway.operate.backlog import SHARE, Backlog, Backlogs
-from gateway.operate.watch import MENDED_AFTER, Watch
+from gateway.operate.alerts.detect import FIXED_AFTER, NoticeDetector
+from gateway.operate.backlog import VALID_FACTOR, Backlog, BacklogReader
 from gateway.store import ClaimRequest, Outcome, Store
 from gateway.store.database import Database
 from gateway.store.notices import Notices
@@ -21,7 +21,7 @@ QUARTER = 900.0
 
 
 def watch(database: Database) -> None:
-    Watch(database, late_after=QUARTER).look()
+    NoticeDetector(database, late_after=QUARTER).run()
 
 
 def age(database: Database, seconds: float) -> None:
@@ -40,7 +40,7 @@ def texts(database: Database) -> list[str]:
 
 def read(database: Database) -> Backlog:
     with database.engine.connect() as connection:
-        return Backlogs(database).read(connection)
+        return BacklogReader(database).read(connection)
 
 
 def test_the_backlog_is_what_waits_and_for_how_long(database: Database, store: Store) -> None:
@@ -67,8 +67,8 @@ def test_a_delivery_that_is_tried_in_vain_waits_since_its_first_failure(database
 
 
 def test_the_backlog_is_read_again_after_fifty_times_as_long_as_reading_took(database: Database, store: Store) -> None:
-    times = iter([0.0, 1.0, 1.0 + SHARE - 0.5, 1.0 + SHARE, 1.0 + SHARE])
-    backlogs = Backlogs(database, clock=lambda: next(times))
+    times = iter([0.0, 1.0, 1.0 + VALID_FACTOR - 0.5, 1.0 + VALID_FACTOR, 1.0 + VALID_FACTOR])
+    backlogs = BacklogReader(database, clock=lambda: next(times))
     with database.engine.connect() as connection:
         assert backlogs.read(connection).pending == 0
     store.record([event("a", call("one", 1))])
@@ -103,13 +103,13 @@ def test_a_mapping_that_fails_is_noted_until_it_has_not_for_an_hour(database: Da
     now = current(database)
     store.record([event("a", received_at=now, status="failed", problem="shop.yaml:3:1: id: no", source="shop")])
     store.record([event("b", received_at=now + 1, status="failed", problem="later", source="shop")])
-    store.record([event("c", received_at=now - MENDED_AFTER - 60, status="failed", source="github")])
+    store.record([event("c", received_at=now - FIXED_AFTER - 60, status="failed", source="github")])
     watch(database)
     watch(database)
     assert open_notices(database) == [("broken", "shop")]
     assert texts(database) == ["the mapping of source shop fails, first on event 1: shop.yaml:3:1: id: no"]
     with database.transaction() as connection:
-        connection.execute(update(events).values(received_at=events.c.received_at - MENDED_AFTER - 60))
+        connection.execute(update(events).values(received_at=events.c.received_at - FIXED_AFTER - 60))
     watch(database)
     assert open_notices(database) == []
 

@@ -1,0 +1,201 @@
+"""Retry failed deliveries, and cancel unsent ones.
+
+A delivery that is sent again goes to the end of its lane: calls that came later may have been sent already.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from sqlalchemy import ColumnElement, Connection, Row, Text, bindparam, null, select, update
+
+from gateway.store.database import Database, readable_errors, reading, writing
+from gateway.store.lanes import Lanes
+from gateway.store.notices import Notices
+from gateway.store.tables import deliveries, events
+
+#: Deliveries of one transaction, which takes some hundredths of a second.
+PORTION = 500
+BY_THE_OPERATOR = "cancelled by the operator"
+
+_Result = TypeVar("_Result")
+
+
+def in_portions(work: Callable[[Sequence[int]], _Result], ids: Sequence[int], size: int = PORTION) -> Iterator[_Result]:
+    """Do work in portions, with a pause as long as each portion took: webhooks need the database too."""
+    for first in range(0, len(ids), size):
+        start = time.monotonic()
+        result = work(ids[first : first + size])
+        seconds = time.monotonic() - start
+        yield result
+        if first + size < len(ids):
+            time.sleep(seconds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Requeued:
+    """The deliveries that were retried or cancelled, and by id why others were not."""
+
+    ids: list[int]
+    refused: dict[int, str]
+
+
+class Requeue:
+    """Changes what becomes of deliveries. `retry` and `cancel` are one transaction each.
+
+    All raise StoreError when the database cannot be used.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self.lanes = Lanes(database)
+        self._database = database
+        self._notices = Notices(database)
+        lease_lasts = deliveries.c.lease.is_not(None) & (deliveries.c.due_at > database.now)
+        #: The columns that decide what may be done to a delivery.
+        self.columns: tuple[ColumnElement[Any], ...] = (
+            deliveries.c.id,
+            deliveries.c.event_id,
+            deliveries.c.identity,
+            deliveries.c.lane,
+            deliveries.c.other_lane,
+            deliveries.c.status,
+            lease_lasts.label("leased"),
+        )
+        chosen = database.among(deliveries.c.id, "ids")
+        self._select = select(*self.columns).where(chosen).order_by(deliveries.c.id)
+        self._cancel = (
+            update(deliveries)
+            .where(chosen)
+            .values(
+                status="cancelled",
+                settled_at=database.now,
+                lease=null(),
+                reason=bindparam("new_reason", type_=Text),
+            )
+        )
+        self._move_to_end = (
+            update(deliveries)
+            .where(deliveries.c.id == bindparam("delivery"))
+            .values(
+                status=bindparam("new_status"),
+                position=bindparam("new_position"),
+                due_at=database.now,
+                tries=0,
+                lease=null(),
+                first_failed_at=null(),
+                paused_before=null(),
+                settled_at=null(),
+                reason=null(),
+            )
+        )
+
+    def retry(self, ids: Sequence[int]) -> Requeued:
+        """Move failed deliveries to the end of their lanes, in the order of *ids*."""
+        with writing(self._database) as connection:
+            rows = self._lock(connection, ids)
+            refused = _refusals(ids, rows, why_not_retried)
+            failed = [rows[id_] for id_ in dict.fromkeys(ids) if id_ not in refused]
+            statuses = self.lanes.join(connection, [lanes_of(row) for row in failed])
+            positions = self._database.take_ids(connection, deliveries, len(failed))
+            self.move_to_end(connection, list(zip(failed, statuses, positions, strict=True)))
+        self.end_notices([row.event_id for row in failed])
+        if "pending" in statuses:
+            self.wake_workers()
+        return Requeued(ids=[row.id for row in failed], refused=refused)
+
+    def cancel(self, ids: Sequence[int]) -> Requeued:
+        """Cancel deliveries that have not arrived and are not being sent."""
+        with writing(self._database) as connection:
+            rows = self._lock(connection, ids)
+            refused = _refusals(ids, rows, why_not_cancelled)
+            cancelled = [row for id_, row in rows.items() if id_ not in refused]
+            self.cancel_rows(connection, cancelled, BY_THE_OPERATOR)
+        self.end_notices([row.event_id for row in cancelled if row.status == "failed"])
+        self.wake_workers()
+        return Requeued(ids=[row.id for row in cancelled], refused=refused)
+
+    def refusals(self, ids: Sequence[int], *, cancel: bool = False) -> dict[int, str]:
+        """Return which deliveries would be refused, and why. Nothing is changed."""
+        with reading(self._database) as connection:
+            parameters = {"ids": self._database.numbers(ids)}
+            rows = {row.id: row for row in connection.execute(self._select, parameters)}
+        return _refusals(ids, rows, why_not_cancelled if cancel else why_not_retried)
+
+    def _lock(self, connection: Connection, ids: Sequence[int]) -> dict[int, Row[Any]]:
+        """Lock deliveries and their lanes; return the deliveries as they are under the locks."""
+        parameters = {"ids": self._database.numbers(ids)}
+        rows = connection.execute(self._select, parameters).all()
+        self._database.lock_lanes(connection, {lane for row in rows for lane in lanes_of(row)})
+        locked = connection.execute(self._select.with_for_update(), parameters)
+        return {row.id: row for row in locked}
+
+    # Steps of a transaction that holds the locks; a replay uses them too
+
+    def cancel_rows(self, connection: Connection, rows: Sequence[Row[Any]], reason: str) -> None:
+        """Cancel deliveries, and promote what waits behind them."""
+        if rows:
+            parameters = {"ids": self._database.numbers([row.id for row in rows]), "new_reason": reason}
+            connection.execute(self._cancel, parameters)
+            self.lanes.promote(connection, {lane for row in rows for lane in lanes_of(row)})
+
+    def move_to_end(self, connection: Connection, moves: Sequence[tuple[Row[Any], str, int]]) -> None:
+        """Give deliveries a new status and a new position, as if they were recorded now."""
+        if moves:
+            parameters = [
+                {"delivery": row.id, "new_status": status, "new_position": position} for row, status, position in moves
+            ]
+            connection.execute(self._move_to_end, parameters)
+
+    # After the transaction
+
+    def end_notices(self, event_ids: Collection[int]) -> None:
+        """End the notice "failed" of each source of these events that has no failed delivery any more."""
+        if not event_ids:
+            return
+        select_sources = select(events.c.source).where(self._database.among(events.c.id, "ids"))
+        with reading(self._database) as connection:
+            sources = set(connection.scalars(select_sources, {"ids": self._database.numbers(set(event_ids))}))
+        for source in sorted(sources):
+            with writing(self._database) as connection:
+                self._notices.end_failed(connection, source)
+
+    def wake_workers(self) -> None:
+        """Tell the workers that there may be something to claim."""
+        with readable_errors(self._database):
+            self._database.notify()
+
+
+def lanes_of(row: Row[Any]) -> tuple[int, ...]:
+    """Return the lanes of a delivery: none, one, or two of a merge."""
+    return tuple(lane for lane in (row.lane, row.other_lane) if lane is not None)
+
+
+def why_not_retried(row: Row[Any]) -> str | None:
+    """Return why a delivery cannot be retried; None: it can."""
+    if row.status == "failed":
+        return None
+    reason = f"delivery {row.id} is {row.status}; only failed ones are retried"
+    if row.status == "delivered":
+        return f"{reason} (to send it once more: gateway events replay {row.event_id} --again)"
+    if row.status == "cancelled":
+        return f"{reason} (to send it after all: gateway events replay {row.event_id})"
+    return reason
+
+
+def why_not_cancelled(row: Row[Any]) -> str | None:
+    """Return why a delivery cannot be cancelled; None: it can."""
+    if row.status in ("delivered", "cancelled"):
+        return f"delivery {row.id} is {row.status} already"
+    if row.status == "pending" and row.leased:
+        return f"delivery {row.id} is being sent now"
+    return None
+
+
+def _refusals(
+    ids: Sequence[int], rows: dict[int, Row[Any]], why_not: Callable[[Row[Any]], str | None]
+) -> dict[int, str]:
+    reasons = {id_: why_not(rows[id_]) if id_ in rows else f"there is no delivery {id_}" for id_ in ids}
+    return {id_: reason for id_, reason in reasons.items() if reason is not None}
