@@ -8,7 +8,6 @@ from gateway.verify.check import fingerprint, secret_headers, secret_parameters,
 from gateway.verify.diagnosis import likely_cause
 from gateway.verify.handshakes import handshake_in, reply_to
 from gateway.verify.keys import secret_doubt, secret_problem
-from gateway.verify.read_scheme import KEYS
 from gateway.verify.request_fields import RequestField
 from gateway.verify.scheme import (
     MAX_TOLERANCE,
@@ -23,6 +22,7 @@ from gateway.verify.scheme import (
     Special,
     Unit,
 )
+from gateway.verify.scheme_keys import KEYS
 from gateway.verify.scheme_table import scheme_entries, scheme_from, schemes
 from gateway.verify.template import delivery_id
 

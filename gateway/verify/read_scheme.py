@@ -3,35 +3,29 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, get_args
 
 import yaml
 
-from gateway.errors import did_you_mean
 from gateway.event import JSON
-from gateway.text import HEADER_NAME
 from gateway.verify.keys import scheme_problem
 from gateway.verify.request_fields import RequestField, parse_field
 from gateway.verify.scheme import (
-    MAX_TOLERANCE,
     SIGNING,
-    Algorithm,
-    Encoding,
     Handshake,
     Kind,
     PrescribedResponse,
     ReplyValue,
     Scheme,
     SchemeError,
-    SecretEncoding,
     Special,
     Timestamp,
-    Unit,
 )
-from gateway.verify.template import VARIABLES, split_template, variable_field
+from gateway.verify.scheme_keys import ALL_KEYS, KEYS, alternatives, one_of, quoted, read_keys, suggestion
+from gateway.verify.template import split_template
 
 # Written in C, the loader takes a tenth of the time; every process reads the table as it starts.
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -68,7 +62,7 @@ def _table_entry(name: str, data: dict[str, Any], table: Mapping[str, Scheme]) -
     own_keys = {key: value for key, value in data.items() if key not in ("base", "kind", *TABLE_ONLY)}
     table_only = {key: read(data[key]) for key, read in TABLE_ONLY.items() if key in data}
     # All keys of a scheme, also for the kinds implemented in code: a mapping may not change the header of Twilio.
-    return replace(_with_keys(start, own_keys, _ALL_KEYS), **table_only)
+    return replace(_with_keys(start, own_keys, ALL_KEYS), **table_only)
 
 
 def _handshake(data: dict[str, Any]) -> Handshake:
@@ -121,12 +115,12 @@ def _own_scheme(data: JSON, table: Mapping[str, Scheme]) -> Scheme:
         raise SchemeError(
             starts[-1] if starts else None,
             "a scheme of your own starts from either a `base`, which is a name of the table, or a `kind`, "
-            f"which is {_alternatives(get_args(Kind))}",
+            f"which is {alternatives(get_args(Kind))}",
         )
     if data.get("kind") in get_args(Special):
         raise SchemeError("kind", f"'{data['kind']}' is a scheme of the table; write  base: {data['kind']}")
     # The table holds each kind under its own name, with the keys that are fixed for it.
-    name = data["base"] if "base" in data else _one_of(Kind)("kind", data["kind"])
+    name = data["base"] if "base" in data else one_of(Kind)("kind", data["kind"])
     start = _named_scheme(name, starts[0], table)
     scheme = _with_keys(start, {key: value for key, value in data.items() if key not in starts}, KEYS[start.kind])
     # The table has such schemes (Mailgun), with a signed key that makes each proof good only once. A mapping's own
@@ -138,13 +132,13 @@ def _own_scheme(data: JSON, table: Mapping[str, Scheme]) -> Scheme:
 
 def _named_scheme(name: JSON, key: str | None, table: Mapping[str, Scheme]) -> Scheme:
     if not isinstance(name, str) or name not in table:
-        raise SchemeError(key, f"unknown scheme {_quoted(name)}{_suggestion(name, table)}")
+        raise SchemeError(key, f"unknown scheme {quoted(name)}{suggestion(name, table)}")
     return table[name]
 
 
 def _with_keys(start: Scheme, data: Mapping[str, JSON], known: Sequence[str]) -> Scheme:
     """Return a scheme with some keys replaced; raise SchemeError if a key is wrong, or two contradict each other."""
-    values = _read_keys(data, known, "", f"a scheme of kind {start.kind}")
+    values = read_keys(data, known, "", f"a scheme of kind {start.kind}")
     if "secret" in values:
         values["secret"] = replace(start.secret, **values["secret"])
     # A new place for the timestamp, or for the signature, replaces the place that the start had.
@@ -164,13 +158,6 @@ def _with_keys(start: Scheme, data: Mapping[str, JSON], known: Sequence[str]) ->
     if scheme.kind in SIGNING:
         _check_signed(scheme)
     return scheme
-
-
-def _read_keys(data: Mapping[str, JSON], known: Sequence[str], path: str, owner: str) -> dict[str, Any]:
-    for key in data:
-        if key not in known:
-            raise SchemeError(path + key, f"unknown key '{key}' in {owner}{_suggestion(key, known)}")
-    return {key: _READERS[path + key](path + key, value) for key, value in data.items()}
 
 
 def _check_signature_place(scheme: Scheme, data: Mapping[str, JSON]) -> None:
@@ -216,160 +203,3 @@ def _check_signed(scheme: Scheme) -> None:
         raise SchemeError("signed", "a digest proves nothing without the secret; add {secret}")
     if scheme.kind != "digest" and "secret" in variables:
         raise SchemeError("signed", "{secret} is for a scheme of kind digest; leave it out")
-
-
-# What each key may hold. A reader takes the path of its key, for the error, and the value.
-
-
-def _text(key: str, value: JSON) -> str:
-    if not isinstance(value, str):
-        raise SchemeError(key, f"'{key}' must be text; quote it")
-    return value
-
-
-def _nonempty_text(key: str, value: JSON) -> str:
-    if not _text(key, value):
-        raise SchemeError(key, f"'{key}' must not be empty")
-    return _text(key, value)
-
-
-def _flag(key: str, value: JSON) -> bool:
-    if not isinstance(value, bool):
-        raise SchemeError(key, f"'{key}' must be true or false")
-    return value
-
-
-def _one_of(choices: Any) -> Callable[[str, JSON], Any]:
-    known: tuple[str, ...] = get_args(choices)
-
-    def read(key: str, value: JSON) -> Any:
-        if value in known:
-            return value
-        text = f"'{key}' must be {_alternatives(known)}, not {_quoted(value)}{_suggestion(value, known)}"
-        raise SchemeError(key, text)
-
-    return read
-
-
-def _header_name(key: str, value: JSON) -> str:
-    if not isinstance(value, str) or not HEADER_NAME.fullmatch(value):
-        raise SchemeError(key, f"'{key}' must be the name of a header, such as X-Signature")
-    return value
-
-
-def _header_names(key: str, value: JSON) -> tuple[str, ...]:
-    names = value if isinstance(value, list) else [value]
-    if not names:
-        raise SchemeError(key, f"'{key}' is an empty list; name a header")
-    return tuple(_header_name(key, name) for name in names)
-
-
-def _delivery_id(key: str, value: JSON) -> tuple[tuple[str, ...], ...]:
-    alternatives = value if isinstance(value, list) else [value]
-    return tuple(_header_names(key, names) for names in alternatives)
-
-
-def _field_without_header(key: str, value: JSON) -> RequestField:
-    field = parse_field(_text(key, value))
-    if field is None or field.part == "header":
-        text = f"'{key}' must be path, query.NAME or body.PATH, such as query.token; a header is `header`"
-        raise SchemeError(key, text)
-    return field
-
-
-#: The variables of `signed`, as people read about them.
-TEMPLATE_VARIABLES = (*VARIABLES, "header.NAME", "query.NAME", "body.PATH")
-
-
-def _signed_template(key: str, value: JSON) -> str:
-    template = _text(key, value)
-    texts, variables = split_template(template)
-    if any(brace in text for text in texts for brace in (b"{", b"}")):
-        raise SchemeError(key, f"a brace in '{key}' has no partner; variables are written {{body}}")
-    for variable in variables:
-        if field := variable_field(variable):
-            if field.part == "header":
-                _header_name(key, field.name)
-        elif variable not in VARIABLES:
-            raise SchemeError(key, f"unknown variable {{{variable}}}{_suggestion(variable, TEMPLATE_VARIABLES)}")
-    return template
-
-
-def _secret(key: str, value: JSON) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise SchemeError(
-            key,
-            "'secret' says how the secret is read, with the keys strip and encoding; the secret itself is "
-            "in the environment, under the name that `secret_env` gives",
-        )
-    return _read_keys(value, ("strip", "encoding"), "secret.", "'secret'")
-
-
-def _timestamp(key: str, value: JSON) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise SchemeError(key, "'timestamp' is an object with the keys header, item or body, unit and tolerance")
-    return _read_keys(value, ("header", "item", "body", "unit", "tolerance"), "timestamp.", "'timestamp'")
-
-
-def _tolerance(key: str, value: JSON) -> int | None:
-    if value == "none":
-        return None
-    if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= MAX_TOLERANCE:
-        return value
-    raise SchemeError(key, f"'{key}' is seconds from 1 to {MAX_TOLERANCE}, or the word none for any time")
-
-
-def _alternatives(known: Sequence[str]) -> str:
-    return f"{', '.join(known[:-1])} or {known[-1]}"
-
-
-def _quoted(value: JSON) -> str:
-    return f"'{value}'" if isinstance(value, str) else "something that is not text"
-
-
-def _suggestion(value: JSON, known: Iterable[str]) -> str:
-    return did_you_mean(value, known) if isinstance(value, str) else ""
-
-
-_READERS: Mapping[str, Callable[[str, JSON], Any]] = {
-    "header": _header_names,
-    "at": _field_without_header,
-    "prefix": _text,
-    "key": _nonempty_text,
-    "positional": _flag,
-    "items": _nonempty_text,
-    "sep": _nonempty_text,
-    "algorithm": _one_of(Algorithm),
-    "encoding": _one_of(Encoding),
-    "secret": _secret,
-    "secret.strip": _text,
-    "secret.encoding": _one_of(SecretEncoding),
-    "signed": _signed_template,
-    "timestamp": _timestamp,
-    "timestamp.header": _header_names,
-    "timestamp.item": _nonempty_text,
-    "timestamp.body": _nonempty_text,
-    "timestamp.unit": _one_of(Unit),
-    "timestamp.tolerance": _tolerance,
-    "delivery_id": _delivery_id,
-    "trust": _header_names,
-}
-
-_ALL_KEYS = tuple(key for key in _READERS if "." not in key)
-# A public key goes with one algorithm.
-_PUBLIC_KEY_KEYS = tuple(key for key in _ALL_KEYS if key != "algorithm")
-
-#: The keys that a mapping's scheme of each kind may have. The kinds that are code leave little to choose.
-KEYS: Mapping[Kind | Special, tuple[str, ...]] = {
-    "hmac": _ALL_KEYS,
-    "digest": _ALL_KEYS,
-    "ed25519": _PUBLIC_KEY_KEYS,
-    "ecdsa": _PUBLIC_KEY_KEYS,
-    "token": ("header", "at", "prefix", "delivery_id"),
-    "basic": ("header", "prefix", "delivery_id"),
-    "none": ("delivery_id",),
-    "adyen": ("secret", "delivery_id", "trust"),
-    "braintree": ("delivery_id", "trust"),
-    "contentful": ("delivery_id", "trust"),
-    "twilio": ("delivery_id", "trust"),
-}

@@ -14,7 +14,7 @@ from gateway.mapping.compiler import parse
 from gateway.mapping.expressions import compile_expression
 from gateway.mapping.model import MappingFile
 from gateway.mapping.selftests import run_tests
-from gateway.verify.read_scheme import TEMPLATE_VARIABLES
+from gateway.verify.scheme_keys import TEMPLATE_VARIABLES
 from tests.support.docs_reference import DOCUMENT, with_parts
 
 TEXT = DOCUMENT.read_text(encoding="utf-8")
