@@ -260,6 +260,13 @@ def test_a_signature_of_twilio_is_good_only_for_the_body_whose_hash_is_in_the_ad
         assert not is_accepted(vector, "twilio", body)
 
 
+def test_twilio_has_to_sign_the_body_as_a_form_or_by_its_hash() -> None:
+    headers = {"X-Twilio-Signature": b64(mac(b"https://example.com/h", algorithm="sha1"))}
+
+    assert accepts("twilio", headers | FORM, body=b"")
+    assert not accepts("twilio", headers | {"Content-Type": "application/json"}, body=BODY)
+
+
 # Timestamps
 
 
