@@ -14,10 +14,9 @@ from flask import Flask
 from hypothesis import settings
 
 from gateway.app import create_app
-from gateway.config import load
 from gateway.store import Store
-from gateway.store.database import Database, connect
-from tests.support.databases import Kind, PostgreSQL, SQLite
+from gateway.store.database import Database
+from tests.support.databases import Kind, PostgreSQL, SQLite, opened
 from tests.support.machine import missing
 
 # How long an example takes says how busy the machine is. HYPOTHESIS_PROFILE=thorough takes its time for many.
@@ -58,9 +57,8 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 @pytest.fixture
 def database(database_url: str) -> Iterator[Database]:
     """An empty, migrated database."""
-    made = connect(load({"DATABASE_URL": database_url}).database_url)
-    yield made
-    made.engine.dispose()
+    with opened(database_url) as database:
+        yield database
 
 
 @pytest.fixture

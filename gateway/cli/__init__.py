@@ -1,4 +1,4 @@
-"""The commands, each in the module of its subject."""
+"""The command line, one module a command."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 from gateway import __version__
 from gateway.logs import configure_logging
 
-#: The module of each command, and its name there where it has another.
+#: The module of each command, with the function's name if it differs.
 _COMMANDS = {
     "serve": "serve_command",
     "worker": "serve_command",
@@ -29,7 +29,7 @@ _COMMANDS = {
 
 
 class _Commands(click.Group):
-    """Loads the module of a command when it is asked for: those for mappings start three times as fast."""
+    """Imports the module of a command when it runs: commands for mappings start three times as fast."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # as click asks
         return sorted(_COMMANDS)

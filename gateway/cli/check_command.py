@@ -14,7 +14,8 @@ import click
 
 from gateway import config as configuration
 from gateway.cli.captured import payload_loader
-from gateway.cli.options import count, plain_errors
+from gateway.cli.options import plain_errors
+from gateway.cli.output import count
 from gateway.config import Source
 from gateway.errors import Location, Problem, Severity, printable
 from gateway.mapping import selftests

@@ -1,4 +1,4 @@
-"""doctor: examine everything that has to be right before webhooks can be taken and delivered."""
+"""doctor: check everything that webhooks and deliveries need."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from gateway import config as configuration
-from gateway.cli.open_database import opened
+from gateway.cli.open_database import open_database
 from gateway.cli.options import environment_of, mappings_option, plain_errors
 from gateway.config import Config, doubt_of, told_of_unused
 from gateway.customerio.client import Client
@@ -21,37 +21,37 @@ from gateway.store.schema import require_schema
 @mappings_option
 @plain_errors
 def doctor(mappings: Path | None) -> None:
-    """Examine the environment, the database, the mappings, the secrets and the connections."""
+    """Check the environment, the database, the mappings, the secrets and the connections."""
     environ = environment_of(mappings, None)
-    findings = list(_examine(environ))
+    findings = list(_check(environ))
     for good, text in findings:
         click.echo(f"{'ok     ' if good else 'PROBLEM'}  {text}")
     sys.exit(0 if all(good for good, _ in findings) else 1)
 
 
-def _examine(environ: Mapping[str, str]) -> Iterator[tuple[bool, str]]:
+def _check(environ: Mapping[str, str]) -> Iterator[tuple[bool, str]]:
     try:
         config = configuration.load(environ)
     except ConfigError as error:
         yield from ((False, line) for line in str(error).splitlines())
         return
     yield True, "environment"
-    yield _examine_database(config)
-    yield from _examine_sources(config, environ)
-    yield from _examine_connections(config)
+    yield _check_database(config)
+    yield from _check_sources(config, environ)
+    yield from _check_connections(config)
 
 
-def _examine_database(config: Config) -> tuple[bool, str]:
+def _check_database(config: Config) -> tuple[bool, str]:
     if config.embedded and not Path(config.database_url.removeprefix("sqlite:///")).exists():
-        return True, "database: SQLite; gateway serve will make it"
+        return True, "database: SQLite; gateway serve will create it"
     try:
-        with opened(config) as database:
+        with open_database(config) as database:
             return True, f"database: {database.engine.dialect.name}, schema {require_schema(database)}"
     except StoreError as error:
         return False, f"database: {error}"
 
 
-def _examine_sources(config: Config, environ: Mapping[str, str]) -> Iterator[tuple[bool, str]]:
+def _check_sources(config: Config, environ: Mapping[str, str]) -> Iterator[tuple[bool, str]]:
     try:
         sources = configuration.load_sources(config.mappings, environ)
     except ConfigError as error:
@@ -69,7 +69,7 @@ def _examine_sources(config: Config, environ: Mapping[str, str]) -> Iterator[tup
         yield True, unused
 
 
-def _examine_connections(config: Config) -> Iterator[tuple[bool, str]]:
+def _check_connections(config: Config) -> Iterator[tuple[bool, str]]:
     if not config.connections:
         yield False, "Customer.io: CUSTOMERIO_SITE_ID and CUSTOMERIO_API_KEY are not set"
     client = Client(config.connections)

@@ -1,4 +1,4 @@
-"""events: the commands that list, show and replay webhooks."""
+"""events: list, show and replay webhooks."""
 
 from __future__ import annotations
 
@@ -13,40 +13,36 @@ from typing import Any
 import click
 
 from gateway import config as configuration
-from gateway.cli.options import count, environment_of, json_option, mappings_option, plain_errors
-from gateway.cli.tables_and_filters import (
+from gateway.cli.operator_options import (
     ID,
     all_option,
     before_option,
-    document,
+    confirm,
     dry_run_option,
-    fields,
-    filters,
-    go_ahead,
+    filter_options,
     limit_option,
-    moment,
-    plain,
-    present_database,
+    open_current_database,
+    print_page,
+    print_refusals,
     require_choice,
-    say_page,
-    say_refused,
+    run_in_portions,
     since_option,
     source_option,
-    table,
     until_option,
-    worked_through,
     yes_option,
 )
+from gateway.cli.options import environment_of, json_option, mappings_option, plain_errors
+from gateway.cli.output import count, format_time, json_text, name_value_lines, printable, table
 from gateway.mapping.model import MappingFile
 from gateway.operate.queries import EVENT_STATUSES, EventDetails, EventFilter, EventSummary, Queries
 from gateway.operate.replay import Replay, Replayed
 
-#: Events of one portion: each is a transaction of its own.
-EVENTS_AT_ONCE = 20
+#: Events of one portion; each is a transaction of its own.
+PORTION = 20
 
-_which = filters(
+_event_filter = filter_options(
     EventFilter,
-    click.option("--status", type=click.Choice(EVENT_STATUSES), help="Of this status only."),
+    click.option("--status", type=click.Choice(EVENT_STATUSES), help="With this status only."),
     source_option,
     click.option("--type", "event_type", help="Of this event type only."),
     since_option,
@@ -60,25 +56,28 @@ def events() -> None:
 
 
 @events.command(name="list")
-@_which
+@_event_filter
 @limit_option
 @before_option
 @json_option
 @plain_errors
-def list_events(
-    asked: EventFilter,
-    limit: int,
-    before: int | None,
-    as_json: bool,
-) -> None:
-    """List events, the newest first."""
-    with present_database() as database:
-        found = Queries(database).events(asked, limit=limit, before=before)
+def list_events(wanted: EventFilter, limit: int, before: int | None, as_json: bool) -> None:
+    """List events, newest first."""
+    with open_current_database() as database:
+        summaries = Queries(database).events(wanted, limit=limit, before=before)
     if as_json:
-        click.echo(document([dataclasses.asdict(each) for each in found]))
+        click.echo(json_text([dataclasses.asdict(summary) for summary in summaries]))
         return
     head = ("id", "received", "source", "type", "status", "calls", "problem")
-    say_page(found, head=head, row=_row, none="no event is like that", limit=limit)
+    print_page(summaries, head=head, row=_row, none="no event matches", limit=limit)
+
+
+def _row(summary: EventSummary) -> tuple[object, ...]:
+    received = format_time(summary.received_at)
+    return (
+        *(summary.id, received, summary.source, summary.event_type),
+        *(summary.status, summary.calls, summary.problem),
+    )
 
 
 @events.command()
@@ -87,18 +86,18 @@ def list_events(
 @plain_errors
 def show(id_: int, as_json: bool) -> None:
     """Show one event: headers, body, and its deliveries."""
-    with present_database() as database:
-        record = Queries(database).event(id_)
-    if record is None:
+    with open_current_database() as database:
+        details = Queries(database).event(id_)
+    if details is None:
         raise click.ClickException(f"there is no event {id_}")
-    click.echo(document(_record_as_json(record)) if as_json else _record_as_text(record))
+    click.echo(json_text(_details_as_json(details)) if as_json else _details_as_text(details))
 
 
 @events.command()
 @click.argument("ids", metavar="[ID]...", nargs=-1, type=ID)
-@_which
+@_event_filter
 @all_option
-@click.option("--again", is_flag=True, help="Send also what arrived already; Customer.io will count it twice.")
+@click.option("--again", is_flag=True, help="Send what was delivered too; Customer.io will count it twice.")
 @dry_run_option
 @yes_option
 @json_option
@@ -106,7 +105,7 @@ def show(id_: int, as_json: bool) -> None:
 @plain_errors
 def replay(
     ids: tuple[int, ...],
-    asked: EventFilter,
+    wanted: EventFilter,
     everything: bool,
     again: bool,
     dry_run: bool,
@@ -116,145 +115,130 @@ def replay(
 ) -> None:
     """Translate events again with today's mappings, and bring their deliveries into line.
 
-    What is new is sent, what failed is sent again, what has not been sent and is not wanted any more is
-    cancelled; what arrived stays as it is, unless --again.
+    New calls are sent, failed ones are sent again, and unsent ones that are no longer wanted are cancelled.
+    Delivered calls stay as they are, unless --again.
     """
-    require_choice(ids, everything, asked)
+    require_choice(ids, everything, wanted)
     environ = environment_of(mappings, None)
     sources = configuration.load_sources(configuration.load(environ).mappings, environ)
-    rules = {name: each.mapping for name, each in sources.items() if each.mapping is not None}
-    with present_database() as database:
-        archive, replayer = Queries(database), Replay(database)
-        chosen = list(ids) or archive.event_ids(asked)
-        named, refused = _sources_of(archive, chosen, rules)
-        plan = _through(named, rules, replayer.preview, again=again, label="looking")
+    mapping_files = {name: source.mapping for name, source in sources.items() if source.mapping is not None}
+    with open_current_database() as database:
+        queries, replayer = Queries(database), Replay(database)
+        events_to_replay, refused = _mappings_of(queries, list(ids) or queries.event_ids(wanted), mapping_files)
+        totals = _add_up(events_to_replay, replayer.preview, again=again, label="looking")
         if not as_json:
-            say_refused(refused)
-            click.echo(_said(plan, would=True) if named else "no event is like that", err=not dry_run)
-        if not dry_run and named:
-            warning = " What arrived already is sent once more and counts twice." if again else ""
-            if len(named) > 1 or again:
-                go_ahead(f"replay {count(len(named), 'event')}?{warning}", yes=yes)
-            done = _through(named, rules, replayer.replay, again=again, label="replaying")
-        else:
-            done = plan
+            print_refusals(refused)
+            text = _totals_as_text(totals, would=True) if events_to_replay else "no event matches"
+            click.echo(text, err=not dry_run)
+        if not dry_run and events_to_replay:
+            warning = " What was delivered is sent once more and counts twice." if again else ""
+            if len(events_to_replay) > 1 or again:
+                confirm(f"replay {count(len(events_to_replay), 'event')}?{warning}", yes=yes)
+            totals = _add_up(events_to_replay, replayer.replay, again=again, label="replaying")
     if as_json:
-        told = {"dry_run": dry_run, **done, "refused": {str(id_): why for id_, why in refused.items()}}
-        click.echo(document(told))
-    elif not dry_run and named:
-        click.echo(_said(done, would=False))
-    sys.exit(0 if named and not refused and not done["failed"] else 1)
+        refusals = {str(id_): reason for id_, reason in refused.items()}
+        click.echo(json_text({"dry_run": dry_run, **totals, "refused": refusals}))
+    elif not dry_run and events_to_replay:
+        click.echo(_totals_as_text(totals, would=False))
+    sys.exit(0 if events_to_replay and not refused and not totals["failed"] else 1)
 
 
-def _sources_of(
-    archive: Queries, ids: Sequence[int], rules: Mapping[str, MappingFile]
-) -> tuple[dict[int, str], dict[int, str]]:
-    """Find the source of each event, and why some cannot be replayed."""
-    found = archive.sources(ids)
-    refused = {}
+def _mappings_of(
+    queries: Queries, ids: Sequence[int], mapping_files: Mapping[str, MappingFile]
+) -> tuple[dict[int, MappingFile], dict[int, str]]:
+    """Return the mapping of each event, and why some events cannot be replayed."""
+    sources = queries.sources(ids)
+    usable, refused = {}, {}
     for id_ in ids:
-        if id_ not in found:
+        if id_ not in sources:
             refused[id_] = f"there is no event {id_}"
-        elif found[id_] not in rules:
-            refused[id_] = f"event {id_}: source {found[id_]} has no mapping that can be used; see gateway check"
-    return {id_: found[id_] for id_ in ids if id_ not in refused}, refused
+        elif sources[id_] not in mapping_files:
+            refused[id_] = f"event {id_}: source {sources[id_]} has no usable mapping; see gateway check"
+        else:
+            usable[id_] = mapping_files[sources[id_]]
+    return usable, refused
 
 
-def _through(
-    named: Mapping[int, str],
-    rules: Mapping[str, MappingFile],
-    work: Callable[..., Replayed | None],
-    *,
-    again: bool,
-    label: str,
+_NUMBERS = {
+    "new": "sent for the first time",
+    "retried": "sent again after failing or being cancelled",
+    "again": "sent once more although they were delivered",
+    "cancelled": "cancelled, as today's mapping does not ask for them",
+    "delivered": "left alone: they were delivered",
+    "waiting": "left alone: they wait to be sent",
+}
+
+
+def _add_up(
+    mappings: Mapping[int, MappingFile], work: Callable[..., Replayed | None], *, again: bool, label: str
 ) -> dict[str, Any]:
-    """Do one thing with each event and add up what it comes to."""
+    """Preview or replay each event, and add up the numbers."""
     total: Counter[str] = Counter()
     problems: list[str] = []
 
-    def do(ids: Sequence[int]) -> None:
+    def work_on(ids: Sequence[int]) -> None:
         for id_ in ids:
-            replayed = work(id_, rules[named[id_]], again=again)
+            replayed = work(id_, mappings[id_], again=again)
             if replayed is None:
-                continue  # retention has removed it since
+                continue  # retention has deleted it meanwhile
             total["events"] += 1
             total.update({name: getattr(replayed, name) for name in _NUMBERS})
             if replayed.status == "failed":
                 problems.append(f"event {id_}: {replayed.problem}")
 
-    worked_through(list(named), do, label=label, size=EVENTS_AT_ONCE)
+    run_in_portions(list(mappings), work_on, label=label, size=PORTION)
     return {"events": total["events"], **{name: total[name] for name in _NUMBERS}, "failed": problems}
 
 
-_NUMBERS = ("new", "retried", "again", "cancelled", "delivered", "waiting")
-
-
-def _said(numbers: Mapping[str, Any], *, would: bool) -> str:
-    calls = (
-        ("sent for the first time", "new"),
-        ("sent again after failing or being cancelled", "retried"),
-        ("sent once more although they arrived", "again"),
-        ("cancelled, as today's mapping does not ask for them", "cancelled"),
-        ("left alone: they arrived", "delivered"),
-        ("left alone: they wait to be sent", "waiting"),
-    )
-    lines = [f"{count(numbers['events'], 'event')} {'would be ' if would else ''}replayed; calls:"]
-    lines += [f"{numbers[name]:8,}  {what}" for what, name in calls if numbers[name]]
+def _totals_as_text(totals: Mapping[str, Any], *, would: bool) -> str:
+    lines = [f"{count(totals['events'], 'event')} {'would be ' if would else ''}replayed; calls:"]
+    lines += [f"{totals[name]:8,}  {meaning}" for name, meaning in _NUMBERS.items() if totals[name]]
     if len(lines) == 1:
         lines.append(f"{0:8}")
-    if numbers["failed"]:
-        lines.append(f"today's mapping fails on {count(len(numbers['failed']), 'event')}:")
-    return "\n".join((*lines, *map(plain, numbers["failed"][:10])))
+    if totals["failed"]:
+        lines.append(f"today's mapping fails on {count(len(totals['failed']), 'event')}:")
+    return "\n".join((*lines, *map(printable, totals["failed"][:10])))
 
 
-def _row(entry: EventSummary) -> tuple[object, ...]:
-    return (
-        entry.id,
-        moment(entry.received_at),
-        entry.source,
-        entry.event_type,
-        entry.status,
-        entry.calls,
-        entry.problem,
-    )
-
-
-def _record_as_json(record: EventDetails) -> dict[str, Any]:
+def _details_as_json(details: EventDetails) -> dict[str, Any]:
     return {
-        **dataclasses.asdict(record.summary),
-        "key": record.key.hex(),
-        "headers": json.loads(record.headers),
-        "query": json.loads(record.query),
-        "body": _readable(record.body),
+        **dataclasses.asdict(details.summary),
+        "key": details.key.hex(),
+        "headers": json.loads(details.headers),
+        "query": json.loads(details.query),
+        "body": _readable(details.body),
         "deliveries": [
-            {"id": each.id, "status": each.status, "reason": each.reason, "call": json.loads(each.call)}
-            for each in record.deliveries
+            {"id": delivery.id, "status": delivery.status, "reason": delivery.reason, "call": json.loads(delivery.call)}
+            for delivery in details.deliveries
         ],
     }
 
 
 def _readable(body: bytes) -> Any:
-    """Give a body as the JSON that it is, else as text."""
+    """Return a body as JSON if it is JSON, else as text."""
     try:
         return json.loads(body)
     except (ValueError, RecursionError):
         return body.decode(errors="backslashreplace")
 
 
-def _record_as_text(record: EventDetails) -> str:
-    entry = record.summary
-    said = fields(
+def _details_as_text(details: EventDetails) -> str:
+    summary = details.summary
+    overview = name_value_lines(
         {
-            "event": entry.id,
-            "source": entry.source,
-            "received": moment(entry.received_at),
-            "type": entry.event_type,
-            "status": entry.status,
-            "problem": entry.problem,
-            "query": record.query.decode() if record.query != b"{}" else None,
+            "event": summary.id,
+            "source": summary.source,
+            "received": format_time(summary.received_at),
+            "type": summary.event_type,
+            "status": summary.status,
+            "problem": summary.problem,
+            "query": details.query.decode() if details.query != b"{}" else None,
         }
     )
-    headers = [fields(json.loads(record.headers))] if record.headers != b"{}" else []
-    rows = [(each.id, each.status, json.loads(each.call)["call"], each.reason) for each in record.deliveries]
-    made = table(("delivery", "status", "call", "reason"), rows) if rows else "no call was made of it"
-    return "\n\n".join((said, *headers, document(_readable(record.body)), made))
+    headers = [name_value_lines(json.loads(details.headers))] if details.headers != b"{}" else []
+    rows = [
+        (delivery.id, delivery.status, json.loads(delivery.call)["call"], delivery.reason)
+        for delivery in details.deliveries
+    ]
+    calls = table(("delivery", "status", "call", "reason"), rows) if rows else "no calls"
+    return "\n\n".join((overview, *headers, json_text(_readable(details.body)), calls))

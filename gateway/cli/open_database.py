@@ -1,4 +1,4 @@
-"""An open database, for the commands that need one: to load what it takes is most of a second."""
+"""An open database for the commands that need one. Importing this takes most of a second."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from gateway.store.database import Database, connect
 
 
 @contextmanager
-def opened(config: Config) -> Iterator[Database]:
+def open_database(config: Config) -> Iterator[Database]:
+    """Yield the database of the environment, and close it."""
     database = connect(config.database_url)
     try:
         yield database

@@ -1,4 +1,4 @@
-"""What the commands have in common: options, and errors without a traceback."""
+"""What all commands share: options, and errors without a traceback."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ Result = TypeVar("Result")
 
 
 def plain_errors(command: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
-    """Show our own errors as one message, without a traceback."""
+    """Print the gateway's own errors as one message, without a traceback."""
 
     @wraps(command)
-    def shown(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+    def with_plain_errors(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
         try:
             return command(*args, **kwargs)
         except GatewayError as error:
             raise click.ClickException(str(error)) from error
 
-    return shown
+    return with_plain_errors
 
 
 mappings_option = click.option(
@@ -34,20 +34,14 @@ mappings_option = click.option(
     type=click.Path(file_okay=False, path_type=Path),
     help="Where the mapping files are.  [GATEWAY_MAPPINGS, else mappings]",
 )
-
-
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 def environment_of(mappings: Path | None, workers: int | None) -> dict[str, str]:
-    """The environment that the options make for the processes that we start."""
+    """Return the environment with what the options --mappings and --workers say."""
     environ = dict(os.environ)
     if mappings is not None:
         environ["GATEWAY_MAPPINGS"] = str(mappings)
     if workers is not None:
         environ["WEB_CONCURRENCY"] = str(workers)
     return environ
-
-
-def count(number: int, noun: str, plural: str | None = None) -> str:
-    return f"{f'{number:,}' if number else 'no'} {noun if number == 1 else plural or noun + 's'}"

@@ -1,4 +1,4 @@
-"""identify, track, page, destroy and request: the commands that send one call now and print its answer."""
+"""identify, track, page, destroy and request: send one call now and print the answer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import click
 from gateway import config as configuration
 from gateway import payload
 from gateway.cli.options import plain_errors
-from gateway.cli.tables_and_filters import document, plain, plain_lines
+from gateway.cli.output import json_text, printable, printable_lines
 from gateway.customerio.calls import Call, Destroy, Identify, Page, RawRequest, Track
 from gateway.customerio.calls.raw_request import METHODS, RESPONSE_TYPES, RETRY_SETTINGS
 from gateway.customerio.client import DEADLINE, Client
@@ -26,7 +26,7 @@ from gateway.customerio.retry import Attempt
 from gateway.errors import CallError, RequestError, SendError
 from gateway.event import JSON
 
-#: Seconds that an attempt may be given here: no lease ends meanwhile, but somebody waits.
+#: The largest --timeout, in seconds. No lease limits it here, but a person waits.
 MAX_TIMEOUT = 3_600.0
 
 _ATTRIBUTES = """\b
@@ -35,20 +35,20 @@ An ATTRIBUTE is key=text or key:=JSON; a key may hold dots:
 """
 
 
-class _Sending(click.Command):
-    """A command whose every failure has the exit status 1, that of a command line which is wrong too."""
+class _SendCommand(click.Command):
+    """A command that exits with status 1 on every failure, also on a wrong command line (click's own is 2)."""
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
-        with _failing():
+        with _exit_status_one():
             return super().make_context(*args, **kwargs)
 
     def invoke(self, ctx: click.Context) -> Any:
-        with _failing():
+        with _exit_status_one():
             return super().invoke(ctx)
 
 
 @contextmanager
-def _failing() -> Iterator[None]:
+def _exit_status_one() -> Iterator[None]:
     try:
         yield
     except click.UsageError as error:
@@ -56,8 +56,8 @@ def _failing() -> Iterator[None]:
         raise
 
 
-def _together(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Make one decorator of several, whose options then stand in this order."""
+def _options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Combine several options into one decorator; help lists them in this order."""
 
     def decorate(command: Any) -> Any:
         for option in reversed(options):
@@ -67,14 +67,14 @@ def _together(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return decorate
 
 
-def _seconds(_: click.Context, __: click.Parameter, given: float | None) -> float | None:
-    # Not a range of click's, which lets "nan" pass.
-    if given is not None and not 0 < given <= MAX_TIMEOUT:
+def _check_timeout(_: click.Context, __: click.Parameter, seconds: float | None) -> float | None:
+    # A range of click's would accept "nan".
+    if seconds is not None and not 0 < seconds <= MAX_TIMEOUT:
         raise click.BadParameter(f"not over 0 and at most {MAX_TIMEOUT:g} seconds")
-    return given
+    return seconds
 
 
-_over = _together(
+_connection_options = _options(
     click.option(
         "--connection",
         metavar="NAME",
@@ -82,18 +82,20 @@ _over = _together(
         show_default=True,
         help="The connection to send over.",
     ),
-    click.option("--region", type=click.Choice(list(HOSTS)), help="Where to send, instead of the connection's region."),
+    click.option(
+        "--region", type=click.Choice(list(HOSTS)), help="The region to send to, instead of the connection's."
+    ),
 )
-_person = _together(
+_person_options = _options(
     click.option("--id", metavar="ID", help="The person's id."),
     click.option("--email", metavar="EMAIL", help="The person's email address."),
     click.option("--cio-id", metavar="ID", help="The id that Customer.io gave the person."),
 )
-_anybody = _together(
-    _person,
+_anybody_options = _options(
+    _person_options,
     click.option("--anonymous-id", metavar="ID", help="The id of somebody not known yet."),
 )
-_saying = _together(
+_attribute_options = _options(
     click.argument("attributes", metavar="[ATTRIBUTE]...", nargs=-1),
     click.option(
         "--data",
@@ -108,17 +110,17 @@ _saying = _together(
         help="When it happened, in unix seconds.",
     ),
 )
-_once = click.option(
+_event_id_option = click.option(
     "--event-id",
     metavar="TEXT",
     help="What a repeat has in common with the first, so that it does not count again.",
 )
 
 
-@click.command(cls=_Sending, epilog=_ATTRIBUTES)
-@_person
-@_saying
-@_over
+@click.command(cls=_SendCommand, epilog=_ATTRIBUTES)
+@_person_options
+@_attribute_options
+@_connection_options
 @plain_errors
 def identify(
     attributes: tuple[str, ...],
@@ -129,17 +131,17 @@ def identify(
     **person: str | None,
 ) -> None:
     """Create or update a person now, and print the answer."""
-    said = _attributes(attributes, data)
+    values = _attributes(attributes, data)
     _require_person(person)
-    _say(_send(Identify(attributes=said, timestamp=timestamp, **person), connection, region))
+    _print_response(_send(Identify(attributes=values, timestamp=timestamp, **person), connection, region))
 
 
-@click.command(cls=_Sending, epilog=_ATTRIBUTES)
+@click.command(cls=_SendCommand, epilog=_ATTRIBUTES)
 @click.argument("name")
-@_anybody
-@_saying
-@_once
-@_over
+@_anybody_options
+@_attribute_options
+@_event_id_option
+@_connection_options
 @plain_errors
 def track(
     name: str,
@@ -152,18 +154,18 @@ def track(
     **person: str | None,
 ) -> None:
     """Record an event of a person now, and print the answer."""
-    said = _attributes(attributes, data)
+    values = _attributes(attributes, data)
     _require_person(person)
-    event = Track(name=name, attributes=said, timestamp=timestamp, event_id=event_id, **person)
-    _say(_send(event, connection, region))
+    event = Track(name=name, attributes=values, timestamp=timestamp, event_id=event_id, **person)
+    _print_response(_send(event, connection, region))
 
 
-@click.command(cls=_Sending, epilog=_ATTRIBUTES)
+@click.command(cls=_SendCommand, epilog=_ATTRIBUTES)
 @click.argument("url")
-@_anybody
-@_saying
-@_once
-@_over
+@_anybody_options
+@_attribute_options
+@_event_id_option
+@_connection_options
 @plain_errors
 def page(
     url: str,
@@ -179,26 +181,26 @@ def page(
 
     URL is a full address (https://…), or * for any page.
     """
-    said = _attributes(attributes, data)
+    values = _attributes(attributes, data)
     _require_person(person)
-    view = Page(url=url, attributes=said, timestamp=timestamp, event_id=event_id, **person)
-    _say(_send(view, connection, region))
+    view = Page(url=url, attributes=values, timestamp=timestamp, event_id=event_id, **person)
+    _print_response(_send(view, connection, region))
 
 
-@click.command(cls=_Sending)
+@click.command(cls=_SendCommand)
 @click.argument("words", nargs=-1, metavar="")
-@_person
-@_over
+@_person_options
+@_connection_options
 @plain_errors
 def destroy(words: tuple[str, ...], connection: str, region: str | None, **person: str | None) -> None:
     """Delete a person now, and print the answer. A later call creates them anew."""
     if words:
-        raise click.UsageError(f"'{plain(words[0])}' has no place here; {_naming(words[0])}")
+        raise click.UsageError(f"'{printable(words[0])}' has no place here; {_how_to_name(words[0])}")
     _require_person(person)
-    _say(_send(Destroy(**person), connection, region))
+    _print_response(_send(Destroy(**person), connection, region))
 
 
-_body = _together(
+_body_options = _options(
     click.option(
         "--data",
         metavar="TEXT|@FILE|-",
@@ -223,14 +225,14 @@ _body = _together(
         help="What the file of this field is called there, instead of its name here.",
     ),
 )
-_patience = _together(
+_retry_options = _options(
     click.option(
         "--timeout",
         type=float,
         metavar="SECONDS",
         default=DEADLINE,
         show_default=True,
-        callback=_seconds,
+        callback=_check_timeout,
         help="How long one attempt may take in all.",
     ),
     click.option(
@@ -263,7 +265,7 @@ _patience = _together(
 )
 
 
-@click.command(cls=_Sending)
+@click.command(cls=_SendCommand)
 @click.argument("path")
 @click.option(
     "--method",
@@ -275,7 +277,7 @@ _patience = _together(
 @click.option(
     "--header", "headers", metavar="'NAME: VALUE'", multiple=True, help="A header of the request; repeatable."
 )
-@_body
+@_body_options
 @click.option(
     "--response-type",
     type=click.Choice(RESPONSE_TYPES),
@@ -283,9 +285,9 @@ _patience = _together(
     show_default=True,
     help="What the answer has to be; text and binary are printed as they are.",
 )
-@_patience
+@_retry_options
 @click.option("--debug", is_flag=True, help="Print request and answer on standard error, without credentials.")
-@_over
+@_connection_options
 @plain_errors
 def request(
     path: str,
@@ -324,57 +326,57 @@ def request(
         debug=debug,
         retry=_retry(retry),
     )
-    _say(_send(call, connection, region, timeout=timeout), as_json=response_type == "json")
+    _print_response(_send(call, connection, region, timeout=timeout), as_json=response_type == "json")
 
 
 # Attributes
 
 
 def _attributes(words: Sequence[str], data: str | None) -> dict[str, JSON]:
-    given = {} if data is None else _object(data)
-    said: dict[str, JSON] = {}
+    from_data = {} if data is None else _object(data)
+    from_words: dict[str, JSON] = {}
     for word in words:
         key, value = _attribute(word)
-        if key in said:
-            raise click.UsageError(f"'{plain(key)}' is given twice")
-        said[key] = value
-    return given | said
+        if key in from_words:
+            raise click.UsageError(f"'{printable(key)}' is given twice")
+        from_words[key] = value
+    return from_data | from_words
 
 
 def _attribute(word: str) -> tuple[str, JSON]:
     name, equals, value = word.partition("=")
     key = name.removesuffix(":")
     if not equals:
-        raise click.UsageError(f"'{plain(word)}' is neither key=text nor key:=json; {_naming(word)}")
+        raise click.UsageError(f"'{printable(word)}' is neither key=text nor key:=json; {_how_to_name(word)}")
     if not key.strip():
         raise click.UsageError("an attribute has no key; write key=text or key:=json")
     return key, _json_of(key, value) if name.endswith(":") else value
 
 
-def _json_of(key: str, written: str) -> JSON:
+def _json_of(key: str, text: str) -> JSON:
     try:
-        return payload.decode(_bytes_of(written), "")
+        return payload.decode(_bytes_of(text), "")
     except RequestError:
-        name = plain(key)
+        name = printable(key)
         raise click.UsageError(
             f"what follows '{name}:=' is not JSON; write {name}=… for a text,"
             f" and quote JSON for the shell: {name}:='{{\"a\": [1]}}'"
         ) from None
 
 
-def _object(given: str) -> dict[str, JSON]:
+def _object(value: str) -> dict[str, JSON]:
     try:
-        read = payload.decode(_read(given, "--data"), "")
+        content = payload.decode(_read(value, "--data"), "")
     except RequestError as error:
         raise click.UsageError(f"--data: {error}") from None
-    if not isinstance(read, dict):
+    if not isinstance(content, dict):
         raise click.UsageError('--data is not an object of attributes; write {"key": value}')
-    return read
+    return content
 
 
-def _naming(word: str) -> str:
-    """Tell how a person is named, to whoever wrote the name alone."""
-    return f"a person is named by {'--email' if '@' in word else '--id'} {plain(shlex.quote(word))}"
+def _how_to_name(word: str) -> str:
+    """Say which option names a person, to somebody who wrote the name alone."""
+    return f"a person is named by {'--email' if '@' in word else '--id'} {printable(shlex.quote(word))}"
 
 
 def _require_person(person: Mapping[str, str | None]) -> None:
@@ -387,25 +389,25 @@ def _require_person(person: Mapping[str, str | None]) -> None:
 
 
 def _body_of(data: str | None, json_data: str | None, *, as_text: bool) -> tuple[str | None, str | None]:
-    """Give the body, and its content type where it is not that of a text."""
+    """Return the body, and its content type unless it is that of text."""
     if json_data is not None and (data is not None or as_text):
         raise click.UsageError("--json is given instead of --data and --text, not with them")
     if json_data is not None:
-        written = _read(json_data, "--json")
-        if problem := _why_not_json(written):
+        content = _read(json_data, "--json")
+        if problem := _json_problem(content):
             raise click.UsageError(f"--json: {problem}")
-        return _text(written, "--json"), "application/json"
+        return _text(content, "--json"), "application/json"
     if data is None:
         return None, None
-    written = _read(data, "--data")
-    is_json = not as_text and _why_not_json(written) is None
-    return _text(written, "--data"), "application/json" if is_json else None
+    content = _read(data, "--data")
+    is_json = not as_text and _json_problem(content) is None
+    return _text(content, "--data"), "application/json" if is_json else None
 
 
-def _why_not_json(written: bytes) -> str | None:
-    # It goes out as it was written and not as it was read: so do the digits of a number, and null is a body.
+def _json_problem(content: bytes) -> str | None:
+    # The text is sent unchanged, so that the digits of a number stay and null is a body: it is parsed as a check only.
     try:
-        payload.decode(written, "")
+        payload.decode(content, "")
     except RequestError as error:
         return str(error)
     return None
@@ -417,30 +419,30 @@ def _with_content_type(headers: dict[str, str], content_type: str | None) -> dic
     return {"Content-Type": content_type} | headers
 
 
-def _repeatable(option: str, written: Iterable[str]) -> dict[str, JSON]:
+def _repeatable(option: str, texts: Iterable[str]) -> dict[str, JSON]:
     values: dict[str, list[JSON]] = {}
-    for name, value in _pairs(option, written, "="):
+    for name, value in _split_pairs(option, texts, "="):
         values.setdefault(name, []).append(value)
     return dict(values)
 
 
-def _single(option: str, written: Iterable[str]) -> dict[str, str]:
-    pairs = _pairs(option, written, "=")
+def _single(option: str, texts: Iterable[str]) -> dict[str, str]:
+    pairs = _split_pairs(option, texts, "=")
     _require_different(option, [name for name, _ in pairs])
     return dict(pairs)
 
 
-def _headers(written: Iterable[str]) -> dict[str, str]:
-    pairs = [(name.strip(), value.strip()) for name, value in _pairs("--header", written, ":")]
+def _headers(texts: Iterable[str]) -> dict[str, str]:
+    pairs = [(name.strip(), value.strip()) for name, value in _split_pairs("--header", texts, ":")]
     _require_different("--header", [name.lower() for name, _ in pairs])
     return dict(pairs)
 
 
-def _pairs(option: str, written: Iterable[str], separator: str) -> list[tuple[str, str]]:
+def _split_pairs(option: str, texts: Iterable[str], separator: str) -> list[tuple[str, str]]:
     pairs = []
-    for number, each in enumerate(written, start=1):
-        name, found, value = each.partition(separator)
-        if not found or not name.strip():
+    for number, text in enumerate(texts, start=1):
+        name, separated, value = text.partition(separator)
+        if not separated or not name.strip():
             raise click.UsageError(f"number {number} of {option} is not a name, {separator} and a value")
         pairs.append((name, value))
     return pairs
@@ -448,12 +450,12 @@ def _pairs(option: str, written: Iterable[str], separator: str) -> list[tuple[st
 
 def _require_different(option: str, names: Sequence[str]) -> None:
     if twice := [name for number, name in enumerate(names) if name in names[:number]]:
-        raise click.UsageError(f"{option} gives '{plain(twice[0])}' twice")
+        raise click.UsageError(f"{option} gives '{printable(twice[0])}' twice")
 
 
-def _retry(given: Mapping[str, int | None]) -> dict[str, JSON]:
-    """Give the retry settings; without being asked, nothing that may have happened is sent again."""
-    settings: dict[str, JSON] = {name: value for name, value in given.items() if value is not None}
+def _retry(options: Mapping[str, int | None]) -> dict[str, JSON]:
+    """Return the retry settings. Without --retries nothing is sent again: it may have happened."""
+    settings: dict[str, JSON] = {name: value for name, value in options.items() if value is not None}
     if settings and "max" not in settings:
         raise click.UsageError("nothing is tried again without --retries N")
     return {"max": 0} | settings
@@ -462,11 +464,11 @@ def _retry(given: Mapping[str, int | None]) -> dict[str, JSON]:
 # What is read
 
 
-def _read(given: str, option: str) -> bytes:
-    """Read what an option gives: as it stands, from a file (@) or from standard input (-)."""
-    if given == "-":
+def _read(value: str, option: str) -> bytes:
+    """Return the value of an option: the text itself, of a file (@) or of standard input (-)."""
+    if value == "-":
         return sys.stdin.buffer.read()
-    return _contents(given[1:], option) if given.startswith("@") else _bytes_of(given)
+    return _contents(value[1:], option) if value.startswith("@") else _bytes_of(value)
 
 
 def _contents(path: str, option: str = "--file") -> bytes:
@@ -474,17 +476,17 @@ def _contents(path: str, option: str = "--file") -> bytes:
         return Path(path).read_bytes()
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else "no name of a file"
-        raise click.ClickException(f"{option}: {plain(path)} cannot be read ({why})") from error
+        raise click.ClickException(f"{option}: {printable(path)} cannot be read ({why})") from error
 
 
-def _bytes_of(written: str) -> bytes:
-    # What is not UTF-8 on the command line has become surrogates, and no UTF-8 either here.
-    return written.encode(errors="surrogatepass")
+def _bytes_of(text: str) -> bytes:
+    # Bytes that are not UTF-8 are surrogates in sys.argv; they become invalid UTF-8 again.
+    return text.encode(errors="surrogatepass")
 
 
-def _text(written: bytes, option: str) -> str:
+def _text(content: bytes, option: str) -> str:
     try:
-        return written.decode("utf-8-sig")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise click.UsageError(f"{option} is not UTF-8 text; --file NAME=PATH sends any file") from None
 
@@ -493,21 +495,21 @@ def _text(written: bytes, option: str) -> str:
 
 
 class _Progress:
-    """Tells on standard error what is tried again, and what was sent and answered where that is asked for."""
+    """Prints retries on standard error, and with --debug each request and answer."""
 
     def __init__(self) -> None:
         self._reason: str | None = None
 
     def note(self, attempt: Attempt) -> None:
-        """Keep why an attempt failed until it is known whether another follows: the last is told as an error."""
+        """Remember why an attempt failed: it is printed if another attempt follows, else the command fails with it."""
         self._reason = attempt.reason
         if attempt.debug is not None:
-            click.echo(f"{plain_lines(attempt.debug)}\n", err=True)
+            click.echo(f"{printable_lines(attempt.debug)}\n", err=True)
 
     def sleep(self, seconds: float) -> None:
         """Wait for the next attempt."""
         if self._reason is not None:
-            click.echo(f"{self._reason}; trying again in {seconds:.1f} s", err=True)
+            click.echo(f"{self._reason}; next try in {seconds:.1f} s", err=True)
             self._reason = None
         time.sleep(seconds)
 
@@ -519,12 +521,12 @@ def _send(call: Call, connection: str, region: str | None, *, timeout: float = D
         try:
             return client.call(call, connection=connection, region=region, on_attempt=progress.note)
         except (CallError, SendError) as error:
-            # It names fields and connections as they were given, be they printable or not.
-            raise click.ClickException(plain(error)) from error
+            # The text may quote fields and connections of the command line.
+            raise click.ClickException(printable(error)) from error
 
 
-def _say(answer: Response, *, as_json: bool = True) -> None:
+def _print_response(answer: Response, *, as_json: bool = True) -> None:
     if not as_json:
         click.echo(answer.body, nl=False)
     elif answer.body:
-        click.echo(document(answer.json))
+        click.echo(json_text(answer.json))

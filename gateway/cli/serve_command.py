@@ -1,4 +1,4 @@
-"""serve, worker and migrate: the commands that run the gateway."""
+"""serve, worker and migrate: run the gateway."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pathlib import Path
 import click
 
 from gateway import config as configuration
-from gateway.cli.open_database import opened
+from gateway.cli.open_database import open_database
 from gateway.cli.options import environment_of, mappings_option, plain_errors
 from gateway.config import Config
 from gateway.customerio.client import DEADLINE, Client, DryRun, Sender
@@ -46,18 +46,18 @@ log = logging.getLogger(__name__)
 @plain_errors
 def serve(port: int | None, host: str | None, mappings: Path | None, workers: int | None, dry_run: bool) -> None:
     """Receive webhooks and deliver calls: web and worker together."""
-    scratched = tempfile.TemporaryDirectory(prefix="gateway-dry-run-") if dry_run else nullcontext(None)
-    with scratched as scratch:
+    temporary = tempfile.TemporaryDirectory(prefix="gateway-dry-run-") if dry_run else nullcontext(None)
+    with temporary as directory:
         environ = environment_of(mappings, workers)
-        if scratch is not None:
-            environ["DATABASE_URL"] = f"sqlite:///{scratch}/gateway.db"
+        if directory is not None:
+            environ["DATABASE_URL"] = f"sqlite:///{directory}/gateway.db"
         config = configuration.load(environ)
-        configuration.mapping_files(config.mappings)  # says at once that there are none
+        configuration.mapping_files(config.mappings)  # fails at once if there are none
         if not dry_run:
             _require_credentials(config)
         address = _free_address(host, port, environ)
         if config.embedded:
-            with opened(config) as database:
+            with open_database(config) as database:
                 migrate(database)
         web = [sys.executable, "-m", "gunicorn", "-c", "python:gateway.serving", "--bind", address]
         commands = {"web": [*web, "gateway.app:create_app()"]}
@@ -79,7 +79,7 @@ def worker(lease: float) -> None:
     config = configuration.load(os.environ)
     _require_credentials(config)
     deadline = min(DEADLINE, lease / 2)
-    with opened(config) as database:
+    with open_database(config) as database:
         require_schema(database)
         client = Client(config.connections, pool=THREADS, deadline=deadline)
         poster = AlertPoster(database, config.alert_url)
@@ -97,9 +97,9 @@ def worker(lease: float) -> None:
 @click.command(name="migrate")
 @plain_errors
 def migrate_command() -> None:
-    """Bring the database's schema to this version's."""
+    """Create or upgrade the schema of the database."""
     config = configuration.load(os.environ)
-    with opened(config) as database:
+    with open_database(config) as database:
         migrate(database)
         click.echo(f"the database's schema is at version {require_schema(database)}")
 
@@ -131,7 +131,7 @@ def _free_address(host: str | None, port: int | None, environ: Mapping[str, str]
 
 @contextmanager
 def _printing_worker(config: Config) -> Iterator[None]:
-    with opened(config) as database:
+    with open_database(config) as database:
         running = _worker(config, database, DryRun(config.connections), lease=LEASE, deadline=DEADLINE)
         thread = threading.Thread(target=running.run, name="worker")
         thread.start()
@@ -143,7 +143,7 @@ def _printing_worker(config: Config) -> Iterator[None]:
 
 
 def _tasks(config: Config, database: Database, poster: AlertPoster) -> list[Task]:
-    """List what is done beside delivering."""
+    """Return what the worker process does beside delivering."""
     retention = Retention(database, config.retention_days)
     detector = NoticeDetector(database, late_after=config.late_after)
     return [

@@ -15,9 +15,9 @@ import click
 import yaml
 
 from gateway import config as configuration
-from gateway.cli.open_database import opened
-from gateway.cli.options import count, environment_of, json_option, mappings_option, plain_errors
-from gateway.cli.tables_and_filters import document, plain
+from gateway.cli.open_database import open_database
+from gateway.cli.options import environment_of, json_option, mappings_option, plain_errors
+from gateway.cli.output import count, json_text, printable
 from gateway.config import Config, Source
 from gateway.errors import StoreError, did_you_mean
 from gateway.operate.queries import EventSummary, Queries
@@ -103,7 +103,7 @@ def _list_sources(names: Collection[str], environ: Mapping[str, str], *, as_json
     missing_file, problem = _missing_file(config), None
     if missing_file is None:
         try:
-            with opened(config) as database:
+            with open_database(config) as database:
                 require_schema(database)
                 events = Queries(database).last_events([source.name for source in chosen])
                 refusals = Kept(database).read()
@@ -116,7 +116,7 @@ def _list_sources(names: Collection[str], environ: Mapping[str, str], *, as_json
         rows = [asdict(listing) for listing in listings]
         for row in rows if problem is not None else ():
             del row["last_event"], row["refused"]  # null would mean that there never was one
-        click.echo(document(rows))
+        click.echo(json_text(rows))
     else:
         blocks = _blocks(listings, in_full=bool(names), history_is_known=problem is None)
         no_events = "; no events yet" if problem is None and not events else ""
@@ -233,7 +233,7 @@ def _ago(seconds: float) -> str:
 def _wrapped(text: str, *, indent: int) -> list[str]:
     """Break a line that is too long for a terminal between words, never inside an address or a name."""
     subsequent = " " * indent
-    return wrap(plain(text), WIDTH, subsequent_indent=subsequent, break_long_words=False, break_on_hyphens=False)
+    return wrap(printable(text), WIDTH, subsequent_indent=subsequent, break_long_words=False, break_on_hyphens=False)
 
 
 # Schemes

@@ -13,13 +13,13 @@ _ULID = re.compile(f"[0-7][{_ALPHABET}]{{25}}", re.IGNORECASE | re.ASCII)
 
 
 def is_ulid(text: str) -> bool:
-    """Tell whether a text is a ULID, in either case."""
+    """Return whether a text is a ULID, in upper or lower case."""
     return len(text) == _LENGTH and _ULID.fullmatch(text) is not None
 
 
 def ulid(milliseconds: int, digest: bytes) -> str:
-    """Write 48 bits of time and the first 80 of a hash in Crockford's base 32."""
-    # Three numbers that fit a machine's words: one of 128 bits takes twice as long to take apart.
+    """Encode a time and the first 80 bits of a hash as a ULID, in Crockford's base 32."""
+    # Three numbers that fit into machine words: one number of 128 bits takes twice as long.
     time, first, second = milliseconds, int.from_bytes(digest[:5], "big"), int.from_bytes(digest[5:10], "big")
     pairs = _PAIRS
     return (
@@ -31,11 +31,10 @@ def ulid(milliseconds: int, digest: bytes) -> str:
 
 
 def ulid_of_text(text: str) -> str:
-    """Hash a text into a ULID.
+    """Hash a text into a ULID. Raises UnicodeEncodeError for text that is no valid Unicode.
 
-    Who carries the same text may agree on nothing else, not even on a time, so the ULID's time comes out of
-    the hash as well. It is a plausible date, within four years and four months of 2020, for whoever sorts or
-    reads ULIDs.
+    Two webhooks with the same text may differ in everything else, also in their times, so the time of the ULID
+    comes from the hash too. It lies between 2020 and May 2024, a plausible date for people who sort or read ULIDs.
     """
     digest = hashlib.sha256(text.encode()).digest()
     return ulid(_YEAR_2020 + int.from_bytes(digest[10:15], "big") % 2**37, digest)

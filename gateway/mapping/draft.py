@@ -55,13 +55,17 @@ def draft(source: str, body: JSON, headers: Mapping[str, str]) -> Draft:
     """
     guesses = Guesses(body, headers)
     scheme, notes = _guess_scheme(source, guesses.sample.headers)
-    sections = [_head(source, scheme, guesses), _verify(source, scheme, notes, guesses), *_routing(scheme, guesses)]
-    mapping = "\n".join([*sections, _events(source, guesses)])
+    sections = [
+        _head(source, scheme, guesses),
+        _verify(source, scheme, notes, guesses),
+        *_routing(scheme, guesses),
+        _events(source, guesses),
+    ]
     test = _test(body, guesses)
-    expect = _calls_of(f"{mapping}\n{yaml_block({'tests': [{**test, 'expect': []}]})}", source)
+    expect = _calls_of("\n".join([*sections, yaml_block({"tests": [test]})]), source)
     main = {"type": guesses.type, **guesses.person, "time": guesses.time}
     return Draft(
-        text=f"{mapping}\n{yaml_block({'tests': [{**test, 'expect': expect}]})}",
+        text="\n".join([*sections, yaml_block({"tests": [{**test, "expect": expect}]})]),
         guesses={
             name: f"={guess.expression} ({_scalar(guesses.sample.value_of(guess))})"
             for name, guess in main.items()
@@ -97,9 +101,6 @@ class _Dumper(yaml.SafeDumper):
 
     def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:  # noqa: ARG002  # PyYAML's own
         super().increase_indent(flow, indentless=False)
-
-    def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002  # PyYAML's own
-        return True
 
     def represent_text(self, text: str) -> yaml.ScalarNode:
         return self.represent_scalar("tag:yaml.org,2002:str", text, style=None if text.isprintable() else '"')
@@ -237,6 +238,7 @@ def _test(body: JSON, guesses: Guesses) -> dict[str, JSON]:
         "name": f"a captured {guesses.event_type or 'webhook'}",
         **_call(headers={name: guesses.sample.headers[name] for name in _headers(guesses.type)}),
         "body": _pruned(body, [(*guesses.first, *path) for guess in read for path in guess.reads]),
+        "expect": [],
     }
 
 

@@ -17,7 +17,6 @@ from gateway.customerio.limits import MAX_ID_BYTES, is_moment
 from gateway.errors import ExpressionError, GatewayError
 from gateway.event import JSON
 from gateway.mapping.expressions import BadExpression, Scope, compile_expression
-from gateway.mapping.model import is_steering
 
 Path: TypeAlias = tuple[str | int, ...]
 
@@ -38,7 +37,6 @@ TYPES = _ranked(
     " trigger trigger_event message_type alert_name action event_action scope kind metric message_status sms_status",
     step=2,
 )
-TYPE_HOLDERS = _set("event event_data payload notification data meta")
 #: The noun beside a verb, where only both say what happened.
 NOUNS = {
     **dict.fromkeys(("action", "metric"), "type object_type object resource resource_type entity model event"),
@@ -81,58 +79,37 @@ BARE_IDS = IDS | _set("object_id entity_id record_id resource_id external_id")
 KINDS = _set("object type object_type record_type resource_type kind")
 OF_PEOPLE = _set("first_name last_name firstname lastname username given_name full_name")
 EMAILS = _set("email emails mail emailaddress")
-#: Other names of a field that holds an email, and of fields that hold what only looks like one.
-ADDRESSES = _set("address handle login username contact answer value")
-NO_EMAIL = _set("id message subject body text html content url uri link name in key")
 FROM, TO = _set("from sender return"), _set("to recipient rcpt")
-INBOUND, OUTBOUND = _set("inbound received incoming"), _set("outbound sent delivered queued undelivered failed")
+OUTBOUND = _set("outbound sent delivered queued undelivered failed")
 #: Objects around a field that do not say whose it is.
 NEAR = EMAILS | FROM | TO | _set("billing shipping detail info receipt primary headers")
-#: Objects that only wrap what the event is about.
+#: Objects that only wrap what is around them: ``member.current`` is a member.
 WRAPPERS = _set(
     "data object payload item content contents detail details resource record attributes event event_data result"
     " response form_response entity model traits properties context hidden new current after message message_data"
     " merges merge_fields variables user_variables metadata custom_data fields body meta"
 )
-#: Wrappers that stand for the object around them: ``member.current`` is a member.
-SAME_AS_ABOVE = _set("current data attributes after new record object item")
 #: Lists that hold events, and names of what holds the name of a value in a list such as the answers of a form.
 BATCHES = ("events", "batch", "notifications", "records", "entries", "messages")
 LABELS = _set("type name key field label slug ref code question title")
 
-#: Attributes that are the person's also where they only stand beside the person's email.
+#: Attributes. Only names of these tables are taken, so that no secret is ever sent on.
 PERSONAL = _set(
-    "first_name last_name name full_name phone phone_number company job_title country country_code city locale language"
-    " timezone time_zone gender"
+    "first_name last_name full_name name phone phone_number company job_title country country_code city locale language"
+    " timezone time_zone gender birthday plan role state region"
 )
 SPELLINGS = {"fname": "first_name", "firstname": "first_name", "lname": "last_name", "lastname": "last_name"}
-#: Objects that are about the person inside an object that is.
-ABOUT_A_PERSON = _set(
-    "address default_address location traits custom_attributes fields custom_fields profile merges merge_fields billing"
-    " billing_details customer_details properties hidden user_variables"
-)
-#: Attributes of the event that are worth more than others, and objects whose id is worth keeping.
 USEFUL = _set(
-    "total amount price revenue currency status plan title name subject product number quantity reason code score url"
+    "amount total price subtotal tax discount fee balance revenue currency status plan title name subject product"
+    " quantity reason score rating category coupon priority"
 )
-WANTED_IDS = _set("order invoice subscription plan product campaign list form ticket checkout payment charge cart")
-#: Never an attribute: secrets, what says nothing to people, and what every object has.
-NO_ATTRIBUTE = _set(
-    "token secret signature password passwd passcode pwd key hash nonce csrf auth authorization credential session"
-    " cookie otp pin jwt cvc cvv iban ssn fingerprint apikey digest multipass bearer livemode etag graphql ip agent"
-    " useragent avatar image photo icon logo thumbnail picture node self href uri api checksum version anonymous offset"
-    " smtp headers dns path raw browser encoded lat lng uuid sha ref webhook integration flag context created updated"
-    " modified deleted"
-)
-#: Money is often a whole number of cents; a count is not.
-MONEY = _set("amount total price subtotal tax discount fee balance cost revenue due paid refunded spent")
-COUNTS = _set("count weight quantity item number")
+#: Money is often a whole number of cents.
+MONEY = _set("amount total price subtotal tax discount fee balance revenue")
 
 MAX_DEPTH = 8
 MAX_NAME = 80  # characters; a longer name is data that somebody uses as a name
 LARGEST = 10**300  # a mapping file holds no larger number
 LEAST_SCORE = 40  # of who the person is: less would be a lottery
-MAX_ATTRIBUTES = 12
 MAX_TEXT = 200  # characters of a text that is worth being an attribute
 
 
@@ -162,9 +139,8 @@ class Guesses:
         self.key = _guess_key(sample, self.type)
         self.time = _guess_time(sample, self.event_type)
         self.person, self.others = _guess_person(sample, self.event_type, self.key)
-        used = {
-            path for guess in (self.type, self.key, self.time, *self.person.values()) if guess for path in guess.reads
-        }
+        used = {path for guess in (self.type, self.key, self.time) if guess for path in guess.reads}
+        used |= {path for guess in self.person.values() for path in guess.reads}
         self.of_person, self.of_event = _guess_attributes(sample, self.person, self.event_type, used)
         is_removal = re.search("delet|destroy|remov|eras|redact|suppress", (self.event_type or "").lower())
         self.removes = is_removal is not None and role_of(*subject(self.event_type)) is not None
@@ -326,13 +302,9 @@ def score(field: Field, weight: int, *, per_wrapper: int = 3) -> int:
     if not weight or has_word(field.names, STRANGERS):
         return 0
     for name in field.names[:-1]:
-        if name in WRAPPERS:
-            weight -= per_wrapper
-        elif role_of(name) or has_word([name], NEAR):
-            weight -= 3
-        else:
-            weight -= 25 if has_word([name], THINGS) else 15
-    return max(0, weight - 10 * field.in_list)
+        is_near = role_of(name) or has_word([name], NEAR)
+        weight -= per_wrapper if name in WRAPPERS else 3 if is_near else 15
+    return max(0, weight)
 
 
 def _best(fields: Iterable[Field], points: Callable[[Field], int]) -> Field | None:
@@ -367,11 +339,10 @@ def _is_type(value: JSON) -> bool:
 def _type_field(sample: Sample) -> Field | None:
     def points(field: Field) -> int:
         weight = TYPES.get(field.names[-1], 0)
-        weight += 8 if weight and len(words(field.value)) > 1 else 0
-        return score(field, weight // 3 if VAGUE.issuperset(words(field.value)) else weight, per_wrapper=30)
+        return score(field, weight // 3 if _is_vague(field.value) else weight, per_wrapper=30)
 
     fields = (field for field in sample.fields if _is_type(field.value) and not field.in_list and len(field.path) < 3)
-    return _best((field for field in fields if TYPE_HOLDERS.issuperset(field.names[:-1])), points)
+    return _best((field for field in fields if WRAPPERS.issuperset(field.names[:-1])), points)
 
 
 def _guess_type(sample: Sample) -> Guess | None:
@@ -387,9 +358,7 @@ def _guess_type(sample: Sample) -> Guess | None:
     if best is None:
         return None
     beside = {field.names[-1]: field for field in sample.fields if field.owner is best.owner and _is_type(field.value)}
-    plain = {
-        name for name, field in beside.items() if len(words(field.value)) == 1 and VAGUE.isdisjoint(words(field.value))
-    }
+    plain = {name for name, field in beside.items() if len(words(field.value)) == 1 and not _is_vague(field.value)}
     for verb in NOUNS if len(words(best.value)) == 1 else ():
         for noun in NOUNS[verb].split():
             if {noun, verb} <= plain and beside[noun].value != beside[verb].value:
@@ -398,6 +367,10 @@ def _guess_type(sample: Sample) -> Guess | None:
         other = beside["type"].guess
         return Guess(expression=f"{best.guess.expression} || {other.expression}", reads=best.guess.reads + other.reads)
     return best.guess
+
+
+def _is_vague(value: JSON) -> bool:
+    return VAGUE.issuperset(words(value))
 
 
 def _joined(first: Guess, second: Guess) -> Guess:
@@ -438,12 +411,8 @@ def _guess_time(sample: Sample, event_type: str | None) -> Guess | None:
     kind = snake(event_type or "")
 
     def points(field: Field) -> int:
-        is_near = not field.in_list and all(name in kind for name in field.around) and not isinstance(field.value, bool)
-        # What was just created may be updated in the same second.
-        more = 6 if "creat" in kind and "created" in field.words else 0
-        return (
-            score(field, TIMES[field.names[-1]] + more, per_wrapper=12) if is_near and field.names[-1] in TIMES else 0
-        )
+        is_near = not field.in_list and all(name in kind for name in field.around)
+        return score(field, TIMES.get(field.names[-1], 0), per_wrapper=12) if is_near else 0
 
     for field in sorted((field for field in sample.fields if points(field)), key=points, reverse=True):
         for guess in (field.guess, field.guess.within("unix")):
@@ -465,9 +434,10 @@ def _guess_person(sample: Sample, event_type: str | None, key: Guess | None) -> 
         for guesses in (_ids(sample, event_type, key), _emails(sample, event_type))
     )
     if ids:  # the email of somebody else would make two people one
-        emails = [email for email in emails if email.role in {ids[0].role, *ANY_ROLE}] or _empty_emails(sample, ids[0])
-    elif not emails:
-        ids = _phones(sample)
+        emails = [email for email in emails if email.role in {ids[0].role, *ANY_ROLE}]
+    else:
+        emails = [email for email in emails if sample.value_of(email) is not None]
+        ids = [] if emails else _phones(sample)
     unknown = [field.guess for field in sample.fields if field.names[-1] == "anonymous_id" and _is_id(field.value)]
     others = [
         other
@@ -491,103 +461,91 @@ def _is_id(value: JSON) -> bool:
 
 def _ids(sample: Sample, event_type: str | None, key: Guess | None) -> Iterator[Guess]:
     """Yield what may be the person's id."""
-    keys = key.reads if key is not None else ()
-    bare = [field for field in sample.fields if field.names[-1] in BARE_IDS and not field.in_list and not field.around]
-    deepest = max((len(field.path) for field in bare), default=0)
     for field in sample.fields:
-        if not _is_id(field.value) or field.path in keys:
+        if not _is_id(field.value) or (key is not None and field.path in key.reads):
             continue
-        own, around, less = field.words, _role_around(field), len(field.words)
-        holder = field.names[:-1] if around else None
+        own, is_bare, around = field.words, field.names[-1] in BARE_IDS, _role_around(field)
+        doubt, holder = len(own), field.names[:-1] if around else None
         declared = _declared(field, event_type)
-        if field.names[-1] in BARE_IDS and around:  # customer.id
-            # A sender or an actor may be an organisation, or a bot.
-            role = around if ROLES[around] > ROLES["user"] or not has_word(declared, THINGS | STRANGERS) else None
-        elif field in bare and len(field.path) == deepest:  # the event's content: a person by its own word, or
+        if is_bare and around:
+            # customer.id; but a sender or an actor may be an organisation, or a bot.
+            is_other = ROLES[around] <= ROLES["user"] and has_word(declared, THINGS | STRANGERS)
+            role = None if is_other else around
+        elif is_bare and not field.around and not field.in_list:
+            # The content of the event: a person by its own word, by its fields, or by the event's type.
             has_email = has_word(field.owner, EMAILS)
             is_person = has_email and not OF_PEOPLE.isdisjoint(map(snake, field.owner))
             role = role_of(*declared[:1]) or ("person" if is_person else None)
-            holder, less = field.names[:-1] if role or has_email else None, less - (10 if role else 0)
-            if not role and not declared and field.names[-2:-1] != ("event",):
-                role = role_of(*subject(event_type))  # by the event's type
-        elif own[-1] in IDS and len(own) > 1 and field.names[-1] not in BARE_IDS:  # customer_id
-            role = role_of(own[-2])
-            if role == "user" and not around and any(words(name)[:1] == ("customer",) for name in field.owner):
-                role = None  # where there is a customer, even an unknown one, the user is one of the seller's
-        elif own[-1].endswith("id"):  # userid
-            role = role_of(own[-1][:-2])
-        else:  # a field `customer` may hold an id; without a digit it is more likely a name
+            holder, doubt = field.names[:-1] if role or has_email else None, doubt - (10 if role else 0)
+            role = role_of(*subject(event_type)) if role is None and not declared else role
+        elif not is_bare and own[-1] in IDS:
+            # customer_id; but where there is a customer, even an unknown one, the user is one of the seller's.
+            role = role_of(*own[:-1])
+            is_staff = role == "user" and any(words(name)[:1] == ("customer",) for name in field.owner)
+            role = None if is_staff and not around else role
+        elif own[-1].endswith("id"):
+            role = role_of(own[-1][:-2])  # userid
+        else:
+            # A field `customer` may hold an id; without a digit it is more likely a name.
             role = own[0] if own[0] in ROLES and len(own) == 1 and isinstance(field.value, str) else None
-            less = 5 if re.search("[0-9]", str(field.value)) else 50
+            doubt = 5 if re.search("[0-9]", str(field.value)) else 50
         if role is not None:
-            yield replace(field.guess, score=score(field, ROLES[role] - less), role=role, holder=holder)
+            yield replace(field.guess, score=score(field, ROLES[role] - doubt), role=role, holder=holder)
 
 
 def _declared(field: Field, event_type: str | None) -> list[str]:
     """Return what the object around a field says that it is."""
     kinds = (str(value) for name, value in field.owner.items() if snake(name) in KINDS and _is_type(value))
-    return [kind for kind in kinds if kind != event_type and not VAGUE.issuperset(words(kind))]
+    return [kind for kind in kinds if kind != event_type and not _is_vague(kind)]
 
 
 def _role_around(field: Field) -> str | None:
-    return next((role_of(name) for name in reversed(field.names[:-1]) if name not in SAME_AS_ABOVE), None)
+    return next((role_of(name) for name in reversed(field.names[:-1]) if name not in WRAPPERS), None)
 
 
 _EMAIL = re.compile(r"[^@\s<>,;:\"()]+@[^@\s<>,;:\"()]+")
 _NAMED_EMAIL = re.compile(rf"[^<>@]*<{_EMAIL.pattern}>")
-MAX_EMAIL = 250
 
 
 def _emails(sample: Sample, event_type: str | None) -> Iterator[Guess]:
     """Yield what may be the person's email."""
-    is_mail = any(
-        "body" in field.words and {"text", "html", "raw", "stripped"} & {*field.words} for field in sample.top
-    )
-    theirs, ours = (FROM, TO) if is_mail or _says(sample, INBOUND) else (TO, FROM)
+    is_inbound = any("body" in field.words and {"text", "html", "raw"} & {*field.words} for field in sample.top)
+    theirs, ours = (FROM, TO) if is_inbound else (TO, FROM)
     is_of_many = has_word(subject(event_type)[-1:], ORGANISATIONS)
     for field in sample.fields:
-        text = str(field.value).strip() if str(field.value).isprintable() else ""
-        if _NAMED_EMAIL.fullmatch(text):  # Ida <ida@example.com>
-            guess = replace(field.guess, expression=f"first(split(last(split({field.guess.expression}, '<')), '>'))")
-        elif _EMAIL.fullmatch(text) and len(text) <= MAX_EMAIL:
-            guess = field.guess if text == field.value else field.guess.within("trim")
-        else:
-            continue
+        guess = _email_in(field)
         near = [name for name in field.names if name not in WRAPPERS]
         direction = {word for name in near[-2:] for word in name.split("_")}
-        if direction & EMAILS:
-            weight = 60
-        elif direction & theirs:
-            weight = 58
-        else:
-            weight = (52 if ADDRESSES & {*field.words} else 40) if re.search(r"\.[a-zA-Z]{2,}>?$", text) else 0
-        is_other = (direction & ours and not direction & theirs) or has_word(near[-2:], THINGS)
-        if is_other or NO_EMAIL & {*field.words} or (is_of_many and not field.around):
+        is_other = has_word(near[-2:], THINGS) or IDS & {*field.words} or (is_of_many and not field.around)
+        if guess is None or is_other:
             continue
+        weight = 60 if direction & EMAILS else 58 if direction & theirs else 0 if direction & ours else 45
+        points = score(field, LEAST_SCORE if field.value is None else weight)
         roles = [role for name in reversed(near) for word in reversed(name.split("_")) if (role := role_of(word))]
-        points = score(field, weight) + (ROLES[roles[0]] // 10 if roles and score(field, weight) else 0)
+        role = roles[0] if roles else None
+        points += ROLES.get(role or "", 0) // 10 if points else 0
         holder = field.names[:-1] if _role_around(field) else None
-        yield replace(guess.within("lower"), score=points, role=next(iter(roles), None), holder=holder)
+        yield replace(guess.within("lower"), score=points, role=role, holder=holder)
 
 
-def _says(sample: Sample, table: Collection[str]) -> bool:
-    """Return whether a short text at the top, such as a status or direction, has a word of a table."""
-    texts = [str(field.value) for field in sample.top]
-    return any(word in table for text in texts if len(text) <= 40 for word in words(text))
+def _email_in(field: Field) -> Guess | None:
+    """Return the guess of the email in a field; an empty field of that name holds one in other webhooks."""
+    text = str(field.value).strip()
+    if field.value is None:
+        return field.guess if EMAILS & {*field.words} else None
+    if not text.isprintable() or len(text.encode()) > MAX_ID_BYTES:
+        return None
+    if _NAMED_EMAIL.fullmatch(text):  # Ida <ida@example.com>
+        return replace(field.guess, expression=f"first(split(last(split({field.guess.expression}, '<')), '>'))")
+    is_bare = text == field.value
+    return (field.guess if is_bare else field.guess.within("trim")) if _EMAIL.fullmatch(text) else None
 
 
 def _phones(sample: Sample) -> list[Guess]:
     """Return phone numbers, first those of who is not us: who sent what came in, or got what went out."""
-    is_outbound = _says(sample, OUTBOUND) and not _says(sample, INBOUND)
+    is_outbound = any(OUTBOUND & {*words(field.value)} for field in sample.top if len(str(field.value)) <= 40)
     numbers = [f for f in sample.fields if re.fullmatch(r"(?:[a-z]+:)?\+?[0-9][0-9 ()-]{6,18}", str(f.value))]
     return [f.guess for table in ((TO, FROM) if is_outbound else (FROM, TO)) for f in numbers if f.names[-1] in table]
-
-
-def _empty_emails(sample: Sample, person: Guess) -> list[Guess]:
-    """Return fields for the person's email that just have no value in this payload."""
-    fields = [field for field in empty_fields(sample) if EMAILS & {*field.words}]
-    own = [field for field in fields if field.names[:-1] == (person.holder or ()) or person.role in field.words]
-    return [field.guess.within("lower") for field in own]
 
 
 def empty_fields(sample: Sample) -> list[Field]:
@@ -598,79 +556,58 @@ def empty_fields(sample: Sample) -> list[Field]:
 
 # Attributes
 
-#: Ids, emails, markup, links and paths, and JSON within JSON.
-_OPAQUE = re.compile(r"(?=\D*\d)([\w+/=-]{18,}|[a-z]+_[A-Za-z0-9]{8,})|[\w+/=-]{48,}|.*@.+|\s*[<{\[/].*")
-
 
 def _guess_attributes(
     sample: Sample, person: Mapping[str, Guess], event_type: str | None, used: Collection[Path]
-) -> list[dict[str, Guess]]:
+) -> tuple[dict[str, Guess], dict[str, Guess]]:
     """Choose the attributes of the person, and those of the event, by their names."""
-    tables: list[dict[str, tuple[int, Field]]] = [{}, {}]
-    is_wrapped = any(field.names[0] in WRAPPERS for field in sample.fields if len(field.names) > 1)
+    of_person: dict[str, Guess] = {}
+    of_event: dict[str, Guess] = {}
     for field in sample.fields:
-        text = "text" if isinstance(field.value, int | float) else str(field.value or "")
-        is_readable = 0 < len(text) <= MAX_TEXT and text.isprintable() and not _OPAQUE.fullmatch(text)
-        is_link = text.startswith("http") and field.words[-1] != "url"
-        if field.path in used or field.in_list or not is_readable or is_link or field.names[-1] in KINDS:
+        text = str(field.value)
+        # Emails of others, ids of machines, markup and JSON within JSON say nothing in a mail.
+        is_readable = 0 < len(text) <= MAX_TEXT and text.isprintable() and not re.search(r"@|^\s*[<{\[]|\S{40}", text)
+        if field.value is None or field.path in used or field.in_list or not is_readable:
             continue
-        name = _name_of_person(field, person)
-        weight, table = (0 if IDS & {*field.words} else 60), tables[0]
-        if name is None:
-            name, weight = _name_of_event(field, event_type)
-            weight, table = (0 if is_wrapped and len(field.names) == 1 else weight), tables[1]
-        weight -= 3 * len(field.path)
-        is_free = len(name) <= 60 and not is_steering(name) and name not in ("email", "anonymous_id")
-        if is_free and not has_word(field.names[-2:], NO_ATTRIBUTE) and weight > table.get(name, (0, field))[0]:
-            table[name] = weight, field
-    best = [sorted(table, key=lambda name: -table[name][0])[:MAX_ATTRIBUTES] for table in tables]
-    return [
-        {name: _attribute(sample, field) for name, (_, field) in table.items() if name in names}
-        for table, names in zip(tables, best, strict=True)
-    ]
+        personal = _name_of_person(field, person)
+        if personal in PERSONAL:
+            of_person.setdefault(personal, _attribute(field))
+        elif personal is None and (name := _name_of_event(field, event_type)):
+            of_event.setdefault(name, _attribute(field))
+    return of_person, of_event
 
 
 def _name_of_person(field: Field, person: Mapping[str, Guess]) -> str | None:
     """Name a field as an attribute of the person; None: it is about something else."""
     name = SPELLINGS.get(field.names[-1], field.names[-1])
     for guess in person.values():
-        size = len(guess.holder or ())
-        if guess.holder is not None and field.names[:size] == guess.holder:
-            return name if ABOUT_A_PERSON.issuperset(field.names[size:-1]) else None
-    email = person.get("email")
-    if "traits" in field.names[:-1] or "merges" in field.names[:-1]:
-        return name
-    if email and email.role is None and email.reads[0][:-1] == field.path[:-1] and name in PERSONAL:
-        return None if name == "name" and re.search("[0-9#]", str(field.value)) else name  # an order's number
-    role = next((guess.role for guess in person.values() if guess.role not in ANY_ROLE), None)
-    if role and field.words[0] == role and len(field.words) > 1:  # customer_name
-        return "_".join(field.words[1:])
-    return name if role and len(field.around) == 1 and words(field.around[0])[:1] == (role,) else None
+        if guess.holder is not None and field.names[: len(guess.holder)] == guess.holder:
+            return name
+        is_beside = guess.role is None and guess.reads[0][:-1] == field.path[:-1]
+        if is_beside and name in PERSONAL and not (name == "name" and re.search("[0-9#]", str(field.value))):
+            return name  # but not the number of an order
+        if guess.role and field.words[0] == guess.role and len(field.words) > 1:  # customer_name
+            return "_".join(field.words[1:])
+        if guess.role and [words(around)[:1] for around in field.around] == [(guess.role,)]:  # customer_details.name
+            return name
+    return None
 
 
-def _name_of_event(field: Field, event_type: str | None) -> tuple[str, int]:
-    """Name and weigh a field as an attribute of the event."""
+def _name_of_event(field: Field, event_type: str | None) -> str | None:
+    """Name a field as an attribute of the event; None: it is not worth keeping."""
     about, own = subject(event_type), field.words
     # What the event is about is not named again in its own attributes.
-    others = [name for name in field.around if words(name) != about[-len(words(name)) :]]
-    if field.names[-1] in IDS and not others:
-        own = (*map(singular, about), *own)
-    name = "_".join((*(word for other in others for word in words(other) if word not in own), *own))
-    if own[-1] in IDS:
-        return name, 75 if len(own) > 1 and singular(own[-2]) in WANTED_IDS and not others else 0
-    is_nothing = isinstance(field.value, bool) or not field.value
-    weight = 30 + 35 * has_word(own, USEFUL) - 25 * len(others) - 10 * is_nothing
-    return name, weight if score(field, 100) and len(field.around) < 2 else 0
+    others = [word for name in field.around if words(name) != about[-len(words(name)) :] for word in words(name)]
+    if field.names[-1] == "id" and not others and about:
+        return "_".join((*map(singular, about), "id"))
+    is_kept = has_word(own, USEFUL) and len(field.around) < 2 and score(field, 100) and IDS.isdisjoint(own)
+    return "_".join((*(word for word in others if word not in own), *own)) if is_kept else None
 
 
-def _attribute(sample: Sample, field: Field) -> Guess:
+def _attribute(field: Field) -> Guess:
     guess, value = field.guess, field.value
-    is_time = field.words[-1] in ("at", "date", "time", "timestamp", "on") and not isinstance(value, bool)
-    if is_time and not is_moment(value) and is_moment(sample.value_of(guess.within("unix"))):
-        return guess.within("unix")
-    if has_word(field.words, MONEY) and not has_word(field.words, COUNTS):
-        if type(value) is int and value >= 100:
-            return replace(guess, note=f"if in cents: =divide({guess.expression}, `100`)")
-        if isinstance(value, str) and re.fullmatch(r"-?[0-9]+(\.[0-9]+)?", value):
-            return replace(guess, note=f"as a number: =to_number({guess.expression})")
+    if has_word(field.words, MONEY) and type(value) is int and value >= 100:
+        return replace(guess, note=f"if in cents: =divide({guess.expression}, `100`)")
+    if has_word(field.words, MONEY) and isinstance(value, str) and re.fullmatch(r"-?[0-9]+(\.[0-9]+)?", value):
+        return replace(guess, note=f"as a number: =to_number({guess.expression})")
     return guess

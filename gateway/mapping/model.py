@@ -80,12 +80,7 @@ def is_steering(name: str) -> bool:
 
 def without_steering(attributes: Mapping[str, JSON]) -> dict[str, JSON]:
     """Return a copy of a whole object without nulls and names that steer Customer.io."""
-    # Inlines `is_steering`: a call for each name of a large object would take most of the time.
-    return {
-        name: value
-        for name, value in attributes.items()
-        if value is not None and name not in _STEERING and not name.startswith(_STEERING_PREFIX)
-    }
+    return {name: value for name, value in attributes.items() if value is not None and not is_steering(name)}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,11 +13,12 @@ from sqlalchemy import Connection, Row, select, update
 from gateway.errors import RequestError
 from gateway.mapping.model import MappingFile
 from gateway.mapping.translate import SALT, translate
-from gateway.operate.requeue import Requeue, lanes_of, why_not_cancelled
+from gateway.operate.requeue import Requeue, why_not_cancelled
 from gateway.receive.record import delivery_of, event_of, said, shown_type
 from gateway.store import NewDelivery
 from gateway.store.connection_state import ConnectionStateTable, Target
 from gateway.store.database import Database, reading, writing
+from gateway.store.lanes import lanes_of
 from gateway.store.recording import DELIVERY_COLUMNS, EventStatus
 from gateway.store.tables import PLACE, deliveries, events
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from sqlalchemy import ColumnElement, Connection, Row, Text, bindparam, null, select, update
 
 from gateway.store.database import Database, readable_errors, reading, writing
-from gateway.store.lanes import Lanes
+from gateway.store.lanes import Lanes, lanes_of
 from gateway.store.notices import Notices
 from gateway.store.tables import deliveries, events
 
@@ -166,11 +166,6 @@ class Requeue:
         """Tell the workers that there may be something to claim."""
         with readable_errors(self._database):
             self._database.notify()
-
-
-def lanes_of(row: Row[Any]) -> tuple[int, ...]:
-    """Return the lanes of a delivery: none, one, or two of a merge."""
-    return tuple(lane for lane in (row.lane, row.other_lane) if lane is not None)
 
 
 def why_not_retried(row: Row[Any]) -> str | None:

@@ -10,6 +10,7 @@ from sqlalchemy import BindParameter, Connection, Double, bindparam, func, null,
 
 from gateway.store.connection_state import ConnectionStates, ProbeResult, ProbeSchedule, Target
 from gateway.store.database import Database
+from gateway.store.lanes import lanes_of
 from gateway.store.tables import IS_PENDING, deliveries
 
 
@@ -173,7 +174,7 @@ def _claimed(row: Any) -> Claimed:
         lease=row.lease,
         connection=row.connection,
         region=row.region or None,
-        lanes=tuple(lane for lane in (row.lane, row.other_lane) if lane is not None),
+        lanes=lanes_of(row),
         call=row.call,
         tries=row.tries,
         failing_for=max(row.failing_for or 0.0, 0.0),

@@ -106,9 +106,13 @@ class Lanes:
         # that the other's head is settled, so neither would promote the merge. Its row is what both lock: the second
         # waits for it, and then sees what the first has done.
         rows = self._lock_places.rows(connection, {"ids": self._database.numbers(merges)})
-        lanes_of: dict[int, set[Any]] = {row.id: {row.lane, row.other_lane} for row in rows}
-        firsts = self._firsts(connection, set().union(*lanes_of.values()))
-        return {id_ for id_, lanes in lanes_of.items() if all(firsts.get(lane) == id_ for lane in lanes)}
+        firsts = self._firsts(connection, {lane for row in rows for lane in lanes_of(row)})
+        return {row.id for row in rows if all(firsts.get(lane) == row.id for lane in lanes_of(row))}
+
+
+def lanes_of(row: Any) -> tuple[int, ...]:
+    """Return the lanes of a delivery's row: none, one, or two of a merge."""
+    return tuple(lane for lane in (row.lane, row.other_lane) if lane is not None)
 
 
 def _any_delivery(

@@ -28,7 +28,13 @@ from sqlalchemy.dialects.postgresql import Insert, insert
 from sqlalchemy.exc import DatabaseError, DBAPIError, DisconnectionError
 from sqlalchemy.sql import ClauseElement
 
-from gateway.store.statements import BEGIN_WITH, CompiledStatement, begin_transactions_with, driver_cursor
+from gateway.store.statements import (
+    BEGIN_WITH,
+    CompiledStatement,
+    begin_transactions_with,
+    driver_cursor,
+    on_conflict_do_nothing,
+)
 
 #: How many advisory locks all lanes share. A lock of its own for each lane would exceed the server's lock table
 #: (about 6,400 entries by default); two lanes that share one only wait for each other now and then.
@@ -49,7 +55,10 @@ _NO_TABLE, _NO_COLUMN = "42P01", "42703"
 
 
 class PostgreSQL:
-    """A database server. Its clock counts, advisory locks order the lanes, and NOTIFY wakes the workers."""
+    """A database server: its clock counts, advisory locks order the lanes, and NOTIFY wakes the workers.
+
+    `Database` describes the methods.
+    """
 
     #: What the operator can do about an error, by words of its text.
     advice: Mapping[str, str] = {
@@ -93,53 +102,49 @@ class PostgreSQL:
     # Statements
 
     def compile(self, statement: ClauseElement) -> CompiledStatement:
-        """Compile a statement that runs often."""
         return CompiledStatement(statement, self.engine.dialect)
 
     def compile_insert(
         self, table: Table, columns: Sequence[str], *, now: Sequence[str] = (), returning: Sequence[str] = ()
     ) -> _Insert:
-        """Write an INSERT of many rows; see Database."""
-        types = [str(table.c[name].type.compile(self.engine.dialect)) for name in columns]
-        return _Insert(
-            table, columns, types, now=now, time=str(self.now.compile(dialect=self.engine.dialect)), returning=returning
+        # One array for each column, so that the text is the same however many rows there are.
+        arrays = ", ".join(f"%b::{table.c[name].type.compile(self.engine.dialect)}[]" for name in columns)
+        present = str(self.now.compile(dialect=self.engine.dialect))
+        values = ", ".join((*(f"new.{name}" for name in columns), *(present for _ in now)))
+        # Ids are given out in the order of the SELECT. It is that of the rows, which is the order in the lanes.
+        statement = (
+            f"INSERT INTO {table.name} ({', '.join((*columns, *now))}) SELECT {values}"  # noqa: S608  # our own names
+            f" FROM unnest({arrays}) WITH ORDINALITY AS new ({', '.join(columns)}, place) ORDER BY new.place"
         )
+        return _Insert(statement + on_conflict_do_nothing(returning))
 
     def insert(self, table: Table) -> Insert:
-        """Begin an INSERT that may continue with ON CONFLICT."""
         return insert(table)
 
     def number_rows(self, name: str) -> FromClause:
-        """Read the numbers of a bound parameter as rows; see Database."""
         return func.unnest(_number_array(name)).table_valued("value", name=name).render_derived()
 
     def among(self, column: ColumnElement[Any], name: str) -> ColumnElement[bool]:
-        """Compare a column with the numbers of a bound parameter."""
         # Of a subquery the planner may make a hash, and then read the whole index.
         return column == any_(_number_array(name))
 
     def numbers(self, values: Collection[int]) -> list[int]:
-        """Convert numbers to the value of such a parameter."""
         return list(values)
 
     def take_ids(self, connection: Connection, table: Table, number: int) -> list[int]:
-        """Reserve the next ids of a table; see Database."""
         return sorted(connection.scalars(_NEXT_IDS, {"table": table.name, "number": number}))
 
     # Locks
 
     def lock_lanes(self, connection: Connection, lanes: Collection[int]) -> None:
-        """Exclude other transactions from these lanes; see `gateway.store.lanes`."""
         if lanes:
             with driver_cursor(connection) as cursor:
                 cursor.execute(_lock_lanes_sql(lanes))
 
     def lock_table(self, connection: Connection, table: Table) -> None:
-        """Wait for the transactions that have written to a table, and keep others from writing to it."""
         connection.exec_driver_sql(f"LOCK TABLE {table.name} IN SHARE ROW EXCLUSIVE MODE")
 
     def lock_schema(self, connection: Connection) -> None:
-        """Wait for another process that migrates the schema."""
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _MIGRATION_LOCK})
 
     # The disk
@@ -154,7 +159,6 @@ class PostgreSQL:
     # Errors
 
     def lacks_schema(self, error: DBAPIError) -> bool:
-        """Return whether a table or a column is missing."""
         return _sqlstate(error) in (_NO_TABLE, _NO_COLUMN)
 
     def is_unusable(self, error: DBAPIError) -> bool:
@@ -181,29 +185,10 @@ class PostgreSQL:
 
 
 class _Insert:
-    """An INSERT of many rows: one array a column, so that the text is the same however many rows there are."""
+    """An INSERT of many rows from one array for each column."""
 
-    def __init__(
-        self,
-        table: Table,
-        columns: Sequence[str],
-        types: Sequence[str],
-        *,
-        now: Sequence[str],
-        time: str,
-        returning: Sequence[str],
-    ) -> None:
-        arrays = ", ".join(f"%b::{type_}[]" for type_ in types)
-        names = ", ".join((*columns, *now))
-        values = ", ".join((*(f"new.{name}" for name in columns), *(time for _ in now)))
-        # Ids are given out in the order of the SELECT. It is that of the rows, which is the order of the lanes.
-        self._text = (
-            f"INSERT INTO {table.name} ({names})"  # noqa: S608  # names of tables and columns of ours
-            f" SELECT {values} FROM unnest({arrays}) WITH ORDINALITY AS new ({', '.join(columns)}, place)"
-            " ORDER BY new.place ON CONFLICT DO NOTHING"
-        )
-        if returning:
-            self._text += f" RETURNING {', '.join(returning)}"
+    def __init__(self, statement: str) -> None:
+        self._text = statement
 
     def run(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> int:
         with driver_cursor(connection) as cursor:

@@ -37,7 +37,13 @@ from sqlalchemy.sql import ClauseElement
 from gateway.errors import StoreError
 from gateway.store.disk_space import DiskSpace
 from gateway.store.gevent_support import is_gevent_patched, run_in_native_thread
-from gateway.store.statements import BEGIN_WITH, CompiledStatement, begin_transactions_with, driver_cursor
+from gateway.store.statements import (
+    BEGIN_WITH,
+    CompiledStatement,
+    begin_transactions_with,
+    driver_cursor,
+    on_conflict_do_nothing,
+)
 
 #: Seconds that a commit may usually take to be made in the calling thread, where it blocks the process under gevent.
 QUICK_COMMIT = 0.002
@@ -50,7 +56,7 @@ _INCREMENTAL = 2
 
 
 class SQLite:
-    """A database file that several processes share.
+    """A database file that several processes share. `Database` describes the methods.
 
     Args:
         clock: Returns the time in unix seconds.
@@ -99,33 +105,29 @@ class SQLite:
     # Statements
 
     def compile(self, statement: ClauseElement) -> CompiledStatement:
-        """Compile a statement that runs often."""
         return CompiledStatement(statement, self.engine.dialect)
 
     def compile_insert(
         self, table: Table, columns: Sequence[str], *, now: Sequence[str] = (), returning: Sequence[str] = ()
     ) -> _Insert:
-        """Write an INSERT of many rows; see Database."""
-        return _Insert(table, columns, now=now, returning=returning, clock=self._clock)
+        names = (*columns, *now)
+        statement = f"INSERT INTO {table.name} ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})"  # noqa: S608  # our own names
+        return _Insert(statement + on_conflict_do_nothing(returning), clock=self._clock, times=len(now))
 
     def insert(self, table: Table) -> Insert:
-        """Begin an INSERT that may continue with ON CONFLICT."""
         return insert(table)
 
     def number_rows(self, name: str) -> FromClause:
-        """Read the numbers of a bound parameter as rows; see Database."""
         return func.json_each(bindparam(name, type_=Text)).table_valued("value", name=name)
 
     def among(self, column: ColumnElement[Any], name: str) -> ColumnElement[bool]:
-        """Compare a column with the numbers of a bound parameter."""
         return column.in_(self.number_rows(name).select())
 
     def numbers(self, values: Collection[int]) -> str:
-        """Convert numbers to the value of such a parameter: a JSON array."""
+        # A JSON array.
         return "[" + ",".join(map(str, values)) + "]"
 
     def take_ids(self, connection: Connection, table: Table, number: int) -> list[int]:
-        """Reserve the next ids of a table; see Database."""
         values = {"number": number, "table": table.name}
         last = connection.scalar(_ADVANCE_SEQUENCE, values)
         if last is None:  # the table has never had a row
@@ -147,12 +149,9 @@ class SQLite:
     # The disk
 
     def require_space(self) -> None:
-        """Raise StoreError when the disk is nearly full."""
         self._space.require()
 
     def give_back_space(self, connection: Connection, *, pages: int, spare: float) -> bool:
-        """Shorten the file by free pages; see Database."""
-
         def pragma(name: str) -> int:
             return int(connection.exec_driver_sql(f"PRAGMA {name}").scalar_one())
 
@@ -168,7 +167,6 @@ class SQLite:
     # Errors
 
     def lacks_schema(self, error: DBAPIError) -> bool:
-        """Return whether a table or a column is missing."""
         return str(error.orig).startswith(("no such table", "no such column"))
 
     def is_unusable(self, error: DBAPIError) -> bool:
@@ -214,26 +212,16 @@ class SQLite:
 
 
 class _Insert:
-    """An INSERT of many rows. The driver returns rows of one INSERT at a time only."""
+    """An INSERT of many rows.
 
-    def __init__(
-        self,
-        table: Table,
-        columns: Sequence[str],
-        *,
-        now: Sequence[str],
-        returning: Sequence[str],
-        clock: Callable[[], float],
-    ) -> None:
-        names = (*columns, *now)
-        self._text = (
-            f"INSERT INTO {table.name} ({', '.join(names)})"  # noqa: S608  # names of tables and columns of ours
-            f" VALUES ({', '.join('?' * len(names))}) ON CONFLICT DO NOTHING"
-        )
-        if returning:
-            self._text += f" RETURNING {', '.join(returning)}"
-        self._times = len(now)
+    For rows that are to be returned the driver has to run one INSERT at a time, and RETURNING makes each take several
+    times as long: only events, whose ids are needed, are inserted this way.
+    """
+
+    def __init__(self, statement: str, *, clock: Callable[[], float], times: int) -> None:
+        self._text = statement
         self._clock = clock
+        self._times = times  # the number of columns that are set to the present time
 
     def run(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> int:
         with driver_cursor(connection) as cursor:

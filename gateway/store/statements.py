@@ -74,6 +74,11 @@ class InsertStatement(Protocol):
         """Insert rows and return the RETURNING columns of those that are new."""
 
 
+def on_conflict_do_nothing(returning: Sequence[str]) -> str:
+    """Write the end of an INSERT, which is the same for both databases."""
+    return " ON CONFLICT DO NOTHING" + (f" RETURNING {', '.join(returning)}" if returning else "")
+
+
 @contextmanager
 def driver_cursor(connection: Connection) -> Iterator[Any]:
     """Open a cursor of the driver; its errors are raised as SQLAlchemy's."""

@@ -155,7 +155,7 @@ def test_a_failed_delivery_is_retried_and_others_are_refused_with_the_reason(
 def test_bulk_work_that_nobody_can_be_asked_about_needs_a_yes(gateway: Gateway, database: Database) -> None:
     refused = gateway("deliveries", "cancel", "--source", "shop")
     assert refused.exit_code == 2
-    assert "cancel 2 deliveries? There is nobody to ask here: add --yes" in refused.stderr
+    assert "cancel 2 deliveries? There is no terminal to ask on: add --yes" in refused.stderr
     assert statuses(database) == ["pending", "parked"]
     assert gateway("deliveries", "cancel", "--source", "shop", "--yes").stdout == "2 deliveries cancelled\n"
     assert statuses(database) == ["cancelled", "cancelled"]
@@ -163,7 +163,7 @@ def test_bulk_work_that_nobody_can_be_asked_about_needs_a_yes(gateway: Gateway, 
 
 @pytest.mark.parametrize("words", [("deliveries", "retry"), ("deliveries", "cancel"), ("events", "replay")])
 def test_all_there_is_has_to_be_asked_for(gateway: Gateway, words: tuple[str, ...]) -> None:
-    assert "say which: ids, filters such as --source or --since, or --all" in gateway(*words).stderr
+    assert "choose some: ids, filters such as --source or --since, or --all" in gateway(*words).stderr
     assert "not both" in gateway(*words, 1, "--source", "shop").stderr
 
 
@@ -204,5 +204,5 @@ def test_a_replay_without_a_mapping_or_on_which_it_fails_says_so(gateway: Gatewa
     (mappings / "shop.yaml").write_text(MAPPING.format(name="Paid").replace("source: shop", "source: other"))
     refused = gateway("events", "replay", 1, 99)
     assert refused.exit_code == 1
-    assert "event 1: source shop has no mapping that can be used" in refused.stderr
+    assert "event 1: source shop has no usable mapping" in refused.stderr
     assert "there is no event 99" in refused.stderr

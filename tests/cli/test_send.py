@@ -303,7 +303,7 @@ def test_what_does_not_arrive_is_tried_again_and_told(api: TrackAPI, gateway: Ga
     result = gateway("identify", "--id", "42")
     assert (result.exit_code, result.stdout) == (0, "{}\n")
     first, second = result.stderr.splitlines()
-    assert first == "HTTP 503: come back later; trying again in 0.0 s"
+    assert first == "HTTP 503: come back later; next try in 0.0 s"
     assert second.startswith("the connection failed: ")
     assert api.requests == 3
 
@@ -427,7 +427,7 @@ def test_request_is_tried_again_when_asked(api: TrackAPI, gateway: Gateway) -> N
     result = gateway("request", REGION, "--retries", 1, "--retry-delay", 1, CUSTOMERIO_RETRY_DELAY_MS="60000")
     assert (result.exit_code, api.requests) == (0, 2)
     assert json.loads(result.stdout)["region"] == "us"
-    assert result.stderr == "HTTP 503: come back later; trying again in 0.0 s\n"
+    assert result.stderr == "HTTP 503: come back later; next try in 0.0 s\n"
 
 
 @pytest.mark.parametrize("fault", [AWAY, Reset(applied=True)])

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from gateway.store import Store
-from gateway.store.database import connect
 from gateway.store.schema import migrate
+from tests.support.databases import opened
 from tests.support.signatures import VECTORS, secrets_of
 
 MAPPING = """\
@@ -50,7 +50,8 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (made / "hidden.yaml").write_text(PROVEN.format(source="hidden", scheme="path"))
     for number, vector in enumerate(FORGED):
         (made / f"v{number}.yaml").write_text(PROVEN.format(source=f"v{number}", scheme=vector["scheme"]))
-    migrate(connect(f"sqlite:///{made}/gateway.db"))
+    with opened(f"sqlite:///{made}/gateway.db") as database:
+        migrate(database)
     return made
 
 
@@ -195,15 +196,19 @@ def test_a_body_that_stops_early_holds_up_nobody_else(port: int) -> None:
     ],
 )
 def test_a_sender_who_goes_away_in_the_middle_leaves_nothing(port: int, directory: Path, begun: bytes) -> None:
-    store = Store(connect(f"sqlite:///{directory}/gateway.db"))
-    before = store.counts()
+    before = counts(directory)
     with sender(port) as connection:
         connection.sendall(begun)
         connection.shutdown(socket.SHUT_WR)
         with contextlib.suppress(ConnectionError):
             connection.recv(4096)
     time.sleep(0.2)
-    assert store.counts() == before
+    assert counts(directory) == before
+
+
+def counts(directory: Path) -> dict[str, dict[str, int]]:
+    with opened(f"sqlite:///{directory}/gateway.db") as database:
+        return Store(database).counts()
 
 
 def test_a_chunked_body_over_the_limit_is_not_taken_for_its_beginning(port: int) -> None:

@@ -1,7 +1,7 @@
-"""Identities, lanes and stored texts as they have been since the first version.
+"""Identities, lanes and stored texts stay as they have been since the first version.
 
-Databases hold them: one that came out differently would send a call twice, or put it into another lane.
-So identities.json is only ever added to.
+Databases contain them: a different one would send a call twice, or put it into another lane.
+So entries of identities.json are added, and never changed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from gateway.customerio import calls
+from gateway.customerio.calls import from_json
 from gateway.event import JSON, Event
 from gateway.mapping.compiler import parse
 from gateway.mapping.translate import Translation, translate
@@ -67,17 +67,16 @@ def translated(payload: dict[str, JSON]) -> Translation:
 
 
 @pytest.mark.parametrize("pinned", PINNED)
-def test_a_webhook_comes_to_the_calls_that_databases_hold_of_it(pinned: dict[str, Any]) -> None:
-    found = translated(pinned["payload"])
-    assert [
-        {"identity": each.identity.hex(), "lanes": [*each.lanes], "text": each.text} for each in found.planned
-    ] == pinned["calls"]
+def test_a_webhook_gives_the_same_callsas_ever(pinned: dict[str, Any]) -> None:
+    planned = translated(pinned["payload"]).planned
+    calls = [{"identity": call.identity.hex(), "lanes": [*call.lanes], "text": call.text} for call in planned]
+    assert calls == pinned["calls"]
 
 
 @pytest.mark.parametrize("pinned", PINNED)
-def test_a_stored_text_is_read_back_as_what_is_sent(pinned: dict[str, Any]) -> None:
-    for each in translated(pinned["payload"]).planned:
-        assert calls.from_json(json.loads(each.text)) == each.sealed
+def test_a_stored_text_is_read_back_as_the_call_that_is_sent(pinned: dict[str, Any]) -> None:
+    for planned in translated(pinned["payload"]).planned:
+        assert from_json(json.loads(planned.text)) == planned.sealed
 
 
 @pytest.mark.parametrize(
@@ -91,11 +90,11 @@ def test_a_stored_text_is_read_back_as_what_is_sent(pinned: dict[str, Any]) -> N
         ({"x": "é" * 50_000}, "is 100038 bytes of JSON; Customer.io takes 100000: choose with pick(…)"),
     ],
 )
-def test_what_cannot_be_sent_is_told_as_it_always_was(attributes: JSON, problem: str) -> None:
-    found = translated({"type": "whole", "user": USER, "o": attributes})
-    assert str(found.problem) == f"shop.yaml:34:19: attributes: {problem}"
+def test_a_call_that_cannot_be_sent_is_refused_with_the_same_problem_as_ever(attributes: JSON, problem: str) -> None:
+    translation = translated({"type": "whole", "user": USER, "o": attributes})
+    assert str(translation.problem) == f"shop.yaml:34:19: attributes: {problem}"
 
 
 @pytest.mark.parametrize("attributes", [{"x": "é" * 49_900}, {"x": "\\ud800"}, {"x": "\U0001f600"}])
-def test_what_only_looks_too_large_or_cut_is_sent(attributes: JSON) -> None:
+def test_a_call_that_only_looks_too_large_or_cut_off_is_sent(attributes: JSON) -> None:
     assert len(translated({"type": "whole", "user": USER, "o": attributes}).planned) == 1

@@ -18,8 +18,8 @@ import pytest
 import requests
 
 from gateway.receive.sources import Sources, Stamp, stamp_of
-from gateway.store.database import connect
 from gateway.store.schema import migrate
+from tests.support.databases import opened
 from tests.support.gateway_process import GatewayProcess
 
 ENVIRON = {"TOKEN": "t-4711"}
@@ -525,7 +525,8 @@ def test_edits_under_load_are_taken_without_dropping_a_webhook(shop: Path, tmp_p
     pay.write_text(mapping("pay"))
     late.write_text(BROKEN.replace("shop", "late"))
     database_url = f"sqlite:///{tmp_path}/gateway.db"
-    migrate(connect(database_url))
+    with opened(database_url) as database:
+        migrate(database)
     environment = {
         "DATABASE_URL": database_url,
         "GATEWAY_MAPPINGS": str(shop.parent),

@@ -17,10 +17,10 @@ Check: TypeAlias = Callable[[str, Any], Iterable[Violation]]
 class Kind(Enum):
     """What a key of a call takes."""
 
-    IDENTIFIER = "identifier"  # of a person: an expression
+    IDENTIFIER = "identifier"  # names a person: an expression
     PERSON = "person"  # an object with one identifier
-    REFERENCE = "reference"  # what else is known by an id: an expression that gives text
-    TEXT = "text"  # literal or an expression
+    REFERENCE = "reference"  # the id of an object or a device: an expression that gives text
+    TEXT = "text"  # literal text or an expression
     EVENT_ID = "event id"
     TIMESTAMP = "timestamp"
     ATTRIBUTES = "attributes"
@@ -62,6 +62,17 @@ class Key:
     check: Check | None = None
     keys: Mapping[str, Key] = field(default_factory=dict)
 
+    @property
+    def checker(self) -> Check | None:
+        """The check of a value: *check*, or one that the choices and the problem make."""
+        return self.check or (self._check_text if self.choices or self.problem else None)
+
+    def _check_text(self, field: str, value: Any) -> Iterable[Violation]:
+        problem = None if self.problem is None else self.problem(value)
+        if self.choices and value not in self.choices:
+            problem = f"is not one of {', '.join(self.choices)}"
+        return () if problem is None else (Violation(field=field, problem=problem),)
+
 
 def key(kind: Kind, *, about: str, default: Any = MISSING, default_factory: Any = MISSING, **facts: Any) -> Any:
     """Declare a field of a call and the key that it is in a mapping; *facts* are further attributes of `Key`."""
@@ -83,24 +94,8 @@ def call_class(cls: type[_Class]) -> type[_Class]:
     """Make a class with keys a frozen dataclass. Type checkers know `key` and `shared` as its fields."""
     made: Any = dataclass(frozen=True, kw_only=True)(cls)
     keys = zip(fields(made), declared_keys(made).items(), strict=True)
-    made.checks = tuple((of.name, name, check) for of, (name, key) in keys if (check := _check_of(key)))
+    made.checks = tuple((of.name, name, key.checker) for of, (name, key) in keys if key.checker)
     return cls
-
-
-def _check_of(key: Key) -> Check | None:
-    if key.choices:
-        return problem_check(lambda text: None if text in key.choices else f"is not one of {', '.join(key.choices)}")
-    return problem_check(key.problem) if key.problem else key.check
-
-
-def problem_check(problem: Callable[[Any], str | None]) -> Check:
-    """Make a check out of a function that returns what is wrong with a value, or None."""
-
-    def check(field: str, value: Any) -> Iterable[Violation]:
-        found = problem(value)
-        return () if found is None else (Violation(field=field, problem=found),)
-
-    return check
 
 
 def declared_keys(cls: type[Any]) -> dict[str, Key]:
