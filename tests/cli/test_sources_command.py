@@ -18,13 +18,13 @@ from sqlalchemy import event as sql_event
 from sqlalchemy import text
 
 from gateway.cli import main
-from gateway.config import load
 from gateway.operate.queries import NEWEST, Queries
 from gateway.receive.refusals import Kept, Told
 from gateway.store import Store
-from gateway.store.database import Database, connect
+from gateway.store.database import Database
 from gateway.store.schema import migrate
 from gateway.verify import schemes
+from tests.support.databases import opened, url_of
 from tests.support.rows import event
 
 ROOT = Path(__file__).parents[2]
@@ -58,8 +58,7 @@ def gateway(database: Database) -> Gateway:
     """Run `gateway sources` on a database, with the mappings `shop` and `idle`."""
     write("shop", "none")
     write("idle", "none")
-    url = database.engine.url.render_as_string(hide_password=False)
-    return lambda *words: sources(*words, DATABASE_URL=url)
+    return lambda *words: sources(*words, DATABASE_URL=url_of(database))
 
 
 def sources(*words: str, **environ: str) -> Result:
@@ -110,9 +109,9 @@ def test_an_unused_source_is_shown_in_full_when_it_is_named() -> None:
 
 def test_an_unused_source_is_shown_in_full_once_webhooks_arrive() -> None:
     write("stripe", "{scheme: stripe, secret_env: STRIPE_WEBHOOK_SECRET}")
-    database = connect(load({}).database_url)
-    migrate(database)
-    Kept(database).add([Told(source="stripe", times=2, problem="the source is closed")])
+    with opened("sqlite:///gateway.db") as database:
+        migrate(database)
+        Kept(database).add([Told(source="stripe", times=2, problem="the source is closed")])
     shown = sources().stdout
     assert "stripe: closed: STRIPE_WEBHOOK_SECRET is not set" in shown
     assert "2 in all: the source is closed" in shown
