@@ -11,7 +11,7 @@ from gateway.errors import ConfigError, MappingError, Problem
 from gateway.mapping.compiler import parse
 from gateway.mapping.model import MappingFile
 from gateway.text import NAME
-from gateway.verify import Place, secret_doubt, secret_problem
+from gateway.verify import RequestField, secret_doubt, secret_problem
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,9 +41,9 @@ class Source:
         """The path that senders post to, with a placeholder for a secret in it."""
         at = self.mapping.verify.scheme.at if self.mapping is not None else None
         match at:
-            case Place(part="path"):
+            case RequestField(part="path"):
                 return f"/hooks/{self.name}/<secret>"
-            case Place(part="query", name=name):
+            case RequestField(part="query", name=name):
                 return f"/hooks/{self.name}?{name}=<secret>"
         return f"/hooks/{self.name}"
 

@@ -20,7 +20,7 @@ from gateway.store.schema import migrate
 from tests.support.databases import opened
 from tests.support.gateway_process import WEB
 from tests.support.machine import free_port
-from tests.verify.test_check import VECTORS, secrets_of
+from tests.support.signatures import VECTORS, secrets_of
 
 MAPPING = "{version: 1, source: open, verify: none, event_type: =type, events: {x: []}}"
 PROVEN = (

@@ -28,7 +28,7 @@ from gateway.store.database import Database
 from gateway.store.tables import events
 from gateway.verify import schemes
 from tests.support.databases import SQLite, opened
-from tests.verify.test_check import VECTORS, secrets_of
+from tests.support.signatures import VECTORS, secrets_of
 
 NOW = 1_700_000_000
 SECRET = "s3cret-4711"
