@@ -209,9 +209,7 @@ def test_without_an_address_notices_are_lines_of_the_log(database: Database, cap
 # Housekeeping
 
 
-def test_each_task_runs_at_its_own_pace_and_what_goes_wrong_is_said_once(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_each_task_runs_at_its_own_pace_and_what_goes_wrong_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
     ran = {"good": 0, "gone": 0, "bad": 0}
 
     def count(name: str, error: Exception | None = None) -> Callable[[threading.Event], None]:

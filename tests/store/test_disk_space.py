@@ -56,7 +56,7 @@ def web_on(database: Database, mappings: Path) -> Iterator[FlaskClient]:
     environ = {"DATABASE_URL": url_of(database), "GATEWAY_MAPPINGS": str(mappings)}
     app = create_app(environ, database=database)
     yield app.test_client()
-    app.extensions["writer"].close()
+    app.extensions["recorder"].close()
     database.engine.dispose()
 
 
