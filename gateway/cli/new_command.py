@@ -15,6 +15,7 @@ from gateway.errors import ConfigError
 from gateway.mapping.compiler import parse
 from gateway.mapping.draft import Draft, DraftError, draft
 from gateway.mapping.selftests import run_tests
+from gateway.receive.sources import load_sources
 from gateway.text import NAME
 
 _ELSEWHERE = "to write the new one elsewhere, add  -o FILE  (-o - prints it)"
@@ -75,9 +76,9 @@ def _default_target(source: str) -> Path:
 
     Raises ConfigError: the source has a mapping already.
     """
-    directory = Path(os.environ.get("GATEWAY_MAPPINGS") or "mappings")
+    directory = configuration.mappings_directory(os.environ)
     try:
-        sources = configuration.load_sources(directory, os.environ)
+        sources = load_sources(directory, os.environ)
     except ConfigError:
         sources = {}  # there is no directory yet: this is the first mapping
     if source in sources:

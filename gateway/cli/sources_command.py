@@ -17,11 +17,12 @@ from gateway import config as configuration
 from gateway.cli.open_database import open_database
 from gateway.cli.options import environment_of, json_option, mappings_option, plain_errors
 from gateway.cli.output import count, json_text, printable
-from gateway.config import Config, Source
+from gateway.config import Config
 from gateway.errors import StoreError, did_you_mean
 from gateway.event import JSON
 from gateway.operate.queries import EventSummary, Queries
-from gateway.receive.refusals import Kept, Refusal
+from gateway.receive.refusals import Refusal, RefusalTable
+from gateway.receive.sources import Source, load_sources, secrets_in
 from gateway.store.schema import require_schema
 from gateway.verify import KEYS, Handshake, Kind, Place, Scheme, schemes
 from gateway.verify.scheme import Answer, Shown
@@ -105,7 +106,7 @@ class _Seen:
 
 def _list_sources(names: Collection[str], environ: Mapping[str, str], *, as_json: bool) -> None:
     config = configuration.load(environ)
-    known = dict(sorted(configuration.load_sources(config.mappings, environ).items()))
+    known = dict(sorted(load_sources(config.mappings, environ).items()))
     entries = [_entry(each, config, environ) for each in _chosen(known, names, "source")]
     seen, problem = None, None
     try:
@@ -126,7 +127,7 @@ def _entry(source: Source, config: Config, environ: Mapping[str, str]) -> _Entry
         source=source.name,
         file=source.file,
         closed=source.closed,
-        doubt=configuration.doubt_of(source),
+        doubt=source.doubt,
         unused=source.is_unused,
         address=f"{config.public_url or ''}{source.path}",
         scheme=verify.scheme.name,
@@ -137,7 +138,7 @@ def _entry(source: Source, config: Config, environ: Mapping[str, str]) -> _Entry
 
 
 def _is_set(name: str, environ: Mapping[str, str]) -> bool:
-    return bool(configuration.secrets_in(environ.get(name, "")))
+    return bool(secrets_in(environ.get(name, "")))
 
 
 def _look(config: Config, names: Sequence[str]) -> _Seen:
@@ -148,7 +149,7 @@ def _look(config: Config, names: Sequence[str]) -> _Seen:
             return _Seen(events={}, refusals={}, missing=file)
     with open_database(config) as database:
         require_schema(database)
-        return _Seen(events=Queries(database).last_events(names), refusals=Kept(database).read())
+        return _Seen(events=Queries(database).last_events(names), refusals=RefusalTable(database).read())
 
 
 def _as_json(entries: Sequence[_Entry], seen: _Seen | None) -> list[dict[str, Any]]:

@@ -22,7 +22,7 @@ from gateway.cli import main
 from gateway.config import load
 from gateway.mapping.compiler import parse
 from gateway.operate.queries import NEWEST, Queries
-from gateway.receive.refusals import Kept, Told
+from gateway.receive.refusals import RefusalRecord, RefusalTable
 from gateway.store import Store
 from gateway.store.database import Database, connect
 from gateway.store.schema import migrate
@@ -125,7 +125,7 @@ def test_a_source_that_waits_for_its_secret_is_shown_in_full_once_webhooks_come(
     write(directory, "stripe", "{scheme: stripe, secret_env: STRIPE_WEBHOOK_SECRET}")
     database = connect(load({}).database_url)
     migrate(database)
-    Kept(database).add([Told(source="stripe", times=2, problem="the source is closed")])
+    RefusalTable(database).add([RefusalRecord(source="stripe", times=2, problem="the source is closed")])
     shown = sources().stdout
     assert "stripe: closed: STRIPE_WEBHOOK_SECRET is not set" in shown
     assert "2 in all: the source is closed" in shown
@@ -223,7 +223,7 @@ def test_the_last_event_and_the_last_refusal_are_told(gateway: Gateway, store: S
     now = time.time()
     for key, received_at in (("a", now), ("b", now - 200)):
         store.record([event(key, received_at=received_at)])
-    Kept(database).add([Told(source="shop", times=1_300, problem="the signature does not match")])
+    RefusalTable(database).add([RefusalRecord(source="shop", times=1_300, problem="the signature does not match")])
     said = gateway()
     assert said.exit_code == 0
     assert re.search(
