@@ -13,7 +13,7 @@ from gateway import payload, verify
 from gateway.errors import TranslationError, printable
 from gateway.event import Event, Webhook
 from gateway.mapping.model import MappingFile
-from gateway.mapping.translate import Planned, Translation, event_key, translate
+from gateway.mapping.translate import PlannedCall, Translation, event_key, translate
 from gateway.store import NewDelivery, NewEvent
 
 MAX_EVENT_TYPE = 200
@@ -96,7 +96,7 @@ def event_of(source: str, key: bytes, headers: bytes, query: bytes, body: bytes,
     )
 
 
-def delivery_of(planned: Planned) -> NewDelivery:
+def delivery_of(planned: PlannedCall) -> NewDelivery:
     """Make what is recorded of a call."""
     return NewDelivery(
         identity=planned.identity,
