@@ -18,6 +18,7 @@ from gateway.cli.options import plain_errors
 from gateway.cli.output import count
 from gateway.errors import Location, Problem, Severity, printable
 from gateway.mapping import selftests
+from gateway.receive.sources import load_source, mapping_files
 
 
 @dataclass(kw_only=True)
@@ -54,8 +55,8 @@ def check(paths: tuple[Path, ...], form: str, strict: bool) -> None:
 
     Without PATH, check all files in GATEWAY_MAPPINGS (default: mappings). The exit status is 1 if there is an error.
     """
-    paths = paths or (Path(os.environ.get("GATEWAY_MAPPINGS") or "mappings"),)
-    files = [file for path in paths for file in (configuration.mapping_files(path) if path.is_dir() else [path])]
+    paths = paths or (configuration.mappings_directory(os.environ),)
+    files = [file for path in paths for file in (mapping_files(path) if path.is_dir() else [path])]
     report = _check_files(dict.fromkeys(files))  # a file that is named twice is checked once
     if strict:
         report.problems = [replace(problem, severity=Severity.ERROR) for problem in report.problems]
@@ -69,7 +70,7 @@ def _check_files(files: Iterable[Path]) -> _Report:
     file_of_source: dict[str, Path] = {}
     for file in files:
         report.files += 1
-        source = configuration.load_source(file, os.environ)
+        source = load_source(file, os.environ)
         report.problems += source.problems
         if source.mapping is None:
             if not source.problems:

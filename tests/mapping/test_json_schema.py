@@ -513,7 +513,7 @@ BY_KEY = {
 
 def test_each_key_of_a_scheme_has_an_example() -> None:
     assert set(BY_KEY) == {key for keys in signatures.KEYS.values() for key in keys}
-    assert set(BY_KEY) == {each.name for each in fields(signatures.Scheme)} - {"name", "kind", *read_scheme._ABOUT}
+    assert set(BY_KEY) == {each.name for each in fields(signatures.Scheme)} - {"name", "kind", *read_scheme.TABLE_ONLY}
 
 
 def test_each_kind_of_scheme_has_its_keys() -> None:

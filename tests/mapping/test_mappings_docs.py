@@ -14,7 +14,7 @@ from gateway.mapping.compiler import parse
 from gateway.mapping.expressions import compile_expression
 from gateway.mapping.model import MappingFile
 from gateway.mapping.selftests import run_tests
-from gateway.verify.read_scheme import _SPELLED
+from gateway.verify.scheme_keys import TEMPLATE_VARIABLES
 from tests.support.docs_reference import DOCUMENT, with_parts
 
 TEXT = DOCUMENT.read_text(encoding="utf-8")
@@ -71,7 +71,7 @@ def test_every_key_and_kind_of_a_scheme_is_explained() -> None:
     )
     assert kinds == set(get_args(signatures.Kind))
     assert keys == {key for known in signatures.KEYS.values() for key in known}
-    assert variables == {f"{{{name}}}" for name in _SPELLED}
+    assert variables == {f"{{{name}}}" for name in TEMPLATE_VARIABLES}
 
 
 def test_the_expressions_in_the_table_compile() -> None:
