@@ -12,7 +12,7 @@ from gateway.event import Webhook
 from gateway.verify import providers
 from gateway.verify.keys import decode_signature, public_key_accepts, secret_key, secret_problem
 from gateway.verify.request_fields import RequestField, WebhookReader
-from gateway.verify.scheme import SENT_SECRETS, Scheme, Timestamp, Unit
+from gateway.verify.scheme import SENT_SECRETS, SIGNING, Scheme, Unit
 from gateway.verify.template import header_bytes, signed_bytes
 
 # Limits on the work that a stranger without a secret can cause with one request.
@@ -124,7 +124,13 @@ def _without_prefix(prefix: str, name: str, value: str) -> str:
 
 
 def _verify_signature(scheme: Scheme, secrets: Sequence[str], reader: WebhookReader, now: float) -> str:
-    where, texts = _signature_texts(scheme, reader)
+    if scheme.at is not None:
+        where, texts = str(scheme.at), [reader.required_text(scheme.at)]
+    else:
+        names = [name for name in scheme.header if reader.webhook.headers.get(name.lower())]
+        where = f"header {' or '.join(names)}"
+        # Where there is none, reading the first of all raises the error.
+        texts = [_first_header((name,), reader)[1] for name in names] or [_first_header(scheme.header, reader)[1]]
     candidates = _candidate_signatures(scheme, where, texts)
     # A timestamp in a signed body is checked last: a body is not decoded for a stranger.
     is_in_body = scheme.timestamp is not None and scheme.timestamp.body is not None and "{ts}" not in scheme.signed
@@ -151,16 +157,6 @@ def _is_signed(scheme: Scheme, secret: str, reader: WebhookReader, timestamp: st
     return any(hmac.compare_digest(expected, candidate) for candidate in candidates)
 
 
-def _signature_texts(scheme: Scheme, reader: WebhookReader) -> tuple[str, list[str]]:
-    """Return where the signatures stand, for messages, and the text of each header or field that holds some."""
-    if scheme.at is not None:
-        return str(scheme.at), [reader.required_text(scheme.at)]
-    names = [name for name in scheme.header if reader.webhook.headers.get(name.lower())]
-    if not names:
-        raise _missing(scheme.header)
-    return f"header {' or '.join(names)}", [_first_header((name,), reader)[1] for name in names]
-
-
 def _first_header(names: Sequence[str], reader: WebhookReader) -> tuple[str, str]:
     """Return name and value of the first of these headers that was sent."""
     for name in names:
@@ -168,11 +164,7 @@ def _first_header(names: Sequence[str], reader: WebhookReader) -> tuple[str, str
             if len(value) > MAX_HEADER:
                 raise VerificationError(f"the header {name} is longer than {MAX_HEADER} characters")
             return name, value
-    raise _missing(names)
-
-
-def _missing(names: Sequence[str]) -> VerificationError:
-    return VerificationError(f"the header {' or '.join(names)} is missing; is the secret set at the sender?")
+    raise VerificationError(f"the header {' or '.join(names)} is missing; is the secret set at the sender?")
 
 
 def _candidate_signatures(scheme: Scheme, where: str, texts: Sequence[str]) -> list[bytes]:
@@ -208,7 +200,19 @@ def _checked_timestamp(scheme: Scheme, where: str, texts: Sequence[str], reader:
     timestamp = scheme.timestamp
     if timestamp is None:
         return ""
-    where, text = _timestamp_text(scheme, timestamp, where, texts, reader)
+    if scheme.positional:
+        text = texts[0].split(scheme.items)[0].strip()
+    elif timestamp.body is not None:
+        field = RequestField("body", timestamp.body)
+        where, text = str(field), reader.required_text(field)
+    elif timestamp.item is not None:
+        items = _named_items(scheme, texts[0], timestamp.item)
+        if len(items) != 1:
+            raise VerificationError(f"the {where} must hold one timestamp called {timestamp.item}")
+        text = items[0]
+    else:
+        name, text = _first_header(timestamp.header, reader)
+        where = f"header {name}"
     sent_at = _unix_seconds(text, timestamp.unit)
     if sent_at is None:
         raise VerificationError(f"the timestamp in the {where} is not a time in the unit that this scheme expects")
@@ -220,24 +224,6 @@ def _checked_timestamp(scheme: Scheme, where: str, texts: Sequence[str], reader:
             f" {timestamp.tolerance} are allowed; is the clock of this machine right?"
         )
     return text
-
-
-def _timestamp_text(
-    scheme: Scheme, timestamp: Timestamp, where: str, texts: Sequence[str], reader: WebhookReader
-) -> tuple[str, str]:
-    """Return where the timestamp stands, for messages, and its text."""
-    if scheme.positional:
-        return where, texts[0].split(scheme.items)[0].strip()
-    if timestamp.body is not None:
-        field = RequestField("body", timestamp.body)
-        return str(field), reader.required_text(field)
-    if timestamp.item is None:
-        name, text = _first_header(timestamp.header, reader)
-        return f"header {name}", text
-    items = _named_items(scheme, texts[0], timestamp.item)
-    if len(items) != 1:
-        raise VerificationError(f"the {where} must hold one timestamp called {timestamp.item}")
-    return where, items[0]
 
 
 def _unix_seconds(text: str, unit: Unit) -> float | None:
@@ -254,10 +240,7 @@ def _unix_seconds(text: str, unit: Unit) -> float | None:
 
 
 _VERIFIERS: Mapping[str, Callable[[Scheme, Sequence[str], WebhookReader, float], str]] = {
-    "hmac": _verify_signature,
-    "digest": _verify_signature,
-    "ed25519": _verify_signature,
-    "ecdsa": _verify_signature,
+    **dict.fromkeys(SIGNING, _verify_signature),
     "token": _verify_token,
     "basic": _verify_basic,
     "adyen": providers.verify_adyen,
