@@ -26,7 +26,7 @@ from gateway.mapping.draft_guesses import (
 )
 from gateway.mapping.expressions import headers_in
 from gateway.mapping.translate import translate
-from gateway.verify import Kind, SchemeError, scheme_from, schemes
+from gateway.verify import Kind, scheme_from, schemes
 
 __all__ = ["Draft", "DraftError", "draft", "yaml_block"]
 
@@ -285,20 +285,20 @@ def _guess_scheme(source: str, headers: Mapping[str, str]) -> tuple[JSON, list[s
         return named, ["Guessed from the name of the source."]
     if signed:
         # Of senders that sign alike, it is the one whose own header names the delivery.
-        ids = {name: [[header.lower() for header in id_] for id_ in known[name].delivery_id] for name in signed}
-        best = next((name for name in signed if any(sent.keys() >= {*id_} for id_ in ids[name])), next(iter(signed)))
+        ids = {name: [{header.lower() for header in id_} for id_ in known[name].delivery_id] for name in signed}
+        best = next((name for name in signed if any(sent.keys() >= id_ for id_ in ids[name])), next(iter(signed)))
         return best, [f"Guessed from the header {signed[best]}."]
-    for name in filter(lambda name: _SIGNATURE.search(name.lower()), headers):
-        if scheme := _inline_scheme(name, headers[name].strip()):
-            return scheme, [
+    for name in headers:
+        if _SIGNATURE.search(name.lower()):
+            return _inline_scheme(name, headers[name].strip()), [
                 f"Guessed from the header {name}, which looks like a signature. Check in the sender's documentation",
                 "what is signed, with which algorithm, how it is written, and where the secret is shown: a signature",
                 "that is read wrongly refuses every webhook with 401.",
             ]
-    for name in filter(lambda name: _TOKEN.search(name.lower()), headers):
-        return {"kind": "token", "header": name}, [
-            f"Guessed from the header {name}: it has to hold the secret as it is."
-        ]
+    for name in headers:
+        if _TOKEN.search(name.lower()):
+            note = f"Guessed from the header {name}: it has to hold the secret as it is."
+            return {"kind": "token", "header": name}, [note]
     authorization = sent.get("authorization", "").lower()
     for scheme_name in ("basic", "bearer"):
         if authorization.startswith(f"{scheme_name} "):
@@ -309,8 +309,8 @@ def _guess_scheme(source: str, headers: Mapping[str, str]) -> tuple[JSON, list[s
     ]
 
 
-def _inline_scheme(name: str, value: str) -> dict[str, JSON] | None:
-    """Return a scheme that could read a signature; None: no scheme can be written for it."""
+def _inline_scheme(name: str, value: str) -> dict[str, JSON]:
+    """Return a scheme that could read a signature."""
     scheme: dict[str, JSON] = {"kind": "hmac", "header": name}
     mark = ";" if ";" in value else ","
     items = dict(re.findall(rf"(\w+)=([^{mark}]+)", value))
@@ -324,10 +324,6 @@ def _inline_scheme(name: str, value: str) -> dict[str, JSON] | None:
         scheme |= {"prefix": prefix[0], **_digest(value[prefix.end() :]), "algorithm": prefix[1].lower()}
     else:
         scheme |= _digest(value)
-    try:
-        scheme_from(scheme)
-    except SchemeError:
-        return None
     return scheme
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
 
 from gateway.errors import VerificationError
 from gateway.event import Webhook
 from gateway.verify import providers
 from gateway.verify.keys import decode_signature, public_key_accepts, secret_key, secret_problem
 from gateway.verify.request_fields import RequestField, WebhookReader
-from gateway.verify.scheme import SENT_SECRETS, SIGNING, Scheme, Unit
+from gateway.verify.scheme import SENT_SECRETS, SIGNING, Scheme
 from gateway.verify.template import header_bytes, signed_bytes
 
 # Limits on the work that a stranger without a secret can cause with one request.
@@ -78,9 +77,9 @@ def secret_parameters(scheme: Scheme) -> frozenset[str]:
 
 def _verify_token(scheme: Scheme, secrets: Sequence[str], reader: WebhookReader, _now: float) -> str:
     if scheme.at is None:
-        name, value = _first_header(scheme.header, reader)
+        name, token = _token_header(scheme, reader)
         # Not all white space is stripped: the last byte of a token in UTF-8 may look like a no-break space in Latin-1.
-        where, tokens = f"header {name}", [_without_prefix(scheme.prefix, name, value).strip(" \t")]
+        where, tokens = f"header {name}", [token.strip(" \t")]
     else:
         where = str(scheme.at)
         # An item without a token gives "", which matches no secret: one bad item refuses the whole body.
@@ -97,8 +96,8 @@ def _verify_token(scheme: Scheme, secrets: Sequence[str], reader: WebhookReader,
 
 
 def _verify_basic(scheme: Scheme, secrets: Sequence[str], reader: WebhookReader, _now: float) -> str:
-    name, value = _first_header(scheme.header, reader)
-    credentials = decode_signature("base64", _without_prefix(scheme.prefix, name, value).strip())
+    name, token = _token_header(scheme, reader)
+    credentials = decode_signature("base64", token.strip())
     if not credentials:
         raise VerificationError(f"the header {name} does not hold a user and password in base64")
     if secret := _matching_secret(secrets, credentials):
@@ -114,10 +113,12 @@ def _matching_secret(secrets: Sequence[str], *sent: bytes) -> str:
     return matching[0] if matching else ""
 
 
-def _without_prefix(prefix: str, name: str, value: str) -> str:
-    if value[: len(prefix)].lower() != prefix.lower():
-        raise VerificationError(f"the header {name} does not begin with '{prefix}'")
-    return value[len(prefix) :]
+def _token_header(scheme: Scheme, reader: WebhookReader) -> tuple[str, str]:
+    """Return the name of the header that holds the token, and its text behind the prefix."""
+    name, value = _first_header(scheme.header, reader)
+    if value[: len(scheme.prefix)].lower() != scheme.prefix.lower():
+        raise VerificationError(f"the header {name} does not begin with '{scheme.prefix}'")
+    return name, value[len(scheme.prefix) :]
 
 
 # Signatures
@@ -171,7 +172,7 @@ def _candidate_signatures(scheme: Scheme, where: str, texts: Sequence[str]) -> l
     written: list[str] = []
     for text in texts:
         if scheme.key is not None:
-            written += _named_items(scheme, text, scheme.key)
+            written += scheme.items_named(scheme.key, text)
         elif scheme.positional:
             written += [item.strip() for item in text.split(scheme.items)[1:]]
         elif text[: len(scheme.prefix)].lower() == scheme.prefix.lower():
@@ -184,11 +185,6 @@ def _candidate_signatures(scheme: Scheme, where: str, texts: Sequence[str]) -> l
         called = f" called {scheme.key}" if scheme.key else before
         raise VerificationError(f"the {where} holds no signature{called} in {scheme.encoding}")
     return candidates
-
-
-def _named_items(scheme: Scheme, text: str, key: str) -> list[str]:
-    items = (item.strip().partition(scheme.sep) for item in text.split(scheme.items))
-    return [value.strip() for name, _, value in items if name.strip() == key]
 
 
 def _checked_timestamp(scheme: Scheme, where: str, texts: Sequence[str], reader: WebhookReader, now: float) -> str:
@@ -206,14 +202,14 @@ def _checked_timestamp(scheme: Scheme, where: str, texts: Sequence[str], reader:
         field = RequestField("body", timestamp.body)
         where, text = str(field), reader.required_text(field)
     elif timestamp.item is not None:
-        items = _named_items(scheme, texts[0], timestamp.item)
+        items = scheme.items_named(timestamp.item, texts[0])
         if len(items) != 1:
             raise VerificationError(f"the {where} must hold one timestamp called {timestamp.item}")
         text = items[0]
     else:
         name, text = _first_header(timestamp.header, reader)
         where = f"header {name}"
-    sent_at = _unix_seconds(text, timestamp.unit)
+    sent_at = timestamp.unix_seconds(text)
     if sent_at is None:
         raise VerificationError(f"the timestamp in the {where} is not a time in the unit that this scheme expects")
     # `not … <=` and not `>`: with a clock that gives NaN every comparison is false, and the webhook is refused.
@@ -224,19 +220,6 @@ def _checked_timestamp(scheme: Scheme, where: str, texts: Sequence[str], reader:
             f" {timestamp.tolerance} are allowed; is the clock of this machine right?"
         )
     return text
-
-
-def _unix_seconds(text: str, unit: Unit) -> float | None:
-    if unit == "iso":
-        try:
-            time = datetime.fromisoformat(text)
-        except ValueError:
-            return None
-        return time.timestamp() if time.tzinfo else None
-    # Stricter than int(), which takes signs, spaces, underscores and digits of other scripts.
-    if not (text.isascii() and text.isdigit() and len(text) <= 16):
-        return None
-    return int(text) / 1000 if unit == "ms" else float(text)
 
 
 _VERIFIERS: Mapping[str, Callable[[Scheme, Sequence[str], WebhookReader, float], str]] = {

@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from gateway.errors import RequestError
-from gateway.event import JSON, Webhook
+from gateway.event import Webhook
 from gateway.verify.keys import secret_key
 from gateway.verify.providers import braintree_response
 from gateway.verify.request_fields import WebhookReader
-from gateway.verify.scheme import ABSENT, ANY, Handshake, ReplyValue, Scheme
+from gateway.verify.scheme import Handshake, ReplyValue, Scheme
 
 #: Characters of a text that a reply repeats.
 MAX_ECHO = 4096
@@ -43,17 +43,9 @@ def handshake_in(scheme: Scheme, webhook: Webhook) -> Handshake | None:
     for handshake in scheme.handshakes:
         # A webhook that looks like an unsigned handshake has to be verified and stored: its signature tells them apart.
         is_possible = handshake.method == webhook.method and (handshake.signed or not carries_signature)
-        if is_possible and all(_matches(reader.values(of), expected) for of, expected in handshake.when.items()):
+        if is_possible and handshake.matches(reader):
             return handshake
     return None
-
-
-def _matches(values: list[JSON], expected: JSON) -> bool:
-    if expected == ABSENT:
-        return not values
-    if expected == ANY:
-        return len(values) == 1 and values[0] not in (None, "")
-    return values == [expected]
 
 
 def reply_to(

@@ -11,7 +11,7 @@ from gateway.errors import VerificationError
 from gateway.event import JSON
 from gateway.verify.keys import decode_signature, secret_key
 from gateway.verify.request_fields import RequestField, WebhookReader, text_at
-from gateway.verify.scheme import Scheme
+from gateway.verify.scheme import Scheme, Timestamp
 from gateway.verify.template import form_text, header_bytes
 
 # Adyen's standard webhooks: each item of the body carries a signature of eight of its fields
@@ -108,10 +108,9 @@ def verify_contentful(scheme: Scheme, secrets: Sequence[str], reader: WebhookRea
     # A stranger could replace the list or the time if the signature did not cover them.
     if missing := {_LIST, _TIME} - set(names):
         raise VerificationError(f"the header {missing.pop()} is not signed")
-    time = reader.required_text(RequestField("header", _TIME))
-    is_time = time.isascii() and time.isdigit() and len(time) <= 16
+    time = Timestamp(unit="ms").unix_seconds(reader.required_text(RequestField("header", _TIME)))
     # `not … <=`: with a clock that gives NaN this refuses.
-    if not is_time or not abs(now - int(time) / 1000) <= _CONTENTFUL_TOLERANCE:
+    if time is None or not abs(now - time) <= _CONTENTFUL_TOLERANCE:
         raise VerificationError(f"the header {_TIME} is no time of the last {_CONTENTFUL_TOLERANCE} seconds")
     headers = ";".join(f"{name}:{reader.required_text(RequestField('header', name))}" for name in names)
     webhook, address = reader.webhook, reader.address
