@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
 from typing import Literal
@@ -18,7 +18,7 @@ from gateway.customerio.calls import CALLS, Call, Occurrence, as_json
 from gateway.customerio.ulids import is_ulid, ulid_of_text
 from gateway.customerio.ulids import ulid as ulid_of_time
 from gateway.errors import TranslationError
-from gateway.event import JSON, Event
+from gateway.event import JSON, Event, NewDelivery
 from gateway.mapping.call_fields import field_place, fields_of
 from gateway.mapping.evaluate import EvaluationContext, evaluate, holds, text_of
 from gateway.mapping.functions import Budget, Scope, kind
@@ -31,29 +31,17 @@ MAX_CALLS = 1_000
 SALT = 8
 
 
-# Not frozen, although nobody changes one, nor a Translation: frozen ones take more than twice as long to make.
 @dataclass(kw_only=True, slots=True)
-class PlannedCall:
-    """One call that an event asks for, and where it goes.
+class PlannedCall(NewDelivery):
+    """One call that an event asks for.
 
     Attributes:
         call: The call as the mapping wrote it, defaults included.
-        connection: The Customer.io workspace by name.
-        region: The region that the mapping asks for; None leaves it to the connection.
-        identity: 32 bytes, the same whenever the same event asks for the same call.
         ulid: The event id that is sent, by which Customer.io drops a repeat; None: this kind of call has none.
-        lanes: The lanes that it stands in: the orders of calls to one address.
-        text: The sealed call as it is stored: compact JSON in ASCII.
     """
 
     call: Call
-    connection: str
-    region: str | None
-    identity: bytes
     ulid: str | None
-    lanes: tuple[int, ...]
-    # Not compared: payloads that differ only in the order of an object's keys ask for the same call.
-    text: str = field(compare=False)
 
     @property
     def sealed(self) -> Call:

@@ -55,7 +55,7 @@ class Summary:
             self.duplicates += 1
             return
         self.statuses[event.status] += 1
-        self.calls.update(json.loads(delivery.call)["call"] for delivery in event.deliveries)
+        self.calls.update(json.loads(delivery.text)["call"] for delivery in event.deliveries)
         if event.status == "failed":
             self._add_problem(f"{place}: failed: {event.problem}")
 
