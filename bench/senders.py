@@ -117,11 +117,17 @@ class Kind:
 
 
 KINDS = (
-    Kind(source="stripe", sign=_stripe, test="a paid invoice", unique=['"evt_11'], people=['"cus_42', '"ann']),
+    Kind(
+        source="stripe",
+        sign=_stripe,
+        test="a paid invoice tracks an event",
+        unique=['"evt_11'],
+        people=['"cus_42', '"ann'],
+    ),
     Kind(
         source="github",
         sign=_github,
-        test="a push, which has no action",
+        test="a push tracks an event, although it has no action",
         unique=['{"id": "a'],
         people=['"sender": {"id": 1'],
     ),
@@ -135,19 +141,27 @@ KINDS = (
     Kind(
         source="sendgrid",
         sign=_sendgrid,
-        test="the events of one webhook are handled each on its own, and SendGrid's steps in between are ignored",
+        test="each event of a webhook is handled separately, and steps before the delivery are ignored",
         unique=['"e-'],
         people=['"ann'],
     ),
     Kind(
         source="twilio",
         sign=_twilio,
-        test="a delivered message is an event of who was written to",
+        test="a delivered message is an event of the recipient",
         unique=["MessageSid=SM5"],
         people=["&To=%2B1555"],
     ),
-    Kind(source="slack", sign=_slack, test="a message, without what it says", unique=['"Ev5'], people=['"U1']),
-    Kind(source="mailgun", sign=_mailgun, test="a delivered mail", unique=['"abc', '"e-1'], people=['"Ann']),
+    Kind(
+        source="slack", sign=_slack, test="a message tracks an event without its text", unique=['"Ev5'], people=['"U1']
+    ),
+    Kind(
+        source="mailgun",
+        sign=_mailgun,
+        test="a delivered email tracks an event",
+        unique=['"abc', '"e-1'],
+        people=['"Ann'],
+    ),
 )
 
 
