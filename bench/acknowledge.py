@@ -33,7 +33,7 @@ from bench import fast_trackapi, harness
 from bench.fast_trackapi import StandIn
 from bench.harness import MAPPINGS, Load, Web, percentile
 from bench.senders import PUBLIC_URL, Traffic, made_up_secrets
-from gateway.config import load_sources
+from gateway.receive.sources import load_sources
 
 STEADY, GREEDY, FLOODED = "steady", "greedy", "flooded"
 BARE = "bare Flask"
@@ -125,12 +125,7 @@ def start(stack: ExitStack, name: str, address: str | None, api: StandIn, secret
 
 
 def measure(
-    server: Server,
-    situation: str,
-    api: StandIn,
-    traffic: Traffic,
-    options: argparse.Namespace,
-    bare_p50: float | None,
+    server: Server, situation: str, api: StandIn, traffic: Traffic, options: argparse.Namespace, bare_p50: float | None
 ) -> Figures:
     """Post to one server in one situation, and wait until everything is delivered."""
     api.reset()

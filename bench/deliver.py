@@ -28,7 +28,7 @@ from bench.fast_trackapi import StandIn
 from gateway.customerio.calls import Track, from_json
 from gateway.event import Webhook
 from gateway.mapping.compiler import parse
-from gateway.receive.record import take
+from gateway.receive.record import build_event
 from gateway.store import NewEvent, Store
 from gateway.store.database import Database, connect, reading
 from gateway.store.tables import IS_PARKED, IS_PENDING, deliveries
@@ -147,7 +147,7 @@ def invoice_events(prefix: str, count: int, customers: int) -> Iterator[NewEvent
             query={},
             body=harness.invoice(f"{prefix}-{number}", customer=f"{prefix}-{number % customers}"),
         )
-        yield take(mapping, webhook, time.time())
+        yield build_event(mapping, webhook, time.time())
 
 
 def send_with_official_package(api: StandIn, events: Sequence[NewEvent]) -> tuple[float, float]:

@@ -233,13 +233,7 @@ TWO_CALLS = f"""{ONE_CALL}\
         last_paid_at: =created
 """
 _LINES = [{"id": f"il_{n}", "plan": "pro", "amount": 4900, "description": "Pro plan, monthly " * 3} for n in range(8)]
-_INVOICE = {
-    "customer_email": "ann@example.com",
-    "total": 4900,
-    "currency": "eur",
-    "number": "A-1",
-    "lines": _LINES,
-}
+_INVOICE = {"customer_email": "ann@example.com", "total": 4900, "currency": "eur", "number": "A-1", "lines": _LINES}
 
 
 def invoice(key: str, *, customer: str) -> bytes:

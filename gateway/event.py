@@ -1,4 +1,4 @@
-"""A webhook before and after it is trusted."""
+"""A webhook before and after verification, and JSON."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ class Webhook:
     """One request to /hooks/<source> as it arrived, not yet trusted.
 
     Attributes:
-        headers: Names in lower case; a header that was sent twice has its values joined by ", ".
+        headers: By name in lower case; the values of a header that was sent twice are joined by ", ".
         query: The first value of each parameter of the URL's query.
-        body: The bytes that the sender signed.
-        url: The public address the sender posted to, for schemes that sign it.
-        rest: What follows the source's name in the path, for schemes whose secret stands there.
+        body: As it was sent, or unpacked if it had a Content-Encoding.
+        url: The public address that the sender posted to, for schemes that sign it.
+        rest: What follows the source's name in the path, for schemes with the secret there.
     """
 
     method: str
@@ -31,11 +31,11 @@ class Webhook:
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """One webhook that has been verified: what a mapping translates.
+    """One verified webhook, as a mapping translates it.
 
     Attributes:
-        key: SHA-256, in hexadecimal, of what makes a repeated webhook the same: strangers make keys of any
-            size, and this much of one is kept with the event, so that it can be translated again.
+        key: SHA-256 of the event key, in hexadecimal. A stranger's key may have any size; the hash is short enough to
+            be stored with the event, so that a replay has it too.
         payload: The decoded body.
         received_at: Unix seconds.
     """

@@ -18,10 +18,11 @@ from gateway import config as configuration
 from gateway.cli.open_database import open_database
 from gateway.cli.options import environment_of, json_option, mappings_option, plain_errors
 from gateway.cli.output import count, json_text, printable
-from gateway.config import Config, Source
+from gateway.config import Config
 from gateway.errors import StoreError, did_you_mean
 from gateway.operate.queries import EventSummary, Queries
-from gateway.receive.refusals import Kept, Refusal
+from gateway.receive.refusals import Refusal, RefusalTable
+from gateway.receive.sources import Source, load_sources, secrets_in
 from gateway.store.schema import require_schema
 from gateway.verify import scheme_entries, schemes
 
@@ -95,7 +96,7 @@ class SourceListing:
 
 def _list_sources(names: Collection[str], environ: Mapping[str, str], *, as_json: bool) -> None:
     config = configuration.load(environ)
-    known = dict(sorted(configuration.load_sources(config.mappings, environ).items()))
+    known = dict(sorted(load_sources(config.mappings, environ).items()))
     chosen = _chosen(known, names, "source")
     # What is known without the database is shown even if the database cannot be read.
     events: Mapping[str, EventSummary] = {}
@@ -106,7 +107,7 @@ def _list_sources(names: Collection[str], environ: Mapping[str, str], *, as_json
             with open_database(config) as database:
                 require_schema(database)
                 events = Queries(database).last_events([source.name for source in chosen])
-                refusals = Kept(database).read()
+                refusals = RefusalTable(database).read()
         except StoreError as error:
             problem = error
     listings = [
@@ -139,7 +140,7 @@ def _listing(
     source: Source, config: Config, environ: Mapping[str, str], event: EventSummary | None, refusal: Refusal | None
 ) -> SourceListing:
     def are_set(variables: Collection[str]) -> dict[str, bool]:
-        return {name: bool(configuration.secrets_in(environ.get(name, ""))) for name in variables}
+        return {name: bool(secrets_in(environ.get(name, ""))) for name in variables}
 
     listing = SourceListing(
         source=source.name, file=source.file, closed=source.closed, last_event=event, refused=refusal
@@ -149,7 +150,7 @@ def _listing(
     verify = source.mapping.verify
     return replace(
         listing,
-        doubt=configuration.doubt_of(source),
+        doubt=source.doubt,
         unused=source.is_unused,
         address=f"{config.public_url or ''}{source.path}",
         scheme=verify.scheme.name,

@@ -19,6 +19,7 @@ from gateway.errors import shortened
 from gateway.event import JSON
 from gateway.mapping.trace import Step, Trace
 from gateway.mapping.translate import Planned, translate
+from gateway.receive.sources import load_source
 
 
 @click.command(name="translate")
@@ -36,7 +37,7 @@ def translate_command(
 
     PAYLOAD is a file with the body of a webhook, or - for standard input.
     """
-    source = configuration.load_source(mapping, os.environ)
+    source = load_source(mapping, os.environ)
     if source.mapping is None:
         raise click.ClickException("\n".join(map(str, source.problems)) or str(source.closed))
     event = captured_event(source.mapping, payload, headers, query)

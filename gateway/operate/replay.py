@@ -14,7 +14,7 @@ from gateway.errors import RequestError
 from gateway.mapping.model import MappingFile
 from gateway.mapping.translate import SALT, translate
 from gateway.operate.requeue import Requeue, why_not_cancelled
-from gateway.receive.record import delivery_of, event_of, said, shown_type
+from gateway.receive.record import new_delivery, printable_type, problem_of, restore_event
 from gateway.store import NewDelivery
 from gateway.store.connection_state import ConnectionStateTable, Target
 from gateway.store.database import Database, reading, writing
@@ -135,17 +135,17 @@ class Replay:
         if row is None:
             return None
         try:
-            event = event_of(row.source, row.key, row.headers, row.query, row.body, row.received_at)
+            event = restore_event(row.source, row.key, row.headers, row.query, row.body, row.received_at)
         except RequestError as error:
             return Wanted(status="failed", event_type=row.event_type, problem=f"the body: {error}")
         translation = translate(mapping, event)
         salted = translate(mapping, event, salt=token_bytes(SALT)).planned if again else ()
         return Wanted(
             status=translation.status,
-            event_type=shown_type(translation),
-            problem=said(translation),
-            calls=tuple(map(delivery_of, translation.planned)),
-            repeats=tuple(map(delivery_of, salted)),
+            event_type=printable_type(translation),
+            problem=problem_of(translation),
+            calls=tuple(map(new_delivery, translation.planned)),
+            repeats=tuple(map(new_delivery, salted)),
         )
 
     def _bring_into_line(self, connection: Connection, event_id: int, wanted: Wanted) -> tuple[Plan, set[Target]]:

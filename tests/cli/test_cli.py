@@ -118,13 +118,7 @@ def test_check_shows_how_a_test_of_the_file_failed(files: Path) -> None:
 def test_translate_prints_the_calls(files: Path) -> None:
     result = run("translate", "mappings/shop.yaml", "paid.json")
     assert json.loads(result.stdout) == [
-        {
-            "call": "track",
-            "id": "42",
-            "name": "Order Paid",
-            "attributes": {"total": 9},
-            "timestamp": 1767225600,
-        }
+        {"call": "track", "id": "42", "name": "Order Paid", "attributes": {"total": 9}, "timestamp": 1767225600}
     ]
 
 
@@ -220,11 +214,7 @@ def test_doctor_finds_nothing_wrong_where_nothing_is(files: Path) -> None:
 
 def test_doctor_names_each_problem(files: Path) -> None:
     with TrackAPI(region="eu", api_key="key-4711") as api:
-        good = {
-            "CUSTOMERIO_SITE_ID": "site",
-            "CUSTOMERIO_API_KEY": "key-4711",
-            "CUSTOMERIO_BASE_URL": api.url,
-        }
+        good = {"CUSTOMERIO_SITE_ID": "site", "CUSTOMERIO_API_KEY": "key-4711", "CUSTOMERIO_BASE_URL": api.url}
         wrong_region = run("doctor", **good, SHOP_TOKEN="s3cret-4711 ")
         wrong_key = run("doctor", **{**good, "CUSTOMERIO_API_KEY": "wrong-4711"})
     assert wrong_region.exit_code == wrong_key.exit_code == 1
@@ -330,11 +320,7 @@ def test_the_readmes_quickstart_shows_what_the_readme_says(tmp_path: Path) -> No
         assert f"`{again.text.strip()}`" in README
         assert request in printed_by(seen, '"items":2}}\n')
 
-        headers = {
-            "X-Hub-Signature-256": f"sha256={signature}",
-            "X-GitHub-Event": "star",
-            **kind,
-        }
+        headers = {"X-Hub-Signature-256": f"sha256={signature}", "X-GitHub-Event": "star", **kind}
         assert requests.post(f"{url}/hooks/github", signed, headers=headers, timeout=10).json()["calls"] == 2
         assert "Repository Starred" in printed_by(seen, "Repository Starred")
         process.send_signal(signal.SIGINT)

@@ -14,7 +14,7 @@ from sqlalchemy import select, update
 from gateway.cli import main
 from gateway.event import Webhook
 from gateway.mapping.compiler import parse
-from gateway.receive.record import take
+from gateway.receive.record import build_event
 from gateway.store import Store
 from gateway.store.database import Database
 from gateway.store.tables import deliveries, events
@@ -62,21 +62,11 @@ def gateway(database: Database, mappings: Path) -> Gateway:
 def received(store: Store, mappings: Path) -> None:
     """Three webhooks: two of ann's, and one on which the mapping fails."""
     rules, _ = parse((mappings / "shop.yaml").read_text(), "shop.yaml")
-    for key, customer, at in (
-        ("a", "ann", 1_767_225_600),
-        ("b", "ann", 1_767_225_601),
-        ("c", "\x1b[31mbob", "x"),
-    ):
+    for key, customer, at in (("a", "ann", 1_767_225_600), ("b", "ann", 1_767_225_601), ("c", "\x1b[31mbob", "x")):
         body = json.dumps({"key": key, "type": "paid", "customer": customer, "at": at}).encode()
         headers = {"content-type": "application/json"}
         store.record(
-            [
-                take(
-                    rules,
-                    Webhook(method="POST", url="", headers=headers, query={}, body=body),
-                    1_767_225_700.0,
-                )
-            ]
+            [build_event(rules, Webhook(method="POST", url="", headers=headers, query={}, body=body), 1_767_225_700.0)]
         )
 
 
@@ -114,12 +104,7 @@ def test_events_are_listed_and_shown(gateway: Gateway) -> None:
 
 @pytest.mark.usefixtures("received")
 def test_nothing_from_a_payload_does_anything_to_a_terminal(gateway: Gateway) -> None:
-    for command in (
-        ("events", "list"),
-        ("events", "show", 3),
-        ("deliveries", "list"),
-        ("deliveries", "show", 1),
-    ):
+    for command in (("events", "list"), ("events", "show", 3), ("deliveries", "list"), ("deliveries", "show", 1)):
         for words in (command, (*command, "--json")):
             assert "\x1b" not in gateway(*words).output
 

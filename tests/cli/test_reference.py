@@ -1,4 +1,4 @@
-"""`gateway functions` tells what expressions may call, to people and to machines."""
+"""`gateway functions` lists the functions of expressions for people and for programs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def run(*arguments: str) -> Result:
     return CliRunner().invoke(main, ["functions", *arguments])
 
 
-def test_all_functions_are_listed_in_a_hundred_columns() -> None:
+def test_all_functions_are_listed_within_100_columns() -> None:
     result = run()
     assert result.exit_code == 0
     assert max(map(len, result.stdout.splitlines())) <= 100
@@ -24,7 +24,7 @@ def test_all_functions_are_listed_in_a_hundred_columns() -> None:
         assert f"\n    {function.example.expression} → " in result.stdout
 
 
-def test_functions_stand_under_the_headings_of_the_language() -> None:
+def test_functions_are_grouped_by_kind() -> None:
     headings = [line for line in run().stdout.splitlines() if line.isupper() and line.strip() == line]
     assert headings == [
         *("AROUND THE BODY", "TEXT", "KINDS", "TIME", "HASH, ENCODE", "OBJECTS, LISTS", "NUMBERS, CHOICE")
@@ -60,11 +60,11 @@ def test_functions_stand_under_the_headings_of_the_language() -> None:
         ),
     ],
 )
-def test_a_function_is_shown_with_its_example(names: list[str], shown: str) -> None:
+def test_a_function_is_printed_with_its_example(names: list[str], shown: str) -> None:
     assert run(*names).stdout == shown
 
 
-def test_machines_get_json() -> None:
+def test_json_holds_the_same_facts() -> None:
     listed = json.loads(run("--json").stdout)
     assert [each["name"] for each in listed] == [*FUNCTIONS]
     assert json.loads(run("header", "--json").stdout) == [
@@ -87,6 +87,6 @@ def test_machines_get_json() -> None:
     ("name", "problem"),
     [("lowr", "there is no function lowr(); did you mean lower()?"), ("xyzzy", "there is no function xyzzy()")],
 )
-def test_an_unknown_name_is_an_error_that_says_what_was_meant(name: str, problem: str) -> None:
+def test_an_unknown_name_is_an_error_with_a_suggestion(name: str, problem: str) -> None:
     result = run("lower", name)
     assert (result.exit_code, result.stdout, result.stderr) == (1, "", f"Error: {problem}\n")

@@ -71,15 +71,7 @@ AWAY = Reply(status=503, body=b'{"meta": {"errors": ["come back later"]}}')
 
 
 def test_identify_sends_texts_and_json_and_prints_the_answer(api: TrackAPI, gateway: Gateway) -> None:
-    words = (
-        "plan=pro",
-        "logins:=3",
-        "vip:=true",
-        "left_at:=null",
-        "note=",
-        'home:={"city": "Oslo"}',
-        "a.b=c=d",
-    )
+    words = ("plan=pro", "logins:=3", "vip:=true", "left_at:=null", "note=", 'home:={"city": "Oslo"}', "a.b=c=d")
     result = gateway("identify", "--id", 42, *words, "--timestamp", 1767225600)
     assert (result.exit_code, result.stdout, result.stderr) == (0, "{}\n", "")
     (applied,) = api.applied("42")
@@ -170,17 +162,11 @@ def test_an_empty_answer_prints_nothing(api: TrackAPI, gateway: Gateway) -> None
         (("destroy", "--anonymous-id", "1"), "No such option"),
         (("identify", "--id", "42", "a=1", "a:=2"), "'a' is given twice"),
         (("identify", "--id", "42", ":=2"), "an attribute has no key"),
-        (
-            ("identify", "--id", "42", "total:=s3cret"),
-            "what follows 'total:=' is not JSON; write total=… for",
-        ),
+        (("identify", "--id", "42", "total:=s3cret"), "what follows 'total:=' is not JSON; write total=… for"),
         (("identify", "--id", "42", "total:=NaN"), "what follows 'total:=' is not JSON"),
         (("identify", "--id", "42", "deep:=" + "[" * 65 + "]" * 65), "what follows 'deep:=' is not JSON"),
         (("identify", "--id", "42", "--data", '["s3cret"]'), "--data is not an object of attributes"),
-        (
-            ("identify", "--id", "42", "--data", '{"a": s3cret}'),
-            "--data: the body is not valid JSON at line 1",
-        ),
+        (("identify", "--id", "42", "--data", '{"a": s3cret}'), "--data: the body is not valid JSON at line 1"),
         (("identify", "--id", "42", "--timestamp", "1767225600000"), "timestamp is not whole unix seconds"),
         (("identify", "--id", "42", "a:=\udcff"), "what follows 'a:=' is not JSON"),
         (("identify", "--id", "42", "--region", "de"), "'de' is not one of 'us', 'eu'"),
@@ -212,15 +198,9 @@ def test_a_command_line_that_is_wrong_is_told_and_sends_nothing(
         (("identify", "--id", "42", "n=\udcff"), "attributes holds text that is not valid Unicode"),
         (("track", "\udcff", "--id", "42"), "name holds text that is not valid Unicode"),
         (("destroy", "--id", "\udcff"), "id holds text that is not valid Unicode"),
-        (
-            ("request", REGION, "--header", "Authorization: s3cret"),
-            "headers.Authorization is set by the gateway",
-        ),
+        (("request", REGION, "--header", "Authorization: s3cret"), "headers.Authorization is set by the gateway"),
         (("request", REGION, "--data", "a", "--form", "a=b"), "data cannot be sent together with 'form'"),
-        (
-            ("request", REGION, "--file", "a=none.csv"),
-            "--file: none.csv cannot be read (No such file or directory)",
-        ),
+        (("request", REGION, "--file", "a=none.csv"), "--file: none.csv cannot be read (No such file or directory)"),
         (("request", REGION, "--data", "@none"), "--data: none cannot be read (No such file or directory)"),
         (("request", "/api" + REGION), "path is taken below /api already"),
         (("request", "https://elsewhere.example" + REGION), "path has to be a path below /api"),
@@ -383,16 +363,7 @@ def test_request_sends_fields_and_local_files(api: TrackAPI, gateway: Gateway) -
     Path("sub/people.csv").write_bytes(b"\xff\x00\r\n")
     Path("more.csv").write_bytes(b"more")
     api.answer = seen = Requests(Reply(status=200, body=b"{}"))
-    fields = (
-        "--form",
-        "kind=a",
-        "--form",
-        "kind=b",
-        "--file",
-        "list=sub/people.csv",
-        "--file",
-        "rest=more.csv",
-    )
+    fields = ("--form", "kind=a", "--form", "kind=b", "--file", "list=sub/people.csv", "--file", "rest=more.csv")
     assert gateway("request", "/v1/import", *fields, "--file-name", "rest=new.csv").exit_code == 0
     (request,) = seen
     kind, _, boundary = request.headers["content-type"].partition("; boundary=")

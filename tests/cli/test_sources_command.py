@@ -19,7 +19,7 @@ from sqlalchemy import text
 
 from gateway.cli import main
 from gateway.operate.queries import NEWEST, Queries
-from gateway.receive.refusals import Kept, Told
+from gateway.receive.refusals import RefusalRecord, RefusalTable
 from gateway.store import Store
 from gateway.store.database import Database
 from gateway.store.schema import migrate
@@ -111,7 +111,7 @@ def test_an_unused_source_is_shown_in_full_once_webhooks_arrive() -> None:
     write("stripe", "{scheme: stripe, secret_env: STRIPE_WEBHOOK_SECRET}")
     with opened("sqlite:///gateway.db") as database:
         migrate(database)
-        Kept(database).add([Told(source="stripe", times=2, problem="the source is closed")])
+        RefusalTable(database).add([RefusalRecord(source="stripe", times=2, problem="the source is closed")])
     shown = sources().stdout
     assert "stripe: closed: STRIPE_WEBHOOK_SECRET is not set" in shown
     assert "2 in all: the source is closed" in shown
@@ -217,7 +217,7 @@ def test_the_last_event_and_the_last_refusal_are_shown(gateway: Gateway, store: 
     now = time.time()
     for key, received_at in (("a", now), ("b", now - 200)):
         store.record([event(key, received_at=received_at)])
-    Kept(database).add([Told(source="shop", times=1_300, problem="the signature does not match")])
+    RefusalTable(database).add([RefusalRecord(source="shop", times=1_300, problem="the signature does not match")])
     result = gateway()
     assert result.exit_code == 0
     assert re.search(

@@ -137,8 +137,7 @@ def test_values_nested_too_deeply_are_refused(nested: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "value",
-    [math.nan, math.inf, [math.nan], {"a": -math.inf}, "\ud800", pytest.param(HUGE, id="a huge number")],
+    "value", [math.nan, math.inf, [math.nan], {"a": -math.inf}, "\ud800", pytest.param(HUGE, id="a huge number")]
 )
 def test_values_that_only_python_calls_json_violate_a_limit(value: Any) -> None:
     assert coerced(Identify, id="42", attributes={"x": value}).violations() != []

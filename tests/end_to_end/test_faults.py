@@ -73,10 +73,7 @@ def test_the_track_api_is_away_and_comes_back_unwell(tmp_path: Path, database_ur
 
 
 def test_postgresql_is_restarted_in_mid_load(tmp_path: Path, open_directory: Path, api: TrackAPI) -> None:
-    with (
-        PostgreSQLServer(open_directory, {}) as server,
-        running_gateway(tmp_path, server.url, api) as gateway,
-    ):
+    with PostgreSQLServer(open_directory, {}) as server, running_gateway(tmp_path, server.url, api) as gateway:
         load = _load(gateway)
         load.run(lambda load: restart_often(server, load, api))
         _assert_all_is_well(gateway, api, load, server.url)

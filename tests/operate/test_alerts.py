@@ -20,7 +20,7 @@ from gateway.store import Store
 from gateway.store.database import Database
 from gateway.store.tables import notices
 from tests.conftest import MakeApp
-from tests.deliver.test_worker import wait_until
+from tests.deliver.running import wait_until
 from tests.support.gateway_process import GatewayProcess
 from tests.support.rows import begin, call, end, event, fail, shift
 from tests.support.trackapi import ParsedRequest, Reply, TrackAPI
@@ -209,9 +209,7 @@ def test_without_an_address_notices_are_lines_of_the_log(database: Database, cap
 # Housekeeping
 
 
-def test_each_task_runs_at_its_own_pace_and_what_goes_wrong_is_said_once(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_each_task_runs_at_its_own_pace_and_what_goes_wrong_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
     ran = {"good": 0, "gone": 0, "bad": 0}
 
     def count(name: str, error: Exception | None = None) -> Callable[[threading.Event], None]:

@@ -23,7 +23,7 @@ from gateway.operate.ingest import GROUP
 from gateway.store import Store
 from gateway.store.database import Database
 from gateway.store.tables import deliveries, events
-from tests.deliver.test_worker import wait_until
+from tests.deliver.running import wait_until
 
 MAPPING = """\
 version: 1
@@ -300,9 +300,7 @@ def start(files: Path, *arguments: str, **files_of_it: Any) -> subprocess.Popen[
 
 
 @pytest.mark.parametrize(
-    ("database_url", "number"),
-    [("sqlite", signal.SIGINT), ("postgresql", signal.SIGTERM)],
-    indirect=["database_url"],
+    ("database_url", "number"), [("sqlite", signal.SIGINT), ("postgresql", signal.SIGTERM)], indirect=["database_url"]
 )
 def test_a_run_that_is_interrupted_says_how_to_go_on_and_loses_nothing(
     files: Path, store: Store, number: signal.Signals

@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import update
 
 from gateway.app import create_app
-from gateway.receive.refusals import Kept, Told
+from gateway.receive.refusals import RefusalRecord, RefusalTable
 from gateway.store import Store
 from gateway.store.database import Database
 from gateway.store.notices import Notices
@@ -70,9 +70,11 @@ def test_an_empty_gateway_tells_zeros(web: FlaskClient) -> None:
 
 
 def test_webhooks_that_were_refused_are_counted_over_all_sources(web: FlaskClient, database: Database) -> None:
-    kept = Kept(database)
-    kept.add([Told(source="shop", times=3, problem="old"), Told(source="shop", times=1, problem="new")])
-    kept.add([Told(source="other", times=2, problem="odd")])
+    kept = RefusalTable(database)
+    kept.add(
+        [RefusalRecord(source="shop", times=3, problem="old"), RefusalRecord(source="shop", times=1, problem="new")]
+    )
+    kept.add([RefusalRecord(source="other", times=2, problem="odd")])
 
     assert samples(web.get("/metrics").text)[("gateway_webhooks_refused_total",)] == 6
     assert {name: (each.times, each.problem) for name, each in kept.read().items()} == {

@@ -20,7 +20,7 @@ from gateway.mapping.model import MappingFile
 from gateway.operate.queries import DeliveryFilter, Queries
 from gateway.operate.replay import Replay, Replayed
 from gateway.operate.requeue import BY_THE_OPERATOR, Requeue, in_portions
-from gateway.receive.record import take
+from gateway.receive.record import build_event
 from gateway.store import Store
 from gateway.store.database import Database, connect
 from gateway.store.tables import IS_OPEN, PLACE, deliveries, events, notices
@@ -170,12 +170,7 @@ def test_a_notice_ends_with_the_last_failed_delivery_of_its_source(
 def test_a_delivery_behind_a_cancelled_one_is_promoted(store: Store, requeue: Requeue, database: Database) -> None:
     store.record([event("a", call("1a", 1), call("merge", 1, 2), call("1b", 1), call("2a", 2))])
     assert requeue.cancel([1, 2]).ids == [1, 2]
-    assert statuses(database) == {
-        "1a": "cancelled",
-        "merge": "cancelled",
-        "1b": "pending",
-        "2a": "pending",
-    }
+    assert statuses(database) == {"1a": "cancelled", "merge": "cancelled", "1b": "pending", "2a": "pending"}
     with database.engine.connect() as connection:
         row = connection.execute(select(deliveries).where(deliveries.c.id == 1)).one()
     assert (row.reason, row.settled_at is not None) == (BY_THE_OPERATOR, True)
@@ -219,7 +214,7 @@ def without_identify() -> MappingFile:
 def receive(store: Store, mapping: MappingFile, id_: int = 1, user: str = "42") -> int:
     body = f'{{"id": {id_}, "type": "paid", "user": "{user}", "total": 9}}'.encode()
     webhook = Webhook(method="POST", url="", headers={"content-type": "application/json"}, query={}, body=body)
-    return store.record([take(mapping, webhook, time.time())])[0].id
+    return store.record([build_event(mapping, webhook, time.time())])[0].id
 
 
 def kinds(database: Database) -> list[str]:

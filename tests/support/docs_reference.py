@@ -1,4 +1,4 @@
-"""The parts of docs/mappings.md made of the code. `python -m tests.support.docs_reference` writes them anew."""
+"""The generated parts of docs/mappings.md. `python -m tests.support.docs_reference` writes them again."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "mappings.md"
 
 
 def with_parts(text: str) -> str:
-    """The document with its generated parts as they have to be."""
+    """The document with its generated parts replaced."""
     parts = {"calls": calls(), "functions": functions(), "schemes": schemes()}
     return re.sub(
         r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)",
@@ -28,24 +28,24 @@ def with_parts(text: str) -> str:
 
 
 def calls() -> str:
-    rows = [("call", "whom", "needs", "may have"), ("---",) * 4, *map(_call, SPECS.values())]
+    rows = [("call", "identifiers", "required", "optional"), ("---",) * 4, *map(_call, SPECS.values())]
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
 def _call(spec: CallSpec) -> tuple[str, ...]:
     others = {name: key for name, key in spec.keys.items() if key.kind is not Kind.IDENTIFIER}
-    needed = [f"`{name}: {key.example}`" for name, key in others.items() if key.required]
+    identifiers = [f"`{name}`" for name in spec.identifiers]
+    required = [f"`{name}: {key.example}`" for name, key in others.items() if key.required]
     optional = [f"`{name}`" for name, key in others.items() if not key.required]
-    whom = [f"`{name}`" for name in spec.identifiers]
-    return f"`{spec.name}`", ", ".join(whom), ", ".join(needed), ", ".join(optional)
+    return f"`{spec.name}`", ", ".join(identifiers), ", ".join(required), ", ".join(optional)
 
 
 def functions() -> str:
-    made = []
+    lines = []
     for kind, entries in groupby(FUNCTIONS.values(), key=lambda function: function.kind):
         rows = ["", f"### {kind}", "", "| function | what it gives | for example |", "|---|---|---|"]
-        made += [*rows, *map(_function, entries)]
-    return "\n".join(made[1:]) + "\n"
+        lines += [*rows, *map(_function, entries)]
+    return "\n".join(lines[1:]) + "\n"
 
 
 def _function(function: Function) -> str:
@@ -56,28 +56,28 @@ def _function(function: Function) -> str:
 
 
 def schemes() -> str:
-    rows = ["| scheme | for | brings along |", "|---|---|---|"]
+    rows = ["| scheme | for | also sets |", "|---|---|---|"]
     return "\n".join([*rows, *map(_scheme, verify.schemes().values())]) + "\n"
 
 
 def _scheme(scheme: Scheme) -> str:
     expressions = {"event_type": scheme.event_type, "event_key": scheme.event_key}
-    brought = [_code(f"{key}: {expression}") for key, expression in expressions.items() if expression]
-    brought += ["the delivery's id"] if scheme.delivery_id else []
-    brought += ["the content type"] if scheme.content_type else []
-    brought += ["a handshake"] if scheme.handshakes else []
-    return f"| `{scheme.name}` | {_prose(scheme.description)} | {', '.join(brought)} |"
+    settings = [_code(f"{key}: {expression}") for key, expression in expressions.items() if expression]
+    settings += ["the delivery's id"] if scheme.delivery_id else []
+    settings += ["the content type"] if scheme.content_type else []
+    settings += ["a handshake"] if scheme.handshakes else []
+    return f"| `{scheme.name}` | {_prose(scheme.description)} | {', '.join(settings)} |"
 
 
 def _prose(text: str) -> str:
-    """Write text in which only `code` is marked."""
+    """Escape prose in which only `code` is markup."""
     parts = text.replace("|", r"\|").split("`")
     parts[::2] = [part.replace("<", "&lt;") for part in parts[::2]]
     return "`".join(parts)
 
 
 def _code(text: str) -> str:
-    """Write code in Markdown, whatever backticks and bars it has."""
+    """Write code in Markdown, with any backticks and bars in it."""
     fence = "``" if "`" in text else "`"
     blank = " " if "`" in text else ""
     return f"{fence}{blank}{text}{blank}{fence}".replace("|", r"\|")

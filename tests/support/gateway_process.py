@@ -161,12 +161,7 @@ class _Process:
         assert self._running is None, f"{self.name} runs already"
         with self._log.open("ab") as log:
             self._running = subprocess.Popen(
-                self._command,
-                cwd=PROJECT,
-                env=dict(self._environment),
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
+                self._command, cwd=PROJECT, env=dict(self._environment), stdout=log, stderr=log, start_new_session=True
             )
 
     @property

@@ -11,18 +11,7 @@ from typing import Any
 import pytest
 import requests
 
-from tests.support.trackapi import (
-    Answer,
-    Delay,
-    Fault,
-    Hang,
-    ParsedRequest,
-    Reply,
-    Reset,
-    Slow,
-    TrackAPI,
-    Trickle,
-)
+from tests.support.trackapi import Answer, Delay, Fault, Hang, ParsedRequest, Reply, Reset, Slow, TrackAPI, Trickle
 
 ULID = "01JABCDEFGHJKMNPQRSTVWXYZ0"
 CUSTOMER = b"/api/v1/customers/42"
@@ -410,11 +399,7 @@ def test_requests_from_many_threads_are_all_kept(api: TrackAPI) -> None:
             {"type": "delivery", "action": "event"},
             {
                 "errors": [
-                    {
-                        "reason": "invalid",
-                        "field": "action",
-                        "message": "there is no operation of this type and action",
-                    }
+                    {"reason": "invalid", "field": "action", "message": "there is no operation of this type and action"}
                 ]
             },
         ),
@@ -431,10 +416,7 @@ def test_a_submitted_form_is_answered_without_a_body(api: TrackAPI) -> None:
     with requests.Session() as session:
         for _ in range(2):  # over one connection: nothing of the first answer may be left in it
             answer = session.post(
-                f"{api.url}/api/v1/forms/7/submit",
-                json={"data": {"id": "1"}},
-                auth=("site", "key"),
-                timeout=5,
+                f"{api.url}/api/v1/forms/7/submit", json={"data": {"id": "1"}}, auth=("site", "key"), timeout=5
             )
             assert (answer.status_code, answer.content) == (204, b"")
             assert "content-length" not in answer.headers
@@ -688,11 +670,7 @@ def _send(
 
 
 def _written(
-    method: str,
-    target: bytes,
-    body: dict[str, Any] | bytes | None = None,
-    *,
-    headers: Mapping[str, str] | None = None,
+    method: str, target: bytes, body: dict[str, Any] | bytes | None = None, *, headers: Mapping[str, str] | None = None
 ) -> bytes:
     written = json.dumps(body).encode() if isinstance(body, dict) else body
     fields = {"host": "127.0.0.1", "authorization": "Basic c2l0ZTprZXk="}

@@ -47,16 +47,8 @@ def merge(primary: Body, secondary: Body) -> Body:
     ("method", "target", "body"),
     [
         ("PUT", "customers/ada/devices", {"device": {"id": "t", "platform": "ios"}}),
-        (
-            "PUT",
-            "customers/ada/devices",
-            {"device": {"id": "t" * 1000, "platform": "android", "last_used": NOW}},
-        ),
-        (
-            "PUT",
-            "customers/ada/devices",
-            {"device": {"id": "t", "platform": "ios", "attributes": {"a": "1"}}},
-        ),
+        ("PUT", "customers/ada/devices", {"device": {"id": "t" * 1000, "platform": "android", "last_used": NOW}}),
+        ("PUT", "customers/ada/devices", {"device": {"id": "t", "platform": "ios", "attributes": {"a": "1"}}}),
         ("DELETE", "customers/ada/devices/t%3A1%2F2", None),
         ("POST", "customers/ada/suppress", None),
         ("POST", "customers/ada/suppress", {}),
@@ -70,20 +62,11 @@ def merge(primary: Body, secondary: Body) -> Body:
         ("POST", "segments/7/add_customers?id_type=id", {"ids": [str(number) for number in range(1000)]}),
         ("POST", "segments/7/remove_customers?id_type=email", {"ids": ["ada@example.com"]}),
         ("POST", "segments/7/remove_customers?id_type=cio_id", {"ids": ["a1"]}),
+        ("PUT", "customers/ada", {"cio_relationships": {"action": "add_relationships", "relationships": [TO_ACME]}}),
         (
             "PUT",
             "customers/ada",
-            {"cio_relationships": {"action": "add_relationships", "relationships": [TO_ACME]}},
-        ),
-        (
-            "PUT",
-            "customers/ada",
-            {
-                "cio_relationships": {
-                    "action": "delete_relationships",
-                    "relationships": [{"identifiers": ACME}],
-                }
-            },
+            {"cio_relationships": {"action": "delete_relationships", "relationships": [{"identifiers": ACME}]}},
         ),
         ("PUT", "customers/ada", {"cio_subscription_preferences": {"topics": {"topic_1": True}}}),
         ("PUT", "customers/ada", {**{f"a{number}": 1 for number in range(300)}, "_timestamp": NOW}),
@@ -187,12 +170,7 @@ def test_v1_refuses(api: TrackAPI, method: str, target: str, body: Any) -> None:
     "operation",
     [
         person("identify"),
-        person(
-            "identify",
-            attributes={"plan": "pro", "_update": True},
-            timestamp=NOW,
-            cio_relationships=[TO_ACME],
-        ),
+        person("identify", attributes={"plan": "pro", "_update": True}, timestamp=NOW, cio_relationships=[TO_ACME]),
         person("identify", {"email": "Ada@Example.com"}, attributes={"email": "ada@example.com"}),
         person("identify", {"cio_id": "a1"}, attributes={f"a{number}": 1 for number in range(300)}, timestamp=NOW),
         person("identify", {"id": "ü" * 75}, attributes={"created_at": NOW}),
@@ -271,10 +249,7 @@ def test_v2_takes(api: TrackAPI, operation: Body) -> None:
         (person("add_relationships", cio_relationships=[]), "cio_relationships"),
         (person("add_relationships", cio_relationships=["acme"]), "cio_relationships[0]"),
         (person("add_relationships", cio_relationships=[TO_ACME, {}]), "cio_relationships[1].identifiers"),
-        (
-            person("add_relationships", cio_relationships=[{"identifiers": ADA}]),
-            "cio_relationships[0].identifiers",
-        ),
+        (person("add_relationships", cio_relationships=[{"identifiers": ADA}]), "cio_relationships[0].identifiers"),
         (
             person("add_relationships", cio_relationships=[{"identifiers": {**ACME, "object_id": 7}}]),
             "cio_relationships[0].identifiers.object_id",
@@ -300,10 +275,7 @@ def test_v2_takes(api: TrackAPI, operation: Body) -> None:
         (thing("identify", attributes={"bio": "x" * 1001}), "attributes.bio"),
         (thing("identify", timestamp=NOW), "timestamp"),
         (thing("identify", cio_relationships=[TO_ACME]), "cio_relationships[0].identifiers"),
-        (
-            thing("identify_anonymous", cio_relationships=[{"identifiers": ADA}]),
-            "cio_relationships[0].identifiers",
-        ),
+        (thing("identify_anonymous", cio_relationships=[{"identifiers": ADA}]), "cio_relationships[0].identifiers"),
         (thing("add_relationships"), "cio_relationships"),
         (thing("add_relationships", attributes={}, cio_relationships=[{"identifiers": ADA}]), "attributes"),
         (person("event", name="Paid", attributes={"a": "x" * 32_000}), "request"),
@@ -350,12 +322,7 @@ PAIRS: list[Pair] = [
         person("identify", BOB, attributes={"plan": "free", "seats": 1}),
     ),
     ("PUT", "customers/Eve%40b.c", {}, person("identify", {"email": "eve@B.c"})),
-    (
-        "PUT",
-        "customers/cio_9",
-        {"_update": True},
-        person("identify", {"cio_id": "9"}, attributes={"_update": True}),
-    ),
+    ("PUT", "customers/cio_9", {"_update": True}, person("identify", {"cio_id": "9"}, attributes={"_update": True})),
     (
         "POST",
         "customers/ada/events",
@@ -375,22 +342,13 @@ PAIRS: list[Pair] = [
         "PUT",
         "customers/bob/devices",
         {"device": {"id": "t", "platform": "ios", "last_used": NOW, "attributes": {"a": "1"}}},
-        person(
-            "add_device",
-            BOB,
-            device={"token": "t", "platform": "ios", "last_used": NOW, "attributes": {"a": "1"}},
-        ),
+        person("add_device", BOB, device={"token": "t", "platform": "ios", "last_used": NOW, "attributes": {"a": "1"}}),
     ),
     ("DELETE", "customers/bob/devices/u", None, person("delete_device", BOB, device={"token": "u"})),
     ("POST", "merge_customers", {"primary": ADA, "secondary": BOB}, merge(ADA, BOB)),
     ("DELETE", "customers/Eve%40b.c", None, person("delete", {"email": "eve@b.c"})),
     ("POST", "customers/cio_9/suppress", {}, person("suppress", {"cio_id": "9"})),
-    (
-        "PUT",
-        "customers/cio_9",
-        {"plan": "pro"},
-        person("identify", {"cio_id": "9"}, attributes={"plan": "pro"}),
-    ),
+    ("PUT", "customers/cio_9", {"plan": "pro"}, person("identify", {"cio_id": "9"}, attributes={"plan": "pro"})),
     ("POST", "customers/eve/suppress", None, person("suppress", {"id": "eve"})),
     ("POST", "customers/eve/unsuppress", None, person("unsuppress", {"id": "eve"})),
     ("PUT", "customers/eve", {"plan": "new"}, person("identify", {"id": "eve"}, attributes={"plan": "new"})),
@@ -418,10 +376,7 @@ def test_the_state_holds_everything(api: TrackAPI) -> None:
     _v1(api, "POST", "forms/7/submit", {"data": {"id": "eve"}})
     _v1(api, "POST", "segments/7/add_customers", {"ids": ["eve", "ada"]})
     state = api.state
-    assert state["people"] == {
-        "id:ada": {"plan": "pro", "tags": ["a"], "seats": 1},
-        "id:eve": {"plan": "new"},
-    }
+    assert state["people"] == {"id:ada": {"plan": "pro", "tags": ["a"], "seats": 1}, "id:eve": {"plan": "new"}}
     device = {"platform": "ios", "last_used": NOW, "attributes": {"a": "1"}}
     assert state["devices"] == {"id:ada": {"t": device}}
     assert state["relationships"] == {"id:ada": {"object:1:acme": {"role": "admin"}}}

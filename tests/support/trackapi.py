@@ -144,10 +144,7 @@ class TrackAPI:
         self.answer = answer
         self.refuse_item = refuse_item
         self._workspace = Workspace(
-            site_id=site_id,
-            api_key=api_key,
-            region=region,
-            refuse_item=lambda operation: self.refuse_item(operation),
+            site_id=site_id, api_key=api_key, region=region, refuse_item=lambda operation: self.refuse_item(operation)
         )
         self._listener = _Listener(self)
         self._thread = self._new_thread()
