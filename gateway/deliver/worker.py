@@ -90,7 +90,7 @@ class Worker:
             while not self._stopping.is_set():
                 patience = self._turn(patience)
             self._finish()
-        with suppress(StoreError):  # the listener looks by itself twice a second
+        with suppress(StoreError):  # without it, the listener looks by itself twice a second
             self._store.wake()
         # A database that does not even answer may hold the listener for longer; that is not waited for.
         listener.join(LISTENER_PATIENCE)

@@ -13,7 +13,7 @@ from gateway import payload, verify
 from gateway.errors import StoreError, TranslationError, printable
 from gateway.event import Event, Webhook
 from gateway.mapping.model import MappingFile
-from gateway.mapping.translate import Planned, Translation, event_key, translate
+from gateway.mapping.translate import PlannedCall, Translation, event_key, translate
 from gateway.store import NewDelivery, NewEvent, Recorded, Store
 from gateway.store.group_commit import GroupCommit
 
@@ -149,7 +149,7 @@ def restore_event(source: str, key: bytes, headers: bytes, query: bytes, body: b
     )
 
 
-def new_delivery(planned: Planned) -> NewDelivery:
+def new_delivery(planned: PlannedCall) -> NewDelivery:
     """Return the delivery to record for a call."""
     return NewDelivery(
         identity=planned.identity,

@@ -43,18 +43,17 @@ def test_functions_are_grouped_by_kind() -> None:
         (
             ["if()", "unix"],
             "NUMBERS, CHOICE\n\n"
-            'if(condition, then, otherwise)  One value or the other; null, false, "", [] and {} count as false, 0\n'
-            "    does not.\n"
+            'if(condition, then, otherwise)  `then` if the condition is true, else `otherwise`; null, false, "",\n'
+            "    [] and {} are false, 0 is true.\n"
             "    if(total > `100`, 'large', 'small') → \"large\"   of {\"total\": 120}\n\n"
             "TIME\n\n"
-            "unix(x)  Unix seconds out of ISO 8601 (UTC unless it says otherwise), RFC 2822, seconds or\n"
-            "    milliseconds.\n"
+            "unix(x)  Unix seconds of a time in ISO 8601 (default zone UTC), RFC 2822, seconds or milliseconds.\n"
             '    unix(created_at) → 1767225600   of {"created_at": "2026-01-01T01:00:00.250+01:00"}\n',
         ),
         (
             ["lookup"],
             "AROUND THE BODY\n\n"
-            'lookup(table, key)  An entry of a table; a null key, or one that is not there, takes the entry "*".\n'
+            'lookup(table, key)  The entry of a table for a key; a null or unknown key takes the entry "*".\n'
             "    lookup('plans', plan) → \"Starter\"\n"
             '      of {"plan": "price_1"} with tables: {plans: {price_1: Starter}}\n',
         ),
@@ -72,7 +71,7 @@ def test_json_holds_the_same_facts() -> None:
             "name": "header",
             "kind": "around the body",
             "signature": "header(name)",
-            "description": "A header of the request, in any case; null when it was not sent.",
+            "description": "A header of the request, in upper or lower case; null if it was not sent.",
             "example": {
                 "expression": "header('X-Name')",
                 "input": None,

@@ -207,7 +207,8 @@ def test_calls_carry_attributes_of_the_person_and_the_event_but_no_secrets() -> 
 
 def test_attributes_with_a_meaning_to_customer_io_and_tokens_are_never_guessed() -> None:
     user = data("{id: 8, unsubscribed: true, from_address: x, cio_id: abc, plan: pro, api_token: t}")
-    assert calls(drafted({"type": "user.changed", "user": user}))["identify"]["attributes"] == {"plan": "pro"}
+    body: JSON = {"type": "user.changed", "anonymousId": "a1", "user": user}
+    assert calls(drafted(body))["identify"]["attributes"] == {"plan": "pro"}
 
 
 def test_the_body_of_the_test_is_what_the_mapping_reads() -> None:

@@ -43,7 +43,7 @@ def _call(spec: CallSpec) -> tuple[str, ...]:
 def functions() -> str:
     lines = []
     for kind, entries in groupby(FUNCTIONS.values(), key=lambda function: function.kind):
-        rows = ["", f"### {kind}", "", "| function | what it gives | for example |", "|---|---|---|"]
+        rows = ["", f"### {kind}", "", "| function | result | example |", "|---|---|---|"]
         lines += [*rows, *map(_function, entries)]
     return "\n".join(lines[1:]) + "\n"
 
@@ -56,7 +56,7 @@ def _function(function: Function) -> str:
 
 
 def schemes() -> str:
-    rows = ["| scheme | for | also sets |", "|---|---|---|"]
+    rows = ["| scheme | for | includes |", "|---|---|---|"]
     return "\n".join([*rows, *map(_scheme, verify.schemes().values())]) + "\n"
 
 
