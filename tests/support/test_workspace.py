@@ -352,9 +352,6 @@ def test_the_state_holds_everything(api: TrackAPI) -> None:
     log = state.pop("log")
     assert state == {
         "people": {"id:ada": {"plan": "pro", "tags": ["a"], "seats": 1}, "id:eve": {"plan": "new"}},
-        "devices": {"id:ada": {"t": DEVICE}},
-        "relationships": {"id:ada": {"object:1:acme": {"role": "admin"}}},
-        "objects": {},
         "suppressed": {"cio_id:9"},
     }
     assert {subject: " ".join(kind for kind, _ in operations) for subject, operations in log.items()} == {
@@ -413,73 +410,28 @@ def test_an_event_is_applied_once_in_either_version_and_a_different_one_under_it
 
 
 def test_a_suppressed_person_is_deleted_and_later_operations_have_no_effect(api: TrackAPI) -> None:
-    before = [person("identify"), person("add_device", device={"token": "t", **IOS})]
-    relate = object_("identify", cio_relationships=[{"identifiers": ADA}])
-    batch(api, *before, relate, person("suppress"))
-    assert batch(api, *before, relate, person("event", **EVENT), person("identify", BOB), merge(BOB, ADA)).status == 200
-    state = api.state
-    assert (state["people"], state["devices"], state["relationships"]) == ({"id:bob": {}}, {}, {})
-    batch(api, person("unsuppress"), *before, person("event", **EVENT))
+    operations = [person("identify"), person("add_device", device={"token": "t", **IOS}), person("event", **EVENT)]
+    batch(api, operations[0], person("suppress"))
+    assert batch(api, *operations, person("identify", BOB), merge(BOB, ADA)).status == 200
+    assert (api.people, api.state["suppressed"]) == ({"id:bob": {}}, {"id:ada"})
+    batch(api, person("unsuppress"), *operations)
     assert set(api.people) == {"id:ada", "id:bob"}
-    assert [operation.kind for operation in api.applied("ada")][-3:] == ["identify", "add_device", "event"]
+    assert [operation.kind for operation in api.applied("ada")] == [
+        *("identify", "suppress", "merge", "unsuppress", "identify", "add_device", "event")
+    ]
 
 
 def test_a_merge_fills_the_gaps_of_the_primary_and_removes_the_secondary(api: TrackAPI) -> None:
-    as_guest = {"identifiers": ACME, "relationship_attributes": {"role": "guest"}}
     batch(
         api,
-        person("identify", BOB, attributes={"plan": "free", "seats": 2}, cio_relationships=[as_guest]),
+        person("identify", BOB, attributes={"plan": "free", "seats": 2}),
         merge(ADA, BOB),  # has no effect: the primary does not exist yet
-        person("identify", attributes={"plan": "pro"}, cio_relationships=[TO_ACME]),
-        person("add_device", device={"token": "t", **IOS, "last_used": NOW}),
-        person("add_device", BOB, device={"token": "t", **IOS, "last_used": NOW - 1}),
-        person("add_device", BOB, device={"token": "u", **IOS}),
+        person("identify", attributes={"plan": "pro"}),
     )
-    assert [operation.kind for operation in api.applied("bob")] == ["identify", "add_device", "add_device"]
+    assert [operation.kind for operation in api.applied("bob")] == ["identify"]
     assert v1(api, "POST merge_customers", {"primary": ADA, "secondary": BOB}).status == 200
-    state = api.state
-    assert state["people"] == {"id:ada": {"plan": "pro", "seats": 2}}
-    assert {person_: set(devices) for person_, devices in state["devices"].items()} == {"id:ada": {"t", "u"}}
-    assert state["devices"]["id:ada"]["t"]["last_used"] == NOW
-    assert state["relationships"] == {"id:ada": {"object:1:acme": {"role": "admin"}}}
-
-
-def test_a_device_is_updated_and_deleted_alone_or_with_its_person(api: TrackAPI) -> None:
-    v1(api, "PUT customers/ada/devices", {"device": {"id": "t", **DEVICE}})
-    again = {"id": "t", "platform": "android", "attributes": {"b": "2"}}
-    v1(api, "PUT customers/ada/devices", {"device": again})
-    expected = {"platform": "android", "last_used": NOW, "attributes": {"a": "1", "b": "2"}}
-    assert api.state["devices"] == {"id:ada": {"t": expected}}
-    for deletion in ("DELETE customers/ada/devices/t", "DELETE customers/ada"):
-        v1(api, "PUT customers/ada/devices", {"device": again})
-        v1(api, deletion, None)
-        assert api.state["devices"] == {}
-
-
-def test_null_or_empty_text_removes_an_attribute_of_an_object_or_a_relationship(api: TrackAPI) -> None:
-    to_ada = {"identifiers": ADA, "relationship_attributes": {"role": "admin", "since": 1, "ok": False}}
-    removed = {"identifiers": ADA, "relationship_attributes": {"role": "", "since": None}}
-    attributes = {"name": "Acme", "city": "Graz", "size": 0}
-    entity(api, object_("identify", attributes=attributes, cio_relationships=[to_ada]))
-    entity(api, object_("identify", attributes={"name": None, "city": ""}, cio_relationships=[removed]))
-    state = api.state
-    assert state["objects"] == {"object:1:acme": {"size": 0}}
-    assert state["relationships"] == {"id:ada": {"object:1:acme": {"ok": False}}}
-    assert [kind for kind, _ in state["log"]["object:1:acme"]] == ["object_identify"] * 2
-
-
-@pytest.mark.parametrize("version", [1, 2])
-@pytest.mark.parametrize("end", [None, person("delete"), object_("delete")])
-def test_a_relationship_ends_by_itself_or_with_either_side(api: TrackAPI, end: Body | None, version: int) -> None:
-    batch(api, person("identify"), object_("identify"))
-    for action, left in (("add", {"id:ada": {"object:1:acme": {"role": "admin"}}}), ("delete", {})):
-        if action == "delete" and end:
-            entity(api, end)
-        elif version == 1:
-            v1(api, "PUT customers/ada", related([TO_ACME], f"{action}_relationships"))
-        else:
-            entity(api, person(f"{action}_relationships", cio_relationships=[TO_ACME]))
-        assert api.state["relationships"] == left
+    assert api.people == {"id:ada": {"plan": "pro", "seats": 2}}
+    assert api.applied("ada")[-1] == api.applied("bob")[-1]
 
 
 _SCALARS = (

@@ -10,7 +10,7 @@ import json
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeAlias
 
@@ -95,9 +95,6 @@ class Workspace:
         self._log: dict[str, list[Operation]] = {}
         self._events: dict[str, object] = {}
         self._people: dict[str, Object] = {}
-        self._devices: dict[str, dict[str, Object]] = {}  # by person and token
-        self._objects: dict[str, Object] = {}
-        self._relationships: dict[str, dict[str, Object]] = {}  # attributes by person and object
         self._suppressed: set[str] = set()
 
     @property
@@ -108,20 +105,16 @@ class Workspace:
 
     @property
     def state(self) -> dict[str, Any]:
-        """Everything that the operations have left, and per subject their kinds and bodies, without times."""
+        """The people, those suppressed, and the kinds and bodies of what was applied to each subject, in order.
+
+        What became of devices, objects and relationships follows from the last.
+        """
         with self._lock:
-            state = {
-                "people": self._people,
-                "devices": {person: devices for person, devices in self._devices.items() if devices},
-                "objects": self._objects,
-                "relationships": {person: related for person, related in self._relationships.items() if related},
-                "suppressed": self._suppressed,
-                "log": {
-                    subject: [(operation.kind, operation.comparable()) for operation in operations]
-                    for subject, operations in self._log.items()
-                },
+            log = {
+                subject: [(operation.kind, operation.comparable()) for operation in operations]
+                for subject, operations in self._log.items()
             }
-            return copy.deepcopy(state)
+            return copy.deepcopy({"people": self._people, "suppressed": self._suppressed, "log": log})
 
     def applied(self, identifier: str) -> list[Operation]:
         """Return what was applied to a person, oldest first; *identifier* is read as a path of v1 is."""
@@ -151,11 +144,11 @@ class Workspace:
         with self._lock:
             if not self._has_effect(operation) or self._is_repeat(operation):
                 return
-            self._apply_to_people(operation)
-            self._apply_to_objects(operation)
+            self._change_people(operation)
             self._applied += 1
+            applied = replace(operation, at=time.monotonic())
             for subject in operation.subjects:
-                self._log.setdefault(subject, []).append(replace(operation, at=time.monotonic()))
+                self._log.setdefault(subject, []).append(applied)
 
     def count_request(self, *, batch: int | None = None) -> None:
         """Count a request for one operation, or a batch of so many."""
@@ -190,68 +183,21 @@ class Workspace:
             self.conflicts.append(operation)
         return True
 
-    def _apply_to_people(self, operation: Operation) -> None:
+    def _change_people(self, operation: Operation) -> None:
         subject, body = operation.subjects[0], operation.body
         match operation.kind:
             case "identify":
                 attributes = {name: value for name, value in body.items() if name not in _INSTRUCTIONS}
                 self._people.setdefault(subject, {}).update(attributes)
             case "delete" | "suppress":
-                self._remove(subject)
+                self._people.pop(subject, None)
                 if operation.kind == "suppress":
                     self._suppressed.add(subject)
             case "unsuppress":
                 self._suppressed.discard(subject)
             case "merge":  # fills the gaps of the primary, and removes the secondary
-                secondary = operation.subjects[1]
-                for owned in (self._people, self._devices, self._relationships):
-                    owned[subject] = {**owned.get(secondary, {}), **owned.get(subject, {})}
-                self._remove(secondary)
-            case "add_device":
-                device = self._devices.setdefault(subject, {}).setdefault(body["device"]["id"], {"attributes": {}})
-                device.update(
-                    {name: body["device"][name] for name in ("platform", "last_used") if name in body["device"]}
-                )
-                device["attributes"].update(body["device"].get("attributes", {}))
-            case "delete_device":
-                self._devices.get(subject, {}).pop(body["device"]["id"], None)
-
-    def _remove(self, person: str) -> None:
-        for owned in (self._people, self._devices, self._relationships):
-            owned.pop(person, None)
-
-    def _apply_to_objects(self, operation: Operation) -> None:
-        subject, body = operation.subjects[0], operation.body
-        action, related = operation.kind, body.get("cio_relationships", [])
-        match operation.kind:
-            case "object_identify":
-                _set_attributes(self._objects.setdefault(subject, {}), body.get("attributes", {}))
-            case "object_delete":
-                self._objects.pop(subject, None)
-                for objects in self._relationships.values():
-                    objects.pop(subject, None)
-            case "identify" if related:  # the form that v1 has
-                action, related = related["action"], related["relationships"]
-        for person, object_, attributes in _relationships(subject, related):
-            if action == "delete_relationships":
-                self._relationships.get(person, {}).pop(object_, None)
-            elif person not in self._suppressed:
-                _set_attributes(self._relationships.setdefault(person, {}).setdefault(object_, {}), attributes)
-
-
-def _set_attributes(attributes: Object, changes: Object) -> None:
-    """Set attributes of an object or a relationship: null or "" removes one."""
-    for name, value in changes.items():
-        attributes[name] = value
-        if value in (None, ""):
-            del attributes[name]
-
-
-def _relationships(subject: str, related: list[Object]) -> Iterator[tuple[str, str, Object]]:
-    """Iterate over relationships of a person or an object: person, object, attributes."""
-    for item in related:
-        other, attributes = _key_of(item["identifiers"], (*_PERSON, _OBJECT)), item.get("relationship_attributes", {})
-        yield (other, subject, attributes) if subject.startswith("object:") else (subject, other, attributes)
+                secondary = self._people.pop(operation.subjects[1], {})
+                self._people[subject] = {**secondary, **self._people[subject]}
 
 
 # Identifiers
