@@ -351,7 +351,7 @@ def test_request_sends_fields_and_local_files(api: TrackAPI, gateway: Gateway) -
 
 
 @pytest.mark.parametrize("kind", ["text", "binary"])
-def test_request_prints_texts_and_bytes_as_they_are(api: TrackAPI, gateway: Gateway, kind: str) -> None:
+def test_request_prints_texts_and_bytes_unchanged(api: TrackAPI, gateway: Gateway, kind: str) -> None:
     api.answer = Requests(Reply(status=200, body=b"\xff\x00 {\r\n"))
     result = gateway("request", "/v1/export", "--response-type", kind)
     assert (result.exit_code, result.stdout_bytes) == (0, b"\xff\x00 {\r\n")
@@ -364,32 +364,34 @@ def test_request_accepts_only_json_unless_asked(api: TrackAPI, gateway: Gateway)
     assert "something else answers at this address" in result.stderr
 
 
-def test_request_is_tried_again_when_asked(api: TrackAPI, gateway: Gateway) -> None:
-    api.answer = Requests(AWAY)
-    result = gateway("request", REGION, "--retries", 1, "--retry-delay", 1, CUSTOMERIO_RETRY_DELAY_MS="60000")
-    assert (result.exit_code, api.requests) == (0, 2)
-    assert json.loads(result.stdout)["region"] == "us"
-    assert result.stderr == "HTTP 503: come back later; next try in 0.0 s\n"
+REFUSAL = Reply(status=400)
+RETRIES = ("request", REGION, "--retry-delay", 1, "--retries")
 
 
-@pytest.mark.parametrize("fault", [AWAY, Reset(applied=True)])
-def test_request_is_not_tried_again_unasked(api: TrackAPI, gateway: Gateway, fault: Reply | Reset) -> None:
-    """Without an id of its own in it, the event would count twice."""
-    api.answer = Requests(fault)
-    result = gateway("request", EVENTS, "--data", EVENT, CUSTOMERIO_RETRY_MAX="5")
-    assert (result.exit_code, result.stdout, api.requests) == (1, "", 1)
-    assert result.stderr.count("\n") == 1
-
-
-def test_request_tries_refusals_again_only_when_asked(api: TrackAPI, gateway: Gateway) -> None:
-    refusal = Reply(status=400)
-    api.answer = Requests(refusal)
-    assert gateway("request", REGION, "--retries", 2).exit_code == 1
-    assert api.requests == 1
-    api.answer = Requests(refusal, refusal)
-    words = ("--retries", 2, "--retry-all-errors", "--no-exponential")
-    assert gateway("request", REGION, *words).exit_code == 0
-    assert api.requests == 4
+@pytest.mark.parametrize(
+    ("words", "faults", "exit_code", "requests"),
+    [
+        ((*RETRIES, 1), [AWAY], 0, 2),
+        ((*RETRIES, 2), [REFUSAL], 1, 1),
+        ((*RETRIES, 2, "--retry-all-errors", "--no-exponential"), [REFUSAL] * 2, 0, 3),
+        # Without an id of its own in it, the event would count twice.
+        *((("request", EVENTS, "--data", EVENT), [fault], 1, 1) for fault in (AWAY, Reset(applied=True))),
+    ],
+)
+def test_request_is_tried_again_only_when_asked_by_its_own_options(
+    api: TrackAPI,
+    gateway: Gateway,
+    words: tuple[object, ...],
+    faults: list[Reply | Reset],
+    exit_code: int,
+    requests: int,
+) -> None:
+    api.answer = Requests(*faults)
+    result = gateway(*words, CUSTOMERIO_RETRY_DELAY_MS="60000", CUSTOMERIO_RETRY_MAX="5")
+    assert (result.exit_code, api.requests) == (exit_code, requests)
+    assert (result.stdout == "") == (exit_code == 1)
+    assert len(result.stderr.splitlines()) == len(faults)
+    assert (result.stderr == "HTTP 503: come back later; next try in 0.0 s\n") == (requests == 2)
 
 
 def test_request_ends_an_attempt_in_time(api: TrackAPI, gateway: Gateway) -> None:

@@ -1,4 +1,4 @@
-"""The parts of docs/mappings.md made of the code. `python -m tests.support.docs_reference` writes them anew."""
+"""The generated parts of docs/mappings.md. `python -m tests.support.docs_reference` writes them."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "mappings.md"
 
 
 def with_parts(text: str) -> str:
-    """The document with its generated parts as they have to be."""
+    """Return the document with its generated parts up to date."""
     parts = {"calls": calls(), "functions": functions(), "schemes": schemes()}
     return re.sub(
         r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)",
-        lambda found: f"{found[1]}{parts[found[2]]}{found[3]}",
+        lambda match: f"{match[1]}{parts[match[2]]}{match[3]}",
         text,
         flags=re.DOTALL,
     )
@@ -41,11 +41,11 @@ def _call(spec: CallSpec) -> tuple[str, ...]:
 
 
 def functions() -> str:
-    made = []
+    lines = []
     for kind, entries in groupby(FUNCTIONS.values(), key=lambda function: function.kind):
         rows = ["", f"### {kind}", "", "| function | what it gives | for example |", "|---|---|---|"]
-        made += [*rows, *map(_function, entries)]
-    return "\n".join(made[1:]) + "\n"
+        lines += [*rows, *map(_function, entries)]
+    return "\n".join(lines[1:]) + "\n"
 
 
 def _function(function: Function) -> str:
@@ -70,14 +70,14 @@ def _scheme(scheme: Scheme) -> str:
 
 
 def _prose(text: str) -> str:
-    """Write text in which only `code` is marked."""
+    """Return text as Markdown, in which only `code` is marked."""
     parts = text.replace("|", r"\|").split("`")
     parts[::2] = [part.replace("<", "&lt;") for part in parts[::2]]
     return "`".join(parts)
 
 
 def _code(text: str) -> str:
-    """Write code in Markdown, whatever backticks and bars it has."""
+    """Return code as Markdown, with any backticks and bars."""
     fence = "``" if "`" in text else "`"
     blank = " " if "`" in text else ""
     return f"{fence}{blank}{text}{blank}{fence}".replace("|", r"\|")
