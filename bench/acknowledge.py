@@ -40,7 +40,7 @@ from bench import fast_trackapi, harness
 from bench.fast_trackapi import StandIn
 from bench.harness import MAPPINGS, Load, Row, Web, percentile
 from bench.senders import PUBLIC_URL, Traffic, made_up_secrets
-from gateway.config import load_sources
+from gateway.receive.sources import load_sources
 
 STEADY, GREEDY, FLOODED = "steady", "greedy", "flooded"
 BARE = "bare Flask"

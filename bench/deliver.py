@@ -34,7 +34,7 @@ from bench.harness import Row
 from gateway.customerio.calls import Track, from_json
 from gateway.event import Webhook
 from gateway.mapping.compiler import parse
-from gateway.receive.record import take
+from gateway.receive.record import build_event
 from gateway.store import NewEvent, Store
 from gateway.store.database import Database, reading
 from gateway.store.tables import IS_PARKED, IS_PENDING, deliveries
@@ -90,12 +90,12 @@ def invoice_events(prefix: str, count: int, customers: int) -> Iterator[NewEvent
             query={},
             body=harness.invoice(f"{prefix}-{number}", customer=f"{prefix}-{number % customers}"),
         )
-        yield take(mapping, webhook, time.time())
+        yield build_event(mapping, webhook, time.time())
 
 
 def send_with_official_package(api: StandIn, events: Sequence[NewEvent]) -> Row:
     """Send the calls of these events with the `customerio` package."""
-    calls = [from_json(json.loads(event.deliveries[0].call)) for event in events]
+    calls = [from_json(json.loads(event.deliveries[0].text)) for event in events]
     # Imported by name: it is there for benchmarks only, and ships no types.
     client = importlib.import_module("customerio").CustomerIO("site", "key")
     # It always makes an https:// address. So that both sides send plain http to one stand-in, the address is set

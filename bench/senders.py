@@ -18,10 +18,11 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from bench.harness import MAPPINGS, http_post
-from gateway.config import DEFAULT_MAX_BODY, mapping_files
+from gateway.config import DEFAULT_MAX_BODY
 from gateway.event import JSON
 from gateway.mapping.compiler import parse
 from gateway.payload import FORM
+from gateway.receive.sources import mapping_files
 from gateway.verify import Scheme, secret_problem
 
 PUBLIC_URL = "https://hooks.example.com"

@@ -40,7 +40,7 @@ from jmespath import functions as jmespath_functions
 
 from bench import harness
 from bench.harness import MAPPINGS, Row
-from gateway import config, payload
+from gateway import payload
 from gateway.errors import ExpressionError
 from gateway.event import JSON, Event
 from gateway.mapping import selftests
@@ -48,6 +48,7 @@ from gateway.mapping.expressions import Expression
 from gateway.mapping.functions import FUNCTIONS, Function, Parameter, Scope, truthy
 from gateway.mapping.model import CallRule, Computed, ListValue, MappingFile, ObjectValue, OrNull, Rule
 from gateway.mapping.translate import translate
+from gateway.receive.sources import load_source, mapping_files
 
 TARGET = 1.5
 LOAD_TARGET = 2.0  # seconds
@@ -89,7 +90,7 @@ class Case:
 def main() -> None:
     """Measure and print; the exit status says whether both targets are met."""
     options = harness.options(__doc__, rounds=25, repeat=20)
-    cases = [case for path in config.mapping_files(MAPPINGS) for case in cases_of(_mapping(path))]
+    cases = [case for path in mapping_files(MAPPINGS) for case in cases_of(_mapping(path))]
     gc.collect()
     gc.disable()
     for number in range(WARM_UP + options.rounds):
@@ -151,7 +152,7 @@ def cases_of(mapping: MappingFile) -> Iterator[Case]:
 
 
 def _mapping(path: Path) -> MappingFile:
-    mapping = config.load_source(path, {}).mapping
+    mapping = load_source(path, {}).mapping
     assert mapping is not None, f"{path.name} has errors; see gateway check"
     return mapping
 
@@ -317,7 +318,7 @@ _JMESPATH_FUNCTIONS: Any = type(
 def measure_loading() -> dict[str, float]:
     """Load and test copies of the shipped mappings in fresh processes; return the seconds of the median one."""
     with tempfile.TemporaryDirectory(prefix="gateway-bench-") as directory:
-        for number, path in zip(range(FILES), itertools.cycle(config.mapping_files(MAPPINGS)), strict=False):
+        for number, path in zip(range(FILES), itertools.cycle(mapping_files(MAPPINGS)), strict=False):
             name = f"{path.stem}-{number}"
             text = re.sub(r"(?m)^source:.*$", f"source: {name}", path.read_text(encoding="utf-8"), count=1)
             (Path(directory) / f"{name}.yaml").write_text(text, encoding="utf-8")
@@ -331,7 +332,7 @@ def measure_loading() -> dict[str, float]:
 def load(directory: str) -> None:
     """Load and test the mapping files of a directory, and print the seconds; imports are done by then."""
     start = time.process_time()
-    mappings = [_mapping(path) for path in config.mapping_files(Path(directory))]
+    mappings = [_mapping(path) for path in mapping_files(Path(directory))]
     loaded = time.process_time()
     results = [result for mapping in mappings for result in selftests.run_tests(mapping, _payload)]
     tested = time.process_time()

@@ -1,42 +1,48 @@
-"""The web side: a Flask application that receives webhooks and tells how it is."""
+"""The Flask application that receives webhooks."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
-from functools import partial
+import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from flask import Flask, Response
+from flask import Flask
 from werkzeug.exceptions import HTTPException
-from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
 from gateway import config as configuration
-from gateway.errors import StoreError, defect
+from gateway.errors import defect
 from gateway.logs import configure_logging
-from gateway.operate.metrics import CONTENT_TYPE, Metrics
-from gateway.receive.refusals import Kept, Refusals, Told
-from gateway.receive.sources import Sources
-from gateway.receive.view import WRONG_METHOD, Arrived, Receiver, Taken, translate_and_record
+from gateway.operate.metrics import Metrics, metrics
+from gateway.receive.health import health
+from gateway.receive.record import Recorder
+from gateway.receive.refusals import RefusalLog
+from gateway.receive.reload import Sources
+from gateway.receive.view import Receiver, hooks
 from gateway.store import Store
-from gateway.store.database import OTHER_SCHEMA, Database, connect
-from gateway.store.group_commit import GroupCommit
-from gateway.store.schema import require_schema
+from gateway.store.database import Database, connect
 
 log = logging.getLogger(__name__)
 
-_HTTP_ERRORS = {
+#: By status: what to answer to a request that reached no view.
+HTTP_PROBLEMS = {
     404: "there is nothing at this address; webhooks are posted to /hooks/<source>",
-    405: WRONG_METHOD,
+    405: "this address does not take that method; webhooks are sent with POST",
 }
 
 
-def create_app(environ: Mapping[str, str] | None = None, *, database: Database | None = None) -> Flask:
-    """Make the application from the environment. Nothing is opened or started before the first request.
+def create_app(
+    environ: Mapping[str, str] | None = None,
+    *,
+    database: Database | None = None,
+    clock: Callable[[], float] = time.time,
+) -> Flask:
+    """Create the application. It opens and starts nothing before the first request, so a process can be forked.
 
     Args:
-        database: Used instead of the one that the environment names.
+        database: Used in place of the one that the environment names.
+        clock: Returns the time, in unix seconds.
 
     Raises:
         ConfigError: The environment cannot be used.
@@ -44,66 +50,36 @@ def create_app(environ: Mapping[str, str] | None = None, *, database: Database |
     environ = os.environ if environ is None else environ
     configure_logging()
     config = configuration.load(environ)
-    sources = Sources(config.mappings, environ)
     database = database or connect(config.database_url)
-    store = Store(database)
-    writer: GroupCommit[Arrived, Taken] = GroupCommit(partial(translate_and_record, store.record), then=store.wake)
-    kept: GroupCommit[Told, None] = GroupCommit(Kept(database).add)
+    sources, refusals = Sources(config.mappings, environ), RefusalLog(database)
+    recorder = Recorder(Store(database))
+
     app = Flask("gateway")
-    app.extensions["writer"], app.extensions["refusals"] = (
-        writer,
-        kept,
-    )  # for whoever made the application to close
-    app.extensions["sources"] = sources  # for whoever runs it to keep current
     app.json.sort_keys = False  # type: ignore[attr-defined]  # Flask's own provider has it
-    hooks = Receiver(config, sources, writer, Refusals(kept.write), unexpected=_unexpected_error)
-    app.wsgi_app = DispatcherMiddleware(app.wsgi_app, {"/hooks": hooks})  # type: ignore[method-assign]  # as Flask asks
-    _add_health(app, database)
-    _add_metrics(app, database)
-    app.register_error_handler(HTTPException, _http_error)
-    app.register_error_handler(Exception, _unexpected_error)
+    app.url_map.merge_slashes = False  # a secret in a path may contain several in a row
+    app.extensions["receiver"] = Receiver(
+        config=config, sources=sources, recorder=recorder, refusals=refusals, clock=clock
+    )
+    app.extensions |= {"database": database, "metrics": Metrics(database)}
+    # For the owner of the application: to close, and to keep current.
+    app.extensions |= {"recorder": recorder, "refusals": refusals, "sources": sources}
+    for blueprint in (hooks, health, metrics):
+        app.register_blueprint(blueprint)
+    app.register_error_handler(HTTPException, http_error)
+    app.register_error_handler(Exception, unexpected_error)
     return app
 
 
-def _add_health(app: Flask, database: Database) -> None:
-    @app.get("/healthz")
-    def healthz() -> dict[str, Any]:
-        return {"ok": True}
-
-    @app.get("/readyz")
-    def readyz() -> tuple[dict[str, Any], int]:
-        try:
-            require_schema(database)
-        except StoreError as error:
-            # Anybody may ask, and how the database is reached is not for anybody.
-            said = OTHER_SCHEMA if str(error) == OTHER_SCHEMA else "the database does not answer"
-            return {"ok": False, "error": said}, 503
-        return {"ok": True}, 200
+def http_error(error: HTTPException) -> tuple[dict[str, Any], int, list[tuple[str, str]]]:
+    """Return an error as JSON: with the text of our view that raised it, or one for its status."""
+    status = error.code or 500
+    is_our_text = error.description is not None and error.description != type(error).description
+    text = error.description if is_our_text else HTTP_PROBLEMS.get(status, error.name)
+    headers = [(name, value) for name, value in error.get_headers() if name in ("Allow", "Retry-After")]
+    return {"error": text}, status, headers
 
 
-def _add_metrics(app: Flask, database: Database) -> None:
-    told = Metrics(database)
-
-    @app.get("/metrics")
-    def metrics() -> Response:
-        try:
-            return Response(told.text(), content_type=CONTENT_TYPE)
-        except StoreError as error:
-            log.error("no metrics: %s", error)
-            return Response("the database does not answer\n", 503, content_type="text/plain; charset=utf-8")
-
-
-def _http_error(error: HTTPException) -> tuple[dict[str, Any], int, list[tuple[str, str]]]:
-    headers = [(name, value) for name, value in error.get_headers() if name == "Allow"]
-    said = _HTTP_ERRORS.get(error.code or 500) or error.name
-    return {"error": said}, error.code or 500, headers
-
-
-def _unexpected_error(error: Exception) -> tuple[dict[str, Any], int, dict[str, str]]:
-    """A defect of ours: the sender keeps the webhook, and the log names the place but no value."""
+def unexpected_error(error: Exception) -> tuple[dict[str, Any], int, dict[str, str]]:
+    """Answer 503, so that the sender tries again. The log names the place but no value, which may be a secret."""
     log.error("%s", defect(error))
-    return (
-        {"error": "an error of the gateway's own; send the webhook again later"},
-        503,
-        {"Retry-After": "60"},
-    )
+    return {"error": "an error of the gateway's own; send the webhook again later"}, 503, {"Retry-After": "60"}

@@ -1,17 +1,17 @@
-"""What can go wrong, as one tree.
+"""All errors of the gateway, as one tree.
 
 GatewayError
 ├── ConfigError          the environment is wrong; the text names the variable and the fix
 ├── MappingError         a mapping file is wrong; holds every problem with its place
-├── RequestError         a webhook cannot be taken as it is; holds the HTTP status to answer
+├── RequestError         a webhook cannot be accepted; holds the HTTP status to answer
 │   └── VerificationError    its signature, token or password is not right (401)
-├── SchemeError          a signature scheme written in a mapping is wrong (in signatures)
-├── BadExpression        an expression written in a mapping is wrong (in expressions)
-├── ExpressionError      an expression met a value it cannot work on (no place: its owner adds it)
+├── SchemeError          a signature scheme written in a mapping is wrong (in verify)
+├── BadExpression        an expression written in a mapping is wrong (in mapping.expressions)
+├── ExpressionError      an expression met a value it cannot work on (without a place: the caller adds it)
 ├── TranslationError     a mapping failed on a payload; holds file, line, column and field
 ├── CallError            a call cannot be sent as it is; names the fields
-├── SendError            Customer.io did not take a call that was sent at once; holds the status
-└── StoreError           the database cannot take or give what was asked, for now
+├── SendError            Customer.io did not accept a call that was sent at once; holds the status
+└── StoreError           the database cannot be used at present
 
 Messages are read by strangers and land in logs: they never hold a secret, nor a value out of a payload.
 """
@@ -26,7 +26,7 @@ from enum import Enum
 
 
 class GatewayError(Exception):
-    """Any error of the gateway's own."""
+    """Base of all errors of the gateway."""
 
 
 class ConfigError(GatewayError):
@@ -46,7 +46,7 @@ class Location:
 
 
 class Severity(Enum):
-    """How bad a problem in a mapping file is: an error closes the source, a warning does not."""
+    """How severe a problem in a mapping file is: an error closes the source, a warning does not."""
 
     ERROR = "error"
     WARNING = "warning"
@@ -54,7 +54,7 @@ class Severity(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """One thing that is wrong in a mapping file, and the fix."""
+    """One problem in a mapping file; *text* also says how to fix it."""
 
     where: Location
     code: str
@@ -74,7 +74,7 @@ class MappingError(GatewayError):
 
 
 class RequestError(GatewayError):
-    """A webhook cannot be taken as it is; *status* is the HTTP status to answer."""
+    """A webhook cannot be accepted; *status* is the HTTP status to answer."""
 
     def __init__(self, status: int, problem: str) -> None:
         super().__init__(problem)
@@ -107,7 +107,7 @@ class CallError(GatewayError):
 
 
 class SendError(GatewayError):
-    """Customer.io did not take a call; *status* is that of the last answer, None when no whole one came."""
+    """Customer.io did not accept a call; *status* is that of the last response, None if none was complete."""
 
     def __init__(self, problem: str, status: int | None) -> None:
         super().__init__(problem)
@@ -115,31 +115,31 @@ class SendError(GatewayError):
 
 
 class StoreError(GatewayError):
-    """The database cannot take or give what was asked, for now; trying again later may work."""
+    """The database cannot be used at present; trying again later may work."""
 
 
 def defect(error: Exception) -> str:
-    """Tell of a defect of ours by its kind and place: its text may hold anything."""
+    """Describe an unexpected error by its class and place in the code; its text may contain a secret."""
     frames = traceback.extract_tb(error.__traceback__)
     place = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "?"
     return f"unexpected {type(error).__name__} at {place}"
 
 
-SHOWN = 40  # characters of what stands in a mapping file that an error text repeats
+SHOWN = 40  # characters that a message quotes from a mapping file
 
 
 def shortened(text: str, most: int = SHOWN) -> str:
-    """Give as much of a text as is shown of it, and say that there is more."""
+    """Cut a text to *most* characters; an ellipsis shows that there is more."""
     return text if len(text) <= most else f"{text[:most]}…"
 
 
 def printable(text: str, most: int) -> str:
-    """Cut a stranger's text and make it fit for logs, terminals and a database that takes no NUL."""
+    """Cut a stranger's text and replace control characters, for logs, terminals and databases that refuse NUL."""
     cut = text[:most]
-    return cut if cut.isprintable() else "".join(each if each.isprintable() else "\ufffd" for each in cut)
+    return cut if cut.isprintable() else "".join(char if char.isprintable() else "\ufffd" for char in cut)
 
 
 def did_you_mean(name: str, known: Iterable[str], pattern: str = "'{}'") -> str:
-    """Make the end of a sentence that names the nearest of what is known; empty when nothing is near."""
+    """Return the end of a message that suggests the most similar known name; "" if none is similar."""
     near = get_close_matches(name.lower(), list(known), n=1)
     return f"; did you mean {pattern.format(near[0])}?" if near else ""

@@ -1,9 +1,9 @@
-"""A webhook before and after it is trusted."""
+"""What the rooms pass on to each other: a webhook before and after verification, a call to deliver, and JSON."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
@@ -14,11 +14,11 @@ class Webhook:
     """One request to /hooks/<source> as it arrived, not yet trusted.
 
     Attributes:
-        headers: Names in lower case; a header that was sent twice has its values joined by ", ".
+        headers: By name in lower case; the values of a header that was sent twice are joined by ", ".
         query: The first value of each parameter of the URL's query.
-        body: The bytes that the sender signed.
-        url: The public address the sender posted to, for schemes that sign it.
-        rest: What follows the source's name in the path, for schemes whose secret stands there.
+        body: As it was sent, or unpacked if it had a Content-Encoding.
+        url: The public address that the sender posted to, for schemes that sign it.
+        rest: What follows the source's name in the path, for schemes with the secret there.
     """
 
     method: str
@@ -31,11 +31,11 @@ class Webhook:
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """One webhook that has been verified: what a mapping translates.
+    """One verified webhook, as a mapping translates it.
 
     Attributes:
-        key: SHA-256, in hexadecimal, of what makes a repeated webhook the same: strangers make keys of any
-            size, and this much of one is kept with the event, so that it can be translated again.
+        key: SHA-256 of the event key, in hexadecimal. A stranger's key may have any size; the hash is short enough to
+            be stored with the event, so that a replay has it too.
         payload: The decoded body.
         received_at: Unix seconds.
     """
@@ -46,3 +46,24 @@ class Event:
     headers: Mapping[str, str]
     query: Mapping[str, str]
     received_at: int
+
+
+# Not frozen, although nobody changes one: a frozen value takes more than twice as long to make.
+@dataclass(kw_only=True, slots=True)
+class NewDelivery:
+    """A call to record: what translation makes and the store inserts.
+
+    Attributes:
+        identity: 32 bytes, unique among all deliveries; the same whenever the same event asks for the same call.
+        connection: The Customer.io workspace by name.
+        region: The region that the mapping asks for; None leaves it to the connection.
+        lanes: The one lane, or two of a merge, in which the call keeps its order; none: it has no order.
+        text: The call as it is stored: compact JSON in ASCII.
+    """
+
+    identity: bytes
+    connection: str
+    region: str | None
+    lanes: tuple[int, ...]
+    # Not compared: payloads that differ only in the order of an object's keys ask for the same call.
+    text: str = field(compare=False)

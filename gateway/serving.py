@@ -10,30 +10,30 @@ import time
 from pathlib import Path
 from typing import Any
 
-# By name: whatever stands in this module under the name of a setting is that setting, and `config` is one.
-from gateway.config import DEFAULT_MAX_BODY, DEFAULT_PORT, load, load_sources, told_of_unused
+# gunicorn reads every name of this module that is the name of a setting, and `config` is one: import names only.
+from gateway.config import DEFAULT_MAX_BODY, listen_address, load
 from gateway.errors import ConfigError
+from gateway.receive.sources import list_unused, load_sources
 
-#: A platform that gives a port wants it served to the outside; a person's own machine does not.
-bind = f"0.0.0.0:{os.environ['PORT']}" if os.environ.get("PORT") else f"127.0.0.1:{DEFAULT_PORT}"
+bind = "{}:{}".format(*listen_address(os.environ))
 workers = int(os.environ.get("WEB_CONCURRENCY") or 2)
 worker_class = "gevent"
 worker_connections = 1000
-# Seconds: less than the 30 that Heroku gives a request and a process that has to end.
+# Seconds; less than the 30 that Heroku allows for a request, and for a process to stop.
 timeout = 25
 graceful_timeout = 20
-# A connection that its sender keeps open without a request holds up the end of a process for as long.
+# A process that stops waits this long for idle connections.
 keepalive = 5
-# The heartbeat file of each process; on a disk it could block.
+# Each process touches a heartbeat file; on a disk that could block.
 worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108  # a directory, not a file of ours
-# Whoever may say for whom a request was forwarded has no say in its path.
+# No header of a proxy may change the path of a request.
 forwarder_headers = ""
-# A second way in that nothing here uses.
+# Nothing here uses this second way in.
 control_socket_disable = True
-# A signature of any size is ours to refuse.
+# gunicorn would answer 400 to a larger header; verification answers 401 to a signature of any size.
 limit_request_field_size = 32_768
 logger_class = "gateway.receive.access_log.AccessLogger"
-# Nothing is logged unless --access-logfile asks for it.
+# Used only with --access-logfile.
 access_log_format = '%(h)s "%(m)s %(U)s" %(s)s %(b)s %(M)sms'
 
 _LINGER_SECONDS = 2.0
@@ -41,7 +41,7 @@ _LINGER_BYTES = 8 * DEFAULT_MAX_BODY
 
 
 def when_ready(server: Any) -> None:
-    """Say once, in the process that minds the others, which sources take webhooks and which do not."""
+    """Log once, in the parent process, which sources are open and which are closed."""
     try:
         settings = load(os.environ)
         sources = load_sources(settings.mappings, os.environ)
@@ -55,26 +55,26 @@ def when_ready(server: Any) -> None:
             server.log.info("source %s is open: POST %s", source.name, source.path)
         elif not source.is_unused:
             server.log.warning("source %s is closed: %s", source.name, source.closed)
-    if unused := told_of_unused(sources.values()):
+    if unused := list_unused(sources.values()):
         server.log.info("%s", unused)
 
 
 def post_worker_init(worker: Any) -> None:
-    """Make a process that has loaded the application ready for its webhooks."""
-    # Out of the garbage collector's sight: it would look through all that is loaded again and again.
+    """Prepare a process that has loaded the application."""
+    # Keep the garbage collector from examining again and again what is loaded once.
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000)
-    # Under gevent it is one of its threads; being a daemon, it holds up the end of the process in no case.
+    # A daemon thread (under gevent a greenlet) does not delay the end of the process.
     sources = worker.wsgi.extensions["sources"]
     threading.Thread(target=sources.keep_current, args=(threading.Event(),), name="mapping files", daemon=True).start()
 
 
 def pre_request(_worker: Any, req: Any) -> None:
-    """Let all others go on first, and close the connection after a body that we may not read to its end."""
-    # A sender whose next request is there at once would not wait for anything, and so keep its turn under gevent.
+    """Let other requests run first, and close the connection after a body that may not be read to its end."""
+    # Without this, under gevent, a sender whose next request is always there would never give up its turn.
     time.sleep(0)
-    # Where GATEWAY_MAX_BODY is larger, this only means that the connections of larger bodies are not kept.
+    # If GATEWAY_MAX_BODY is larger, this only closes the connections of larger bodies without need.
     length = next((value for name, value in req.headers if name == "CONTENT-LENGTH"), "0")
     chunked = any(name == "TRANSFER-ENCODING" for name, _ in req.headers)
     if chunked or not length.isdigit() or int(length) > DEFAULT_MAX_BODY:
@@ -82,7 +82,7 @@ def pre_request(_worker: Any, req: Any) -> None:
 
 
 def post_request(_worker: Any, req: Any, environ: dict[str, Any], _resp: Any) -> None:
-    """Let a sender whose body was refused read the answer: closing at once would reset its connection."""
+    """Read on for a while after a refused body: closing at once resets the connection, and the answer is lost."""
     connection = environ.get("gunicorn.socket")
     if not req.must_close or connection is None:
         return
@@ -96,4 +96,4 @@ def post_request(_worker: Any, req: Any, environ: dict[str, Any], _resp: Any) ->
                 return
             left -= received
     except OSError:
-        return  # the sender has gone: there is nobody to answer
+        return  # the sender has closed the connection

@@ -1,4 +1,4 @@
-"""Numbers as text, and the patterns of names that several rooms check."""
+"""Numbers as text, and the pattern of a header's name."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from gateway.errors import ExpressionError
 
 
 def number_text(number: int | float) -> str:
-    """Write a number out: 42 and 42.0 both give `42`, large integers exactly, no exponents.
+    """Return a number as text without an exponent; 42 and 42.0 both give `42`, large integers are exact.
 
-    Raises ExpressionError: the number has more than a thousand digits.
+    Raises:
+        ExpressionError: The number has more than a thousand digits.
     """
     if isinstance(number, float):
         return str(int(number)) if number.is_integer() else format(Decimal(repr(number)), "f")
@@ -20,7 +21,7 @@ def number_text(number: int | float) -> str:
     return str(number)
 
 
-_MAX_BITS_WRITTEN = 4096  # far more than any id, and below what Python refuses to write
+_MAX_BITS_WRITTEN = 4096  # far more than in any id, and less than Python refuses to convert
 
 #: The name of an HTTP header: a token of RFC 9110.
 HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")

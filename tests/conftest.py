@@ -1,10 +1,11 @@
-"""What the tests share: real databases, a fresh one each."""
+"""Fixtures that all tests share: real databases, a new one for each test."""
 
 from __future__ import annotations
 
 import os
 import uuid
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Protocol
 
@@ -19,7 +20,7 @@ from gateway.store.database import Database
 from tests.support.databases import Kind, PostgreSQL, SQLite, opened
 from tests.support.machine import missing
 
-# How long an example takes says how busy the machine is. HYPOTHESIS_PROFILE=thorough takes its time for many.
+# No deadline: a busy machine is no failure. HYPOTHESIS_PROFILE=thorough runs many more examples.
 settings.register_profile("untimed", settings(), deadline=None)
 settings.register_profile("thorough", settings(), deadline=None, max_examples=1_000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or "untimed")
@@ -68,21 +69,25 @@ def store(database: Database) -> Store:
 
 
 class MakeApp(Protocol):
-    """Makes applications, and closes them before the database is."""
+    """Creates applications, which are closed before the database is."""
 
     def __call__(self, environ: Mapping[str, str], database: Database | None = None) -> Flask: ...
 
 
 @pytest.fixture
 def make_app(database: Database) -> Iterator[MakeApp]:
-    """Makes applications."""
-    made: list[Flask] = []
+    """Creates applications, and closes them and the databases that it opened for them."""
+    apps: list[Flask] = []
+    own_databases = ExitStack()
 
     def make(environ: Mapping[str, str], database: Database | None = None) -> Flask:
-        made.append(create_app(environ, database=database))
-        return made[-1]
+        # The application would open its own, and nothing would close it.
+        database = database or own_databases.enter_context(opened(environ["DATABASE_URL"]))
+        apps.append(create_app(environ, database=database))
+        return apps[-1]
 
     yield make
-    for app in made:
-        app.extensions["writer"].close()
+    for app in apps:
+        app.extensions["recorder"].close()
         app.extensions["refusals"].close()
+    own_databases.close()

@@ -1,4 +1,4 @@
-"""The environment and the mapping files: what is read, and what is said when it cannot be."""
+"""The environment and the sources: what is read, and the messages when it cannot be used."""
 
 from __future__ import annotations
 
@@ -6,33 +6,24 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config import load, load_sources
+from gateway.config import listen_address, load
 from gateway.customerio.retry import Policy
 from gateway.errors import ConfigError
+from gateway.receive.sources import load_sources
 
 CREDENTIALS = {"CUSTOMERIO_SITE_ID": "site", "CUSTOMERIO_API_KEY": "key-4711"}
-MAPPING = """\
-version: 1
-source: {source}
-verify: {{scheme: bearer, secret_env: TOKEN}}
-event_type: =type
-events:
-  x: []
-"""
+MAPPING = "{{version: 1, source: {source}, verify: {{scheme: bearer, secret_env: TOKEN}}, events: {{}}}}"
 
 
 def test_an_empty_environment_is_enough_to_receive() -> None:
     config = load({})
-    assert (config.database_url, config.mappings, config.max_body) == (
-        "sqlite:///gateway.db",
-        Path("mappings"),
-        1_048_576,
-    )
+    assert (config.database_url, config.mappings) == ("sqlite:///gateway.db", Path("mappings"))
+    assert config.max_body == 1_048_576
     assert config.embedded
     assert config.connections == {}
 
 
-def test_alerts_have_an_address_that_is_kept_to_ourselves_and_a_patience() -> None:
+def test_the_address_of_alerts_is_a_secret() -> None:
     config = load({"GATEWAY_ALERT_URL": "https://hooks.example.com/T4711?wait=true", "GATEWAY_ALERT_MINUTES": "5"})
     assert (config.alert_url, config.late_after) == ("https://hooks.example.com/T4711?wait=true", 300)
     assert "4711" not in repr(config)
@@ -64,68 +55,50 @@ def test_connections_are_read_with_their_own_settings() -> None:
 
 
 @pytest.mark.parametrize(
-    ("environ", "said"),
+    ("environ", "problem"),
     [
-        ({"GATEWAY_ALERT_URL": "http://hooks.example.com/x"}, "GATEWAY_ALERT_URL has to start with https://"),
-        ({"GATEWAY_ALERT_URL": "hooks.example.com"}, "GATEWAY_ALERT_URL has to be an address"),
-        ({"GATEWAY_ALERT_MINUTES": "0"}, "GATEWAY_ALERT_MINUTES has to be a whole number from 1 to 43200"),
-        ({"DATABASE_URL": "mysql://x"}, "DATABASE_URL has to start with postgresql://"),
-        ({"DATABASE_URL": "sqlite://"}, "DATABASE_URL has to start with postgresql://"),
-        ({"DATABASE_URL": "sqlite:///:memory:"}, "DATABASE_URL has to start with postgresql://"),
+        ({"GATEWAY_ALERT_URL": "http://hooks.example.com/x"}, "GATEWAY_ALERT_URL must start with https://"),
+        ({"GATEWAY_ALERT_URL": "hooks.example.com"}, "GATEWAY_ALERT_URL must be an address"),
+        ({"GATEWAY_ALERT_MINUTES": "0"}, "GATEWAY_ALERT_MINUTES must be a whole number from 1 to 43200"),
+        ({"DATABASE_URL": "mysql://x"}, "DATABASE_URL must start with postgresql://"),
+        ({"DATABASE_URL": "sqlite://"}, "DATABASE_URL must start with postgresql://"),
+        ({"DATABASE_URL": "sqlite:///:memory:"}, "DATABASE_URL must start with postgresql://"),
         ({"DYNO": "web.1"}, "DATABASE_URL is not set, and a dyno's disk does not last"),
-        ({"GATEWAY_MAX_BODY": "1MB"}, "GATEWAY_MAX_BODY has to be a whole number from 1 to"),
-        ({"GATEWAY_PUBLIC_URL": "hooks.example.com"}, "GATEWAY_PUBLIC_URL has to be an address"),
-        ({"CUSTOMERIO_SITE_ID": "x"}, "CUSTOMERIO_SITE_ID and CUSTOMERIO_API_KEY have to be set both"),
-        (
-            {"CUSTOMERIO_EU_API_KEY": "x"},
-            "CUSTOMERIO_EU_SITE_ID and CUSTOMERIO_EU_API_KEY have to be set both",
-        ),
-        ({**CREDENTIALS, "CUSTOMERIO_REGION": "de"}, "CUSTOMERIO_REGION has to be us or eu"),
-        (
-            {**CREDENTIALS, "CUSTOMERIO_RETRY_DELAY_MS": "-1"},
-            "CUSTOMERIO_RETRY_DELAY_MS has to be a whole number",
-        ),
-        (
-            {**CREDENTIALS, "CUSTOMERIO_RATE": "1001"},
-            "CUSTOMERIO_RATE has to be a whole number from 1 to 1000",
-        ),
-        ({**CREDENTIALS, "CUSTOMERIO_RETRY_JITTER": "on"}, "CUSTOMERIO_RETRY_JITTER has to be true or false"),
-        (
-            {**CREDENTIALS, "CUSTOMERIO_BASE_URL": "http://proxy.example"},
-            "CUSTOMERIO_BASE_URL has to start with https",
-        ),
-        (
-            {**CREDENTIALS, "CUSTOMERIO_BASE_URL": "https://h/api"},
-            "CUSTOMERIO_BASE_URL has to be a scheme and a host",
-        ),
-        ({**CREDENTIALS, "CUSTOMERIO_BASE_URL": "https://u:p@h"}, "CUSTOMERIO_BASE_URL has to be an address"),
+        ({"GATEWAY_MAX_BODY": "1MB"}, "GATEWAY_MAX_BODY must be a whole number from 1 to"),
+        ({"GATEWAY_PUBLIC_URL": "hooks.example.com"}, "GATEWAY_PUBLIC_URL must be an address"),
+        ({"CUSTOMERIO_SITE_ID": "x"}, "CUSTOMERIO_SITE_ID and CUSTOMERIO_API_KEY must both be set"),
+        ({"CUSTOMERIO_EU_API_KEY": "x"}, "CUSTOMERIO_EU_SITE_ID and CUSTOMERIO_EU_API_KEY must both be set"),
+        ({**CREDENTIALS, "CUSTOMERIO_REGION": "de"}, "CUSTOMERIO_REGION must be us or eu"),
+        ({**CREDENTIALS, "CUSTOMERIO_RETRY_DELAY_MS": "-1"}, "CUSTOMERIO_RETRY_DELAY_MS must be a whole number"),
+        ({**CREDENTIALS, "CUSTOMERIO_RATE": "1001"}, "CUSTOMERIO_RATE must be a whole number from 1 to 1000"),
+        ({**CREDENTIALS, "CUSTOMERIO_RETRY_JITTER": "on"}, "CUSTOMERIO_RETRY_JITTER must be true or false"),
+        ({**CREDENTIALS, "CUSTOMERIO_BASE_URL": "http://proxy.example"}, "CUSTOMERIO_BASE_URL must start with https"),
+        ({**CREDENTIALS, "CUSTOMERIO_BASE_URL": "https://h/api"}, "CUSTOMERIO_BASE_URL must be a scheme and a host"),
+        ({**CREDENTIALS, "CUSTOMERIO_BASE_URL": "https://u:p@h"}, "CUSTOMERIO_BASE_URL must be an address"),
     ],
 )
-def test_a_variable_that_cannot_be_used_is_named_with_the_fix(environ: dict[str, str], said: str) -> None:
+def test_a_variable_that_cannot_be_used_is_named_with_the_fix(environ: dict[str, str], problem: str) -> None:
     with pytest.raises(ConfigError) as error:
         load(environ)
-    assert str(error.value).startswith(said)
+    assert str(error.value).startswith(problem)
 
 
 def test_each_connection_has_its_own_rate_and_retry_settings() -> None:
-    environ = {
-        **CREDENTIALS,
-        "CUSTOMERIO_RATE": "250",
-        "CUSTOMERIO_EU_SITE_ID": "s",
-        "CUSTOMERIO_EU_API_KEY": "k",
-        "CUSTOMERIO_EU_RETRY_MAX": "0",
-        "CUSTOMERIO_EU_RETRY_DELAY_MS": "50",
-        "CUSTOMERIO_EU_RETRY_EXPONENTIAL": "false",
-        "CUSTOMERIO_EU_RETRY_JITTER": "False",
-        "CUSTOMERIO_EU_RETRY_ALL_ERRORS": "true",
-        "CUSTOMERIO_EU_RETRY_MAX_AGE": "60",
+    of_eu = {
+        "SITE_ID": "s",
+        "API_KEY": "k",
+        "RETRY_MAX": "0",
+        "RETRY_DELAY_MS": "50",
+        "RETRY_EXPONENTIAL": "false",
+        "RETRY_JITTER": "False",
+        "RETRY_ALL_ERRORS": "true",
+        "RETRY_MAX_AGE": "60",
     }
-    connections = load(environ).connections
-    assert (connections["default"].rate, connections["default"].policy) == (250, Policy())
-    assert (connections["eu"].rate, connections["eu"].policy) == (
-        100,
-        Policy(max=0, delay=0.05, exponential=False, jitter=False, all_errors=True, max_age=60),
-    )
+    environ = {**CREDENTIALS, "CUSTOMERIO_RATE": "250"} | {f"CUSTOMERIO_EU_{name}": of_eu[name] for name in of_eu}
+    default, eu = (load(environ).connections[name] for name in ("default", "eu"))
+    assert (default.rate, default.policy) == (250, Policy())
+    policy = Policy(max=0, delay=0.05, exponential=False, jitter=False, all_errors=True, max_age=60)
+    assert (eu.rate, eu.policy) == (100, policy)
 
 
 def test_all_wrong_variables_are_named_at_once() -> None:
@@ -134,7 +107,7 @@ def test_all_wrong_variables_are_named_at_once() -> None:
     assert len(str(error.value).splitlines()) == 3
 
 
-def test_plain_http_is_taken_for_a_loopback_address() -> None:
+def test_plain_http_is_allowed_to_a_loopback_address() -> None:
     environ = {**CREDENTIALS, "CUSTOMERIO_BASE_URL": "http://127.0.0.1:8080/"}
     assert load(environ).connections["default"].host("eu") == "http://127.0.0.1:8080"
 
@@ -144,21 +117,39 @@ def test_no_secret_is_in_the_repr() -> None:
     assert "4711" not in repr(load(environ))
 
 
-def write(directory: Path, **files: str) -> Path:
-    for name, text in files.items():
-        (directory / f"{name}.yaml").write_text(text)
-    return directory
+@pytest.mark.parametrize(
+    ("environ", "host", "port", "address"),
+    [
+        ({}, None, None, ("127.0.0.1", 8000)),
+        ({"PORT": "80"}, None, None, ("0.0.0.0", 80)),
+        ({"PORT": "80"}, "::1", 81, ("::1", 81)),
+    ],
+)
+def test_a_port_of_the_platform_is_open_to_its_network(
+    environ: dict[str, str], host: str | None, port: int | None, address: tuple[str, int]
+) -> None:
+    assert listen_address(environ, host, port) == address
+
+
+@pytest.mark.parametrize("port", ["0", "65536", "x", "-1", "٣"])
+def test_a_port_that_is_none_is_an_error(port: str) -> None:
+    with pytest.raises(ConfigError, match="PORT must be a number from 1 to 65535"):
+        listen_address({"PORT": port})
+
+
+def write(directory: Path, *names: str, text: str = MAPPING) -> None:
+    for name in names:
+        (directory / f"{name}.yaml").write_text(text.format(source=name))
 
 
 def test_a_source_is_open_with_its_secret_and_closed_without(tmp_path: Path) -> None:
-    write(tmp_path, shop=MAPPING.format(source="shop"))
+    write(tmp_path, "shop")
     assert load_sources(tmp_path, {"TOKEN": "t-4711"})["shop"].closed is None
-    closed = load_sources(tmp_path, {})["shop"].closed
-    assert closed == "TOKEN is not set: it holds the secret of source shop"
+    assert load_sources(tmp_path, {})["shop"].closed == "TOKEN is not set: it holds the secret of source shop"
 
 
-def test_a_secret_that_cannot_be_one_closes_the_source_without_showing_it(tmp_path: Path) -> None:
-    write(tmp_path, shop=MAPPING.format(source="shop").replace("bearer", "standard"))
+def test_an_unusable_secret_closes_the_source_without_showing_it(tmp_path: Path) -> None:
+    write(tmp_path, "shop", text=MAPPING.replace("bearer", "standard"))
     closed = load_sources(tmp_path, {"TOKEN": "whsec_4711!!"})["shop"].closed
     assert closed is not None
     assert closed.startswith("TOKEN: ")
@@ -166,29 +157,25 @@ def test_a_secret_that_cannot_be_one_closes_the_source_without_showing_it(tmp_pa
 
 
 def test_a_broken_file_closes_its_own_source_only(tmp_path: Path) -> None:
-    write(tmp_path, shop=MAPPING.format(source="shop"), payments="version: 1\nsource: stripe\nevents: [\n")
+    write(tmp_path, "shop")
+    write(tmp_path, "payments", text="version: 1\nsource: stripe\nevents: [\n")
     sources = load_sources(tmp_path, {"TOKEN": "t"})
     assert sources["shop"].closed is None
     assert sources["stripe"].closed == f"{tmp_path}/payments.yaml has errors; gateway check shows them"
     assert [problem.where.line for problem in sources["stripe"].problems] == [4]
 
 
-def test_two_files_of_one_source_close_it(tmp_path: Path) -> None:
-    write(tmp_path, a=MAPPING.format(source="shop"), b=MAPPING.format(source="shop"))
+@pytest.mark.parametrize(("names", "say"), [("ab", "both say"), ("abc", "all say")])
+def test_several_files_of_one_source_close_it_and_are_all_named(tmp_path: Path, names: str, say: str) -> None:
+    write(tmp_path, *names, text=MAPPING.replace("{source}", "shop"))
     closed = load_sources(tmp_path, {"TOKEN": "t"})["shop"].closed
-    assert closed == f"{tmp_path}/a.yaml and {tmp_path}/b.yaml both say source: shop; rename one"
-
-
-def test_three_files_of_one_source_are_all_named(tmp_path: Path) -> None:
-    write(tmp_path, **dict.fromkeys("abc", MAPPING.format(source="shop")))
-    closed = load_sources(tmp_path, {"TOKEN": "t"})["shop"].closed
-    files = " and ".join(f"{tmp_path}/{name}.yaml" for name in "abc")
-    assert closed == f"{files} all say source: shop; rename one"
+    files = " and ".join(f"{tmp_path}/{name}.yaml" for name in names)
+    assert closed == f"{files} {say} source: shop; rename one"
 
 
 def test_hidden_files_are_not_read(tmp_path: Path) -> None:
-    (tmp_path / ".shop.yaml").write_text(MAPPING.format(source="shop"))
-    write(tmp_path, pay=MAPPING.format(source="pay"))
+    write(tmp_path, "pay")
+    (tmp_path / "pay.yaml").with_name(".shop.yaml").write_text(MAPPING.format(source="shop"))
     assert list(load_sources(tmp_path, {"TOKEN": "t"})) == ["pay"]
 
 

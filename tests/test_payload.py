@@ -1,4 +1,4 @@
-"""Bodies as bytes to JSON: what is read, what is refused, and that refusing is quick and tells nothing."""
+"""Bodies as bytes to JSON: what is decoded, and what is refused, quickly and without quoting it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from urllib.parse import urlencode
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import RequestError
@@ -32,8 +32,7 @@ def refused(status: int, problem: str) -> Iterator[None]:
 
 @contextmanager
 def quickly(seconds: float = 1.0) -> Iterator[None]:
-    # Of processor time, so that a busy machine fails nothing: far above what it takes, and far below what a
-    # quadratic way takes.
+    # Processor time, so that a busy machine fails nothing. The bound is far below what quadratic time would be.
     start = time.process_time()
     yield
     assert time.process_time() - start < seconds
@@ -45,43 +44,25 @@ def quickly(seconds: float = 1.0) -> Iterator[None]:
 @pytest.mark.parametrize(
     "content_type",
     [
-        "application/json",
-        "Application/JSON",
-        " application/json ; charset=utf-8",
-        'application/json; charset="UTF-8"',
-        "application/json; version=1; charset=utf8",
-        "application/json;charset=us-ascii",
-        "application/json;",
-        "application/cloudevents+json",
-        "application/vnd.api+json; profile=x",
-        "text/json",
-        "text/plain",
-        "text/plain; charset=utf-8",
-        "",
-        "; charset=utf-8",
+        *["application/json", "Application/JSON", " application/json ; charset=utf-8", "application/json;"],
+        *['application/json; charset="UTF-8"', "application/json; version=1; charset=utf8"],
+        *["application/json;charset=us-ascii", "application/cloudevents+json", "application/vnd.api+json; profile=x"],
+        *["text/json", "text/plain", "text/plain; charset=utf-8", "", "; charset=utf-8"],
     ],
 )
-def test_json_comes_under_many_content_types(content_type: str) -> None:
+def test_many_content_types_mean_json(content_type: str) -> None:
     assert decode(b'{"a": 1}', content_type) == {"a": 1}
 
 
 @pytest.mark.parametrize(
     "content_type",
     [
-        "application/xml",
-        "multipart/form-data; boundary=x",
-        "text/html",
-        "json",
-        "+json",
-        "application/+json",
-        "application/json+xml",
-        "application/json, application/json",
-        "application/x-www-form-urlencoded-not",
-        "\u0130\x00\ud800",
-        "a/" * 30_000,
+        *["application/xml", "multipart/form-data; boundary=x", "text/html", "json", "+json", "application/+json"],
+        *["application/json+xml", "application/json, application/json", "application/x-www-form-urlencoded-not"],
+        *["\u0130\x00\ud800", "a/" * 30_000],
     ],
 )
-def test_another_content_type_is_refused_with_those_that_are_read(content_type: str) -> None:
+def test_another_content_type_is_refused_with_a_list_of_the_supported_ones(content_type: str) -> None:
     with quickly(), refused(415, "application/json, another JSON type (…+json), text/plain"):
         decode(b"{}", content_type)
 
@@ -95,7 +76,7 @@ def test_another_charset_is_refused(media_type: str, charset: str) -> None:
 
 @pytest.mark.parametrize("body", [b"", b" \r\n\t"])
 @pytest.mark.parametrize("content_type", ["application/json", FORM, ""])
-def test_an_empty_body_is_said_to_be_empty(body: bytes, content_type: str) -> None:
+def test_an_empty_body_is_refused_as_empty(body: bytes, content_type: str) -> None:
     with refused(400, "the body is empty"):
         decode(body, content_type)
 
@@ -122,7 +103,7 @@ def test_an_empty_body_is_said_to_be_empty(body: bytes, content_type: str) -> No
         (b'"\\u0000"', "\x00"),
     ],
 )
-def test_json_is_read(body: bytes, expected: JSON) -> None:
+def test_json_is_decoded(body: bytes, expected: JSON) -> None:
     assert decode(body, "application/json") == expected
 
 
@@ -158,7 +139,7 @@ def test_json_is_read(body: bytes, expected: JSON) -> None:
         (b"[-" + b"1" * 100_000 + b"]", "a number with too many digits"),
     ],
 )
-def test_what_is_not_json_is_refused_with_its_place(body: bytes, problem: str) -> None:
+def test_malformed_json_is_refused_with_its_place(body: bytes, problem: str) -> None:
     with quickly(), refused(400, problem):
         decode(body, "application/json")
 
@@ -168,7 +149,7 @@ def nested(levels: int, opening: bytes = b"[", closing: bytes = b"]", inner: byt
 
 
 @pytest.mark.parametrize(("opening", "closing"), [(b"[", b"]"), (b'{"a":', b"}"), (b'[{"}]":', b"}]")])
-def test_sixty_four_levels_are_read_and_no_more(opening: bytes, closing: bytes) -> None:
+def test_sixty_four_levels_are_decoded_and_no_more(opening: bytes, closing: bytes) -> None:
     most = MAX_NESTING // (opening.count(b"[") + opening.count(b"{"))
 
     decode(nested(most, opening, closing), "application/json")
@@ -184,27 +165,27 @@ def test_many_brackets_side_by_side_or_in_text_are_not_nesting() -> None:
     assert decode(json.dumps([wide, text]).encode(), "") == [wide, text]
 
 
+DEEP, MALFORMED = "more than 64 levels deep", "not valid JSON"
+
+
 @pytest.mark.parametrize(
-    "body",
+    ("body", "problem"),
     [
-        b"[" * 100_000,
-        b'{"a":' * 100_000,
-        b'[{"a":' * 100_000,
-        b'["]]]]",' * 100_000,
-        b'["\\"]",' * 100_000,
-        b"[" * 65 + b"]" * 65,
-        b"[]" * 1000 + b"[" * 65,
-        b'"[' * 250_000,
+        (b"[" * 100_000, DEEP),
+        (b'{"a":' * 100_000, DEEP),
+        (b'[{"a":' * 100_000, DEEP),
+        (b'["]]]]",' * 100_000, DEEP),
+        (b'["\\"]",' * 100_000, DEEP),
+        (b"[" * 65 + b"]" * 65, DEEP),
+        (b"[]" * 1000 + b"[" * 65, DEEP),
+        (b'"[' * 250_000, DEEP),
+        (b'"' * 500_000, MALFORMED),
+        (b'["' + b"\\" * 500_001, MALFORMED),
+        (b"]" * 500_000, MALFORMED),
     ],
 )
-def test_deep_nesting_is_refused_quickly_and_never_recurses(body: bytes) -> None:
-    with quickly(), refused(400, "more than 64 levels deep"):
-        decode(body, "application/json")
-
-
-@pytest.mark.parametrize("body", [b'"' * 500_000, b'["' + b"\\" * 500_001, b"]" * 500_000])
-def test_a_body_made_of_what_the_check_of_nesting_looks_for_is_refused_quickly(body: bytes) -> None:
-    with quickly(), refused(400, "not valid JSON"):
+def test_the_worst_brackets_and_quotes_are_refused_quickly_without_recursion(body: bytes, problem: str) -> None:
+    with quickly(), refused(400, problem):
         decode(body, "application/json")
 
 
@@ -221,9 +202,8 @@ VALUES: st.SearchStrategy[JSON] = st.recursive(
 )
 
 
-@settings(deadline=None)  # a busy machine is not a fault
 @given(value=VALUES, around=st.integers(0, 80), as_object=st.booleans(), ascii_only=st.booleans())
-def test_any_json_is_read_as_it_was_written_unless_too_deep(
+def test_any_json_is_decoded_to_its_value_unless_it_is_too_deep(
     value: JSON, around: int, as_object: bool, ascii_only: bool
 ) -> None:
     for _ in range(around):
@@ -237,32 +217,14 @@ def test_any_json_is_read_as_it_was_written_unless_too_deep(
         assert decode(body, "application/json") == value
 
 
-PIECES = [
-    b'"',
-    b"\\",
-    b"[",
-    b"]",
-    b"{",
-    b"}",
-    b":",
-    b",",
-    b"1",
-    b"e999",
-    b"\\ud800",
-    b"=",
-    b"&",
-    b"%",
-    b"a[",
-    b"%ff",
-]
+PIECES = [b'"', b"\\", b"[", b"]", b"{", b"}", b":", b",", b"1", b"e999", b"\\ud800", b"=", b"&", b"%", b"a[", b"%ff"]
 
 
-@settings(deadline=None)  # a busy machine is not a fault
 @given(
     body=st.binary(max_size=200) | st.lists(st.sampled_from(PIECES), max_size=60).map(b"".join),
     content_type=st.sampled_from(["application/json", FORM]) | st.text(max_size=60),
 )
-def test_any_bytes_give_json_that_can_be_written_or_a_refusal(body: bytes, content_type: str) -> None:
+def test_any_bytes_are_decoded_to_valid_json_or_refused(body: bytes, content_type: str) -> None:
     try:
         value = decode(body, content_type)
     except RequestError:
@@ -285,7 +247,7 @@ def test_any_bytes_give_json_that_can_be_written_or_a_refusal(body: bytes, conte
         (b"1", "text/plain; charset=hunter2"),
     ],
 )
-def test_a_refusal_shows_nothing_of_what_was_sent(body: bytes, content_type: str) -> None:
+def test_a_refusal_never_quotes_the_body(body: bytes, content_type: str) -> None:
     with pytest.raises(RequestError) as caught:
         decode(body, content_type)
 
@@ -350,18 +312,18 @@ def test_a_form_is_an_object_of_text(body: bytes, expected: JSON) -> None:
         (b"a" + b"[" * 1_000_000, "nested more than 64 levels deep"),
     ],
 )
-def test_a_form_that_cannot_be_read_is_refused_with_its_place(body: bytes, problem: str) -> None:
+def test_a_malformed_form_is_refused_with_its_place(body: bytes, problem: str) -> None:
     with quickly(), refused(400, problem):
         decode(body, FORM)
 
 
 @pytest.mark.parametrize("body", [b'{"type": "user.created"}', b' [{"a": 1}]'])
-def test_json_sent_as_a_form_is_pointed_out(body: bytes) -> None:
+def test_json_sent_as_a_form_is_refused_with_the_fix(body: bytes) -> None:
     with refused(415, "send it as application/json"):
         decode(body, FORM)
 
 
-def test_a_form_may_be_as_deep_and_as_long_as_it_is_allowed_to_be() -> None:
+def test_a_form_at_the_limits_is_decoded() -> None:
     deepest = decode(b"a" + b"[b]" * (MAX_NESTING - 1) + b"=1", FORM)
     longest = decode(b"&".join([b"a=1"] * MAX_FORM_FIELDS), FORM)
 
@@ -379,14 +341,13 @@ def test_a_form_may_be_as_deep_and_as_long_as_it_is_allowed_to_be() -> None:
         b"a=" + b"+" * 1_000_000,
     ],
 )
-def test_the_worst_forms_are_read_quickly(body: bytes) -> None:
+def test_the_worst_forms_are_decoded_quickly(body: bytes) -> None:
     with quickly():
         decode(body, FORM)
 
 
-@settings(deadline=None)  # a busy machine is not a fault
 @given(st.dictionaries(st.text(st.characters(exclude_characters="[]", exclude_categories=["Cs"])), TEXT, min_size=1))
-def test_any_form_is_read_as_it_was_written(fields: dict[str, str]) -> None:
+def test_any_form_is_decoded_to_its_fields(fields: dict[str, str]) -> None:
     body = urlencode(fields).encode()
 
     if body.strip():
@@ -396,7 +357,7 @@ def test_any_form_is_read_as_it_was_written(fields: dict[str, str]) -> None:
 # gzip
 
 
-def test_gzip_is_unpacked_up_to_the_limit_exactly() -> None:
+def test_gzip_is_unpacked_up_to_the_limit() -> None:
     packed = gzip.compress(b"x" * 1000)
 
     assert inflate(packed, 1000) == b"x" * 1000
@@ -427,12 +388,12 @@ def test_gzip_in_several_members_is_one_body_under_one_limit() -> None:
         (gzip.compress(b"abc", mtime=0) + b"more", "follows the end"),
     ],
 )
-def test_gzip_that_is_damaged_is_refused(packed: bytes, problem: str) -> None:
+def test_damaged_gzip_is_refused(packed: bytes, problem: str) -> None:
     with refused(400, problem):
         inflate(packed, 1000)
 
 
-def test_a_bomb_is_never_unpacked_beyond_the_limit() -> None:
+def test_a_gzip_bomb_is_not_unpacked_beyond_the_limit() -> None:
     squeeze = zlib.compressobj(9, wbits=31)
     zeros = bytes(1 << 20)
     bomb = b"".join(squeeze.compress(zeros) for _ in range(64)) + squeeze.flush()
@@ -446,14 +407,13 @@ def test_a_bomb_is_never_unpacked_beyond_the_limit() -> None:
     assert peak < 1 << 20
 
 
-def test_a_swarm_of_tiny_members_is_refused_quickly() -> None:
+def test_too_many_gzip_members_are_refused_quickly() -> None:
     with quickly(), refused(400, "more than 100 members"):
         inflate(gzip.compress(b"") * 50_000, 1 << 20)
 
 
-@settings(deadline=None)  # a busy machine is not a fault
 @given(st.binary(max_size=500), st.integers(0, 600))
-def test_gzip_gives_back_what_was_packed_or_says_it_is_too_large(data: bytes, limit: int) -> None:
+def test_gzip_is_unpacked_to_what_was_packed_unless_it_is_too_large(data: bytes, limit: int) -> None:
     if len(data) > limit:
         with refused(413, "too large"):
             inflate(gzip.compress(data), limit)
@@ -461,9 +421,8 @@ def test_gzip_gives_back_what_was_packed_or_says_it_is_too_large(data: bytes, li
         assert inflate(gzip.compress(data), limit) == data
 
 
-@settings(deadline=None)  # a busy machine is not a fault
 @given(st.binary(max_size=100), st.binary(max_size=20), st.integers(0, 40))
-def test_no_damage_raises_anything_but_a_refusal(data: bytes, noise: bytes, at: int) -> None:
+def test_any_damaged_gzip_is_refused_or_unpacked_within_the_limit(data: bytes, noise: bytes, at: int) -> None:
     packed = gzip.compress(data)
     try:
         unpacked = inflate(packed[:at] + noise + packed[at + len(noise) :], 1000)

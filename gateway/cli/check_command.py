@@ -1,4 +1,4 @@
-"""check: find what is wrong in mapping files before they are deployed, and run their own tests."""
+"""check: report what is wrong with mapping files before they are deployed, and run their own tests."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import click
@@ -16,14 +16,14 @@ from gateway import config as configuration
 from gateway.cli.captured import payload_loader
 from gateway.cli.options import plain_errors
 from gateway.cli.output import count
-from gateway.config import Source
 from gateway.errors import Location, Problem, Severity, printable
 from gateway.mapping import selftests
+from gateway.receive.sources import load_source, mapping_files
 
 
 @dataclass(kw_only=True)
 class _Report:
-    """What was found out about some files."""
+    """The problems of some mapping files, with failed tests among them."""
 
     files: int = 0
     tests: int = 0
@@ -33,11 +33,10 @@ class _Report:
         return sum(problem.severity is severity for problem in self.problems)
 
     @property
-    def sum(self) -> str:
-        warnings = self.number(Severity.WARNING)
+    def summary(self) -> str:
+        errors, warnings = self.number(Severity.ERROR), self.number(Severity.WARNING)
         also = f", {count(warnings, 'warning')}" if warnings else ""
-        errors = count(self.number(Severity.ERROR), "error")
-        return f"{count(self.files, 'file')}, {count(self.tests, 'test')}: {errors}{also}"
+        return f"{count(self.files, 'file')}, {count(self.tests, 'test')}: {count(errors, 'error')}{also}"
 
 
 @click.command()
@@ -49,117 +48,99 @@ class _Report:
     default="text",
     help="For people (the default), for programs, or as annotations of a GitHub workflow.",
 )
-@click.option("--strict", is_flag=True, help="Take warnings for errors.")
+@click.option("--strict", is_flag=True, help="Report warnings as errors.")
 @plain_errors
 def check(paths: tuple[Path, ...], form: str, strict: bool) -> None:
     """Find what is wrong in mapping files, and run their own tests.
 
-    Without PATH all files in GATEWAY_MAPPINGS (else mappings) are checked. The exit status is 1 if there is an
-    error.
+    Without PATH, check all files in GATEWAY_MAPPINGS (default: mappings). The exit status is 1 if there is an error.
     """
-    report = _examined(_files(paths or (Path(os.environ.get("GATEWAY_MAPPINGS") or "mappings"),)))
+    paths = paths or (configuration.mappings_directory(os.environ),)
+    files = [file for path in paths for file in (mapping_files(path) if path.is_dir() else [path])]
+    report = _check_files(dict.fromkeys(files))  # a file that is named twice is checked once
     if strict:
         report.problems = [replace(problem, severity=Severity.ERROR) for problem in report.problems]
-    for line in _FORMS[form](report):
+    for line in {"text": _as_text, "json": _as_json, "github": _as_github}[form](report):
         click.echo(line)
     sys.exit(1 if report.number(Severity.ERROR) else 0)
 
 
-def _files(paths: Iterable[Path]) -> list[Path]:
-    files = [file for path in paths for file in (configuration.mapping_files(path) if path.is_dir() else [path])]
-    return list(dict.fromkeys(files))
-
-
-def _examined(files: Iterable[Path]) -> _Report:
-    report, first = _Report(), dict[str, Path]()
+def _check_files(files: Iterable[Path]) -> _Report:
+    report = _Report()
+    file_of_source: dict[str, Path] = {}
     for file in files:
         report.files += 1
-        source = configuration.load_source(file, os.environ)
-        report.problems += _problems(source)
+        source = load_source(file, os.environ)
+        report.problems += source.problems
         if source.mapping is None:
+            if not source.problems:
+                location = Location(file=source.file, line=1, column=1)
+                report.problems.append(Problem(where=location, code="unreadable", text=str(source.closed)))
             continue
-        other = first.setdefault(source.name, file)
+        other = file_of_source.setdefault(source.name, file)
         if other != file:
             text = f"{other} says  source: {source.name}  too; give one of them another name"
-            where = _line_of_source(file)
-            report.problems.append(Problem(where=where, code="duplicate-source", text=text))
-        results = selftests.run_tests(source.mapping, payload_loader(file))
-        report.tests += len(results)
-        report.problems += [_failed(result) for result in results if result.difference is not None]
+            report.problems.append(Problem(where=_location_of_source(file), code="duplicate-source", text=text))
+        for result in selftests.run_tests(source.mapping, payload_loader(file)):
+            report.tests += 1
+            if result.difference is not None:
+                text = f"the test '{result.name}' fails\n{result.difference}"
+                report.problems.append(Problem(where=result.where, code="test-failed", text=text))
     return report
 
 
-def _problems(source: Source) -> list[Problem]:
-    if source.mapping is None and not source.problems:
-        where = Location(file=source.file, line=1, column=1)
-        return [Problem(where=where, code="unreadable", text=str(source.closed))]
-    return list(source.problems)
-
-
-def _failed(result: selftests.TestResult) -> Problem:
-    text = f"the test '{result.name}' fails\n{result.difference}"
-    return Problem(where=result.where, code="test-failed", text=text)
-
-
-def _line_of_source(file: Path) -> Location:
+def _location_of_source(file: Path) -> Location:
     lines = enumerate(_lines(str(file)), start=1)
     number = next((number for number, line in lines if re.match(r"source\s*:", line)), 1)
     return Location(file=str(file), line=number, column=1)
-
-
-# Forms
-
-
-def _as_text(report: _Report) -> Iterator[str]:
-    for problem in report.problems:
-        first, *rest = str(problem).split("\n")
-        yield click.style(first, bold=True)
-        yield from _pointed(problem.where)
-        yield from map(_colored, rest)
-    yield report.sum
-
-
-_DIFFERENCES = {"-": "red", "+": "green"}
-
-
-def _colored(line: str) -> str:
-    color = _DIFFERENCES.get(line[:1])
-    return f"    {click.style(line, fg=color) if color else line}"
-
-
-def _pointed(where: Location) -> Iterator[str]:
-    """Show a line with a caret below the place, if there is such a line."""
-    lines = _lines(where.file)
-    if where.line > len(lines):
-        return
-    line, column = lines[where.line - 1].rstrip(), where.column - 1
-    start = max(column - _BEFORE, 0)
-    shown = printable(line[start:].replace("\t", " "), _SHOWN)
-    yield f"{where.line:>6} | {'…' if start else ''}{shown}"
-    yield f"{'':>6} | {'':{column - start + bool(start)}}{click.style('^', fg='red', bold=True)}"
-
-
-_BEFORE, _SHOWN = 60, 100  # characters of a line
 
 
 def _lines(file: str) -> list[str]:
     try:
         return Path(file).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
-        return []  # what is wrong with the file has been said
+        return []  # reported as unreadable already
+
+
+# Formats
+
+
+def _as_text(report: _Report) -> Iterator[str]:
+    """Yield the lines for people: each problem, its line with a caret, and a failed test's difference in color."""
+    for problem in report.problems:
+        first, *rest = str(problem).split("\n")
+        yield click.style(first, bold=True)
+        yield from _excerpt(problem.where)
+        for line in rest:
+            color = {"-": "red", "+": "green"}.get(line[:1])
+            yield f"    {click.style(line, fg=color) if color else line}"
+    yield report.summary
+
+
+_BEFORE, _WIDTH = 60, 100  # characters of a line: at most so many before the place, and in all
+
+
+def _excerpt(location: Location) -> Iterator[str]:
+    """Yield the line of a problem with a caret below the place, if the file has that line."""
+    lines = _lines(location.file)
+    if location.line > len(lines):
+        return
+    line, column = lines[location.line - 1].rstrip(), location.column - 1
+    start = max(column - _BEFORE, 0)
+    excerpt = printable(line[start:].replace("\t", " "), _WIDTH)
+    yield f"{location.line:>6} | {'…' if start else ''}{excerpt}"
+    yield f"{'':>6} | {'':{column - start + bool(start)}}{click.style('^', fg='red', bold=True)}"
 
 
 def _as_json(report: _Report) -> Iterator[str]:
-    told = {
+    document = {
         "files": report.files,
         "tests": report.tests,
         "errors": report.number(Severity.ERROR),
         "warnings": report.number(Severity.WARNING),
         "problems": [
             {
-                "file": problem.where.file,
-                "line": problem.where.line,
-                "column": problem.where.column,
+                **asdict(problem.where),
                 "severity": problem.severity.value,
                 "code": problem.code,
                 "message": problem.text,
@@ -167,21 +148,20 @@ def _as_json(report: _Report) -> Iterator[str]:
             for problem in report.problems
         ],
     }
-    yield json.dumps(told, indent=2, ensure_ascii=False)
+    yield json.dumps(document, indent=2, ensure_ascii=False)
 
 
 def _as_github(report: _Report) -> Iterator[str]:
-    """Write workflow commands, as GitHub's documentation of actions has them."""
+    """Yield workflow commands, which GitHub shows as annotations: one line for each problem."""
     for problem in report.problems:
-        where = problem.where
-        place = f"file={_escaped(where.file)},line={where.line},col={where.column},title={_escaped(problem.code)}"
-        yield f"::{problem.severity.value} {place}::{_escaped(problem.text, message=True)}"
-    yield report.sum
+        location = problem.where
+        place = f"file={_escaped(location.file)},line={location.line},col={location.column}"
+        title = f"title={_escaped(problem.code)}"
+        yield f"::{problem.severity.value} {place},{title}::{_escaped(problem.text, message=True)}"
+    yield report.summary
 
 
 def _escaped(text: str, *, message: bool = False) -> str:
+    """Escape a property, or a message, as GitHub's documentation of workflow commands says."""
     escaped = text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
     return escaped if message else escaped.replace(":", "%3A").replace(",", "%2C")
-
-
-_FORMS = {"text": _as_text, "json": _as_json, "github": _as_github}

@@ -11,9 +11,10 @@ import click
 from gateway import config as configuration
 from gateway.cli.open_database import open_database
 from gateway.cli.options import environment_of, mappings_option, plain_errors
-from gateway.config import Config, doubt_of, told_of_unused
+from gateway.config import Config
 from gateway.customerio.client import Client
 from gateway.errors import ConfigError, Severity, StoreError
+from gateway.receive.sources import list_unused, load_sources
 from gateway.store.schema import require_schema
 
 
@@ -53,7 +54,7 @@ def _check_database(config: Config) -> tuple[bool, str]:
 
 def _check_sources(config: Config, environ: Mapping[str, str]) -> Iterator[tuple[bool, str]]:
     try:
-        sources = configuration.load_sources(config.mappings, environ)
+        sources = load_sources(config.mappings, environ)
     except ConfigError as error:
         yield False, f"mappings: {error}"
         return
@@ -61,11 +62,11 @@ def _check_sources(config: Config, environ: Mapping[str, str]) -> Iterator[tuple
         for problem in source.problems:
             yield problem.severity is not Severity.ERROR, str(problem)
         if source.closed is None:
-            doubt = doubt_of(source)
+            doubt = source.doubt
             yield doubt is None, f"source {source.name}: {doubt or source.file}"
         elif not source.is_unused:
             yield False, f"source {source.name}: closed: {source.closed}"
-    if unused := told_of_unused(sources.values()):
+    if unused := list_unused(sources.values()):
         yield True, unused
 
 

@@ -36,6 +36,7 @@ from gateway.cli.output import count, format_time, json_text, name_value_lines, 
 from gateway.mapping.model import MappingFile
 from gateway.operate.queries import EVENT_STATUSES, EventDetails, EventFilter, EventSummary, Queries
 from gateway.operate.replay import Replay, Replayed
+from gateway.receive.sources import load_sources
 
 #: Events of one portion; each is a transaction of its own.
 PORTION = 20
@@ -120,7 +121,7 @@ def replay(
     """
     require_choice(ids, everything, wanted)
     environ = environment_of(mappings, None)
-    sources = configuration.load_sources(configuration.load(environ).mappings, environ)
+    sources = load_sources(configuration.load(environ).mappings, environ)
     mapping_files = {name: source.mapping for name, source in sources.items() if source.mapping is not None}
     with open_current_database() as database:
         queries, replayer = Queries(database), Replay(database)

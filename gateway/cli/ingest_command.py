@@ -20,6 +20,7 @@ from gateway.errors import ConfigError, StoreError, did_you_mean
 from gateway.mapping.model import MappingFile
 from gateway.operate.body_files import BodyFiles
 from gateway.operate.ingest import Ingest, Summary
+from gateway.receive.sources import load_sources
 from gateway.store import Store
 from gateway.store.schema import migrate, require_schema
 
@@ -94,7 +95,7 @@ def ingest(
 
 
 def _mapping_of(config: Config, environ: Mapping[str, str], name: str) -> MappingFile:
-    sources = configuration.load_sources(config.mappings, environ)
+    sources = load_sources(config.mappings, environ)
     source = sources.get(name)
     if source is None:
         raise ConfigError(f"there is no source {name} in {config.mappings}{did_you_mean(name, sources)}")

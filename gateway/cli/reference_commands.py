@@ -1,9 +1,8 @@
-"""functions and schema: what the language has, for people and for editors."""
+"""functions and schema: the reference of the mapping language, for people and for editors."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from itertools import groupby
 from textwrap import wrap
 from typing import Any
@@ -21,9 +20,9 @@ WIDTH = 100  # columns
 
 @click.command()
 def schema() -> None:
-    """Print the JSON Schema of mapping files, by which editors complete, explain and check them.
+    """Print the JSON Schema of mapping files, with which editors complete, explain and check them.
 
-    Kept as schema.json beside a mapping, it is used where the first line of the mapping is
+    Save it as schema.json beside a mapping whose first line is
     # yaml-language-server: $schema=schema.json
     """
     click.echo(json.dumps(language(), indent=2, ensure_ascii=False))
@@ -39,9 +38,12 @@ def functions(names: tuple[str, ...], as_json: bool) -> None:
     """
     chosen = [_function(name.removesuffix("()")) for name in names] or list(FUNCTIONS.values())
     if as_json:
-        click.echo(json.dumps([*map(_described, chosen)], indent=2, ensure_ascii=False))
-    else:
-        click.echo(_listed(chosen))
+        click.echo(json.dumps([_function_as_json(function) for function in chosen], indent=2, ensure_ascii=False))
+        return
+    paragraphs = []
+    for kind, functions_of_kind in groupby(chosen, key=lambda function: function.kind):
+        paragraphs += [kind.upper(), *map(_paragraph, functions_of_kind)]
+    click.echo("\n\n".join(paragraphs))
 
 
 def _function(name: str) -> Function:
@@ -50,7 +52,7 @@ def _function(name: str) -> Function:
     return FUNCTIONS[name]
 
 
-def _described(function: Function) -> dict[str, Any]:
+def _function_as_json(function: Function) -> dict[str, Any]:
     example = function.example
     return {
         "name": function.name,
@@ -66,31 +68,21 @@ def _described(function: Function) -> dict[str, Any]:
     }
 
 
-def _listed(chosen: Sequence[Function]) -> str:
-    paragraphs = []
-    for kind, of_kind in groupby(chosen, key=lambda function: function.kind):
-        paragraphs += [kind.upper(), *map(_paragraph, of_kind)]
-    return "\n\n".join(paragraphs)
-
-
 def _paragraph(function: Function) -> str:
-    return "\n".join(
-        [
-            *wrap(f"{function.signature}  {function.description}", WIDTH, subsequent_indent="    "),
-            *(f"    {line}" for line in _shown(function.example)),
-        ]
-    )
+    signature = f"{function.signature}  {function.description}"
+    lines = [*wrap(signature, WIDTH, subsequent_indent="    "), *(f"    {line}" for line in _lines(function.example))]
+    return "\n".join(lines)
 
 
-def _shown(example: Example) -> list[str]:
-    """Write an example in one line, or in two where one is too long."""
-    result = f"{example.expression} → {_json(example.output)}"
-    given = f"with {example.setting}" if example.setting else ""
+def _lines(example: Example) -> list[str]:
+    """Write an example in one line, or in two if one would be too long."""
+    result = f"{example.expression} → {_as_json(example.output)}"
+    setting = f"with {example.setting}" if example.setting else ""
     if example.input is not None:
-        given = f"of {_json(example.input)} {given}".rstrip()
-    line = f"{result}   {given}"
-    return [line] if len(line) + 4 <= WIDTH else [result, f"  {given}"]
+        setting = f"of {_as_json(example.input)} {setting}".rstrip()
+    line = f"{result}   {setting}"
+    return [line] if len(line) + 4 <= WIDTH else [result, f"  {setting}"]
 
 
-def _json(value: JSON) -> str:
+def _as_json(value: JSON) -> str:
     return json.dumps(value, ensure_ascii=False)

@@ -19,7 +19,8 @@ from gateway import config as configuration
 from gateway.cli.open_database import open_database
 from gateway.cli.options import environment_of, mappings_option, plain_errors
 from gateway.config import Config
-from gateway.customerio.client import DEADLINE, Client, DryRun, Sender
+from gateway.customerio.client import DEADLINE, Client, Sender
+from gateway.customerio.dry_run import DryRun
 from gateway.deliver.worker import LEASE, THREADS, Worker
 from gateway.errors import ConfigError
 from gateway.operate.alerts.detect import NoticeDetector
@@ -27,6 +28,7 @@ from gateway.operate.alerts.post import AlertPoster
 from gateway.operate.housekeeping import Task, housekeeping
 from gateway.operate.processes import run_together
 from gateway.operate.retention import Retention
+from gateway.receive.sources import mapping_files
 from gateway.store.database import Database
 from gateway.store.schema import migrate, require_schema
 
@@ -52,7 +54,7 @@ def serve(port: int | None, host: str | None, mappings: Path | None, workers: in
         if directory is not None:
             environ["DATABASE_URL"] = f"sqlite:///{directory}/gateway.db"
         config = configuration.load(environ)
-        configuration.mapping_files(config.mappings)  # fails at once if there are none
+        mapping_files(config.mappings)  # fails at once if there are none
         if not dry_run:
             _require_credentials(config)
         address = _free_address(host, port, environ)
@@ -113,11 +115,7 @@ def _require_credentials(config: Config) -> None:
 
 
 def _free_address(host: str | None, port: int | None, environ: Mapping[str, str]) -> str:
-    given = environ.get("PORT", "")
-    if given and not (given.isascii() and given.isdigit() and 0 < int(given[:6]) < 65_536):
-        raise ConfigError("PORT has to be a number from 1 to 65535")
-    host = host or ("0.0.0.0" if given else "127.0.0.1")  # noqa: S104  # a platform that gives a port wants it open
-    port = port or int(given or configuration.DEFAULT_PORT)
+    host, port = configuration.listen_address(environ, host, port)
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

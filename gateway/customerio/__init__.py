@@ -1,4 +1,4 @@
-"""All that is known of Customer.io: its calls, limits, requests and answers, and the client that sends them.
+"""All that the gateway knows of Customer.io: its calls, limits, requests and answers, and a client that sends them.
 
     from gateway.customerio import Client, Connection
 
@@ -15,8 +15,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gateway.customerio.client import Client, DryRun, Sender
+    from gateway.customerio.client import Client, Sender
     from gateway.customerio.connection import Connection
+    from gateway.customerio.dry_run import DryRun
     from gateway.customerio.response import Response
     from gateway.customerio.retry import Policy
 
@@ -24,7 +25,7 @@ __all__ = ["Client", "Connection", "DryRun", "Policy", "Response", "Sender"]
 
 _HOMES = {
     "Client": "client",
-    "DryRun": "client",
+    "DryRun": "dry_run",
     "Sender": "client",
     "Connection": "connection",
     "Response": "response",

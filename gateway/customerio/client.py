@@ -1,45 +1,35 @@
-"""The Customer.io client: send one call or request and report what happened.
-
-It can be used on its own, without the rest of the gateway (docs/client.md)::
-
-    from gateway.customerio import Client, Connection
-
-    with Client(Connection(site_id="…", api_key="…", region="eu")) as client:
-        client.identify(id="42", attributes={"plan": "pro"})
-        client.track(id="42", name="Order Paid", attributes={"total": 49.5}, event_id="order-7")
-"""
+"""The Customer.io client: send a call or a request, and report what happened (docs/client.md)."""
 
 from __future__ import annotations
 
 import random
 import secrets
-import sys
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import count
 from types import TracebackType
-from typing import Any, Protocol, TextIO
+from typing import Any, Protocol
 
 from gateway.customerio import calls, wire
-from gateway.customerio.batching import Ready, pack, send_together
+from gateway.customerio.batching import batch_item, pack, send_batch
 from gateway.customerio.calls import IDENTIFIERS, Call, RawRequest
 from gateway.customerio.coerce import coerce_call
 from gateway.customerio.connection import DEFAULT, HOSTS, Connection, variable_prefix
+from gateway.customerio.limits import MAX_TIMEOUT
 from gateway.customerio.rate_limit import RateLimit
-from gateway.customerio.response import Response, attempt_of, reason_of, shown_without_answer
-from gateway.customerio.retry import Attempt, Policy, Probe, again_after, policy_with
+from gateway.customerio.response import Response, attempt_of, attempt_without_answer, reason_of
+from gateway.customerio.retry import Attempt, Policy, Probe, policy_with, retry_delay_at_once
 from gateway.customerio.transport import NoAnswerError, Transport
 from gateway.customerio.ulids import ulid
 from gateway.customerio.wire import HttpRequest
 from gateway.errors import CallError, SendError
 
-__all__ = ["DEADLINE", "Client", "Connection", "DryRun", "Policy", "Response", "Sender"]
-
-#: Seconds that an attempt may take in all.
-DEADLINE = 20.0
-#: While a probe is out nothing else is sent: an API that takes longer for it is not well.
+#: Seconds that an attempt may take in all: the most that a raw request may ask for.
+DEADLINE = MAX_TIMEOUT
+#: The same for a probe. Nothing else is sent meanwhile, and an API that needs longer for this is not well.
 PROBE_DEADLINE = 5.0
+
+_REGION_REQUEST = HttpRequest(method="GET", path=wire.REGION_PATH)
 
 
 class Sender(Protocol):
@@ -49,17 +39,18 @@ class Sender(Protocol):
         """Make one attempt."""
 
     def probe(self, connection: str, region: str | None = None) -> Probe:
-        """Find out whether a connection is well."""
+        """Return whether a connection is well."""
 
 
 class Client:
-    """Sends calls over one pool of kept-alive connections; any number of threads may share it.
+    """Sends calls over one pool of kept-alive connections. Threads may share it.
 
     Args:
         connections: One workspace, or several by their names.
         pool: How many connections are kept open to each host.
         deadline: Seconds that an attempt may take in all, connecting and a trickling answer included.
-        sleep: Waits for so many seconds; *jitter* gives a random number in [0, 1).
+        sleep: Waits for so many seconds.
+        jitter: Returns a random number in [0, 1).
     """
 
     def __init__(
@@ -78,7 +69,7 @@ class Client:
         self._sleep = sleep
         self._jitter = jitter
         self._transport = Transport(self._connections, pool=pool)
-        self._paces = {name: RateLimit(connection.rate) for name, connection in self._connections.items()}
+        self._rate_limits = {name: RateLimit(connection.rate) for name, connection in self._connections.items()}
 
     def __enter__(self) -> Client:
         return self
@@ -89,7 +80,7 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close the pool; the client cannot be used afterwards."""
+        """Close the pool. The client cannot be used afterwards."""
         self._transport.close()
 
     # Sent at once, for programs and for the command line
@@ -122,229 +113,199 @@ class Client:
         region: str | None = None,
         on_attempt: Callable[[Attempt], None] = lambda _: None,
     ) -> Response:
-        """Send any call now, and again as its connection's policy says (three times unless it does).
+        """Send any call now, and retry it as the policy of its connection says (three times unless it does).
 
         An event, page view or screen without an `event_id` is given one, so that a retry is not counted twice.
 
         Args:
-            on_attempt: Is told of each attempt.
+            on_attempt: Called with each attempt.
 
         Raises:
-            CallError: It cannot be sent as it is; nothing was sent.
+            CallError: The call cannot be sent as it is; nothing was sent.
             SendError: Customer.io did not take it.
         """
         checked = _checked(call, region)
         request = checked.request()
-        policy = self._policy_of(checked, connection)
+        policy = self._policy(checked, connection)
         for tries in count(1):
-            self._wait_for_turn(connection)
-            answer, attempt = self._exchange(request, connection, region)
+            self._wait_for_rate(connection)
+            response, attempt = self._attempt(request, connection, region)
             on_attempt(attempt)
-            if answer is not None and attempt.reason is None:
-                return answer
-            after = again_after(attempt, tries=tries, policy=policy, jitter=self._jitter())
-            if after is None:
+            if response is not None and attempt.reason is None:
+                return response
+            delay = retry_delay_at_once(attempt, tries=tries, policy=policy, jitter=self._jitter())
+            if delay is None:
                 break
-            self._sleep(after)
+            self._sleep(delay)
         more = f" (given up after {tries} tries)" if tries > 1 else ""
         raise SendError(f"{attempt.reason}{more}", attempt.status)
 
     def batch(
         self, several: Iterable[Call], *, connection: str = DEFAULT, region: str | None = None
     ) -> list[str | None]:
-        """Send many calls now in as few requests as there can be, those of each person in their order.
+        """Send many calls now in as few requests as possible, those of each person in their order.
 
-        Gives for each what went wrong with it, or None where it arrived.
+        Returns:
+            For each call what went wrong with it, or None where it arrived.
 
         Raises:
-            CallError: One of them cannot be sent as it is; nothing was sent.
+            CallError: One of the calls cannot be sent as it is; nothing was sent.
         """
         checked = [_checked(call, region) for call in several]
-        problems: list[str | None] = [None] * len(checked)
+        reasons: list[str | None] = [None] * len(checked)
         for wave in _waves(connection, checked):
-            told = self._send_wave([Ready(checked[number]) for number in wave], connection, region)
-            for number, problem in zip(wave, told, strict=True):
-                problems[number] = problem
-        return problems
+            attempts = self._send_wave([checked[number] for number in wave], connection, region)
+            for number, attempt in zip(wave, attempts, strict=True):
+                reasons[number] = attempt.reason
+        return reasons
 
-    # One attempt, for the worker
+    # For the worker, which retries by itself
 
     def send(self, request: HttpRequest, connection: str, region: str | None = None) -> Attempt:
-        """Make one attempt of a request, in the region given or the connection's own. Never raises for the network."""
-        return self._exchange(request, connection, region)[1]
-
-    def region_of(self, connection: str, region: str | None = None) -> tuple[str | None, str | None]:
-        """Ask Customer.io for a connection's region, at the host of the one given or of its own.
-
-        Gives the region, or what is wrong.
-        """
-        found, probe = self._asked(connection, region)
-        return found, probe.reason
+        """Make one attempt, in *region* or in the connection's own. Never raises for the network."""
+        return self._attempt(request, connection, region)[1]
 
     def probe(self, connection: str, region: str | None = None) -> Probe:
-        """Find out whether a connection is well: reachable, with the right credentials, in the expected region."""
-        found, probe = self._asked(connection, region)
-        known = self._connections.get(connection)
-        expected = region or (known.region if known else None)
-        if found is None or found == expected:
-            return probe
+        """Return whether a connection is well: reachable, with the right credentials, in the expected region."""
+        found = self._find_region(connection, region)
+        if isinstance(found, Probe):
+            return found
+        expected = region or self._connections[connection].region
+        if found == expected:
+            return Probe()
         fix = f"set {variable_prefix(connection)}REGION={found}"
         if region is not None:
             fix = f"write region: {found} in the mapping, or leave the region out"
         return Probe(cause="misconfigured", reason=f"the workspace is in {found}, not in {expected}: {fix}")
 
-    def _asked(self, connection: str, region: str | None) -> tuple[str | None, Probe]:
-        if connection not in self._connections:
-            return None, Probe(cause="misconfigured", reason=_not_known(connection))
-        known = self._connections[connection]
+    def region_of(self, connection: str, region: str | None = None) -> tuple[str | None, str | None]:
+        """Ask Customer.io for the region of a workspace, at the host of *region* or of the connection's own.
+
+        Returns:
+            The region, or None and what is wrong.
+        """
+        found = self._find_region(connection, region)
+        return (None, found.reason) if isinstance(found, Probe) else (found, None)
+
+    def _find_region(self, name: str, region: str | None) -> str | Probe:
+        """Return the region of a workspace, or a bad probe."""
+        connection = self._connections.get(name)
+        if connection is None:
+            return Probe(cause="misconfigured", reason=_unknown_connection(name))
+        deadline = min(PROBE_DEADLINE, self._deadline)
         try:
-            answer = self._ask_region(known, region)
-            if answer.status == 401 and (elsewhere := self._region_elsewhere(known, region)):
-                return elsewhere, Probe()
+            response = self._transport.exchange(_REGION_REQUEST, connection, region, deadline)
         except NoAnswerError as error:
-            return None, Probe(cause="unreachable", reason=str(error))
-        if found := _region_in(answer):
-            return found, Probe()
-        if answer.status == 401:
-            prefix = variable_prefix(connection)
-            reason = f"HTTP 401: the site id or the API key is wrong ({prefix}SITE_ID, {prefix}API_KEY)"
-            return None, Probe(cause="misconfigured", reason=reason)
-        return None, Probe(cause="unreachable", reason=reason_of(answer))
-
-    def _ask_region(self, connection: Connection, region: str | None) -> Response:
-        return self._transport.exchange(_ASK_REGION, connection, region, min(PROBE_DEADLINE, self._deadline))
-
-    def _region_elsewhere(self, connection: Connection, asked: str | None) -> str | None:
-        """Ask the other regions' hosts: a host may know nothing of a workspace that is not in its region."""
-        for region in HOSTS:
-            if connection.host(region) == connection.host(asked):
+            return Probe(cause="unreachable", reason=str(error))
+        if found := _region_in(response):
+            return found
+        if response.status != 401:
+            return Probe(cause="unreachable", reason=reason_of(response))
+        # A host may not know the key of a workspace in another region: ask the other hosts before the key is blamed.
+        for other in HOSTS:
+            if connection.host(other) == connection.host(region):
                 continue
             try:
-                found = _region_in(self._ask_region(connection, region))
+                found = _region_in(self._transport.exchange(_REGION_REQUEST, connection, other, deadline))
             except NoAnswerError:
-                continue  # what is not reached does not know the workspace either
-            if found is not None:
+                continue
+            if found:
                 return found
-        return None
+        prefix = variable_prefix(name)
+        reason = f"HTTP 401: the site id or the API key is wrong ({prefix}SITE_ID, {prefix}API_KEY)"
+        return Probe(cause="misconfigured", reason=reason)
 
-    def _exchange(self, request: HttpRequest, name: str, region: str | None) -> tuple[Response | None, Attempt]:
+    def _attempt(self, request: HttpRequest, name: str, region: str | None) -> tuple[Response | None, Attempt]:
         at, started = time.time(), time.monotonic()
+        if name not in self._connections:
+            return None, attempt_without_answer(request, _unknown_connection(name), at=at, seconds=0.0)
         deadline = min(request.timeout or self._deadline, self._deadline)
         try:
-            answer = self._transport.exchange(request, self._known(name), region, deadline)
+            response = self._transport.exchange(request, self._connections[name], region, deadline)
         except NoAnswerError as error:
-            seconds, debug = time.monotonic() - started, shown_without_answer(request)
-            return None, Attempt(status=None, reason=str(error), at=at, seconds=seconds, debug=debug)
+            return None, attempt_without_answer(request, str(error), at=at, seconds=time.monotonic() - started)
         seconds = time.monotonic() - started
-        return answer, attempt_of(request, answer, at=at, seconds=seconds, now=time.time())
+        return response, attempt_of(request, response, at=at, seconds=seconds, now=time.time())
 
-    def _known(self, name: str) -> Connection:
-        if name not in self._connections:
-            raise NoAnswerError(_not_known(name))
-        return self._connections[name]
+    def _send_wave(self, wave: Sequence[Call], connection: str, region: str | None) -> list[Attempt]:
+        """Send calls of which no two go to the same person, retry those that failed, and return the last attempts."""
+        policies = [self._policy(call, connection) for call in wave]
+        attempts: dict[int, Attempt] = {}
+        pending: Sequence[int] = range(len(wave))
+        for tries in count(1):
+            attempts.update(self._send_together({number: wave[number] for number in pending}, connection, region))
+            delays: dict[int, float] = {}
+            for number in pending:
+                policy, jitter = policies[number], self._jitter()
+                delay = retry_delay_at_once(attempts[number], tries=tries, policy=policy, jitter=jitter)
+                if delay is not None:
+                    delays[number] = delay
+            if not delays:
+                break
+            self._sleep(max(delays.values()))
+            pending = list(delays)
+        return [attempts[number] for number in range(len(wave))]
 
-    def _policy_of(self, call: Call, name: str) -> Policy:
+    def _send_together(
+        self, numbered: Mapping[int, Call], connection: str, region: str | None
+    ) -> Iterator[tuple[int, Attempt]]:
+        """Send calls in batches where they have a form for it, else singly; yield the attempt of each."""
+
+        def send(request: HttpRequest) -> Attempt:
+            self._wait_for_rate(connection)
+            return self.send(request, connection, region)
+
+        items = {number: item for number, call in numbered.items() if (item := batch_item(call)) is not None}
+        numbers = list(items)
+        for span in pack([len(item.body) for item in items.values()]):
+            batch = numbers[span.start : span.stop]
+            attempts = send_batch([items[number] for number in batch], send)
+            yield from ((number, attempt) for number, attempt in zip(batch, attempts, strict=True) if attempt)
+        yield from ((number, send(call.request())) for number, call in numbered.items() if number not in items)
+
+    def _policy(self, call: Call, name: str) -> Policy:
         if name not in self._connections:
-            raise SendError(_not_known(name), None)
+            raise SendError(_unknown_connection(name), None)
         policy = self._connections[name].policy
         return policy_with(policy, call.retry) if isinstance(call, RawRequest) else policy
 
-    def _wait_for_turn(self, name: str) -> None:
-        if wait := self._paces[name].take(time.monotonic()):
+    def _wait_for_rate(self, name: str) -> None:
+        if wait := self._rate_limits[name].take(time.monotonic()):
             self._sleep(wait)
 
-    def _send_wave(self, wave: Sequence[Ready], connection: str, region: str | None) -> Iterable[str | None]:
-        """Send calls of which no two are about the same person."""
-        policies = [self._policy_of(each.call, connection) for each in wave]
-        last: dict[int, Attempt] = {}
-        left: Sequence[int] = range(len(wave))
-        for tries in count(1):
-            last.update(self._send_once({number: wave[number] for number in left}, connection, region))
-            waits: dict[int, float] = {}
-            for number in left:
-                policy, jitter = policies[number], self._jitter()
-                after = again_after(last[number], tries=tries, policy=policy, jitter=jitter)
-                if after is not None:
-                    waits[number] = after
-            if not waits:
-                break
-            self._sleep(max(waits.values()))
-            left = list(waits)
-        return [last[number].reason for number in range(len(wave))]
 
-    def _send_once(
-        self, wave: Mapping[int, Ready], connection: str, region: str | None
-    ) -> Iterator[tuple[int, Attempt]]:
-        def send(request: HttpRequest) -> Attempt:
-            self._wait_for_turn(connection)
-            return self.send(request, connection, region)
-
-        together = [number for number, each in wave.items() if each.item is not None]
-        for span in pack([len(wave[number].item or b"") for number in together]):
-            numbers = together[span.start : span.stop]
-            told = send_together([wave[number] for number in numbers], send)
-            yield from ((number, each) for number, each in zip(numbers, told, strict=True) if each is not None)
-        yield from ((number, send(each.request)) for number, each in wave.items() if each.item is None)
-
-
-class DryRun:
-    """A sender that prints each request instead of sending it."""
-
-    def __init__(self, connections: Mapping[str, Connection], out: TextIO = sys.stdout) -> None:
-        self._connections = dict(connections)
-        self._out = out
-        self._turn = threading.Lock()
-
-    def send(self, request: HttpRequest, connection: str, region: str | None = None) -> Attempt:
-        """Print a request as it would go out, without credentials, and report it as delivered."""
-        known = self._connections.get(connection) or Connection(name=connection, site_id="", api_key="")
-        lines = [f"{request.method} {known.host(region)}{request.path}"]
-        lines += [f"{name}: {value}" for name, value in request.headers.items()]
-        lines += ["", request.body.decode(errors="replace")] if request.body is not None else []
-        with self._turn:
-            print("\n".join(lines), end="\n\n", file=self._out, flush=True)  # printing is its job
-        return Attempt(status=200, at=time.time())
-
-    def probe(self, connection: str, region: str | None = None) -> Probe:  # noqa: ARG002  # as every sender
-        """Find everything well: nothing is sent that could fail."""
-        return Probe()
-
-
-_ASK_REGION = HttpRequest(method="GET", path=wire.REGION_PATH)
-
-
-def _region_in(answer: Response) -> str | None:
-    told = answer.json
-    region = told.get("region") if answer.status == 200 and isinstance(told, dict) else None
+def _region_in(response: Response) -> str | None:
+    body = response.json
+    region = body.get("region") if response.status == 200 and isinstance(body, dict) else None
     return region if isinstance(region, str) else None
 
 
-def _not_known(name: str) -> str:
+def _unknown_connection(name: str) -> str:
     prefix = variable_prefix(name)
     return f"connection '{name}' is not known: set {prefix}SITE_ID and {prefix}API_KEY"
 
 
 def _checked(call: Call, region: str | None) -> Call:
-    """Mend a call and make sure that Customer.io takes all of it."""
+    """Return a call with its values coerced; raise CallError if Customer.io would not take all of it."""
     if region is not None and region not in HOSTS:
         raise CallError(f"region must be one of {', '.join(HOSTS)}")
     checked = coerce_call(call, lambda: ulid(int(time.time() * 1000), secrets.token_bytes(10)))
     if checked.address() is None and hasattr(checked, "id"):
         known = [name for name in IDENTIFIERS if hasattr(checked, name)]
         raise CallError(f"'{checked.name_of_call}' names nobody; give it one of {', '.join(known)}")
-    if found := checked.violations():
-        raise CallError("; ".join(f"{each.field} {each.problem}" for each in found))
+    if problems := checked.violations():
+        raise CallError("; ".join(f"{violation.field} {violation.problem}" for violation in problems))
     return checked
 
 
 def _waves(connection: str, several: Sequence[Call]) -> list[list[int]]:
-    """Divide calls so that no two of one person go out together, nor a later one before an earlier one."""
+    """Divide calls into waves, by their numbers: each person at most once in a wave, and in the order of the calls."""
     waves: list[list[int]] = []
-    next_of: dict[int, int] = {}
+    next_wave: dict[int, int] = {}  # by lane
     for number, call in enumerate(several):
-        own = call.lanes(connection)
-        wave = max((next_of.get(each, 0) for each in own), default=0)
-        next_of.update(dict.fromkeys(own, wave + 1))
+        own_lanes = call.lanes(connection)
+        wave = max((next_wave.get(lane, 0) for lane in own_lanes), default=0)
+        next_wave.update(dict.fromkeys(own_lanes, wave + 1))
         if wave == len(waves):
             waves.append([])
         waves[wave].append(number)

@@ -9,7 +9,7 @@ from gateway.customerio.retry import Policy
 #: The regions, and the host of each.
 HOSTS = {"us": "https://track.customer.io", "eu": "https://track-eu.customer.io"}
 DEFAULT = "default"
-#: Requests a second. Customer.io takes 1,000 of one workspace, from all who send to it together.
+#: Requests a second. Customer.io takes 1,000 of a workspace, from all its senders together.
 DEFAULT_RATE, MAX_RATE = 100, 1_000
 
 
@@ -20,7 +20,7 @@ class Connection:
     Attributes:
         region: One of HOSTS.
         base_url: Replaces the region's host, as ``https://host``.
-        rate: Requests a second, at most, of one process; a batch is one.
+        rate: Requests a second of one process, at most; a batch is one request.
     """
 
     name: str = DEFAULT
@@ -32,10 +32,10 @@ class Connection:
     rate: float = DEFAULT_RATE
 
     def host(self, region: str | None = None) -> str:
-        """The scheme and host to send to; *region* wins over the connection's own."""
+        """Return the scheme and host to send to; *region* wins over the connection's own."""
         return self.base_url.rstrip("/") if self.base_url else HOSTS[region or self.region]
 
 
 def variable_prefix(name: str) -> str:
-    """Say how the environment variables of a connection begin."""
+    """Return how the names of a connection's environment variables begin."""
     return "CUSTOMERIO_" if name == DEFAULT else f"CUSTOMERIO_{name.upper().replace('-', '_')}_"

@@ -120,21 +120,17 @@ class _Exchange:
 _current = threading.local()
 
 
-def _note(connection: HTTPConnection) -> None:
-    if exchange := getattr(_current, "exchange", None):
-        exchange.connection = connection
-
-
 class _NotedConnection(HTTPConnection):
+    """A connection that notes which exchange uses it."""
+
     def request(self, *args: Any, **kwargs: Any) -> None:
-        _note(self)
+        if exchange := getattr(_current, "exchange", None):
+            exchange.connection = self
         super().request(*args, **kwargs)
 
 
-class _NotedTLSConnection(HTTPSConnection):
-    def request(self, *args: Any, **kwargs: Any) -> None:
-        _note(self)
-        super().request(*args, **kwargs)
+class _NotedTLSConnection(_NotedConnection, HTTPSConnection):
+    pass
 
 
 class _Pool(urllib3.HTTPConnectionPool):
@@ -149,7 +145,7 @@ _POOLS = {"http": _Pool, "https": _TLSPool}
 
 
 class _DeadlineAdapter(HTTPAdapter):
-    """The adapter of requests, on connections that note which exchange uses them. It retries nothing."""
+    """The adapter of requests, on noted connections. It retries nothing."""
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)

@@ -1,7 +1,8 @@
-"""What to do after an attempt: pure decisions about a delivery, and about the connection that it goes to.
+"""What follows an attempt: pure decisions about its delivery, and about the connection that it used.
 
-A failure is judged by its kind. What could be the connection's fault is doubtful until a probe has told: a
-bad probe pauses the connection and counts against no delivery, a good one leaves the delivery to blame.
+A failure is judged by its kind. Where the connection may be at fault, the attempt is doubtful, and one probe is
+made for all such attempts. A bad probe pauses the connection and counts against no delivery. After a good probe the
+delivery itself is retried or fails.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ from typing import Any, Literal, TypeAlias
 from gateway.event import JSON
 
 HOUR = 3600.0
-#: Seconds between two tries of one delivery, at most.
+#: Seconds between two attempts of one delivery, at most.
 LONGEST_DELAY = 600.0
 #: Seconds between two probes of a connection, at most.
 LONGEST_PAUSE = 60.0
-#: Different lanes that fail in a row, without a success between, before the connection is to blame.
+#: Failures in a row, each of another lane, after which the connection is paused.
 MOST_SUSPECTS = 5
+#: Retries of a call that is sent at once, by the command line or the library, unless its policy says.
+RETRIES = 3
 
 Cause: TypeAlias = Literal["unreachable", "misconfigured", "throttled", "failing"]
 
@@ -29,10 +32,10 @@ class Attempt:
 
     Attributes:
         status: The HTTP status; None when no whole answer came.
-        reason: What went wrong, in words without any secret or body; None when nothing did.
-        understood: The answer was Customer.io's JSON (or rightly empty), not some proxy's page.
-        refused_items: Which items of a batch were refused, by their number from 0, and why; all others arrived.
-        about_call: The answer names something of the call that is wrong; a 404 without it is the endpoint's own.
+        reason: What went wrong, without any secret or body; None when nothing did.
+        understood: The answer was Customer.io's JSON (or rightly empty), not the page of a proxy.
+        refused_items: The items of a batch that were refused, by their number from 0, and why. All others arrived.
+        about_call: The answer names something of the call that is wrong. A 404 that does not is the endpoint's own.
         retry_after: Seconds that the answer asked us to wait.
         at: When it began, in unix seconds.
         seconds: How long it took.
@@ -54,14 +57,14 @@ class Attempt:
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """How a connection's calls are retried.
+    """How the calls of a connection are retried.
 
     Attributes:
-        max: Tries beside the first, at most; None leaves it to the time (or, within one process, to RETRIES).
+        max: Retries, at most; None leaves it to *max_age* (or, for a call that is sent at once, to RETRIES).
         delay: Seconds before the first retry.
-        exponential: The delay doubles from one retry to the next.
-        jitter: The delay is spread at random over its upper half.
-        all_errors: What Customer.io refuses for good is tried again too.
+        exponential: Double the delay with each retry.
+        jitter: Spread the delay at random over its upper half.
+        all_errors: Retry also what Customer.io refuses for good.
         max_age: Seconds of failing after which a delivery is given up.
     """
 
@@ -73,12 +76,8 @@ class Policy:
     max_age: float = 72 * HOUR
 
 
-#: Tries beside the first of a call that is sent at once, by the command line or the library, unless its policy says.
-RETRIES = 3
-
-
 def policy_with(policy: Policy, own: Mapping[str, JSON]) -> Policy:
-    """Put a raw request's own settings (`max`, `delay_ms`, `exponential`, `all_errors`) in a policy's place."""
+    """Return *policy* with a raw request's own settings: `max`, `delay_ms`, `exponential`, `all_errors`."""
     settings: dict[str, Any] = dict(own)
     if "delay_ms" in settings:
         settings["delay"] = settings.pop("delay_ms") / 1_000
@@ -92,10 +91,10 @@ class Delivered:
 
 @dataclass(frozen=True, kw_only=True)
 class Retry:
-    """Try the same delivery again *after* so many seconds.
+    """Try the delivery again *after* so many seconds.
 
     Attributes:
-        suspect: The connection may be to blame, so it counts when several fail in a row.
+        suspect: The connection may be at fault: such failures of several lanes in a row pause it.
     """
 
     after: float
@@ -112,143 +111,127 @@ class Failed:
 
 @dataclass(frozen=True, kw_only=True)
 class Postponed:
-    """Nothing is held against the delivery: it goes out again as soon as its connection does.
+    """Send the delivery again as soon as its connection is open; the attempt does not count.
 
     Attributes:
-        throttled: Customer.io asked for less; the connection pauses.
-        asked: For how many seconds, if it said so.
+        throttled: Customer.io asked for fewer requests, so the connection pauses.
+        retry_after: Seconds that it asked us to wait.
     """
 
     reason: str
     throttled: bool = False
-    asked: float | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Doubtful:
-    """The connection may be to blame: a probe has to tell before anything is decided."""
-
-    reason: str
+    retry_after: float | None = None
 
 
 Decision: TypeAlias = Delivered | Retry | Failed | Postponed
 
 
-# A delivery
+# Deliveries
+
+_Kind: TypeAlias = Literal["delivered", "unsendable", "throttled", "refused", "retryable", "doubtful"]
 
 
-def judge(attempt: Attempt, *, tries: int, failing_for: float, policy: Policy, jitter: float) -> Decision | Doubtful:
-    """Decide what follows an attempt, as far as it can be told without a probe.
+def _kind(attempt: Attempt) -> _Kind:
+    status = attempt.status or 0
+    if not attempt.sendable:
+        return "unsendable"
+    if attempt.refused_items:
+        return "refused"
+    # Asking us to wait is about all requests, whatever this one was.
+    if status == 429 or (status >= 500 and attempt.retry_after is not None):
+        return "throttled"
+    # A proxy or a captive portal answers anything, 200 too. A wrong key or region answers 401, 403 or 404.
+    if not attempt.understood or status in (401, 403, 404):
+        return "doubtful"
+    if 200 <= status < 300:
+        return "delivered"
+    # Customer.io took too long to read the request, or is not ready for it yet.
+    if status in (408, 425):
+        return "retryable"
+    if 400 <= status < 500:
+        return "refused"
+    # No answer, a redirect (we send to the wrong region), or an error of the server.
+    return "doubtful"
+
+
+def is_doubtful(attempt: Attempt) -> bool:
+    """Return whether the connection may be at fault, so that nothing is decided before it is probed."""
+    return _kind(attempt) == "doubtful"
+
+
+def judge(attempt: Attempt, *, tries: int, failing_for: float, policy: Policy, jitter: float) -> Decision:
+    """Decide what follows an attempt; what follows a doubtful one if the probe was good.
 
     Args:
         tries: Attempts of this delivery that count, this one included.
         failing_for: Seconds since its first failure, without those in which its connection was paused.
         jitter: A random number in [0, 1).
     """
-    reason = _reason(attempt)
-    match _kind(attempt):
-        case "good":
+    kind, reason = _kind(attempt), _reason(attempt)
+    if kind == "doubtful":
+        # The connection is well, so a 4xx is the call's own fault. But a 401 or 403 is about the key, and a 404 about
+        # the endpoint unless it names something of the call: no call is lost for an answer wrong for a moment.
+        status = attempt.status or 0
+        own_fault = 400 <= status < 500 and attempt.understood and status not in (401, 403)
+        kind = "refused" if own_fault and (status != 404 or attempt.about_call) else "retryable"
+    match kind:
+        case "delivered":
             return Delivered()
+        case "throttled":
+            return Postponed(reason=reason, throttled=True, retry_after=attempt.retry_after)
         case "unsendable":
             return Failed(reason=reason)
-        case "refused":
-            return _refused(reason, tries=tries, failing_for=failing_for, policy=policy, jitter=jitter)
-        case "throttled":
-            return Postponed(reason=reason, throttled=True, asked=attempt.retry_after)
-        case "again":
-            return _retry(reason, tries=tries, failing_for=failing_for, policy=policy, jitter=jitter)
-        case _:
-            return Doubtful(reason=reason)
-
-
-def judge_alone(attempt: Attempt, *, tries: int, failing_for: float, policy: Policy, jitter: float) -> Decision:
-    """Decide what follows a doubtful attempt once a probe has found that the connection is well."""
-    reason = _reason(attempt)
-    status = attempt.status or 0
-    # A 401 or 403 is about the key, and a 404 mostly about the endpoint: no call is at fault for these, so none
-    # is lost for an answer that was wrong for a moment.
-    is_endpoints = status in (401, 403) or (status == 404 and not attempt.about_call)
-    if attempt.understood and 400 <= status < 500 and not is_endpoints:
-        return _refused(reason, tries=tries, failing_for=failing_for, policy=policy, jitter=jitter)
-    return _retry(reason, tries=tries, failing_for=failing_for, policy=policy, jitter=jitter)
+        case "refused" if not policy.all_errors:
+            return Failed(reason=reason)
+    if failing_for >= policy.max_age:
+        return Failed(reason=f"{reason} (given up after {failing_for / HOUR:.0f} hours of trying)")
+    if policy.max is not None and tries > policy.max:
+        return Failed(reason=f"{reason} (given up after {tries} {'try' if tries == 1 else 'tries'})")
+    # A refusal says that Customer.io is well, so retrying it accuses nobody.
+    return Retry(after=_delay(policy, tries, jitter), reason=reason, suspect=kind != "refused")
 
 
 def postpone(attempt: Attempt) -> Postponed:
-    """Put off a doubtful attempt: its connection was not well, so it does not count against the call."""
+    """Decide what follows a doubtful attempt after a bad probe: it does not count against the delivery."""
     return Postponed(reason=_reason(attempt))
 
 
-def _kind(
-    attempt: Attempt,
-) -> Literal["good", "unsendable", "refused", "throttled", "again", "doubtful"]:
-    status = attempt.status or 0
-    if not attempt.sendable:
-        return "unsendable"
-    if attempt.refused_items:
-        return "refused"
-    if status == 429 or (status >= 500 and attempt.retry_after is not None):
-        return "throttled"
-    if not attempt.understood or status in (401, 403, 404):
-        return "doubtful"
-    if 200 <= status < 300:
-        return "good"
-    if 400 <= status < 500:
-        return "again" if status in (408, 425) else "refused"
-    return "doubtful"
+def retry_delay_at_once(attempt: Attempt, *, tries: int, policy: Policy, jitter: float) -> float | None:
+    """Return the seconds until the next attempt of a call that is sent at once; None: there is none.
+
+    No probe is made here, and the caller gets the error. So what a proxy, a wrong key or a wrong region may have
+    answered is as final as a refusal, and a wait of over a minute is left to the caller.
+    """
+    kind = _kind(attempt)
+    if kind in ("delivered", "unsendable") or tries > (RETRIES if policy.max is None else policy.max):
+        return None
+    is_final = kind == "refused" or (kind == "doubtful" and 200 <= (attempt.status or 0) < 500)
+    if is_final and not policy.all_errors:
+        return None
+    if attempt.retry_after is not None:
+        return attempt.retry_after if attempt.retry_after <= LONGEST_PAUSE else None
+    return _delay(policy, tries, jitter)
 
 
 def _reason(attempt: Attempt) -> str:
     return attempt.reason or f"HTTP {attempt.status}"
 
 
-def _refused(reason: str, *, tries: int, failing_for: float, policy: Policy, jitter: float) -> Retry | Failed:
-    if not policy.all_errors:
-        return Failed(reason=reason)
-    decision = _retry(reason, tries=tries, failing_for=failing_for, policy=policy, jitter=jitter)
-    return replace(decision, suspect=False) if isinstance(decision, Retry) else decision
-
-
-def _retry(reason: str, *, tries: int, failing_for: float, policy: Policy, jitter: float) -> Retry | Failed:
-    if failing_for >= policy.max_age:
-        return Failed(reason=f"{reason} (given up after {failing_for / HOUR:.0f} hours of trying)")
-    if policy.max is not None and tries > policy.max:
-        return Failed(reason=f"{reason} (given up after {tries} {'try' if tries == 1 else 'tries'})")
-    return Retry(after=_delay(policy, tries, jitter), reason=reason)
-
-
 def _delay(policy: Policy, tries: int, jitter: float) -> float:
     doublings = tries - 1 if policy.exponential else 0
-    return _spread(policy.delay, doublings, LONGEST_DELAY, jitter if policy.jitter else 1.0)
+    return _backoff(policy.delay, doublings, LONGEST_DELAY, jitter if policy.jitter else 1.0)
 
 
-def again_after(attempt: Attempt, *, tries: int, policy: Policy, jitter: float) -> float | None:
-    """Decide whether a call that is sent at once is tried again, and after how many seconds; None: no more.
-
-    Here nobody asks whether the connection is well: what a proxy, a wrong key or a wrong region could have
-    answered is as final as a refusal. A longer wait than a minute is left to whoever waits.
-    """
-    kind = _kind(attempt)
-    most = RETRIES if policy.max is None else policy.max
-    if kind in ("good", "unsendable") or tries > most:
-        return None
-    status = attempt.status or 0
-    if not policy.all_errors and kind not in ("throttled", "again") and 200 <= status < 500:
-        return None
-    delay = _delay(policy, tries, jitter) if attempt.retry_after is None else attempt.retry_after
-    return delay if delay <= LONGEST_PAUSE or attempt.retry_after is None else None
+def _backoff(first: float, doublings: int, longest: float, jitter: float) -> float:
+    return min(first * 2.0 ** min(doublings, 30), longest) * (0.5 + jitter / 2)
 
 
-def _spread(first: float, doublings: int, most: float, jitter: float) -> float:
-    """Double with each try, and spread over the upper half."""
-    return min(first * 2.0 ** min(doublings, 30), most) * (0.5 + jitter / 2)
-
-
-# A connection
+# Connections
 
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """What asking Customer.io for the connection's region came to; *cause* is None when all is well."""
+    """The result of asking Customer.io for the connection's region; *cause* is None when all is well."""
 
     cause: Literal["unreachable", "misconfigured"] | None = None
     reason: str | None = None
@@ -256,11 +239,13 @@ class Probe:
 
 @dataclass(frozen=True, kw_only=True)
 class ConnectionState:
-    """How a connection is: open, or paused for a cause. Times are those of the database, in unix seconds.
+    """The circuit breaker of a connection: it lets deliveries through, or is paused for a cause.
+
+    All workers share it. Times are unix seconds by the clock of the database.
 
     Attributes:
         resumes_at: When the pause ends by itself, or when the next probe may end it.
-        level: How many pauses there were without a success between: each is longer than the last.
+        level: Pauses in a row without a success between. Each is longer than the one before.
         suspects: The lanes that failed since the last success.
         paused_for: Seconds of all pauses that have ended.
     """
@@ -275,110 +260,97 @@ class ConnectionState:
 
     @property
     def on_trial(self) -> bool:
-        """One delivery at a time, until one arrives: the last five all failed."""
+        """Whether only one delivery at a time is sent, until one arrives ("half-open")."""
         return len(self.suspects) >= MOST_SUSPECTS
 
     def paused_in_all(self, now: float) -> float:
-        """Count the seconds of all pauses, the present one included."""
+        """Return the seconds of all pauses, the present one included."""
         return self.paused_for + (max(now - self.paused_at, 0.0) if self.paused_at is not None else 0.0)
 
 
-# Pauses that only a good probe ends.
-_PROBED = ("unreachable", "misconfigured")
+# Only a good probe ends a pause for one of these causes; the others end with time.
+_ENDED_BY_PROBE = ("unreachable", "misconfigured")
 
 
-def needs_probe(health: ConnectionState, now: float) -> bool:
-    """Tell that a paused connection is due to be probed."""
-    return health.cause in _PROBED and health.resumes_at is not None and health.resumes_at <= now
+def needs_probe(state: ConnectionState, now: float) -> bool:
+    """Return whether a paused connection is due to be probed."""
+    return state.cause in _ENDED_BY_PROBE and state.resumes_at is not None and state.resumes_at <= now
 
 
-def after_time(health: ConnectionState, now: float) -> ConnectionState:
-    """Resume a connection whose pause ends by itself."""
-    over = health.resumes_at is not None and health.resumes_at <= now
-    return _resumed(health, now) if over and health.cause in ("throttled", "failing") else health
-
-
-def after_probe(health: ConnectionState, probe: Probe, now: float, *, policy: Policy, jitter: float) -> ConnectionState:
-    """Resume a connection, or pause it until the next probe."""
-    if probe.cause is not None:
-        return _paused(health, probe.cause, probe.reason, None, now, policy=policy, jitter=jitter)
-    return _resumed(health, now) if health.cause in _PROBED else health
-
-
-def after_decision(
-    health: ConnectionState, lane: int, decision: Decision, now: float, *, policy: Policy, jitter: float
-) -> ConnectionState:
-    """Weigh what a delivery came to: throttling pauses its connection, and so do too many that fail in a row.
-
-    Args:
-        lane: Of the delivery; for one without a lane, anything that is its own.
-    """
-    match decision:
-        case Delivered():
-            return replace(health, suspects=(), level=0) if health.suspects or health.level else health
-        case Postponed(throttled=True) if health.cause not in _PROBED:
-            reason, asked = decision.reason, decision.asked
-            return _paused(health, "throttled", reason, asked, now, policy=policy, jitter=jitter)
-        case Retry(suspect=True) if lane not in health.suspects or health.on_trial:
-            suspects = tuple(dict.fromkeys((*health.suspects, lane)))[-MOST_SUSPECTS:]
-            suspected = replace(health, suspects=suspects)
-            if not suspected.on_trial or health.cause is not None:
-                return suspected
-            reason = f"{MOST_SUSPECTS} customers' calls failed in a row; the last: {decision.reason}"
-            return _paused(suspected, "failing", reason, None, now, policy=policy, jitter=jitter)
-        case _:
-            return health
-
-
-def _paused(
-    health: ConnectionState,
-    cause: Cause,
-    reason: str | None,
-    asked: float | None,
-    now: float,
-    *,
-    policy: Policy,
-    jitter: float,
-) -> ConnectionState:
-    growing = _spread(policy.delay, health.level, LONGEST_PAUSE, jitter)
-    resumes_at = now + (growing if asked is None else min(asked, HOUR))
-    if health.cause == cause == "throttled":
-        # Several answers of one burst ask for the same: they are one pause, as long as the longest.
-        return replace(health, reason=reason, resumes_at=max(resumes_at, health.resumes_at or 0.0))
-    return replace(
-        health,
-        cause=cause,
-        reason=reason,
-        paused_at=now if health.paused_at is None else health.paused_at,
-        resumes_at=resumes_at,
-        level=health.level + 1,
-    )
-
-
-def _resumed(health: ConnectionState, now: float) -> ConnectionState:
-    return replace(
-        health,
-        cause=None,
-        reason=None,
-        paused_at=None,
-        resumes_at=None,
-        paused_for=health.paused_in_all(now),
-    )
-
-
-def weigh(
-    health: ConnectionState,
-    decided: Sequence[tuple[int, Decision]],
+def next_state(
+    state: ConnectionState,
+    decisions: Sequence[tuple[int, Decision]],
     probes: Sequence[Probe],
     now: float,
     *,
     policy: Policy,
     jitter: float,
 ) -> ConnectionState:
-    """Work out how a connection is after all that became of it in one turn of a worker."""
-    health = after_time(health, now)
-    for lane, decision in decided:
-        health = after_decision(health, lane, decision, now, policy=policy, jitter=jitter)
+    """Return the state of a connection after one turn of a worker.
+
+    Args:
+        decisions: Each with the lane of its delivery; for a delivery without a lane, a number of its own.
+        probes: Results of the probes that this worker had the right to make.
+    """
+    is_over = state.resumes_at is not None and state.resumes_at <= now
+    if is_over and state.cause in ("throttled", "failing"):
+        state = _resumed(state, now)
+    for lane, decision in decisions:
+        state = _after_decision(state, lane, decision, now, policy=policy, jitter=jitter)
     for probe in probes:
-        health = after_probe(health, probe, now, policy=policy, jitter=jitter)
-    return health
+        if probe.cause is not None:
+            state = _paused(state, probe.cause, probe.reason, now, policy=policy, jitter=jitter)
+        elif state.cause in _ENDED_BY_PROBE:
+            state = _resumed(state, now)
+    return state
+
+
+def _after_decision(
+    state: ConnectionState, lane: int, decision: Decision, now: float, *, policy: Policy, jitter: float
+) -> ConnectionState:
+    match decision:
+        case Delivered():
+            return replace(state, suspects=(), level=0) if state.suspects or state.level else state
+        case Postponed(throttled=True) if state.cause not in _ENDED_BY_PROBE:
+            return _paused(
+                state, "throttled", decision.reason, now, retry_after=decision.retry_after, policy=policy, jitter=jitter
+            )
+        case Retry(suspect=True) if lane not in state.suspects or state.on_trial:
+            suspects = tuple(dict.fromkeys((*state.suspects, lane)))[-MOST_SUSPECTS:]
+            state = replace(state, suspects=suspects)
+            if not state.on_trial or state.cause is not None:
+                return state
+            reason = f"{MOST_SUSPECTS} customers' calls failed in a row; the last: {decision.reason}"
+            return _paused(state, "failing", reason, now, policy=policy, jitter=jitter)
+        case _:
+            return state
+
+
+def _paused(
+    state: ConnectionState,
+    cause: Cause,
+    reason: str | None,
+    now: float,
+    *,
+    retry_after: float | None = None,
+    policy: Policy,
+    jitter: float,
+) -> ConnectionState:
+    seconds = _backoff(policy.delay, state.level, LONGEST_PAUSE, jitter)
+    resumes_at = now + (seconds if retry_after is None else min(retry_after, HOUR))
+    if state.cause == cause == "throttled":
+        # Several answers of one burst ask for the same: they are one pause, as long as the longest.
+        return replace(state, reason=reason, resumes_at=max(resumes_at, state.resumes_at or 0.0))
+    return replace(
+        state,
+        cause=cause,
+        reason=reason,
+        paused_at=now if state.paused_at is None else state.paused_at,
+        resumes_at=resumes_at,
+        level=state.level + 1,
+    )
+
+
+def _resumed(state: ConnectionState, now: float) -> ConnectionState:
+    paused_for = state.paused_in_all(now)
+    return replace(state, cause=None, reason=None, paused_at=None, resumes_at=None, paused_for=paused_for)

@@ -1,1 +1,1 @@
-"""The worker: claim due deliveries, send them, decide what follows, settle."""
+"""Claim due deliveries, send them, decide what follows, settle."""

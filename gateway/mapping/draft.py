@@ -141,7 +141,7 @@ def _head(source: str, scheme: JSON, guesses: Guesses) -> str:
 def _verify(source: str, scheme: JSON, notes: list[str], guesses: Guesses) -> str:
     section: dict[str, JSON] = {"scheme": scheme, "secret_env": _variable(source)}
     signed = scheme_from(scheme)
-    unsigned: list[JSON] = [name for name in _headers(guesses.type, guesses.key) if not signed.believes(name)]
+    unsigned: list[JSON] = [name for name in _headers(guesses.type, guesses.key) if not signed.trusts_header(name)]
     if unsigned:
         section["scheme"] = {**(scheme if isinstance(scheme, dict) else {"base": scheme}), "trust": unsigned}
         notes.append("No signature covers the headers under 'trust': if the body says the same, take it from there.")

@@ -144,8 +144,8 @@ class Guesses:
         self.of_person, self.of_event = _guess_attributes(sample, self.person, self.event_type, used)
         is_removal = re.search("delet|destroy|remov|eras|redact|suppress", (self.event_type or "").lower())
         self.removes = is_removal is not None and role_of(*subject(self.event_type)) is not None
-        is_known = self.person.keys() >= {"id", "email"} or (bool(self.of_person) and "anonymous_id" not in self.person)
-        self.identifies = is_known and not self.removes
+        names = self.person.keys() & {"id", "email"}
+        self.identifies = not self.removes and (len(names) == 2 or bool(names and self.of_person))
         self.of_person = self.of_person if self.identifies else {}
 
 

@@ -1,12 +1,11 @@
-"""Run the tests that a mapping file holds, the same way for `gateway check` and for pytest."""
+"""Run the tests of a mapping file, in the same way for `gateway check` and for pytest."""
 
 from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import zip_longest
 from typing import ClassVar
 
 from gateway.customerio.calls import as_json
@@ -18,9 +17,9 @@ from gateway.mapping.translate import Translation, translate
 
 @dataclass(frozen=True, kw_only=True)
 class TestResult:
-    """How one test of a mapping file went; *difference* is None when it passed."""
+    """The result of one test of a mapping file; *difference* is None if it passed."""
 
-    __test__: ClassVar[bool] = False  # pytest would take the name for a class of tests
+    __test__: ClassVar[bool] = False  # pytest would collect the class because of its name
 
     name: str
     where: Location
@@ -28,9 +27,9 @@ class TestResult:
 
 
 def run_tests(mapping: MappingFile, load: Callable[[str], JSON]) -> list[TestResult]:
-    """Run all tests of a mapping file; *load* gives the decoded body of a `payload` by its name in the test.
+    """Run all tests of a mapping file. *load* returns the decoded body of a test's `payload` by its name.
 
-    What *load* raises as OSError, ValueError or GatewayError fails the test and no more.
+    An OSError, ValueError or GatewayError of *load* fails that test only.
     """
     return [
         TestResult(name=test.name, where=test.where, difference=_run(mapping, test, load)) for test in mapping.tests
@@ -53,45 +52,40 @@ def _run(mapping: MappingFile, test: MappingTest, load: Callable[[str], JSON]) -
     return _difference(test, translate(mapping, event))
 
 
-def _difference(test: MappingTest, got: Translation) -> str | None:
+def _difference(test: MappingTest, translation: Translation) -> str | None:
+    """Return how a translation differs from what a test expects; None: it does not."""
+    problem = translation.problem
     if test.expect is None:
-        return _error_difference(test.error or "", got)
-    if got.problem is not None and not any("error" in each for each in test.expect):
-        return f"expected {len(test.expect)} calls, got an error:\n{got.problem}"
-    expected = [_comparable(each) for each in test.expect]
-    found = [each for part in got.parts or (got,) for each in _outcome(part)]
-    actual = [_as_expected(each, wanted) for each, wanted in zip_longest(found, expected[: len(found)])]
-    lines = _lines(expected), _lines(actual)
-    if lines[0] == lines[1]:
+        error = test.error or ""
+        if problem is None:
+            calls = json.dumps([as_json(planned.call) for planned in translation.planned], ensure_ascii=False, indent=2)
+            return f"expected an error with {error!r}, got {translation.status}:\n{calls}"
+        return None if error in str(problem) else f"expected an error with {error!r}, got:\n{problem}"
+    if problem is not None and not any("error" in item for item in test.expect):
+        return f"expected {len(test.expect)} calls, got an error:\n{problem}"
+
+    expected = [_comparable(item) for item in test.expect]
+    actual: list[dict[str, JSON]] = []
+    for part in translation.parts or (translation,):
+        if part.problem is None:
+            actual += [_comparable(as_json(planned.call)) for planned in part.planned]
+            continue
+        # An error is as expected if it contains the expected text.
+        item = expected[len(actual)] if len(actual) < len(expected) else {}
+        text = str(part.problem)
+        actual.append(item if "error" in item and str(item["error"]) in text else {"error": text})
+    expected_lines, actual_lines = (
+        json.dumps(calls, ensure_ascii=False, indent=2).splitlines() for calls in (expected, actual)
+    )
+    if expected_lines == actual_lines:
         return None
-    difference = "\n".join(difflib.unified_diff(*lines, "expected", "got", n=1_000, lineterm=""))
-    return difference if got.reason is None else f"{difference}\nignored: {got.reason}"
-
-
-def _outcome(part: Translation) -> list[dict[str, JSON]]:
-    if part.problem is not None:
-        return [{"error": str(part.problem)}]
-    return [_comparable(as_json(planned.call)) for planned in part.planned]
-
-
-def _as_expected(found: dict[str, JSON], wanted: dict[str, JSON] | None) -> dict[str, JSON]:
-    """Take an error for the text that is expected of it, if that is in it."""
-    if wanted is not None and "error" in found and "error" in wanted:
-        return wanted if str(wanted["error"]) in str(found["error"]) else found
-    return found
-
-
-def _error_difference(error: str, got: Translation) -> str | None:
-    if got.problem is None:
-        calls = json.dumps([as_json(planned.call) for planned in got.planned], ensure_ascii=False, indent=2)
-        return f"expected an error with {error!r}, got {got.status}:\n{calls}"
-    if error not in str(got.problem):
-        return f"expected an error with {error!r}, got:\n{got.problem}"
-    return None
+    lines = difflib.unified_diff(expected_lines, actual_lines, "expected", "got", n=1_000, lineterm="")
+    ignored = "" if translation.reason is None else f"\nignored: {translation.reason}"
+    return "\n".join(lines) + ignored
 
 
 def _comparable(call: dict[str, JSON]) -> dict[str, JSON]:
-    """Put a call in the one form that equal calls share: no attributes is the same as none written."""
+    """Return a call in the form that all equal calls share: empty attributes are left out."""
     spec = SPECS.get(str(call.get("call")))
     order = [name for name in ("call", *(spec.keys if spec else ())) if name in call]
     names = [*order, *sorted(call.keys() - set(order))]
@@ -99,7 +93,7 @@ def _comparable(call: dict[str, JSON]) -> dict[str, JSON]:
 
 
 def _plain(value: JSON) -> JSON:
-    """Make 10.0 the 10 that it equals; as JSON text, unlike in Python, true stays apart from 1."""
+    """Replace 10.0 by 10, which it equals. Texts are compared then, because Python takes true for 1."""
     match value:
         case float():
             return int(value) if value.is_integer() else value
@@ -108,7 +102,3 @@ def _plain(value: JSON) -> JSON:
         case dict():
             return {name: _plain(item) for name, item in sorted(value.items())}
     return value
-
-
-def _lines(calls: Sequence[JSON]) -> list[str]:
-    return json.dumps(calls, ensure_ascii=False, indent=2).splitlines()

@@ -1,4 +1,4 @@
-"""How a translation went, step by step, for people who ask why."""
+"""Record the steps of a translation, for `gateway translate --explain`."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from gateway.mapping.model import Computed
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One thing that was found out on the way to the calls.
+    """One step of a translation: a decision, or the evaluation of one expression.
 
     Attributes:
-        depth: How far in it belongs: 0 the event, 1 a part of it, 2 a call, 3 one of the call's values.
-        label: What was found out, or the name of what was evaluated.
+        depth: Its indentation: 0 the event, 1 a part of it, 2 a call, 3 a value of the call.
+        label: The decision, or the name of the key that was evaluated.
         where: The place in the mapping file.
-        expression: What was evaluated, and to which *value*; None: nothing was.
-        problem: Why it has no value.
+        expression: The expression that was evaluated; None: the step is a decision.
+        value: What the expression gave.
+        problem: Why the expression gave no value.
     """
 
     depth: int
@@ -30,19 +31,19 @@ class Step:
 
 
 class Trace:
-    """The steps so far; what is evaluated belongs below what was told last."""
+    """The steps of a translation so far. Evaluations are indented below the decision before them."""
 
     def __init__(self) -> None:
         self.steps: list[Step] = []
         self._depth = 0
 
-    def tell(self, depth: int, label: str, where: Location | None = None) -> None:
-        """Say what happens next."""
+    def step(self, depth: int, label: str, where: Location | None = None) -> None:
+        """Record a decision."""
         self.steps.append(Step(depth=depth, label=label, where=where))
         self._depth = depth + 1
 
     def evaluated(self, name: str, computed: Computed, value: JSON, problem: str | None = None) -> None:
-        """Say what an expression gave."""
+        """Record the value of an expression, or the problem that it met."""
         self.steps.append(
             Step(
                 depth=self._depth,

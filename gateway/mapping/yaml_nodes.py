@@ -1,7 +1,8 @@
-"""Read YAML so that every value keeps its place and scalars mean what JSON means.
+"""Read YAML into nodes that know their places, and in which scalars mean what they mean in JSON.
 
-Plain `true`, `false`, `null` and JSON numbers are typed; everything else (`no`, `12:30`, `010`,
-`2026-01-02`, anything quoted) is text.
+Plain `true`, `false`, `null` and JSON numbers are typed. Everything else (`no`, `12:30`, `010`, `2026-01-02`,
+anything quoted) is text. The nodes are built here out of the parser's events, because PyYAML's own constructors
+keep no places, let later keys replace earlier ones, and expand aliases without a limit.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from gateway.errors import Location, MappingError, Problem
 from gateway.event import JSON
 
 MAX_DEPTH = 64
-MAX_EXPANDED = 10_000  # nodes that all aliases of a file may stand for together
+MAX_EXPANDED = 10_000  # nodes that all aliases of a file may expand to, together
 _TOO_DEEP = f"values are nested more than {MAX_DEPTH} deep"
 
 
@@ -27,8 +28,8 @@ class Scalar:
     """One value that is not a list or an object.
 
     Attributes:
-        quoted: It was written in quotes or as a block, so it is text whatever it looks like.
-        empty: Nothing or `~` was written (the value is then None); the word null is not empty.
+        quoted: It is in quotes or a block, so it is text whatever it looks like.
+        empty: Nothing or `~` was written: the value is None. The word null is not empty.
     """
 
     where: Location
@@ -47,13 +48,13 @@ class ListNode:
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectNode:
-    """An object: no key occurs twice, and the value of a key is the key's text as it was written."""
+    """An object. No key occurs twice. A key is always text: the key `010` is "010", and the key `true` is "true"."""
 
     where: Location
     entries: tuple[tuple[Scalar, Node], ...]
 
     def get(self, name: str) -> Node | None:
-        """Find the value of a key."""
+        """Return the value of a key, or None."""
         return next((value for key, value in self.entries if key.value == name), None)
 
 
@@ -61,15 +62,20 @@ Node: TypeAlias = Scalar | ListNode | ObjectNode
 
 
 def read(text: str, file: str) -> Node:
-    """Read the one YAML document of *text*; *file* is its name in places.
+    """Return the root node of the one YAML document in *text*; *file* is the file's name in places.
 
-    Raises MappingError: holds all problems up to the first that is not YAML at all, so every duplicate key.
+    Raises MappingError with all problems up to the first syntax error, so with every duplicate key before it.
     """
     text = text.removeprefix("\ufeff")
-    _refuse_control_characters(text, file)
-    builder = _Builder(text, file)
+    unprintable = _UNPRINTABLE.search(text)
+    if unprintable is not None:  # the parser would report it without a place
+        before = _LINE_BREAK.split(text[: unprintable.start()])
+        where = Location(file=file, line=len(before), column=len(before[-1]) + 1)
+        problem = f"character U+{ord(unprintable.group()):04X} is not allowed in a file; remove it"
+        raise MappingError([Problem(where=where, code="yaml", text=problem)])
+    builder = _NodeBuilder(text, file)
     try:
-        node = builder.document()
+        node = builder.root()
     except yaml.YAMLError as error:
         raise MappingError([*builder.problems, _syntax_problem(error, text, file)]) from None
     if builder.problems:
@@ -78,7 +84,7 @@ def read(text: str, file: str) -> Node:
 
 
 def plain(node: Node) -> JSON:
-    """Turn a node into plain data."""
+    """Return the plain data of a node."""
     match node:
         case Scalar():
             return node.value
@@ -93,21 +99,12 @@ _ODD_BLANK = re.compile("[\u00a0\u1680\u2000-\u200b\u202f\u205f\u3000\ufeff]")
 _LINE_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
 
 
-def _refuse_control_characters(text: str, file: str) -> None:
-    found = _UNPRINTABLE.search(text)
-    if found is None:
-        return
-    before = _LINE_BREAK.split(text[: found.start()])
-    where = Location(file=file, line=len(before), column=len(before[-1]) + 1)
-    problem = f"character U+{ord(found.group()):04X} is not allowed in a file; remove it"
-    raise MappingError([Problem(where=where, code="yaml", text=problem)])
-
-
+#: The parser in C where PyYAML has it: several times as fast.
 _Loader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 
 
-class _Mark(Protocol):
-    """A position of either parser, the one in C or the one in Python; counts from 0."""
+class _ParserPosition(Protocol):
+    """A position of PyYAML's parser, the one in C or the one in Python; counts from 0."""
 
     @property
     def line(self) -> int: ...
@@ -116,18 +113,24 @@ class _Mark(Protocol):
     def column(self) -> int: ...
 
 
-class _Builder:
-    """Builds nodes out of the parser's events, so that depth and aliases are bounded first."""
+class _NodeBuilder:
+    """Builds nodes out of the parser's events, with limits on depth and on what aliases expand to.
+
+    Attributes:
+        problems: Those after which reading can go on, so that all are reported at once.
+    """
 
     def __init__(self, text: str, file: str) -> None:
         self.problems: list[Problem] = []
         self._events: Iterator[yaml.Event] = iter(yaml.parse(text, Loader=_Loader))
         self._file = file
-        self._anchors: dict[str, Node | None] = {}  # None: still being built
-        self._sizes: dict[int, tuple[int, int, Node]] = {}  # the node too, so that its id stays its own
+        self._anchors: dict[str, Node | None] = {}  # None: its node is not complete yet
+        # By the id of a node: its values, its levels, and the node itself, so that no other node gets its id.
+        self._sizes: dict[int, tuple[int, int, Node]] = {}
         self._expanded = 0
 
-    def document(self) -> Node:
+    def root(self) -> Node:
+        """Return the root node of the document. Raises MappingError or yaml.YAMLError."""
         self._next()  # the start of the stream
         start = self._next()
         if isinstance(start, yaml.StreamEndEvent):
@@ -153,17 +156,16 @@ class _Builder:
         anchor = getattr(event, "anchor", None)
         if anchor is not None:
             self._anchors[anchor] = None
-        node = self._untagged(event, depth)
+        node: Node
+        if isinstance(event, yaml.ScalarEvent):
+            node = self._scalar(event)
+        elif isinstance(event, yaml.SequenceStartEvent):
+            node = self._list(event, depth)
+        else:
+            node = self._object(event, depth)
         if anchor is not None:
             self._anchors[anchor] = node
         return node
-
-    def _untagged(self, event: yaml.Event, depth: int) -> Node:
-        if isinstance(event, yaml.ScalarEvent):
-            return self._scalar(event)
-        if isinstance(event, yaml.SequenceStartEvent):
-            return self._list(event, depth)
-        return self._object(event, depth)
 
     def _list(self, start: yaml.Event, depth: int) -> ListNode:
         items = []
@@ -177,24 +179,24 @@ class _Builder:
             entries.append((self._key(event, entries), self._node(self._next(), depth + 1)))
         if getattr(start, "flow_style", False):
             self._find_split_expression(entries)
-        entries = self._merged(self._unique(entries))
+        entries = self._merge(self._unique(entries))
         return ObjectNode(where=self._where(start), entries=tuple(entries))
 
     def _key(self, event: yaml.Event, before: list[tuple[Scalar, Node]]) -> Scalar:
         if isinstance(event, yaml.AliasEvent):
             self._stop(event, "yaml", f'"*" starts a YAML alias; quote the key: "*{event.anchor}"')
         if not isinstance(event, yaml.ScalarEvent):
-            if before and _is_cut_expression(before[-1][1]):
+            if before and _is_cut_value(before[-1][1]):
                 self._stop(event, "unquoted-expression", _COMMA)
             self._stop(event, "yaml", "a key must be text; quote a value that contains { } or [ ]")
         self._refuse_tag(event)
         if not event.value and not event.style:
             self._stop(event, "yaml", 'a key is missing before ":"')
         key = Scalar(where=self._content_start(event), value=event.value, quoted=bool(event.style), empty=False)
-        if not key.quoted and (odd := _ODD_BLANK.match(event.value)):
-            text = f"this line starts with U+{ord(odd.group()):04X}, which only looks like a space"
+        if not key.quoted and (blank := _ODD_BLANK.match(event.value)):
+            text = f"this line starts with U+{ord(blank.group()):04X}, which only looks like a space"
             self._stop(event, "yaml", f"{text}; type the spaces again")
-        if not key.quoted and _is_cut(key.value):  # as in  - =items[].{sku: sku}
+        if not key.quoted and _is_cut_expression(key.value):  # as in  - =items[].{sku: sku}
             self.problems.append(Problem(where=key.where, code="yaml", text=_COLON))
         return key
 
@@ -212,6 +214,7 @@ class _Builder:
         return Scalar(where=where, value=value, quoted=False, empty=False)
 
     def _unique(self, entries: list[tuple[Scalar, Node]]) -> list[tuple[Scalar, Node]]:
+        """Return the first entry of each key, and report the others."""
         first: dict[str, tuple[Scalar, Node]] = {}
         for key, value in entries:
             name = str(key.value)
@@ -222,46 +225,45 @@ class _Builder:
                 first[name] = (key, value)
         return list(first.values())
 
-    def _merged(self, entries: list[tuple[Scalar, Node]]) -> list[tuple[Scalar, Node]]:
-        seen = {key.value for key, _ in entries if not _is_merge(key)}
+    def _merge(self, entries: list[tuple[Scalar, Node]]) -> list[tuple[Scalar, Node]]:
+        """Replace each merge key, `<<: *base`, by the entries of its objects. The object's own keys win."""
+        seen = {key.value for key, _ in entries if not _is_merge_key(key)}
         merged: list[tuple[Scalar, Node]] = []
         for key, value in entries:
-            if not _is_merge(key):
+            if not _is_merge_key(key):
                 merged.append((key, value))
                 continue
-            for entry in self._sources(key, value):
+            sources = value.items if isinstance(value, ListNode) else (value,)
+            objects = [source for source in sources if isinstance(source, ObjectNode)]
+            if len(objects) != len(sources):
+                text = "<< takes an object, or a list of objects"
+                self.problems.append(Problem(where=key.where, code="merge-key", text=text))
+            for entry in (entry for source in objects for entry in source.entries):
                 if entry[0].value not in seen:
                     seen.add(entry[0].value)
                     merged.append(entry)
         return merged
 
-    def _sources(self, key: Scalar, value: Node) -> list[tuple[Scalar, Node]]:
-        sources = value.items if isinstance(value, ListNode) else (value,)
-        objects = [source for source in sources if isinstance(source, ObjectNode)]
-        if len(objects) != len(sources):
-            text = "<< takes an object, or a list of objects"
-            self.problems.append(Problem(where=key.where, code="merge-key", text=text))
-        return [entry for source in objects for entry in source.entries]
-
     def _find_split_expression(self, entries: list[tuple[Scalar, Node]]) -> None:
-        """Tell a stray key in { } that is really what follows a comma inside an unquoted expression."""
+        """Report a key in { } that is really the rest of an unquoted expression, after a comma in it."""
         after_expression = False
         for key, value in entries:
-            nothing = isinstance(value, Scalar) and value.empty
-            if nothing and not key.quoted and (after_expression or _is_unbalanced(str(key.value))):
+            has_no_value = isinstance(value, Scalar) and value.empty
+            if has_no_value and not key.quoted and (after_expression or _is_unbalanced(str(key.value))):
                 text = f"'{key.value}' is not a key: {_COMMA}"
                 self.problems.append(Problem(where=key.where, code="unquoted-expression", text=text))
                 return
-            after_expression = _is_cut_expression(value)
+            after_expression = _is_cut_value(value)
 
     def _alias(self, event: yaml.AliasEvent, depth: int) -> Node:
+        """Return the node of an anchor. It is shared, but counts as if it were written here once more."""
         if event.anchor not in self._anchors:
             text = f'"*" starts a YAML alias, and there is no anchor &{event.anchor}; if text is meant, quote it'
             self._stop(event, "yaml", text)
         node = self._anchors[event.anchor]
         if node is None:
             self._stop(event, "recursive-alias", f"*{event.anchor} stands inside what it stands for")
-        size, height, _ = self._measured(node)
+        size, height, _ = self._size_of(node)
         self._expanded += size
         if self._expanded > MAX_EXPANDED:
             self._stop(event, "too-large", f"the aliases of this file stand for more than {MAX_EXPANDED:,} values")
@@ -269,10 +271,15 @@ class _Builder:
             self._stop(event, "too-deep", _TOO_DEEP)
         return node
 
-    def _measured(self, node: Node) -> tuple[int, int, Node]:
-        """Count the values that a node stands for and its levels, however often parts of it are shared."""
+    def _size_of(self, node: Node) -> tuple[int, int, Node]:
+        """Return the values and the levels of a node; shared nodes count each time, and are measured once."""
         if id(node) not in self._sizes:
-            below = [self._measured(child) for child in _children(node)]
+            children: list[Node] = []
+            if isinstance(node, ListNode):
+                children = [*node.items]
+            elif isinstance(node, ObjectNode):
+                children = [value for _, value in node.entries]
+            below = [self._size_of(child) for child in children]
             size = 1 + sum(size for size, _, _ in below)
             self._sizes[id(node)] = (size, 1 + max((height for _, height, _ in below), default=0), node)
         return self._sizes[id(node)]
@@ -282,7 +289,7 @@ class _Builder:
             self._stop(event, "yaml-tag", _TAG)
 
     def _content_start(self, event: yaml.ScalarEvent) -> Location:
-        """Skip an anchor: offsets into a plain text are counted from its first character."""
+        """Return where the text of a scalar starts, after its anchor: offsets into an expression count from there."""
         start = self._where(event)
         end = _place(event.end_mark, self._file)
         if event.anchor is None or event.style or start.line != end.line:
@@ -305,32 +312,28 @@ _WORDS: dict[str, bool | None] = {"true": True, "false": False, "null": None}
 
 
 def _typed(text: str) -> bool | int | float | str | None:
+    """Return the value of a plain scalar as JSON has it."""
     if text in _WORDS:
         return _WORDS[text]
     number = _NUMBER.fullmatch(text)
     if number is None:
         return text
     value = float(text)
-    # An integer beyond the range of a float stays infinite here, and is refused like 1e999.
+    # An integer beyond the range of a float becomes infinite here, so that it is refused like 1e999.
     return value if number.group(1) or number.group(2) or math.isinf(value) else int(text)
 
 
-def _is_merge(key: Scalar) -> bool:
+def _is_merge_key(key: Scalar) -> bool:
     return key.value == "<<" and not key.quoted
 
 
-def _children(node: Node) -> list[Node]:
-    if isinstance(node, ListNode):
-        return list(node.items)
-    return [value for _, value in node.entries] if isinstance(node, ObjectNode) else []
-
-
-def _is_cut(value: object) -> bool:
+def _is_cut_expression(value: object) -> bool:
+    """Tell whether a text is the beginning of an expression that YAML cut at a comma or a colon."""
     return isinstance(value, str) and value.startswith("=") and _is_unbalanced(value)
 
 
-def _is_cut_expression(node: Node) -> bool:
-    return isinstance(node, Scalar) and not node.quoted and _is_cut(node.value)
+def _is_cut_value(node: Node) -> bool:
+    return isinstance(node, Scalar) and not node.quoted and _is_cut_expression(node.value)
 
 
 def _is_unbalanced(text: str) -> bool:
@@ -338,116 +341,109 @@ def _is_unbalanced(text: str) -> bool:
 
 
 def _syntax_problem(error: yaml.YAMLError, text: str, file: str) -> Problem:
+    """Explain a syntax error by what the parser reports and by the line where it stopped."""
     where = _place(getattr(error, "problem_mark", None), file)
-    said = ": ".join(filter(None, (getattr(error, "context", None), getattr(error, "problem", None))))
-    before, at = _split_line(text, where)
-    found = next((each for each in _EXPLANATIONS if each.fits(said, before, at)), None)
-    if found is None:
-        return Problem(where=where, code="yaml", text=f"this is not YAML: {said}")
-    opening = getattr(error, "context_mark", None)
-    if found.opening and opening is not None:
-        where = _place(opening, file)
-    return Problem(where=where, code=found.code, text=found.text)
+    report = ": ".join(filter(None, (getattr(error, "context", None), getattr(error, "problem", None))))
+    lines = _LINE_BREAK.split(text)
+    line = lines[where.line - 1] if where.line <= len(lines) else ""
+    before, at = line[: where.column - 1], line[where.column - 1 : where.column]
+    for explanation in _EXPLANATIONS:
+        if explanation.fits(report, before, at):
+            opening = getattr(error, "context_mark", None)
+            if explanation.opening and opening is not None:
+                where = _place(opening, file)
+            return Problem(where=where, code=explanation.code, text=explanation.text)
+    return Problem(where=where, code="yaml", text=f"this is not YAML: {report}")
 
 
-def _place(mark: _Mark | None, file: str) -> Location:
-    line, column = (mark.line, mark.column) if mark is not None else (0, 0)
+def _place(position: _ParserPosition | None, file: str) -> Location:
+    line, column = (position.line, position.column) if position is not None else (0, 0)
     return Location(file=file, line=line + 1, column=column + 1)
 
 
-def _split_line(text: str, where: Location) -> tuple[str, str]:
-    lines = _LINE_BREAK.split(text)
-    line = lines[where.line - 1] if where.line <= len(lines) else ""
-    return line[: where.column - 1], line[where.column - 1 : where.column]
-
-
 @dataclass(frozen=True, kw_only=True)
-class _Explanation:
-    """What a syntax error means in plain words.
+class _SyntaxExplanation:
+    """The explanation of a syntax error, and how to recognise the error: by three patterns.
 
     Attributes:
-        said: A pattern of what the parser says; the one in C and the one in Python word it differently.
+        report: A pattern of the parser's report. The parsers in C and in Python word it differently.
         before: A pattern of the line up to where the parser stopped.
-        at: A pattern of the character that it stopped at; "^$" is the end of the line.
-        opening: The place to show is where the thing began rather than where the parser stopped.
+        at: A pattern of the character at which it stopped; "^$" is the end of the line.
+        opening: Show the place where the construct began, not the one where the parser stopped.
     """
 
-    said: str
+    report: str
     before: str = ""
     at: str = ""
     opening: bool = False
     code: str = "yaml"
     text: str
 
-    def fits(self, said: str, before: str, at: str) -> bool:
-        return all(
-            re.search(pattern, seen) for pattern, seen in ((self.said, said), (self.before, before), (self.at, at))
-        )
+    def fits(self, report: str, before: str, at: str) -> bool:
+        """Tell whether all three patterns match."""
+        pairs = ((self.report, report), (self.before, before), (self.at, at))
+        return all(re.search(pattern, subject) for pattern, subject in pairs)
 
 
+# The first that fits is used, so the special ones come before the general ones.
 _EXPLANATIONS = (
-    # Where the parser in C reads ahead it meets a bound of its own before ours.
-    _Explanation(said="maximum nesting depth", code="too-deep", text=_TOO_DEEP),
-    _Explanation(said="(?:scanning|parsing) a tag|undefined tag", opening=True, code="yaml-tag", text=_TAG),
-    _Explanation(
-        said="scanning an alias",
+    # The parser in C has a limit of its own, which it may meet while it reads ahead.
+    _SyntaxExplanation(report="maximum nesting depth", code="too-deep", text=_TOO_DEEP),
+    _SyntaxExplanation(report="(?:scanning|parsing) a tag|undefined tag", opening=True, code="yaml-tag", text=_TAG),
+    _SyntaxExplanation(
+        report="scanning an alias",
         opening=True,
         text='"*" starts a YAML alias; if text is meant, quote it, as in  "*.created":',
     ),
-    _Explanation(said="scanning an anchor", opening=True, text='"&" starts a YAML anchor; if text is meant, quote it'),
-    _Explanation(
-        said="mapping values are not allowed",
+    _SyntaxExplanation(
+        report="scanning an anchor", opening=True, text='"&" starts a YAML anchor; if text is meant, quote it'
+    ),
+    _SyntaxExplanation(
+        report="mapping values are not allowed",
         before=r"(?:^|[:-]) *=[^'\"`]* \? ",
         code="expression",
         text="bad expression: a choice is written if(condition, then, otherwise)",
     ),
-    _Explanation(said="mapping values are not allowed", before="(?:^|[:-]) *=", text=_COLON),
-    _Explanation(
-        said="mapping values are not allowed",
+    _SyntaxExplanation(report="mapping values are not allowed", before="(?:^|[:-]) *=", text=_COLON),
+    _SyntaxExplanation(
+        report="mapping values are not allowed",
         text='this ":" cannot stand here: check the indentation; a text that contains ": " must be quoted',
     ),
-    _Explanation(
-        said="entries are not allowed",
+    _SyntaxExplanation(
+        report="entries are not allowed",
         text='a list starts on a line of its own; a text that starts with "- " must be quoted',
     ),
-    _Explanation(
-        said="cannot start any token|tab character",
-        at="\t",
-        text="a tab is used for indentation; use spaces",
+    _SyntaxExplanation(
+        report="cannot start any token|tab character", at="\t", text="a tab is used for indentation; use spaces"
     ),
-    _Explanation(
-        said="cannot start any token",
-        at="@",
-        text='a text cannot start with "@"; an expression is written =@',
+    _SyntaxExplanation(
+        report="cannot start any token", at="@", text='a text cannot start with "@"; an expression is written =@'
     ),
-    _Explanation(said="cannot start any token", text="a text cannot start with this character; quote it"),
-    _Explanation(
-        said="quoted scalar: found (?:unknown escape|invalid)",
+    _SyntaxExplanation(report="cannot start any token", text="a text cannot start with this character; quote it"),
+    _SyntaxExplanation(
+        report="quoted scalar: found (?:unknown escape|invalid)",
         text="in double quotes a backslash starts an escape; use single quotes or a block (key: >-)",
     ),
-    _Explanation(said="quoted scalar", opening=True, text="a quote is opened here and never closed"),
-    _Explanation(
-        said="flow (?:mapping|sequence)",
+    _SyntaxExplanation(report="quoted scalar", opening=True, text="a quote is opened here and never closed"),
+    _SyntaxExplanation(
+        report="flow (?:mapping|sequence)",
         before="=",
         at=".",
         text="an expression with , [ ] { or } inside { } or [ ] must be quoted",
     ),
-    _Explanation(
-        said="flow (?:mapping|sequence)",
-        at="^$",
-        opening=True,
-        text="a bracket is opened here and never closed",
+    _SyntaxExplanation(
+        report="flow (?:mapping|sequence)", at="^$", opening=True, text="a bracket is opened here and never closed"
     ),
-    _Explanation(said="flow mapping", text="inside { } entries are written  key: value  with commas between them"),
-    _Explanation(said="flow sequence", text="inside [ ] items are written with commas between them"),
-    _Explanation(
-        said="could not find expected ':'",
-        opening=True,
-        text='this line has no "key: "; check its indentation',
+    _SyntaxExplanation(
+        report="flow mapping", text="inside { } entries are written  key: value  with commas between them"
     ),
-    _Explanation(said="block scalar", opening=True, text="after | or > the text starts on the next line"),
-    _Explanation(
-        said="block (?:mapping|collection)",
+    _SyntaxExplanation(report="flow sequence", text="inside [ ] items are written with commas between them"),
+    _SyntaxExplanation(
+        report="could not find expected ':'", opening=True, text='this line has no "key: "; check its indentation'
+    ),
+    _SyntaxExplanation(report="block scalar", opening=True, text="after | or > the text starts on the next line"),
+    _SyntaxExplanation(
+        report="block (?:mapping|collection)",
         text="this does not continue the lines above; check the indentation and the quotes",
     ),
 )

@@ -16,7 +16,7 @@ from gateway.errors import RequestError, StoreError
 from gateway.event import Webhook
 from gateway.mapping.model import MappingFile
 from gateway.operate.body_files import Body
-from gateway.receive.record import take
+from gateway.receive.record import build_event
 from gateway.store import NewEvent, Recorded, Store
 
 #: Events of one transaction: webhooks that are received meanwhile wait for its end.
@@ -55,7 +55,7 @@ class Summary:
             self.duplicates += 1
             return
         self.statuses[event.status] += 1
-        self.calls.update(json.loads(delivery.call)["call"] for delivery in event.deliveries)
+        self.calls.update(json.loads(delivery.text)["call"] for delivery in event.deliveries)
         if event.status == "failed":
             self._add_problem(f"{place}: failed: {event.problem}")
 
@@ -129,7 +129,7 @@ class Ingest:
             raise RequestError(413, f"the body is larger than {self._max_body} bytes (GATEWAY_MAX_BODY)")
         webhook = Webhook(method="POST", url="", headers=self._headers, query=self._query, body=body.data)
         key = None if self._mapping.deduplicate else ordinals.key(body.data)
-        return take(self._mapping, webhook, self._clock(), key=key)
+        return build_event(self._mapping, webhook, self._clock(), key=key)
 
     def _record(self, events: Sequence[tuple[str, NewEvent]]) -> None:
         if self._store is None or not events:

@@ -5,12 +5,15 @@ Anybody may read it: it holds numbers and the names of connections, and nothing 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 
+from flask import Blueprint, Response, current_app
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from sqlalchemy import func, select
 
+from gateway.errors import StoreError
 from gateway.operate.backlog import BacklogReader
 from gateway.store.database import Database, reading
 from gateway.store.gevent_support import run_in_native_thread
@@ -18,6 +21,20 @@ from gateway.store.notices import KINDS
 from gateway.store.tables import IS_OPEN, connections, notices, refusals
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
+
+log = logging.getLogger(__name__)
+
+metrics = Blueprint("metrics", __name__)
+
+
+@metrics.get("/metrics")
+def metrics_page() -> Response:
+    """Return all metrics as text."""
+    try:
+        return Response(current_app.extensions["metrics"].text(), content_type=CONTENT_TYPE)
+    except StoreError as error:
+        log.error("no metrics: %s", error)
+        return Response("the database does not answer\n", 503, content_type="text/plain; charset=utf-8")
 
 
 class Metrics:

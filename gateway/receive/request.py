@@ -1,77 +1,89 @@
-"""A request as the web server hands it over, read as a webhook that is not trusted yet."""
+"""Read a request, within bounds, as a webhook that is not trusted yet."""
 
 from __future__ import annotations
 
 import ipaddress
 import re
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, TypeAlias
 
 from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import ClientDisconnected
-from werkzeug.wrappers import Request
 from werkzeug.wsgi import get_content_length, get_input_stream
 
+from gateway import payload
 from gateway.errors import RequestError
 from gateway.event import Webhook
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
+    from werkzeug.wrappers import Request
 
-#: Characters of all headers: they are recorded with a webhook, and are not all signed.
+#: Characters of all headers together: they are stored with the event, and most of them are not signed.
 MAX_HEADERS = 65_536
 
 Address: TypeAlias = IPv4Address | IPv6Address
 
 
-def webhook_of(environ: WSGIEnvironment, *, public_url: str | None, limit: int, rest: str = "") -> Webhook:
-    """Read a request.
+def read_webhook(request: Request, *, public_url: str | None, limit: int, rest: str = "") -> Webhook:
+    """Read a request, its body as it was sent.
 
     Args:
-        public_url: What goes before the path in the address that the sender knows.
+        public_url: What precedes the path in the address that the sender posts to.
         limit: Bytes of a body.
         rest: What follows the source's name in the path.
 
     Raises:
-        RequestError: The body is too large, or ends too early; the headers are too long.
+        RequestError: 413 or 400, the body is too large or ends too early; 431, the headers are too long.
     """
+    environ = request.environ
     return Webhook(
-        method=environ["REQUEST_METHOD"],
+        method=request.method,
         url=(public_url or "") + environ["RAW_URI"],
         headers=_headers(environ),
-        query=dict(Request(environ).args.items()) if environ.get("QUERY_STRING") else {},
-        body=_body(environ, limit) if environ["REQUEST_METHOD"] == "POST" else b"",
+        query=dict(request.args.items()) if environ.get("QUERY_STRING") else {},
+        body=_body(environ, limit) if request.method == "POST" else b"",
         rest=rest,
     )
 
 
+def unpack(webhook: Webhook, limit: int) -> Webhook:
+    """Undo the Content-Encoding of a body; return the same webhook if there is none.
+
+    Raises:
+        RequestError: 415 for an encoding other than gzip, 413 for more than *limit* bytes, 400 for damaged gzip.
+    """
+    encoding = webhook.headers.get("content-encoding", "identity").strip().lower()
+    if encoding in ("", "identity"):
+        return webhook
+    if encoding not in ("gzip", "x-gzip"):
+        raise RequestError(415, "the body's Content-Encoding is not supported; send it plain or as gzip")
+    return replace(webhook, body=payload.inflate(webhook.body, limit))
+
+
 def address_of(environ: WSGIEnvironment, proxies: int) -> Address | None:
-    """Give the address that a request comes from; None: nobody can tell.
+    """Return the address that a request comes from; None if it is unknown.
 
     Args:
-        proxies: How many there are before us that can be trusted. Each of them adds to X-Forwarded-For whom it
-            was called by, so that only its last entries are not the sender's own words.
+        proxies: Number of trusted proxies in front of the gateway. Each one appends the address of its caller to
+            X-Forwarded-For, so only the last entries can be trusted; the sender may have written the others.
     """
-    if not proxies:
-        return _address(environ.get("REMOTE_ADDR", ""))
-    hops = environ.get("HTTP_X_FORWARDED_FOR", "").split(",")
-    return _address(hops[-proxies].strip()) if len(hops) >= proxies else None
-
-
-_WITH_PORT = re.compile(r"\[([^\]]+)\](?::\d+)?|([^:]+):\d+")
-
-
-def _address(text: str) -> Address | None:
-    found = _WITH_PORT.fullmatch(text)
+    text = environ.get("REMOTE_ADDR", "")
+    if proxies:
+        hops = environ.get("HTTP_X_FORWARDED_FOR", "").split(",")
+        text = hops[-proxies].strip() if len(hops) >= proxies else ""
+    if with_port := re.fullmatch(r"\[([^\]]+)\](?::\d+)?|([^:]+):\d+", text):
+        text = with_port[1] or with_port[2]
     try:
-        address = ipaddress.ip_address(((found[1] or found[2]) if found else text).partition("%")[0])
+        address = ipaddress.ip_address(text.partition("%")[0])  # without the zone of an IPv6 address
     except ValueError:
         return None
     return getattr(address, "ipv4_mapped", None) or address
 
 
 def _headers(environ: WSGIEnvironment) -> dict[str, str]:
-    """Read the headers where WSGI puts them: one that was sent twice has its values joined there already."""
+    # The web server has joined the values of a header that was sent twice.
     headers = {name[5:].replace("_", "-").lower(): value for name, value in environ.items() if name.startswith("HTTP_")}
     for name, key in (("content-type", "CONTENT_TYPE"), ("content-length", "CONTENT_LENGTH")):
         if value := environ.get(key):
@@ -82,12 +94,11 @@ def _headers(environ: WSGIEnvironment) -> dict[str, str]:
 
 
 def _body(environ: WSGIEnvironment, limit: int) -> bytes:
-    """Read the body and no more than the limit of it, whether its length was announced or not."""
+    """Read the body, but never more than *limit* + 1 bytes, whether its length was announced or not."""
     length = get_content_length(environ)
     try:
         if length is None:
-            # Werkzeug reads as much as its maximum and says nothing of the rest: one byte more than we take
-            # tells the two apart.
+            # Werkzeug stops at the maximum without an error. One byte more than the limit shows that there is more.
             body = get_input_stream(environ, max_content_length=limit + 1).read()
         else:
             body = environ["wsgi.input"].read(length) if length <= limit else b""

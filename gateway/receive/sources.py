@@ -1,260 +1,189 @@
-"""The mapping files while webhooks come in: what was changed is read again, and no webhook is dropped for it."""
+"""Mapping files as sources: open, or closed for a reason."""
 
 from __future__ import annotations
 
-import logging
-import threading
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
 
-from gateway.config import Source, mapping_files, read_mapping, source_of, the_only
-from gateway.errors import ConfigError, Severity, defect
-
-log = logging.getLogger(__name__)
-
-#: Seconds between two looks at the files: no less than the steps in which any file system counts its times.
-LOOK_EVERY = 2.0
-#: Seconds that are left to the webhooks after each file: under gevent nothing else runs while one is compiled.
-BREATH = 0.01
-
-#: What tells two versions of a file apart without reading them; None when the file cannot be examined.
-Stamp: TypeAlias = tuple[int, ...] | None
+from gateway.errors import ConfigError, MappingError, Problem
+from gateway.mapping.compiler import parse
+from gateway.mapping.model import MappingFile
+from gateway.text import NAME
+from gateway.verify import RequestField, secret_doubt, secret_problem
 
 
-def stamp_of(path: Path) -> Stamp:
-    """Give the stamp of a file as it is now."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None  # reading it says why
-    return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino, found.st_dev
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A system that sends webhooks, as its mapping file and the environment describe it.
+
+    Attributes:
+        secrets: Any one of them proves a webhook.
+        tokens: Verify tokens for handshakes; any one of them is accepted.
+        closed: Why its webhooks are not accepted; None if they are.
+        is_unused: It is closed because none of the variables for its secret is set, as for the shipped mapping files
+            until somebody uses them.
+        problems: Errors and warnings in the file.
+    """
+
+    name: str
+    file: str
+    mapping: MappingFile | None = None
+    secrets: tuple[str, ...] = field(default=(), repr=False)
+    tokens: tuple[str, ...] = field(default=(), repr=False)
+    closed: str | None = None
+    is_unused: bool = False
+    problems: tuple[Problem, ...] = ()
+
+    @property
+    def path(self) -> str:
+        """The path that senders post to, with a placeholder for a secret in it."""
+        at = self.mapping.verify.scheme.at if self.mapping is not None else None
+        match at:
+            case RequestField(part="path"):
+                return f"/hooks/{self.name}/<secret>"
+            case RequestField(part="query", name=name):
+                return f"/hooks/{self.name}?{name}=<secret>"
+        return f"/hooks/{self.name}"
+
+    @property
+    def has_secret_path(self) -> bool:
+        """Whether the secret follows the source's name in the path."""
+        at = self.mapping.verify.scheme.at if self.mapping is not None else None
+        return at is not None and at.part == "path"
+
+    @property
+    def doubt(self) -> str | None:
+        """Why an open source may still refuse every webhook; None if nothing indicates that."""
+        if self.mapping is None or self.closed is not None:
+            return None
+        verify = self.mapping.verify
+        doubt = secret_doubt(verify.scheme, self.secrets)
+        return None if doubt is None else f"{' and '.join(verify.secret_env)}: {doubt}"
 
 
-class Sources:
-    """The sources by their names, as the mapping files have them now.
-
-    A source is replaced as a whole: a webhook is finished with the mapping that it began with. What would close a
-    source that is open is not taken; the version that was read before stays in use.
-
-    Args:
-        stamp: Gives the stamp of a file.
+def load_sources(directory: Path, environ: Mapping[str, str]) -> dict[str, Source]:
+    """Read all mapping files of a directory; an error in a file closes its own source only.
 
     Raises:
         ConfigError: The directory cannot be read, or there is no mapping file in it.
     """
-
-    def __init__(
-        self, directory: Path, environ: Mapping[str, str], *, stamp: Callable[[Path], Stamp] = stamp_of
-    ) -> None:
-        self._directory = directory
-        self._environ = environ
-        self._stamp = stamp
-        self._files = {path: self._read(path, None) for path in mapping_files(directory)}
-        look = _Look({}, [file.source for file in self._files.values()], frozenset())
-        self._current = look.outcome
-        self._missing = look.missing
-        self._refused = look.refused
-        self._unlisted: str | None = None
-
-    def get(self, name: str) -> Source | None:
-        """Give the source of that name, if there is one."""
-        return self._current.get(name)
-
-    def keep_current(self, stopping: threading.Event, *, every: float = LOOK_EVERY) -> None:
-        """Look for changes, with so many seconds between two looks, until told to stop. No error ends it."""
-        said = None
-        while not stopping.wait(every):
-            problem = self._problem()
-            if problem is not None and problem != said:
-                log.error("looking for changed mapping files: %s; trying again", problem)
-            said = problem
-
-    def refresh(self) -> None:
-        """Read what was changed since the last look, take what is good of it, and log what happened."""
-        paths = self._listed()
-        if paths is None:
-            return
-        known, files = self._files, {}
-        for path in paths:
-            files[path] = self._read(path, known.get(path))
-            if _is_news(files[path], known.get(path)):
-                time.sleep(BREATH)
-        look = _Look(self._current, [file.source for file in files.values()], self._missing)
-        refused_before = self._refused
-        self._current = look.outcome
-        self._files, self._missing, self._refused = files, look.missing, look.refused
-        _log_problems(file.source for path, file in files.items() if _is_news(file, known.get(path)))
-        _log_refused(look.refused, refused_before)
-        _log_changes(look)
-
-    def _problem(self) -> str | None:
-        """Look once, and tell what went wrong."""
-        try:
-            self.refresh()
-        except Exception as error:  # noqa: BLE001  # the webhooks, and the next look, go on
-            return defect(error)
-        return None
-
-    def _listed(self) -> list[Path] | None:
-        """List the files; None when there is nothing to go by, which is said once."""
-        try:
-            paths = mapping_files(self._directory)
-        except ConfigError as error:
-            if str(error) != self._unlisted:
-                log.error("all sources stay as they are: %s", error)
-            self._unlisted = str(error)
-            return None
-        if self._unlisted is not None:
-            log.info("there are mapping files in %s again", self._directory)
-        self._unlisted = None
-        return paths
-
-    def _read(self, path: Path, known: _File | None) -> _File:
-        stamp = self._stamp(path)
-        seen = known is not None and known.stamp == stamp
-        if known is not None and seen and known.settled:
-            return known
-        unnamed = path.stem if known is None else known.source.name
-        try:
-            text = read_mapping(path)
-        except ConfigError as error:
-            source = Source(name=unnamed, file=str(path), closed=str(error))
-            if known is not None and known.source == source:
-                return replace(known, stamp=stamp)
-            return _File(stamp=stamp, text=None, source=source, settled=False)
-        if known is not None and known.text == text:
-            return replace(known, stamp=stamp, settled=seen)
-        source = source_of(text, path, self._environ, unnamed=unnamed)
-        return _File(stamp=stamp, text=text, source=source, settled=seen)
+    by_name: dict[str, list[Source]] = {}
+    for path in mapping_files(directory):
+        source = load_source(path, environ)
+        by_name.setdefault(source.name, []).append(source)
+    return {name: the_only(name, sources) for name, sources in by_name.items()}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _File:
-    """A mapping file as it was read.
+def load_source(path: Path, environ: Mapping[str, str]) -> Source:
+    """Read one mapping file and look up the secrets that it names."""
+    try:
+        text = read_mapping(path)
+    except ConfigError as error:
+        return Source(name=path.stem, file=str(path), closed=str(error))
+    return source_of(text, path, environ, default_name=path.stem)
 
-    Attributes:
-        text: None when it could not be read.
-        settled: Its stamp was the same at the look before, and it was read since: what is written from now on has
-            another stamp. Within one step of the file system's time, two versions can have the same.
+
+def mapping_files(directory: Path) -> list[Path]:
+    """List the mapping files of a directory, without hidden ones: editors keep locks and copies in those.
+
+    Raises:
+        ConfigError: The directory cannot be read, or there is no mapping file in it.
     """
-
-    stamp: Stamp
-    text: str | None
-    source: Source
-    settled: bool
-
-
-def _is_news(file: _File, known: _File | None) -> bool:
-    return known is None or file.source is not known.source
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Refusal:
-    """What a file says of a source that is open, and why it is not used."""
-
-    name: str
-    source: Source
-    why: str
+    try:
+        if not directory.is_dir():
+            raise ConfigError(f"there is no directory {directory}: set GATEWAY_MAPPINGS to where the mapping files are")
+        paths = sorted(path for path in directory.iterdir() if path.suffix in (".yaml", ".yml"))
+    except OSError as error:
+        raise ConfigError(f"{directory} cannot be read ({error.strerror}): let the gateway's user read it") from error
+    visible = [path for path in paths if not path.name.startswith(".")]
+    if not visible:
+        raise ConfigError(f"there is no mapping file (*.yaml) in {directory}")
+    return visible
 
 
-class _Look:
-    """What one look at all files comes to.
+def read_mapping(path: Path) -> str:
+    """Read the text of a mapping file.
+
+    Raises:
+        ConfigError: It cannot be read, or is not text.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read as UTF-8 text ({type(error).__name__})") from error
+
+
+def source_of(text: str, path: Path, environ: Mapping[str, str], *, default_name: str) -> Source:
+    """Compile the text of a mapping file and look up the secrets that it names.
 
     Args:
-        before: The sources in use until now, by their names.
-        said: What the files say now.
-        missed: The files of sources in use that were gone at the look before already.
-
-    Attributes:
-        outcome: The sources to use from now on.
-        missing: The files of sources in use that are gone now.
-        refused: What is not used although its source is open, by file.
+        default_name: The source's name if the text has errors and no readable `source:`.
     """
-
-    def __init__(self, before: Mapping[str, Source], said: Iterable[Source], missed: frozenset[str]) -> None:
-        self.before = before
-        self.said = {source.file: source for source in said}
-        self._missed = missed
-        self._claims: dict[str, list[Source]] = {}
-        for source in self.said.values():
-            self._claims.setdefault(self._name(source), []).append(source)
-        self.outcome = {name: self._chosen(name) for name in self._claims}
-        unclaimed = {name: source for name, source in before.items() if name not in self._claims}
-        self.outcome |= {name: source for name, source in unclaimed.items() if self._stays(source)}
-        files = {source.file for source in self.outcome.values()}
-        self.missing = frozenset(files - self.said.keys())
-        self.refused = {each.source.file: each for each in self._refusals()}
-
-    def _refusals(self) -> Iterator[_Refusal]:
-        for name, claims in self._claims.items():
-            used = self.outcome[name]
-            if used.closed is not None or self._is_awaited(used):
-                continue
-            for source in claims:
-                if source is not used:
-                    why = source.closed or str(the_only(name, claims).closed)
-                    yield _Refusal(name=name, source=source, why=why)
-
-    def _name(self, source: Source) -> str:
-        """Tell which source a file is about: with errors in it, it still is the one that it was read as."""
-        if source.closed is None:
-            return source.name
-        held = (name for name, each in self.before.items() if each.file == source.file and each.closed is None)
-        return next(held, source.name)
-
-    def _chosen(self, name: str) -> Source:
-        """Choose among the files that say one name: an open source is its own file's, and stays open."""
-        claims, before = self._claims[name], self.before.get(name)
-        if before is None or before.closed is not None:
-            return the_only(name, claims)
-        if self._is_awaited(before):
-            return before
-        chosen = the_only(name, [each for each in claims if each.file == before.file] or claims)
-        return chosen if chosen.closed is None else before
-
-    def _stays(self, source: Source) -> bool:
-        """Tell whether a source stays that no file says any more: its file waits for a name that is taken."""
-        says = self.said.get(source.file)
-        if says is None:
-            return self._is_awaited(source)
-        return source.closed is None and self.outcome[says.name] is not says
-
-    def _is_awaited(self, source: Source) -> bool:
-        """Tell whether a file has only just gone: whoever replaces it may write the new one this very moment."""
-        return source.file not in self.said and source.file not in self._missed
+    file = str(path)
+    try:
+        mapping, warnings = parse(text, file)
+    except MappingError as error:
+        # Even where the file is no valid YAML its source must be closed (503), not unknown (404).
+        name = re.search(rf"^source:\s*({NAME.pattern})\s*(#|$)", text, re.MULTILINE)
+        return Source(
+            name=name[1] if name else default_name,
+            file=file,
+            closed=f"{file} has errors; gateway check shows them",
+            problems=tuple(error.problems),
+        )
+    verify = mapping.verify
+    secrets = tuple(secret for name in verify.secret_env for secret in secrets_in(environ.get(name, "")))
+    return Source(
+        name=mapping.source,
+        file=file,
+        mapping=mapping,
+        secrets=secrets,
+        tokens=tuple(secrets_in(environ.get(verify.token_env or "", ""))),
+        closed=_why_closed(mapping, environ),
+        is_unused=bool(verify.secret_env) and not secrets,
+        problems=tuple(warnings),
+    )
 
 
-def _log_problems(sources: Iterable[Source]) -> None:
-    for source in sources:
-        for problem in source.problems:
-            log.log(_LEVELS[problem.severity], "%s", problem)
+def _why_closed(mapping: MappingFile, environ: Mapping[str, str]) -> str | None:
+    verify = mapping.verify
+    for name in verify.secret_env:
+        secrets = secrets_in(environ.get(name, ""))
+        if not secrets:
+            return f"{name} is not set: it holds the secret of source {mapping.source}"
+        for secret in secrets:
+            if problem := secret_problem(verify.scheme, secret):
+                return f"{name}: {problem}"
+    if verify.token_env is not None and not secrets_in(environ.get(verify.token_env, "")):
+        return f"{verify.token_env} is not set: it holds the verify token of source {mapping.source}"
+    if verify.scheme.signs_address and not environ.get("GATEWAY_PUBLIC_URL", "").strip():
+        return (
+            f"GATEWAY_PUBLIC_URL is not set: the sender of {mapping.source} signs the address that it posts to,"
+            " such as https://hooks.example.com"
+        )
+    return None
 
 
-def _log_refused(refused: Mapping[str, _Refusal], before: Mapping[str, _Refusal]) -> None:
-    """Say what is not used, once as long as neither it nor the reason changes."""
-    for file, each in refused.items():
-        known = before.get(file)
-        if known is None or known.source is not each.source or known.why != each.why:
-            log.error("source %s: the version read before stays in use: %s", each.name, each.why)
+def secrets_in(value: str) -> list[str]:
+    """Split the value of a variable into secrets, one a line: during a change of secrets there are two."""
+    # Only line breaks separate: white space may be a part of a secret. Whether it is allowed is checked later.
+    return [line for line in value.replace("\r\n", "\n").split("\n") if line]
 
 
-def _log_changes(look: _Look) -> None:
-    for name, source in look.outcome.items():
-        before = look.before.get(name)
-        if source.closed is not None:
-            if source != before:
-                log.warning("source %s is closed: %s", name, source.closed)
-        elif before is None or before.closed is not None:
-            log.info("source %s is open: POST %s (read from %s)", name, source.path, source.file)
-        elif source is not before:
-            log.info("source %s: read again from %s", name, source.file)
-    for name in look.before.keys() - look.outcome.keys():
-        file = look.before[name].file
-        why = "says another source now" if file in look.said else "is gone"
-        log.warning("source %s is removed: %s %s", name, file, why)
+def the_only(name: str, sources: Sequence[Source]) -> Source:
+    """Return the one source of this name. If several files use the name, return a closed one: any may be the copy."""
+    if len(sources) == 1:
+        return sources[0]
+    files = " and ".join(source.file for source in sources)
+    closed = f"{files} {'both' if len(sources) == 2 else 'all'} say source: {name}; rename one"
+    return Source(name=name, file=sources[-1].file, closed=closed)
 
 
-_LEVELS = {Severity.ERROR: logging.ERROR, Severity.WARNING: logging.WARNING}
+def list_unused(sources: Iterable[Source]) -> str | None:
+    """Return one line that names the sources that nobody uses yet; None if there are none."""
+    names = [source.name for source in sources if source.is_unused]
+    if not names:
+        return None
+    return f"closed, as their secrets are not set (gateway sources shows which): {', '.join(names)}"

@@ -1,287 +1,247 @@
-"""POST /hooks/<source>: receive, verify, translate, record, and only then answer 2xx."""
+"""POST /hooks/<source>: read, verify, translate and record a webhook, and only then answer 2xx."""
 
 from __future__ import annotations
 
-import json
+import contextlib
 import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, TypeAlias
+from dataclasses import dataclass, field
+from http import HTTPMethod
+from typing import Any
 
-from gateway import payload, verify
-from gateway.config import Config, Source
+from flask import Blueprint, Response, current_app, g, request
+from flask.typing import ResponseReturnValue
+from werkzeug.exceptions import Forbidden, MethodNotAllowed, NotFound, ServiceUnavailable
+from werkzeug.routing import BaseConverter
+
+from gateway import verify
+from gateway.config import Config
 from gateway.errors import RequestError, StoreError, VerificationError, printable
 from gateway.event import Webhook
 from gateway.logs import LogThrottle
-from gateway.mapping.model import MappingFile
-from gateway.receive.record import take
-from gateway.receive.refusals import Refusals
-from gateway.receive.request import address_of, webhook_of
-from gateway.receive.sources import Sources
+from gateway.mapping.model import Network
+from gateway.receive.record import Recorder, VerifiedWebhook
+from gateway.receive.refusals import RefusalLog
+from gateway.receive.reload import Sources
+from gateway.receive.request import address_of, read_webhook, unpack
+from gateway.receive.sources import Source
 from gateway.store import NewEvent, Recorded
-from gateway.store.group_commit import GroupCommit
 from gateway.verify import Handshake, Scheme
-
-if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 log = logging.getLogger(__name__)
 
-#: What is answered: the text, or what to say as JSON; the HTTP status; and further headers.
-Response: TypeAlias = tuple[dict[str, Any] | str, int, dict[str, str]]
-
-#: Seconds after which a sender may try again what we could not take.
-RETRY_AFTER_DATABASE = "5"
-RETRY_AFTER_CLOSED = "60"
-#: Bytes of a body from which on one is verified at a time, and how often all others get their turn after each:
-#: it takes milliseconds in which nothing else is done under gevent, and whoever has no secret can ask for it.
+#: Seconds after which a sender may try again: while the database is unavailable, and while the source is closed.
+RETRY_AFTER_DATABASE = 5
+RETRY_AFTER_CLOSED = 60
+#: Bytes of a body from which on only one is verified at a time. Verification takes milliseconds then, during which
+#: nothing else runs under gevent, and anybody can request it. After each, all other requests get so many turns.
 LARGE_BODY = 65_536
 TURNS = 4
-#: Characters of what a sender says to the operator.
-MAX_TOLD = 200
-WRONG_METHOD = "this address does not take that method; webhooks are sent with POST"
-#: All that a sender is told of a webhook that was refused: the operator is told why.
+#: Characters of a sender's text that are shown to the operator.
+MAX_SENDER_TEXT = 200
+#: All that a sender learns about a refused webhook. The operator learns the reason from the log.
 REFUSED = "this webhook is not proven to come from the sender of this source"
-UNKNOWN = {"error": "there is no such source; its name is the last part of the address"}
+UNKNOWN = "there is no such source; its name is the last part of the address"
+
+hooks = Blueprint("hooks", __name__)
+# The scheme of a source decides which methods it accepts (handshakes use GET, HEAD and OPTIONS), so the view gets all.
+ANY_METHOD: dict[str, Any] = {"methods": [method.value for method in HTTPMethod], "provide_automatic_options": False}
 
 
-@dataclass(kw_only=True, slots=True)
-class Arrived:
-    """A webhook that is trusted, for the secret that proved it, and when it came, in unix seconds."""
+class AnyText(BaseConverter):
+    """Matches the rest of a path with whatever it contains: it may be a secret, with slashes and line breaks."""
 
-    mapping: MappingFile
-    webhook: Webhook
-    proof: str = field(repr=False)
-    at: float
+    part_isolating = False
+    regex = "(?s:.*)"
+    weight = 200
 
 
-@dataclass(kw_only=True, slots=True)
-class Taken:
-    """What was made of a webhook, and what it was recorded as."""
-
-    new: NewEvent
-    recorded: Recorded
+hooks.record_once(lambda state: state.app.url_map.converters.update(any_text=AnyText))
 
 
-def translate_and_record(
-    record: Callable[[Sequence[NewEvent]], Sequence[Recorded]], group: Sequence[Arrived]
-) -> list[Taken | Exception]:
-    """Translate webhooks and record them together; one that cannot be taken leaves its error in its place.
+@hooks.route("/hooks/<name>", **ANY_METHOD)
+@hooks.route("/hooks/<name>/<any_text:rest>", **ANY_METHOD)
+def receive(name: str, rest: str = "") -> ResponseReturnValue:
+    """Accept one webhook, or answer one handshake."""
+    receiver: Receiver = current_app.extensions["receiver"]
+    config, now = receiver.config, receiver.clock()
 
-    Translating is done here, in one go, and not as each webhook comes: taking turns with the web server's own
-    work it takes twice as long, as the processor finds nothing of either in its caches.
-    """
-    made = [_new(arrived) for arrived in group]
-    news = [each for each in made if isinstance(each, NewEvent)]
-    try:
-        recorded = iter(record(news) if news else ())
-    except StoreError as error:
-        return [error if isinstance(each, NewEvent) else each for each in made]
-    return [Taken(new=each, recorded=next(recorded)) if isinstance(each, NewEvent) else each for each in made]
+    # Refuse what can be refused without the body.
+    g.source = source = receiver.find_source(name, rest)  # 404
+    if source.mapping is None:
+        raise receiver.closed(source, now)  # 503
+    scheme = source.mapping.verify.scheme
+    receiver.check_network(source, source.mapping.verify.networks, now)  # 403
+    if request.method not in scheme.methods:
+        raise MethodNotAllowed(sorted(scheme.methods))  # 405
+    if source.closed is not None and not scheme.handshakes:
+        raise receiver.closed(source, now)
+
+    sent = read_webhook(request, public_url=config.public_url, limit=config.max_body, rest=rest)  # 400, 413, 431
+    webhook = unpack(sent, config.max_body)  # 400, 413, 415
+
+    # A handshake comes before the first webhook, and some come before the operator knows the secret.
+    handshake = verify.handshake_in(scheme, webhook)
+    if handshake is None and webhook.method != "POST":
+        raise MethodNotAllowed(sorted(scheme.methods))
+    if handshake is not None and not handshake.signed:
+        return receiver.answer_handshake(source, scheme, handshake, webhook, source.secrets, now)
+    if source.closed is not None:
+        raise receiver.closed(source, now)
+
+    proof = receiver.verify(source, scheme, webhook, sent, now)  # 401
+    if handshake is not None:
+        return receiver.answer_handshake(source, scheme, handshake, webhook, (proof,), now)
+    verified = VerifiedWebhook(mapping=source.mapping, webhook=webhook, proof=proof, received_at=now)
+    event, recorded = receiver.recorder.translate_and_record(verified)  # 400 and 415: it cannot be decoded; 503
+    return accepted(event, recorded, scheme)
 
 
-def _new(arrived: Arrived) -> NewEvent | Exception:
-    try:
-        return take(arrived.mapping, arrived.webhook, arrived.at, proof=arrived.proof)
-    except Exception as error:  # noqa: BLE001  # raised again where its webhook is answered
-        return error
+def accepted(event: NewEvent, recorded: Recorded, scheme: Scheme) -> ResponseReturnValue:
+    """Return the response to a webhook that is committed: the scheme's own if it prescribes one."""
+    body: dict[str, Any] = {"event": recorded.id}
+    if recorded.duplicate:
+        body["duplicate"] = True
+    else:
+        body["calls"] = len(event.deliveries)
+        if event.status == "failed":
+            body["error"] = event.problem
+            log.error("event %d: failed: %s", recorded.id, event.problem)
+    if scheme.answer is None:
+        return body, 200 if recorded.duplicate else 202
+    if scheme.answer.text is None:
+        return body, scheme.answer.status
+    return text_response(scheme.answer.text, scheme.answer.status)
 
 
+def text_response(text: str, status: int = 200, content_type: str = "text/plain; charset=utf-8") -> Response:
+    """Return a response with a text; an empty one has no Content-Type, because some senders check for that."""
+    response = Response(text.encode("utf-8", "surrogatepass"), status, content_type=content_type)
+    if not text:
+        del response.headers["Content-Type"]
+    return response
+
+
+@hooks.errorhandler(VerificationError)
+def unproven(error: VerificationError) -> ResponseReturnValue:
+    """Refuse a webhook without a reason; with an empty body where the scheme prescribes the text of responses."""
+    mapping = g.source.mapping
+    answer = mapping.verify.scheme.answer if mapping is not None else None
+    if answer is not None and answer.text is not None:
+        return text_response("", error.status)
+    return {"error": REFUSED}, error.status
+
+
+@hooks.errorhandler(RequestError)
+def unreadable(error: RequestError) -> ResponseReturnValue:
+    """Refuse a request that cannot be read, and tell the sender why."""
+    receiver: Receiver = current_app.extensions["receiver"]
+    if receiver.throttle.allows(g.source.name, receiver.clock()):
+        log.info("source %s: HTTP %d: %s", g.source.name, error.status, error)
+    return {"error": str(error)}, error.status
+
+
+@hooks.errorhandler(StoreError)
+def not_recorded(error: StoreError) -> ResponseReturnValue:
+    """Ask the sender to try again."""
+    log.error("source %s: a webhook could not be recorded: %s", g.source.name, error)
+    body = {"error": "the webhook could not be recorded; send it again later"}
+    return body, 503, {"Retry-After": str(RETRY_AFTER_DATABASE)}
+
+
+@dataclass(frozen=True, kw_only=True)
 class Receiver:
-    """The WSGI application below /hooks.
+    """What the view works with; one for each application.
 
-    It stands beside Flask's views and not among them: the way to a view and back costs more than a webhook's
-    verification and translation together.
-
-    Args:
-        refusals: Tells the operator what was refused.
-        unexpected: Tells the log of a defect of ours, and gives what its sender is answered.
+    Attributes:
+        clock: Returns the time, in unix seconds.
+        throttle: Bounds the log lines that strangers can cause.
+        large_bodies: Held while a large body is verified.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        sources: Sources,
-        writer: GroupCommit[Arrived, Taken],
-        refusals: Refusals,
-        *,
-        unexpected: Callable[[Exception], Response],
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        self._config = config
-        self._sources = sources
-        self._writer = writer
-        self._refusals = refusals
-        self._unexpected = unexpected
-        self._clock = clock
-        self._large = threading.Lock()
-        self._few = LogThrottle()
+    config: Config
+    sources: Sources
+    recorder: Recorder
+    refusals: RefusalLog
+    clock: Callable[[], float]
+    throttle: LogThrottle = field(default_factory=LogThrottle)
+    large_bodies: threading.Lock = field(default_factory=threading.Lock)
 
-    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
-        """Take one request."""
-        try:
-            said, status, headers = self._answer(environ)
-        except Exception as error:  # noqa: BLE001  # the last resort, as Flask has one for its views
-            said, status, headers = self._unexpected(error)
-        if isinstance(said, str):
-            body, kind = said.encode("utf-8", "surrogatepass"), headers.pop("Content-Type", _TEXT)
-        else:
-            body, kind = (_COMPACT.encode(said) + "\n").encode(), "application/json"
-        described = [("Content-Type", kind)] if body else []
-        described.append(("Content-Length", str(len(body))))
-        start_response(_STATUS_LINES[status], [*described, *headers.items()])
-        return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
+    def find_source(self, name: str, rest: str) -> Source:
+        """Return the source of an address.
 
-    def _answer(self, environ: WSGIEnvironment) -> Response:
-        name, _, rest = environ["PATH_INFO"][1:].partition("/")
-        # A name that is not one of ours is a stranger's text, and has no place in the log.
-        source = self._sources.get(name)
-        if source is None or (rest and not _has_secret_path(source)):
-            if self._few.allows("", self._clock()):
-                log.info("a webhook came for a source that is not known")
-            return UNKNOWN, 404, {}
-        try:
-            return self._receive(source, environ, rest)
-        except _ElsewhereError:
-            return {"error": "webhooks of this source are not taken from this address"}, 403, {}
-        except VerificationError as error:
-            return _fixed(source, error.status) or ({"error": REFUSED}, error.status, {})
-        except RequestError as error:
-            if self._few.allows(name, self._clock()):
-                log.info("source %s: HTTP %d: %s", name, error.status, error)
-            return {"error": str(error)}, error.status, {}
-        except StoreError as error:
-            log.error("source %s: a webhook could not be recorded: %s", name, error)
-            answer = {"error": "the webhook could not be recorded; send it again later"}
-            return answer, 503, {"Retry-After": RETRY_AFTER_DATABASE}
-
-    def _receive(self, source: Source, environ: WSGIEnvironment, rest: str) -> Response:
-        mapping = source.mapping
-        if mapping is None:
-            return self._closed(source)
-        self._check_network(source, mapping, environ)
-        scheme = mapping.verify.scheme
-        if environ["REQUEST_METHOD"] not in scheme.methods:
-            return _wrong_method(scheme)
-        if source.closed is not None and not scheme.handshakes:
-            return self._closed(source)
-        now, config = self._clock(), self._config
-        webhook = webhook_of(environ, public_url=config.public_url, limit=config.max_body, rest=rest)
-        unpacked = _unpacked(webhook, config.max_body)
-        handshake = verify.handshake_in(scheme, unpacked)
-        if handshake is None and webhook.method != "POST":
-            return _wrong_method(scheme)
-        if handshake is not None and not handshake.signed:
-            return self._greeted(source, handshake, unpacked, source.secrets)
-        if source.closed is not None:
-            return self._closed(source)
-        proof = self._proven(source, scheme, unpacked, webhook, now)
-        if handshake is not None:
-            return self._greeted(source, handshake, unpacked, (proof,))
-        arrived = Arrived(mapping=mapping, webhook=unpacked, proof=proof, at=now)
-        return _accepted(self._writer.write(arrived), scheme)
-
-    def _proven(self, source: Source, scheme: Scheme, unpacked: Webhook, webhook: Webhook, now: float) -> str:
-        """Check the proof of a webhook, one at a time of those that take long."""
-        if len(unpacked.body) < LARGE_BODY:
-            return self._verified(source, scheme, unpacked, webhook, now)
-        with self._large:
-            try:
-                return self._verified(source, scheme, unpacked, webhook, now)
-            finally:
-                for _ in range(TURNS):
-                    time.sleep(0)
-
-    def _verified(self, source: Source, scheme: Scheme, unpacked: Webhook, webhook: Webhook, now: float) -> str:
-        """Check the proof of a webhook, and give the secret that made it.
-
-        Some senders sign the bytes on the wire and some the bytes before packing; each is proof of the secret.
+        Raises:
+            NotFound: There is none of this name, or it has no secret in its path and something follows the name.
         """
-        try:
-            return verify.verify(scheme, source.secrets, unpacked, now)
-        except VerificationError as error:
-            if unpacked is not webhook:
-                try:
-                    return verify.verify(scheme, source.secrets, webhook, now)
-                except VerificationError:
-                    pass  # what was wrong with the unpacked one is told
-            self._refusals.tell(source.name, scheme, source.secrets, unpacked, now, error)
-            raise
+        # Flask matches a path with more than one slash, or none, before it too. A source has one address only.
+        if not request.environ["PATH_INFO"].startswith("/hooks/"):
+            raise NotFound
+        source = self.sources.get(name)
+        if source is None or (rest and not source.has_secret_path):
+            # The name is a stranger's text, so it is not logged.
+            if self.throttle.allows("", self.clock()):
+                log.info("a webhook came for an unknown source")
+            raise NotFound(UNKNOWN)
+        return source
 
-    def _greeted(self, source: Source, handshake: Handshake, webhook: Webhook, secrets: Sequence[str]) -> Response:
-        """Answer a handshake."""
-        assert source.mapping is not None, "a handshake is one of its scheme"
-        reply = verify.reply_to(handshake, source.mapping.verify.scheme, webhook, secrets, source.tokens)
-        # Counted apart: what it tells the operator may come only once.
-        if self._few.allows(f"{source.name} handshake", self._clock()):
-            log.info("source %s: a handshake of its sender was answered", source.name)
-            if reply.for_operator is not None and source.closed is not None:
-                shown = printable(reply.for_operator, MAX_TOLD)
-                log.warning("source %s: its sender says, for you to set as its secret: %s", source.name, shown)
-        return reply.body, 200, {"Content-Type": reply.content_type, **reply.headers}
+    def closed(self, source: Source, now: float) -> ServiceUnavailable:
+        """Log that a webhook came for a closed source, and return the error to raise."""
+        self.refusals.log_closed(source.name, source.closed or "", now)
+        return ServiceUnavailable(
+            "this source is closed for now: its operator finds the reason in the log", retry_after=RETRY_AFTER_CLOSED
+        )
 
-    def _closed(self, source: Source) -> Response:
-        self._refusals.tell_closed(source.name, source.closed or "", self._clock())
-        answer = {"error": "this source is closed for now: its operator finds the reason in the log"}
-        return answer, 503, {"Retry-After": RETRY_AFTER_CLOSED}
+    def check_network(self, source: Source, networks: Sequence[Network], now: float) -> None:
+        """Check the address that the request comes from.
 
-    def _check_network(self, source: Source, mapping: MappingFile, environ: WSGIEnvironment) -> None:
-        networks = mapping.verify.networks
+        Raises:
+            Forbidden: It is in none of the source's networks.
+        """
         if not networks:
             return
-        address = address_of(environ, self._config.proxies)
+        address = address_of(request.environ, self.config.proxies)
         if address is None or not any(address in network for network in networks):
-            self._refusals.tell_network(source.name, address, self._clock())
-            raise _ElsewhereError
+            self.refusals.log_network(source.name, address, now)
+            raise Forbidden("webhooks of this source are not accepted from this address")
 
+    def verify(self, source: Source, scheme: Scheme, webhook: Webhook, sent: Webhook, now: float) -> str:
+        """Return the secret that proves a webhook.
 
-class _ElsewhereError(Exception):
-    """A request comes from none of the source's networks."""
+        Raises:
+            VerificationError: Nothing proves it. The reason is logged for the operator.
+        """
+        is_large = len(webhook.body) >= LARGE_BODY
+        with self.large_bodies if is_large else contextlib.nullcontext():
+            try:
+                return verify.verify(scheme, source.secrets, webhook, now)
+            except VerificationError as error:
+                if sent is not webhook:
+                    # Some senders sign the body before it is packed, and some after. Both prove the secret.
+                    with contextlib.suppress(VerificationError):
+                        return verify.verify(scheme, source.secrets, sent, now)
+                self.refusals.log_unproven(source.name, scheme, source.secrets, webhook, now, error)
+                raise
+            finally:
+                for _ in range(TURNS if is_large else 0):
+                    time.sleep(0)
 
+    def answer_handshake(
+        self, source: Source, scheme: Scheme, handshake: Handshake, webhook: Webhook, secrets: Sequence[str], now: float
+    ) -> Response:
+        """Return the response that the sender expects before it sends webhooks.
 
-_COMPACT = json.JSONEncoder(separators=(",", ":"))
-_STATUS_LINES = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
-_TEXT = "text/plain; charset=utf-8"
-
-
-def _wrong_method(scheme: Scheme) -> Response:
-    return {"error": WRONG_METHOD}, 405, {"Allow": ", ".join(sorted(scheme.methods))}
-
-
-def _has_secret_path(source: Source) -> bool:
-    at = source.mapping.verify.scheme.at if source.mapping is not None else None
-    return at is not None and at.part == "path"
-
-
-def _accepted(taken: Taken, scheme: Scheme) -> Response:
-    recorded, new = taken.recorded, taken.new
-    if recorded.duplicate:
-        answer: dict[str, Any] = {"event": recorded.id, "duplicate": True}
-        status = 200
-    else:
-        answer, status = {"event": recorded.id, "calls": len(new.deliveries)}, 202
-    if new.status == "failed" and not recorded.duplicate:
-        answer["error"] = new.problem
-        log.error("event %d: failed: %s", recorded.id, new.problem)
-    if scheme.answer is None:
-        return answer, status, {}
-    text = scheme.answer.text
-    return answer if text is None else text, scheme.answer.status, {}
-
-
-def _fixed(source: Source, status: int) -> Response | None:
-    """Say nothing where the sender wants to hear a fixed text."""
-    answer = source.mapping.verify.scheme.answer if source.mapping is not None else None
-    return None if answer is None or answer.text is None else ("", status, {})
-
-
-def _unpacked(webhook: Webhook, limit: int) -> Webhook:
-    encoding = webhook.headers.get("content-encoding", "identity").strip().lower()
-    if encoding in ("", "identity"):
-        return webhook
-    if encoding not in ("gzip", "x-gzip"):
-        raise RequestError(415, "the body's Content-Encoding is not known here; send it plain or as gzip")
-    return replace(webhook, body=payload.inflate(webhook.body, limit))
+        Raises:
+            RequestError: It shows the wrong verify token, or lacks what the response has to contain.
+        """
+        reply = verify.reply_to(handshake, scheme, webhook, secrets, source.tokens)
+        # Throttled apart from other lines: a secret for the operator may come only once.
+        if self.throttle.allows(f"{source.name} handshake", now):
+            log.info("source %s: a handshake was answered", source.name)
+            if reply.for_operator is not None and source.closed is not None:
+                text = printable(reply.for_operator, MAX_SENDER_TEXT)
+                log.warning("source %s: the sender asks you to set this as its secret: %s", source.name, text)
+        response = text_response(reply.body, content_type=reply.content_type)
+        response.headers.extend(reply.headers)
+        return response

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, bindparam, null, or_, select, tuple_, update
 
-from gateway.customerio.retry import ConnectionState, Decision, Policy, Probe, needs_probe, weigh
+from gateway.customerio.retry import ConnectionState, Decision, Policy, Probe, needs_probe, next_state
 from gateway.store.database import Database
 from gateway.store.notices import Notices
 from gateway.store.tables import connections
@@ -192,7 +192,7 @@ def _after_turn(
 ) -> dict[Target, ConnectionState]:
     """Return the state of each connection after a turn of a worker."""
     return {
-        target: weigh(
+        target: next_state(
             state,
             [(lane, decision) for of, lane, decision in decided if of == target],
             # A result whose right to probe has ended may be older than what another worker has found since.

@@ -1,21 +1,14 @@
-"""Tell whether a webhook comes from whom it says it does, by schemes that are data.
+"""Verify that a webhook was sent by somebody who knows the secret of its source.
 
-A scheme is an entry of schemes.yaml, or written in a mapping; only what data cannot say is code here.
+How a sender proves that is its scheme: data, as an entry of schemes.yaml or written in a mapping. Only what data cannot
+express is code (`providers`).
 """
 
-from gateway.verify.check import (
-    MAX_CANDIDATES,
-    MAX_HEADER,
-    fingerprint,
-    secret_headers,
-    secret_parameters,
-    verify,
-)
+from gateway.verify.check import fingerprint, secret_headers, secret_parameters, verify
 from gateway.verify.diagnosis import likely_cause
-from gateway.verify.handshakes import Reply, handshake_in, reply_to
+from gateway.verify.handshakes import handshake_in, reply_to
 from gateway.verify.keys import secret_doubt, secret_problem
-from gateway.verify.places import Place
-from gateway.verify.read_scheme import KEYS, scheme_from, schemes
+from gateway.verify.request_fields import RequestField
 from gateway.verify.scheme import (
     MAX_TOLERANCE,
     SENT_SECRETS,
@@ -29,20 +22,19 @@ from gateway.verify.scheme import (
     Special,
     Unit,
 )
+from gateway.verify.scheme_keys import KEYS
+from gateway.verify.scheme_table import scheme_entries, scheme_from, schemes
 from gateway.verify.template import delivery_id
 
 __all__ = [
     "KEYS",
-    "MAX_CANDIDATES",
-    "MAX_HEADER",
     "MAX_TOLERANCE",
     "SENT_SECRETS",
     "Algorithm",
     "Encoding",
     "Handshake",
     "Kind",
-    "Place",
-    "Reply",
+    "RequestField",
     "Scheme",
     "SchemeError",
     "SecretEncoding",
@@ -53,6 +45,7 @@ __all__ = [
     "handshake_in",
     "likely_cause",
     "reply_to",
+    "scheme_entries",
     "scheme_from",
     "schemes",
     "secret_doubt",

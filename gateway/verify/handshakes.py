@@ -1,6 +1,7 @@
-"""Handshakes: what a sender asks of an address before it sends webhooks there.
+"""Handshakes: requests by which a sender checks an address before it sends webhooks there.
 
-None of them changes anything here. What is answered without proof is an echo, and of no use to a stranger.
+A handshake changes nothing in the gateway. A reply without verification only repeats what the request says, so a
+stranger gains nothing from it.
 """
 
 from __future__ import annotations
@@ -11,21 +12,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from gateway.errors import RequestError
-from gateway.event import JSON, Webhook
-from gateway.verify.keys import key_of
-from gateway.verify.places import Request
-from gateway.verify.providers import braintree_answer
-from gateway.verify.scheme import ABSENT, ANY, Handshake, Scheme, Shown
+from gateway.event import Webhook
+from gateway.verify.keys import secret_key
+from gateway.verify.providers import braintree_response
+from gateway.verify.request_fields import WebhookReader
+from gateway.verify.scheme import ABSENT, ANY, Handshake, ReplyValue, Scheme
 
-#: Characters of what is echoed.
+#: Characters of a text that a reply repeats.
 MAX_ECHO = 4096
-#: Bytes of a body that can be a handshake: a larger one is not even decoded before it is proven.
+#: Bytes of a body that can be a handshake: a larger body is not decoded before it is verified.
 MAX_BODY = 16_384
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reply:
-    """What to answer a handshake, and what to tell the operator."""
+    """The reply to a handshake; *for_operator* is the text to log for the operator, if any."""
 
     body: str = ""
     content_type: str = "text/plain; charset=utf-8"
@@ -34,77 +35,75 @@ class Reply:
 
 
 def handshake_in(scheme: Scheme, webhook: Webhook) -> Handshake | None:
-    """Tell which handshake of its scheme a request is, if it is one.
-
-    One that needs no proof never bears a signature: a webhook is not taken for it.
-    """
+    """Return the handshake of the scheme that a request is, or None if it is a webhook."""
     if not scheme.handshakes or len(webhook.body) > MAX_BODY:
         return None
-    request = Request(webhook, scheme.content_type)
-    is_signed = request.bears(scheme.header)
-    for each in scheme.handshakes:
-        if each.method == webhook.method and (each.signed or not is_signed) and _is(each, request):
-            return each
+    reader = WebhookReader(webhook, scheme.content_type)
+    carries_signature = reader.has_header(scheme.header)
+    for handshake in scheme.handshakes:
+        # A webhook that looks like an unsigned handshake has to be verified and stored: its signature tells them apart.
+        is_possible = handshake.method == webhook.method and (handshake.signed or not carries_signature)
+        if is_possible and _matches(handshake, reader):
+            return handshake
     return None
+
+
+def _matches(handshake: Handshake, reader: WebhookReader) -> bool:
+    for request_field, expected in handshake.when.items():
+        values = reader.values(request_field)
+        if expected == ABSENT:
+            matches = not values
+        elif expected == ANY:
+            matches = len(values) == 1 and values[0] not in (None, "")
+        else:
+            matches = values == [expected]
+        if not matches:
+            return False
+    return True
 
 
 def reply_to(
     handshake: Handshake, scheme: Scheme, webhook: Webhook, secrets: Sequence[str], tokens: Sequence[str]
 ) -> Reply:
-    """Make the answer.
+    """Return the reply to a handshake.
 
     Args:
-        secrets: The one that proved the request; the first of the source where none was asked for.
-        tokens: What the operator and the sender agreed on for the handshake.
+        secrets: The secret that verified the request; for an unsigned handshake all secrets of the source.
+        tokens: The tokens that the operator chose for the handshake (`verify_token_env`).
 
     Raises:
-        RequestError: The request shows a token that is not the operator's, or there is no secret to answer with.
+        RequestError: The request shows a wrong token, has no text to reply with, or a secret is required and missing.
     """
-    request = Request(webhook, scheme.content_type)
-    if handshake.token is not None and not _is_one_of(tokens, request.text(handshake.token)):
-        raise RequestError(403, "the verify token is not the one of this source")
-    told = None if handshake.tell is None else request.text(handshake.tell)
+    reader = WebhookReader(webhook, scheme.content_type)
+    if handshake.token is not None:
+        token = reader.text(handshake.token).encode("utf-8", "surrogatepass")
+        # Constant time, as for secrets: the token is one.
+        if not any(hmac.compare_digest(own.encode(errors="surrogateescape"), token) for own in tokens):
+            raise RequestError(403, "the verify token is not the one of this source")
 
-    def shown(what: Shown) -> str:
-        return _shown(what, scheme, request, secrets)
+    def text_of(value: ReplyValue) -> str:
+        return _reply_text(value, scheme, reader, secrets)
 
-    headers = {name: shown(what) for name, what in handshake.headers.items()}
+    for_operator = None if handshake.log is None else reader.text(handshake.log)
+    headers = {name: text_of(value) for name, value in handshake.headers.items()}
     if handshake.json is None:
-        body = shown(handshake.text) if handshake.text else ""
-        return Reply(body=body, headers={**_PLAIN, **headers}, for_operator=told)
-    said: dict[str, JSON] = {
-        name: shown(what) if isinstance(what, Shown) else what for name, what in handshake.json.items()
-    }
-    return Reply(body=json.dumps(said), content_type="application/json", headers=headers, for_operator=told)
+        body = text_of(handshake.text) if handshake.text else ""
+        # The text may be a stranger's: a browser must not guess that it is HTML and run it.
+        return Reply(body=body, headers={"X-Content-Type-Options": "nosniff", **headers}, for_operator=for_operator)
+    document = {name: value if isinstance(value, int) else text_of(value) for name, value in handshake.json.items()}
+    body = json.dumps(document)
+    return Reply(body=body, content_type="application/json", headers=headers, for_operator=for_operator)
 
 
-#: What a stranger has put there is text, whatever a browser thinks of it.
-_PLAIN = {"X-Content-Type-Options": "nosniff"}
-
-
-def _is(handshake: Handshake, request: Request) -> bool:
-    return all(_holds(request.all(where), value) for where, value in handshake.when.items())
-
-
-def _holds(found: list[JSON], value: JSON) -> bool:
-    if value == ABSENT:
-        return not found
-    return len(found) == 1 and (found[0] == value or (value == ANY and found[0] not in (None, "")))
-
-
-def _is_one_of(tokens: Sequence[str], shown: str) -> bool:
-    sent = shown.encode("utf-8", "surrogatepass")
-    return any(hmac.compare_digest(token.encode(errors="surrogateescape"), sent) for token in tokens)
-
-
-def _shown(what: Shown, scheme: Scheme, request: Request, secrets: Sequence[str]) -> str:
-    text = request.need(what.place)
+def _reply_text(value: ReplyValue, scheme: Scheme, reader: WebhookReader, secrets: Sequence[str]) -> str:
+    text = reader.required_text(value.field)
+    # Nothing that could end a header line or fill the sender's screen.
     if len(text) > MAX_ECHO or not text.isprintable():
-        raise RequestError(400, f"the {what.place} is too long, or holds characters that are no part of a handshake")
-    if not what.mac:
+        raise RequestError(400, f"the {value.field} is longer than {MAX_ECHO} characters, or not printable")
+    if not value.mac:
         return text
     if not secrets or not secrets[0]:
-        raise RequestError(503, "this source has no secret yet, by which this would be answered")
+        raise RequestError(503, "this source has no secret yet, which the reply to this handshake requires")
     if scheme.kind == "braintree":
-        return braintree_answer(secrets[0], text)
-    return hmac.new(key_of(scheme, secrets[0]), text.encode(), scheme.algorithm).hexdigest()
+        return braintree_response(secrets[0], text)
+    return hmac.new(secret_key(scheme, secrets[0]), text.encode(), scheme.algorithm).hexdigest()

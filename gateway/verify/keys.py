@@ -1,4 +1,4 @@
-"""Secrets, as a sender shows them, made into keys."""
+"""Secrets made into keys, and what is wrong with a secret. No message shows a secret."""
 
 from __future__ import annotations
 
@@ -15,9 +15,19 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 
+def scheme_problem(scheme: Scheme) -> str | None:
+    """Return why a scheme cannot verify anything yet, or None."""
+    if scheme.kind in ("none", "adyen", "braintree") or scheme.header or scheme.at:
+        return None
+    return (
+        f"the scheme '{scheme.name}' does not know where to look; write it as an object and add `header`, "
+        "the name of the header that the sender uses"
+    )
+
+
 def secret_problem(scheme: Scheme, secret: str) -> str | None:
-    """Say what is wrong with a secret before any webhook comes, without showing it; None: nothing."""
-    if problem := incomplete(scheme):
+    """Return why a secret cannot verify any webhook of the scheme, or None."""
+    if problem := scheme_problem(scheme):
         return problem
     if scheme.kind == "none":
         return "this scheme takes no secret; remove it, or choose a scheme that checks webhooks"
@@ -28,57 +38,96 @@ def secret_problem(scheme: Scheme, secret: str) -> str | None:
     if scheme.kind in _PAIRS and ":" not in secret:
         return f"the secret must be written {_PAIRS[scheme.kind]}"
     try:
-        if not key_of(scheme, secret):
+        key = secret_key(scheme, secret)
+        if not key:
             return "the secret has nothing after its prefix"
-        _load(scheme, secret)
+        if scheme.kind == "ed25519":
+            _ed25519_key(key)
+        elif scheme.kind == "ecdsa":
+            _ecdsa_key(key)
     except ValueError:
-        return _unusable(scheme)
+        return _wrong_format(scheme)
     return None
 
 
+_PAIRS = {"basic": "user:password", "braintree": "public_key:private_key"}
+_PUBLIC_KEYS = {"ed25519": "an Ed25519 key", "ecdsa": "an ECDSA key on the curve P-256"}
+
+
+def _wrong_format(scheme: Scheme) -> str:
+    encoding = scheme.secret.encoding
+    if scheme.kind in _PUBLIC_KEYS:
+        form = {"base64": "base64", "hex": "hexadecimal", "utf8": "text"}[encoding]
+        return f"the secret must be the sender's public key in {form}, {_PUBLIC_KEYS[scheme.kind]}"
+    if encoding == "utf8":
+        return "the secret is not UTF-8 text"
+    after = f" after {scheme.secret.strip}" if scheme.secret.strip else ""
+    return f"the secret must be {encoding}{after}; copy the whole of what the sender shows"
+
+
 def secret_doubt(scheme: Scheme, secrets: Iterable[str]) -> str | None:
-    """Say why none of these secrets is of the sender's kind, without showing any; None: nothing speaks against it."""
+    """Return why all these secrets are probably of the wrong kind for the sender, or None."""
     prefix = scheme.secret_prefix
     if not prefix or any(secret.startswith(prefix) for secret in secrets):
         return None
     return f"the secret does not begin with {prefix}, as those of {scheme.name} do"
 
 
-_PAIRS = {"basic": "user:password", "braintree": "public_key:private_key"}
+def secret_key(scheme: Scheme, secret: str) -> bytes:
+    """Return the key in a secret.
 
-
-def incomplete(scheme: Scheme) -> str | None:
-    """Say why a scheme cannot verify anything yet."""
-    if scheme.kind == "none" or scheme.header or scheme.at or scheme.kind in ("adyen", "braintree"):
-        return None
-    return (
-        f"the scheme '{scheme.name}' does not know where to look; write it as an object and add `header`, "
-        "the name of the header that the sender uses"
-    )
-
-
-def key_of(scheme: Scheme, secret: str) -> bytes:
-    """Turn a secret into the bytes that sign; raises ValueError for one that cannot be decoded."""
+    Raises:
+        ValueError: The secret cannot be decoded.
+    """
     text = secret.removeprefix(scheme.secret.strip)
-    if scheme.secret.encoding == "base64":
-        return base64.b64decode(text, validate=True)
-    return binascii.unhexlify(text) if scheme.secret.encoding == "hex" else text.encode()
+    match scheme.secret.encoding:
+        case "base64":
+            return base64.b64decode(text, validate=True)
+        case "hex":
+            return binascii.unhexlify(text)
+        case "utf8":
+            return text.encode()
 
 
-# What signs with a private key needs a library that takes time to load; most senders share a secret.
+def decode_signature(encoding: Encoding, text: str) -> bytes | None:
+    """Return the bytes of a signature; None if the text is not in this encoding."""
+    try:
+        # Strict: text that Python would skip must not give one signature many spellings.
+        return binascii.unhexlify(text) if encoding == "hex" else base64.b64decode(text, validate=True)
+    except ValueError:
+        return None
+
+
+# Public keys. The library takes long to import and most senders share a secret, so it is imported on first use.
+
+
+def public_key_accepts(scheme: Scheme, key: bytes, signature: bytes, signed: bytes) -> bool:
+    """Return whether a signature of *signed* was made with the private key that belongs to *key*."""
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives.asymmetric.ec import ECDSA
+    from cryptography.hazmat.primitives.hashes import SHA256
+
+    try:
+        if scheme.kind == "ed25519":
+            _ed25519_key(key).verify(signature, signed)
+        else:
+            _ecdsa_key(key).verify(signature, signed, ECDSA(SHA256()))
+    except InvalidSignature:
+        return False
+    return True
 
 
 @lru_cache(maxsize=64)
-def ed25519_key(key: bytes) -> Ed25519PublicKey:
-    """Load a public key of 32 bytes; raises ValueError for anything else."""
+def _ed25519_key(key: bytes) -> Ed25519PublicKey:
+    """Load a public key of 32 bytes; raise ValueError for anything else."""
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
     return Ed25519PublicKey.from_public_bytes(key)
 
 
 @lru_cache(maxsize=64)
-def ecdsa_key(key: bytes) -> EllipticCurvePublicKey:
-    """Load a public key on the curve P-256, as DER; raises ValueError for anything else."""
+def _ecdsa_key(key: bytes) -> EllipticCurvePublicKey:
+    """Load a public key on the curve P-256 in DER; raise ValueError for anything else."""
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
     from cryptography.hazmat.primitives.serialization import load_der_public_key
@@ -88,33 +137,5 @@ def ecdsa_key(key: bytes) -> EllipticCurvePublicKey:
     except UnsupportedAlgorithm as error:
         raise ValueError("a key of another kind") from error
     if not isinstance(loaded, EllipticCurvePublicKey) or not isinstance(loaded.curve, SECP256R1):
-        raise ValueError("a key of another kind")  # noqa: TRY004  # to callers it is a wrong value, as any other
+        raise ValueError("a key of another kind")  # noqa: TRY004  # to callers it is a wrong value like any other
     return loaded
-
-
-def decoded(encoding: Encoding, text: str) -> bytes | None:
-    """Read a signature as it is written; None for one that is not."""
-    try:
-        if encoding == "hex":
-            return binascii.unhexlify(text)
-        return base64.b64decode(text, validate=True)
-    except ValueError:
-        return None
-
-
-def _load(scheme: Scheme, secret: str) -> None:
-    if scheme.kind == "ed25519":
-        ed25519_key(key_of(scheme, secret))
-    elif scheme.kind == "ecdsa":
-        ecdsa_key(key_of(scheme, secret))
-
-
-def _unusable(scheme: Scheme) -> str:
-    if scheme.kind in ("ed25519", "ecdsa"):
-        names = {"ed25519": "an Ed25519 key", "ecdsa": "an ECDSA key on the curve P-256"}
-        form = {"base64": "base64", "hex": "hexadecimal", "utf8": "text"}[scheme.secret.encoding]
-        return f"the secret must be the sender's public key in {form}, {names[scheme.kind]}"
-    if scheme.secret.encoding == "utf8":
-        return "the secret is not UTF-8 text"
-    after = f" after {scheme.secret.strip}" if scheme.secret.strip else ""
-    return f"the secret must be {scheme.secret.encoding}{after}; copy the whole of what the sender shows"

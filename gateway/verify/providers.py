@@ -1,4 +1,4 @@
-"""What some senders sign that no template can say: Adyen, Braintree, Contentful and Twilio."""
+"""Senders whose signature no template can express: Adyen, Braintree, Contentful and Twilio."""
 
 from __future__ import annotations
 
@@ -10,53 +10,17 @@ from urllib.parse import SplitResult
 
 from gateway.errors import VerificationError
 from gateway.event import JSON
-from gateway.verify.keys import decoded, key_of
-from gateway.verify.places import Place, Request, text_at
+from gateway.verify.keys import decode_signature, secret_key
+from gateway.verify.request_fields import RequestField, WebhookReader, text_at
 from gateway.verify.scheme import Scheme
-from gateway.verify.template import as_sent, form_of
+from gateway.verify.template import form_text, header_bytes
 
-_WRONG = "the signature in the header {} is not made with a secret of this source"
+# Adyen's standard webhooks: each item of the body carries a signature of eight of its fields
 
-
-def _signature(scheme: Scheme, request: Request) -> str:
-    (name,) = scheme.header
-    return request.need(Place("header", name), "; is the secret set at the sender?")
-
-
-#: Seconds that a request of Contentful is good for, either way.
-_CONTENTFUL_TOLERANCE = 300
-
-
-# Adyen's standard webhooks: every item of the body bears a signature of eight of its fields
-
-
-def verify_adyen(scheme: Scheme, secrets: Sequence[str], request: Request, _now: float) -> str:
-    """Demand that every item is signed, all with one of the secrets."""
-    items = request.all(_ITEMS)
-    if not 0 < len(items) <= _MOST_ITEMS:
-        raise VerificationError(f"the body does not hold from 1 to {_MOST_ITEMS} notificationItems")
-    for secret in secrets:
-        key = key_of(scheme, secret)
-        if all(_is_signed(item, key) for item in items):
-            return secret
-    raise VerificationError("not every item of the body is signed with a secret of this source")
-
-
-_ITEMS, _MOST_ITEMS = Place("body", "notificationItems[].NotificationRequestItem"), 100
-
-
-def _is_signed(item: JSON, key: bytes) -> bool:
-    signature = _signature_of(item)
-    signed = ":".join(text_at(item, path) for path in _SIGNED_BY_ADYEN)
-    expected = hmac.digest(key, signed.encode("utf-8", "surrogatepass"), "sha256")
-    return signature is not None and hmac.compare_digest(expected, signature)
-
-
-def _signature_of(item: JSON) -> bytes | None:
-    return decoded("base64", text_at(item, "additionalData.hmacSignature"))
-
-
-_SIGNED_BY_ADYEN = (
+_ITEMS = RequestField("body", "notificationItems[].NotificationRequestItem")
+#: Each item costs a signature for each secret, before the webhook is verified.
+_MAX_ITEMS = 100
+_SIGNED_FIELDS = (
     "pspReference",
     "originalReference",
     "merchantAccountCode",
@@ -68,128 +32,157 @@ _SIGNED_BY_ADYEN = (
 )
 
 
+def verify_adyen(scheme: Scheme, secrets: Sequence[str], reader: WebhookReader, _now: float) -> str:
+    """Return the secret that signed every item of the body; raise VerificationError if there is none."""
+    items = reader.values(_ITEMS)
+    if not 0 < len(items) <= _MAX_ITEMS:
+        raise VerificationError(f"the body does not hold from 1 to {_MAX_ITEMS} notificationItems")
+    for secret in secrets:
+        key = secret_key(scheme, secret)
+        if all(_is_signed_by_adyen(item, key) for item in items):
+            return secret
+    raise VerificationError("not every item of the body is signed with a secret of this source")
+
+
+def _is_signed_by_adyen(item: JSON, key: bytes) -> bool:
+    signed = ":".join(text_at(item, path) for path in _SIGNED_FIELDS)
+    expected = hmac.digest(key, signed.encode("utf-8", "surrogatepass"), "sha256")
+    return hmac.compare_digest(expected, _adyen_signature(item))
+
+
+def _adyen_signature(item: JSON) -> bytes:
+    return decode_signature("base64", text_at(item, "additionalData.hmacSignature")) or b""
+
+
 # Braintree: a form of bt_signature and bt_payload, and a challenge; the key is a hash of the private key
 
+_PAYLOAD = RequestField("body", "bt_payload")
+_SIGNATURES = RequestField("body", "bt_signature")
+_MAX_SIGNATURES = 16
+_CHALLENGE = re.compile("[a-f0-9]{20,32}")
 
-def verify_braintree(_scheme: Scheme, secrets: Sequence[str], request: Request, _now: float) -> str:
-    """Demand a signature of the payload by one of the pairs of keys, each written public_key:private_key."""
-    payload = request.need(_PAYLOAD)
-    form = request.payload
+
+def verify_braintree(_scheme: Scheme, secrets: Sequence[str], reader: WebhookReader, _now: float) -> str:
+    """Return the secret (public_key:private_key) that signed the payload; raise VerificationError if there is none."""
+    payload = reader.required_text(_PAYLOAD)
+    form = reader.payload
     if not isinstance(form, dict) or form.keys() != {"bt_payload", "bt_signature"}:
-        raise VerificationError("the body holds more than bt_payload and bt_signature, which nobody signs")
+        raise VerificationError("the body holds more than bt_payload and bt_signature, and only these are signed")
+    # The reply to a challenge gives its signature to anybody, so a signed challenge proves nothing.
     if _CHALLENGE.fullmatch(payload):
-        # Anybody is told the signature of a challenge.
         raise VerificationError("bt_payload is a challenge")
-    pairs = [pair.partition("|") for pair in request.need(Place("body", "bt_signature")).split("&")[:_MOST_PAIRS]]
+    pairs = [pair.partition("|") for pair in reader.required_text(_SIGNATURES).split("&")[:_MAX_SIGNATURES]]
     for secret in secrets:
-        public, _, private = secret.partition(":")
-        expected = [_of_braintree(private, text) for text in (payload, payload + "\n")]
-        found = [signature.encode("utf-8", "surrogatepass") for key, _, signature in pairs if key == public]
-        if any(hmac.compare_digest(each.encode(), one) for each in expected for one in found):
+        public_key, _, private_key = secret.partition(":")
+        # Braintree's own libraries accept both.
+        expected = [_braintree_signature(private_key, text) for text in (payload, payload + "\n")]
+        sent = [signature.encode("utf-8", "surrogatepass") for key, _, signature in pairs if key == public_key]
+        if any(hmac.compare_digest(good.encode(), signature) for good in expected for signature in sent):
             return secret
     raise VerificationError("bt_signature is not made with a private key of this source")
 
 
-_PAYLOAD = Place("body", "bt_payload")
-_MOST_PAIRS = 16
-_CHALLENGE = re.compile("[a-f0-9]{20,32}")
-
-
-def braintree_answer(secret: str, challenge: str) -> str:
-    """Answer the challenge by which Braintree finds out who owns an address.
+def braintree_response(secret: str, challenge: str) -> str:
+    """Return the response to the challenge by which Braintree checks who owns an address.
 
     Raises:
-        VerificationError: It is none: anybody may ask, and must not get whatever text signed.
+        VerificationError: The text is no challenge. Anybody may send one, and must not get any other text signed.
     """
     if not _CHALLENGE.fullmatch(challenge):
         raise VerificationError("bt_challenge is not a challenge of Braintree's")
-    public, _, private = secret.partition(":")
-    return f"{public}|{_of_braintree(private, challenge)}"
+    public_key, _, private_key = secret.partition(":")
+    return f"{public_key}|{_braintree_signature(private_key, challenge)}"
 
 
-def _of_braintree(private: str, text: str) -> str:
-    key = hashlib.sha1(private.encode()).digest()  # noqa: S324  # Braintree's choice
+def _braintree_signature(private_key: str, text: str) -> str:
+    key = hashlib.sha1(private_key.encode()).digest()  # noqa: S324  # Braintree's choice
     return hmac.new(key, text.encode("utf-8", "surrogatepass"), "sha1").hexdigest()
 
 
 # Contentful: method, path, the headers that one header lists, and the body
 
+_LIST, _TIME = "x-contentful-signed-headers", "x-contentful-timestamp"
+#: Seconds, into the past and into the future.
+_CONTENTFUL_TOLERANCE = 300
 
-def verify_contentful(scheme: Scheme, secrets: Sequence[str], request: Request, now: float) -> str:
-    """Demand a signature of the request as Contentful writes it down, made in the last minutes."""
-    signature = decoded("hex", _signature(scheme, request))
-    listed = request.need(Place("header", _LIST)).lower().split(",")
-    if missing := {_LIST, _TIME} - set(listed):
+
+def verify_contentful(scheme: Scheme, secrets: Sequence[str], reader: WebhookReader, now: float) -> str:
+    """Return the secret that signed the request in the last minutes; raise VerificationError if there is none."""
+    signature = decode_signature("hex", _signature_header(scheme, reader)) or b""
+    names = reader.required_text(RequestField("header", _LIST)).lower().split(",")
+    # A stranger could replace the list or the time if the signature did not cover them.
+    if missing := {_LIST, _TIME} - set(names):
         raise VerificationError(f"the header {missing.pop()} is not signed")
-    time = request.need(Place("header", _TIME))
+    time = reader.required_text(RequestField("header", _TIME))
     is_time = time.isascii() and time.isdigit() and len(time) <= 16
+    # `not … <=`: with a clock that gives NaN this refuses.
     if not is_time or not abs(now - int(time) / 1000) <= _CONTENTFUL_TOLERANCE:
         raise VerificationError(f"the header {_TIME} is no time of the last {_CONTENTFUL_TOLERANCE} seconds")
-    headers = ";".join(f"{name}:{request.need(Place('header', name))}" for name in listed)
-    webhook, address = request.webhook, request.address
+    headers = ";".join(f"{name}:{reader.required_text(RequestField('header', name))}" for name in names)
+    webhook, address = reader.webhook, reader.address
     path = address.path + (f"?{address.query}" if address.query else "")
-    signed = as_sent(f"{webhook.method}\n{path}\n{headers}\n") + webhook.body
+    signed = header_bytes(f"{webhook.method}\n{path}\n{headers}\n") + webhook.body
     for secret in secrets:
-        if hmac.compare_digest(hmac.digest(key_of(scheme, secret), signed, "sha256"), signature or b""):
+        if hmac.compare_digest(hmac.digest(secret_key(scheme, secret), signed, "sha256"), signature):
             return secret
-    raise VerificationError(_WRONG.format(scheme.header[0]))
+    raise VerificationError(f"the signature in the header {scheme.header[0]} is not made with a secret of this source")
 
 
-_LIST, _TIME = "x-contentful-signed-headers", "x-contentful-timestamp"
+def _signature_header(scheme: Scheme, reader: WebhookReader) -> str:
+    return reader.required_text(RequestField("header", scheme.header[0]), "; is the secret set at the sender?")
 
 
-# Twilio: the address, with or without its port, and the fields of a form or the hash of another body
+# Twilio: the URL, with or without its port, and the fields of a form or the hash of another body
 
 
-def verify_twilio(scheme: Scheme, secrets: Sequence[str], request: Request, _now: float) -> str:
-    """Demand a signature of the address and of the body."""
-    signature = decoded("base64", _signature(scheme, request))
-    covered = _covered_by_twilio(request)
-    if not request.address.netloc:
+def verify_twilio(scheme: Scheme, secrets: Sequence[str], reader: WebhookReader, _now: float) -> str:
+    """Return the secret that signed the URL and the body; raise VerificationError if there is none."""
+    signature = decode_signature("base64", _signature_header(scheme, reader)) or b""
+    # The fields of a form are signed themselves; of another body the signed URL holds the hash.
+    body_hash = reader.webhook.query.get("bodySHA256")
+    if body_hash is None and not reader.is_form:
+        raise VerificationError("the body is no form, and the address does not contain its hash (bodySHA256)")
+    digest = hashlib.sha256(reader.webhook.body).hexdigest()
+    if body_hash is not None and not hmac.compare_digest(digest.encode(), header_bytes(body_hash.lower())):
+        raise VerificationError("the body does not match the hash in the address (bodySHA256)")
+    form = form_text(reader) if reader.is_form else b""
+    if not reader.address.netloc:
         raise VerificationError("the public address, which Twilio signs, is not known; set GATEWAY_PUBLIC_URL")
     for secret in secrets:
-        for url in _with_and_without_port(request.webhook.url, request.address):
-            expected = hmac.digest(key_of(scheme, secret), as_sent(url) + covered, "sha1")
-            if hmac.compare_digest(expected, signature or b""):
+        for url in _with_and_without_port(reader.webhook.url, reader.address):
+            expected = hmac.digest(secret_key(scheme, secret), header_bytes(url) + form, "sha1")
+            if hmac.compare_digest(expected, signature):
                 return secret
     raise VerificationError(
-        f"{_WRONG.format(scheme.header[0])}, or for another address than the one that GATEWAY_PUBLIC_URL gives"
+        f"the signature in the header {scheme.header[0]} is not made with a secret of this source, or for another"
+        " address than the one that GATEWAY_PUBLIC_URL gives"
     )
 
 
-def _covered_by_twilio(request: Request) -> bytes:
-    named = request.webhook.query.get("bodySHA256")
-    if named is None and not request.is_form:
-        raise VerificationError("the body is no form, and the address does not bear its hash (bodySHA256)")
-    digest = hashlib.sha256(request.webhook.body).hexdigest()
-    if named is not None and not hmac.compare_digest(digest.encode(), as_sent(named.lower())):
-        raise VerificationError("the body is not the one whose hash the address bears (bodySHA256)")
-    return form_of(request) if request.is_form else b""
-
-
 def _with_and_without_port(url: str, parts: SplitResult) -> Iterator[str]:
-    bare = _PORT.sub("", parts.netloc)
-    default = 443 if parts.scheme == "https" else 80
-    with_port = parts.netloc if bare != parts.netloc else f"{bare}:{default}"
-    for host in (bare, with_port):
-        yield url.replace(parts.netloc, host, 1)
+    # Twilio's documentation does not say when the port is signed; its libraries accept both.
+    host = re.sub(r":\d+$", "", parts.netloc)
+    default_port = 443 if parts.scheme == "https" else 80
+    with_port = parts.netloc if host != parts.netloc else f"{host}:{default_port}"
+    for netloc in (host, with_port):
+        yield url.replace(parts.netloc, netloc, 1)
 
 
-_PORT = re.compile(r":\d+$")
+# Repeated webhooks
 
 
-# What a repeat cannot change
+def proven_content(scheme: Scheme, reader: WebhookReader) -> bytes:
+    """Return the part of a body that one proof fixes, for schemes that leave the rest open; b"" for all others.
 
-
-def proven_content(scheme: Scheme, request: Request) -> bytes:
-    """Give what a webhook has in common with any other that its proof is good for; nothing: that is its body."""
+    Without it a stranger could send a captured webhook again in another spelling, as a new event.
+    """
     match scheme.kind:
         case "adyen":
-            return b"".join(sorted({_signature_of(item) or b"" for item in request.all(_ITEMS)}))
+            return b"".join(sorted({_adyen_signature(item) for item in reader.values(_ITEMS)}))
         case "braintree":
-            return request.text(_PAYLOAD).encode("utf-8", "surrogatepass")
-    is_signed_as_form = scheme.kind == "twilio" or "{form}" in scheme.signed
+            return reader.text(_PAYLOAD).encode("utf-8", "surrogatepass")
+    signs_fields = scheme.kind == "twilio" or "{form}" in scheme.signed
     try:
-        return form_of(request) if is_signed_as_form and request.is_form else b""
+        return form_text(reader) if signs_fields and reader.is_form else b""
     except VerificationError:
         return b""

@@ -1,4 +1,4 @@
-"""How a sender proves itself, as a value: what an entry of schemes.yaml, or of a mapping, says."""
+"""A signature scheme as a value: what an entry of schemes.yaml, or a scheme written in a mapping, says."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from typing import Literal, TypeAlias
 
 from gateway.errors import GatewayError
 from gateway.event import JSON
-from gateway.verify.places import Place
+from gateway.verify.request_fields import RequestField
 
-#: The kinds that a mapping can build a scheme of its own from.
+#: The kinds from which a mapping can build a scheme of its own.
 Kind: TypeAlias = Literal["hmac", "digest", "ed25519", "ecdsa", "token", "basic", "none"]
-#: The kinds that are code, because what they sign cannot be said by data. Their schemes bear the same name.
+#: The kinds implemented in `providers`, because a template cannot express what they sign. Each is one scheme.
 Special: TypeAlias = Literal["adyen", "braintree", "contentful", "twilio"]
 Algorithm: TypeAlias = Literal["sha1", "sha256", "sha512"]
 Encoding: TypeAlias = Literal["hex", "base64"]
 SecretEncoding: TypeAlias = Literal["utf8", "base64", "hex"]
 Unit: TypeAlias = Literal["s", "ms", "iso"]
 
+#: Seconds. A week: Customer.io repeats a refused reporting webhook for that long.
 MAX_TOLERANCE = 7 * 86_400
 
-#: Kinds whose secret is sent along as it is, and so must not be kept with an event.
+#: Kinds whose secret is part of the request itself, and so has to be redacted before an event is stored.
 SENT_SECRETS = ("token", "basic")
-#: Kinds whose proof is a signature of a template, and the variables by which that covers the whole body.
+#: Kinds whose proof is a signature of a template.
 SIGNING = ("hmac", "digest", "ed25519", "ecdsa")
-COVERING = ("body", "form")
 
 
 class SchemeError(GatewayError):
-    """A scheme written in a mapping is wrong; *key* is the path of the culprit, as in ``timestamp.unit``."""
+    """A scheme written in a mapping is wrong; *key* is the path of the wrong key, as in ``timestamp.unit``."""
 
     def __init__(self, key: str | None, problem: str) -> None:
         super().__init__(problem)
@@ -40,8 +40,8 @@ class SchemeError(GatewayError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SecretForm:
-    """How a secret, as the sender shows it, becomes a key: without the prefix *strip*, then decoded."""
+class SecretFormat:
+    """How the secret that the sender shows becomes a key: remove the prefix *strip*, then decode."""
 
     strip: str = ""
     encoding: SecretEncoding = "utf8"
@@ -49,13 +49,13 @@ class SecretForm:
 
 @dataclass(frozen=True, kw_only=True)
 class Timestamp:
-    """Where the time of sending stands, and how old it may be.
+    """Where the time of sending stands, and how far from now it may be.
 
     Attributes:
-        header: The headers that may hold it; the first one sent counts.
-        item: Or its name among the items of the signature header.
-        body: Or its path in the JSON of the body.
-        tolerance: Seconds, into the past and into the future alike; None: any time will do.
+        header: Header names; the first header that was sent counts.
+        item: Or the name of an item in the signature header, which is a list then.
+        body: Or the path of a field in the body.
+        tolerance: Seconds, into the past and into the future; None: any time is accepted.
     """
 
     header: tuple[str, ...] = ()
@@ -65,45 +65,45 @@ class Timestamp:
     tolerance: int | None = 300
 
 
-#: In the stead of a value: any will do, and none may be there.
+#: Instead of a value in `Handshake.when`: the field has any value, or the request does not have the field.
 ANY, ABSENT = "any", "absent"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Handshake:
-    """A request by which a sender finds out who answers at an address, and what it wants to hear.
+    """A request by which a sender checks an address before it sends webhooks there, and the reply it expects.
 
     Attributes:
-        when: The places that tell it from a webhook, each with its value, or one of the words above.
-        signed: It is proven as a webhook is; one that is not must not carry a signature at all.
-        token: The place of the token that the operator chose (`verify_token_env`).
-        tell: The place of what the operator has to know; it is logged as long as the source has no secret.
-        text: What is answered: the text at a place,
-        json: or an object of places and constants;
-        headers: and headers with it.
+        when: The fields that tell the handshake from a webhook, each with its value, ANY or ABSENT.
+        signed: The request is verified like a webhook. One that is not must carry no signature at all.
+        token: The field that holds the token that the operator chose (`verify_token_env`).
+        log: The field whose text the operator needs; it is logged while the source has no secret.
+        text: The body of the reply as plain text,
+        json: or as JSON, by key;
+        headers: further headers of the reply.
     """
 
     method: str
-    when: Mapping[Place, JSON] = field(default_factory=dict)
+    when: Mapping[RequestField, JSON] = field(default_factory=dict)
     signed: bool = False
-    token: Place | None = None
-    tell: Place | None = None
-    text: Shown | None = None
-    json: Mapping[str, Shown | int] | None = None
-    headers: Mapping[str, Shown] = field(default_factory=dict)
+    token: RequestField | None = None
+    log: RequestField | None = None
+    text: ReplyValue | None = None
+    json: Mapping[str, ReplyValue | int] | None = None
+    headers: Mapping[str, ReplyValue] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shown:
-    """What a handshake shows of a request: the text at a place, or (*mac*) what its secret makes of that."""
+class ReplyValue:
+    """A text in the reply to a handshake: a field of the request, or (*mac*) the field signed with the secret."""
 
-    place: Place
+    field: RequestField
     mac: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
-    """What a sender insists to hear when its webhook was taken; *text* None leaves the words to us."""
+class PrescribedResponse:
+    """The response that a sender requires for an accepted webhook; *text* None: the gateway's own JSON will do."""
 
     status: int
     text: str | None = None
@@ -111,35 +111,35 @@ class Answer:
 
 @dataclass(frozen=True, kw_only=True)
 class Scheme:
-    """How a sender proves that a webhook is its own, and what is known of such webhooks.
+    """How a sender proves that it sent a webhook, and what is known of its webhooks.
 
     Attributes:
-        name: The entry of the table, also for a scheme of a mapping that started from it.
-        header: The headers that may hold the signature or token. A signature in any of them counts; of tokens
-            the first that was sent does.
-        at: Or its place in the query, in the body, or in the path after the source's name.
-        prefix: What stands in front of the signature or token, in any case of letters.
-        key: The header is a list; its items called so are signatures, any one of which may match.
+        name: The entry of the table, also for a mapping's scheme that started from it.
+        header: Headers that may hold the signature or token. Of signatures any one may match; of tokens the first
+            header that was sent counts.
+        at: Or the field of the query, body or path that holds it.
+        prefix: Text in front of the signature or token; case does not matter.
+        key: The header is a list; its items of this name are signatures, any one of which may match.
         positional: The header is a list whose first item is the timestamp; the others are signatures.
-        items: What separates the items of the list.
-        sep: What separates an item's name from its value.
-        signed: What the signature covers, as a template of the variables in `template`.
-        delivery_id: The headers that tell a repeated webhook, several of an entry taken together; the first
-            entry of which all were sent counts.
-        trust: Headers that are believed although nothing signs them, because the sender says no other way.
-        event_key: An expression for what makes a repeated webhook the same, where the mapping has none.
-        event_type: The same for the event type.
-        content_type: What the body is, whatever the (unsigned) header says.
-        secret_prefix: How the sender's secrets begin, by which the wrong kind of secret is known.
-        handshakes: What the sender may ask before its webhooks; the first that a request is counts.
-        answer: What the sender insists to hear; None leaves it to us.
+        items: Separates the items of the list.
+        sep: Separates an item's name from its value.
+        signed: The template of the bytes that the signature covers; its variables are in `template`.
+        delivery_id: Headers that identify a delivery. Names in one entry are joined; the first entry of which all
+            headers were sent counts.
+        trust: Unsigned headers that a mapping may read without a warning, because the sender has no signed equivalent.
+        event_key: The default expression for `event_key` in a mapping.
+        event_type: The default expression for `event_type`.
+        content_type: The type of the body, whatever the unsigned header Content-Type says.
+        secret_prefix: How secrets of this sender begin; another beginning is probably the wrong kind of secret.
+        handshakes: What the sender may ask before its webhooks; the first that matches a request counts.
+        answer: The response that the sender requires for a webhook; None: the gateway's own.
     """
 
     name: str
     kind: Kind | Special
     description: str = ""
     header: tuple[str, ...] = ()
-    at: Place | None = None
+    at: RequestField | None = None
     prefix: str = ""
     key: str | None = None
     positional: bool = False
@@ -147,7 +147,7 @@ class Scheme:
     sep: str = "="
     algorithm: Algorithm = "sha256"
     encoding: Encoding = "hex"
-    secret: SecretForm = SecretForm()
+    secret: SecretFormat = SecretFormat()
     signed: str = "{body}"
     timestamp: Timestamp | None = None
     delivery_id: tuple[tuple[str, ...], ...] = ()
@@ -157,45 +157,45 @@ class Scheme:
     content_type: str | None = None
     secret_prefix: str = ""
     handshakes: tuple[Handshake, ...] = ()
-    answer: Answer | None = None
+    answer: PrescribedResponse | None = None
 
     @cached_property
     def methods(self) -> frozenset[str]:
         """The HTTP methods of its webhooks and handshakes."""
-        return frozenset({"POST", *(each.method for each in self.handshakes)})
+        return frozenset({"POST", *(handshake.method for handshake in self.handshakes)})
 
     @property
     def asks_token(self) -> bool:
-        """Whether the sender shows, in a handshake, a token that the operator has chosen."""
-        return any(each.token is not None for each in self.handshakes)
+        """Whether a handshake shows a token that the operator chose."""
+        return any(handshake.token is not None for handshake in self.handshakes)
 
     @property
     def signs_address(self) -> bool:
-        """Whether the signature covers the address that the sender posts to."""
+        """Whether the signature covers the URL that the sender posts to."""
         return self.kind == "twilio" or "{url}" in self.signed or "{decoded_url}" in self.signed
-
-    def believes(self, header: str) -> bool:
-        """Tell whether a header is as good as proven, or the scheme says that it has to do.
-
-        The table's own expressions are read as they are spelled there.
-        """
-        if self.kind in (*SENT_SECRETS, "none"):
-            return True
-        named = (*self.trust, *(name for names in self.delivery_id for name in names))
-        said = f"{self.event_key} {self.event_type} {self.signed}".lower()
-        return (
-            header.lower() in map(str.lower, named)
-            or re.search(rf"header(?:\('|\.){re.escape(header.lower())}['}}]", said) is not None
-        )
 
     @property
     def covers_body(self) -> bool:
-        """Whether nobody can put another body behind a proof that was seen."""
+        """Whether a stranger who saw one proof cannot reuse it for another body."""
         if self.kind in SIGNING:
-            return any(f"{{{name}}}" in self.signed for name in COVERING)
+            return "{body}" in self.signed or "{form}" in self.signed
         return self.kind != "adyen"
 
     @property
     def names_deliveries(self) -> bool:
-        """Whether genuine webhooks never have equal bodies, or can be told apart by more than those."""
+        """Whether two genuine webhooks with equal bodies can be told apart, or never occur."""
         return bool(self.delivery_id) or self.event_key is not None or self.kind in ("twilio", "adyen", "braintree")
+
+    def trusts_header(self, header: str) -> bool:
+        """Return whether a mapping may rely on a header.
+
+        It may if the signature covers the header, if the scheme itself relies on it, or if the sender signs nothing.
+        """
+        if self.kind in (*SENT_SECRETS, "none"):
+            return True
+        listed = (*self.trust, *(name for names in self.delivery_id for name in names))
+        if header.lower() in map(str.lower, listed):
+            return True
+        # The table writes header('X-Name') in expressions and {header.X-Name} in templates, in exactly this form.
+        texts = f"{self.event_key} {self.event_type} {self.signed}".lower()
+        return re.search(rf"header(?:\('|\.){re.escape(header.lower())}['}}]", texts) is not None

@@ -1,4 +1,4 @@
-"""Templates of what is signed, such as ``{ts}.{body}``."""
+"""The bytes that a signature covers, built from a template such as ``{ts}.{body}``."""
 
 from __future__ import annotations
 
@@ -9,43 +9,46 @@ from urllib.parse import unquote
 from gateway import payload
 from gateway.errors import RequestError, VerificationError
 from gateway.event import Webhook
-from gateway.verify.places import Place, Request, place
+from gateway.verify.request_fields import RequestField, WebhookReader, parse_field
 from gateway.verify.scheme import Scheme
 
-#: The variables of a template. Those of a place are written {header.NAME}, {query.NAME} and {body.PATH}.
+#: The variables of a template, besides the fields of a request: {header.NAME}, {query.NAME} and {body.PATH}.
 VARIABLES = ("body", "ts", "id", "method", "url", "decoded_url", "form", "secret")
 
 
-def filled(scheme: Scheme, request: Request, timestamp: str, key: bytes = b"") -> bytes:
-    """Give the bytes that a signature covers.
+def signed_bytes(scheme: Scheme, reader: WebhookReader, timestamp: str, key: bytes = b"") -> bytes:
+    """Return the bytes that a signature of this webhook covers.
 
     Args:
-        timestamp: As it was sent.
-        key: The secret, where the scheme signs by putting it in.
+        timestamp: As the sender wrote it.
+        key: The secret, for a scheme that hashes it together with the body.
 
     Raises:
-        VerificationError: What the template asks for was not sent, or is not known.
+        VerificationError: A variable has no value. An empty text in its place would let a stranger move bytes from
+            one variable to the next.
     """
-    texts, variables = template(scheme.signed)
-    values = [_value(variable, scheme, request, timestamp, key) for variable in variables]
-    return b"".join(part for pair in zip(texts, [*values, b""], strict=True) for part in pair)
+    texts, variables = split_template(scheme.signed)
+    pieces = [texts[0]]
+    for variable, text in zip(variables, texts[1:], strict=True):
+        pieces += (_variable_bytes(variable, scheme, reader, timestamp, key), text)
+    return b"".join(pieces)
 
 
 @lru_cache(maxsize=256)
-def template(signed: str) -> tuple[tuple[bytes, ...], tuple[str, ...]]:
-    """Split a template into texts and the variables between them: always one text more than variables."""
+def split_template(signed: str) -> tuple[tuple[bytes, ...], tuple[str, ...]]:
+    """Split a template into its texts and the variables between them: always one text more than variables."""
     parts = re.split(r"\{([^{}]*)\}", signed)
     return tuple(text.encode() for text in parts[::2]), tuple(parts[1::2])
 
 
-def place_in(variable: str) -> Place | None:
-    """Give the place that a variable stands for, if it is one: a header, a parameter or a field of the body."""
-    found = place(variable)
-    return None if found is None or found.part == "path" else found
+def variable_field(variable: str) -> RequestField | None:
+    """Return the header, query parameter or body field that a variable names; None for any other variable."""
+    field = parse_field(variable)
+    return None if field is None or field.part == "path" else field
 
 
 def delivery_id(scheme: Scheme, webhook: Webhook) -> str | None:
-    """Give what the sender says makes a repeated webhook the same, if it says so in headers."""
+    """Return the sender's id of this delivery; None if no header of the scheme holds one."""
     for names in scheme.delivery_id:
         values = [webhook.headers.get(name.lower(), "") for name in names]
         if all(values):
@@ -53,68 +56,66 @@ def delivery_id(scheme: Scheme, webhook: Webhook) -> str | None:
     return None
 
 
-def _value(variable: str, scheme: Scheme, request: Request, timestamp: str, key: bytes) -> bytes:
-    webhook, value = request.webhook, None
+def _variable_bytes(variable: str, scheme: Scheme, reader: WebhookReader, timestamp: str, key: bytes) -> bytes:
+    webhook, text = reader.webhook, None
     match variable:
         case "body":
             return webhook.body
         case "form":
-            return form_of(request)
+            return form_text(reader)
         case "secret":
             return key
         case "ts":
-            value = timestamp
+            text = timestamp
         case "id":
-            value = delivery_id(scheme, webhook)
+            text = delivery_id(scheme, webhook)
         case "method":
-            value = webhook.method
+            text = webhook.method
         case "url":
-            value = webhook.url
+            text = webhook.url
         case "decoded_url":
-            value = _ESCAPES.sub(lambda found: unquote(found[0]), webhook.url)
+            text = _HUBSPOT_ESCAPES.sub(lambda escape: unquote(escape[0]), webhook.url)
         case _:
-            return _at(place_in(variable), request)
-    if not value:
-        named = " or ".join(" with ".join(names) for names in scheme.delivery_id)
-        raise VerificationError(_MISSING[variable].format(id=named))
-    return as_sent(value)
+            field = variable_field(variable)
+            assert field is not None, "variables are checked when the scheme is read"
+            text = reader.required_text(field)
+            return header_bytes(text) if field.part == "header" else text.encode("utf-8", "surrogatepass")
+    if not text:
+        headers = " or ".join(" with ".join(names) for names in scheme.delivery_id)
+        raise VerificationError(_MISSING[variable].format(id=headers))
+    return header_bytes(text)
 
 
+_NO_URL = "the public address, which this scheme signs, is not known; set GATEWAY_PUBLIC_URL"
 _MISSING = {
     "ts": "the timestamp is missing",
     "id": "the header {id} is missing",
     "method": "the method, which this scheme signs, is not known",
-    "url": "the public address, which this scheme signs, is not known; set GATEWAY_PUBLIC_URL",
+    "url": _NO_URL,
+    "decoded_url": _NO_URL,
 }
-_MISSING["decoded_url"] = _MISSING["url"]
 
-#: What HubSpot takes for itself again before it signs an address.
-_ESCAPES = re.compile("%(?:3A|2F|3F|40|21|24|27|28|29|2A|2C|3B)", re.IGNORECASE)
-
-
-def _at(where: Place | None, request: Request) -> bytes:
-    assert where is not None, "a template was read before"
-    text = request.need(where)
-    return as_sent(text) if where.part == "header" else text.encode("utf-8", "surrogatepass")
+#: HubSpot decodes these escapes, and no others, before it signs the URL.
+_HUBSPOT_ESCAPES = re.compile("%(?:3A|2F|3F|40|21|24|27|28|29|2A|2C|3B)", re.IGNORECASE)
 
 
-def form_of(request: Request) -> bytes:
-    """Write the fields of a form one after the other, in the order of the alphabet, equal ones once.
+def form_text(reader: WebhookReader) -> bytes:
+    """Return the fields of a form, names and values one after the other, sorted, equal fields once.
 
     Raises:
-        VerificationError: The body is none.
+        VerificationError: The body is not a form.
     """
-    if not request.is_form:
-        raise VerificationError("the body is not a form, and this scheme signs the fields of one")
+    if not reader.is_form:
+        raise VerificationError("the body is not a form, and this scheme signs the fields of a form")
     try:
-        fields = payload.form_fields(request.webhook.body)
+        fields = payload.form_fields(reader.webhook.body)
     except RequestError as error:
         raise VerificationError(f"{error}; this scheme signs the fields of a form") from None
     return "".join(name + value for name, value in sorted(set(fields))).encode()
 
 
-def as_sent(text: str) -> bytes:
-    """Give the bytes of a header or address, each of which the web server hands over as one character."""
+def header_bytes(text: str) -> bytes:
+    """Return the bytes of a header or URL as they were sent: WSGI servers decode them as Latin-1."""
     try:
         return text.encode("latin-1")
     except UnicodeEncodeError:

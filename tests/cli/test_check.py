@@ -1,4 +1,4 @@
-"""`gateway check`: what people, programs and GitHub are told about mapping files."""
+"""`gateway check` reports problems of mapping files to people, programs and GitHub."""
 
 from __future__ import annotations
 
@@ -61,19 +61,19 @@ def test_an_error_is_shown_with_its_line_and_a_caret_below_the_place(mappings: P
     )
 
 
-def test_a_caret_stands_below_its_place_in_a_long_line_and_behind_tabs(mappings: Path) -> None:
+def test_the_caret_is_below_its_place_in_a_long_line(mappings: Path) -> None:
     write(mappings, "name: Order Paid\n      a", f"name: =[a{', a' * 40}, lowr(x)]\n      a")
     lines = check().output.splitlines()
     assert lines[1][lines[2].index("^") :].startswith("lowr(x)")
     assert len(lines[1]) < 120
 
 
-def test_all_errors_of_all_files_are_told_at_once(mappings: Path) -> None:
+def test_all_errors_of_all_files_are_reported(mappings: Path) -> None:
     write(mappings, "id: =customer", "id: customer")
     write(mappings, "version: 1\nsource: shop", "version: 2\nsource: other\nextra: x", "other.yaml")
     result = check()
-    told = [line.split(": ")[0] + " " + line.split(": ")[1] for line in result.output.splitlines() if ".yaml" in line]
-    assert told == [
+    lines = [line.split(": ") for line in result.output.splitlines() if ".yaml" in line]
+    assert [f"{place} {problem}" for place, problem, *_ in lines] == [
         "mappings/other.yaml:1:10 error version",
         "mappings/other.yaml:3:1 error unknown-key",
         "mappings/shop.yaml:9:11 error not-an-expression",
@@ -81,7 +81,7 @@ def test_all_errors_of_all_files_are_told_at_once(mappings: Path) -> None:
     assert result.output.splitlines()[-1] == "2 files, no tests: 3 errors"
 
 
-def test_a_warning_is_no_error_unless_strict(mappings: Path) -> None:
+def test_a_warning_is_an_error_only_if_strict(mappings: Path) -> None:
     without_tests = MAPPING.partition("tests:")[0]
     (mappings / "shop.yaml").write_text(without_tests.replace("{total: =total}", "{plan: data.plan}"))
     result = check()
@@ -91,7 +91,7 @@ def test_a_warning_is_no_error_unless_strict(mappings: Path) -> None:
     assert "error looks-like-a-path" in result.output
 
 
-def test_a_failed_test_is_shown_as_a_difference_of_expected_and_got(mappings: Path) -> None:
+def test_a_failed_test_is_reported_as_a_difference(mappings: Path) -> None:
     write(mappings, "{total: 9}, t", "{total: 8}, t")
     result = check()
     assert result.exit_code == 1
@@ -117,11 +117,11 @@ def test_a_file_that_cannot_be_read_is_an_error(mappings: Path) -> None:
     assert "mappings/shop.yaml:1:1: error unreadable: mappings/shop.yaml cannot be read as UTF-8 text" in result.output
 
 
-def test_a_file_that_is_named_twice_is_checked_once(mappings: Path) -> None:
+def test_a_file_named_twice_is_checked_once(mappings: Path) -> None:
     assert check("mappings", "mappings/shop.yaml").output == "1 file, 1 test: no errors\n"
 
 
-def test_json_is_for_programs(mappings: Path) -> None:
+def test_json_holds_the_counts_and_problems(mappings: Path) -> None:
     write(mappings, "id: =customer", "id: customer")
     result = check("--format", "json")
     assert result.exit_code == 1
@@ -145,7 +145,7 @@ def test_json_is_for_programs(mappings: Path) -> None:
     assert json.loads(check("--format", "json").output)["problems"] == []
 
 
-def test_github_gets_one_annotation_a_line_whatever_stands_in_it(mappings: Path) -> None:
+def test_github_gets_one_line_for_each_annotation(mappings: Path) -> None:
     write(mappings, "- name: paid", "- name: 'a, b: 100%'")
     (mappings / "shop.yaml").write_text((mappings / "shop.yaml").read_text().replace("total: 9}, t", "total: 8}, t"))
     result = check("--format", "github")

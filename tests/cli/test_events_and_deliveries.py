@@ -14,7 +14,7 @@ from sqlalchemy import select, update
 from gateway.cli import main
 from gateway.event import Webhook
 from gateway.mapping.compiler import parse
-from gateway.receive.record import take
+from gateway.receive.record import build_event
 from gateway.store import Store
 from gateway.store.database import Database
 from gateway.store.tables import deliveries, events
@@ -65,7 +65,7 @@ def received(store: Store, mappings: Path) -> None:
         body = json.dumps({"key": key, "type": "paid", "customer": customer, "at": at}).encode()
         headers = {"content-type": "application/json"}
         webhook = Webhook(method="POST", url="", headers=headers, query={}, body=body)
-        store.record([take(rules, webhook, 1_767_225_700.0)])
+        store.record([build_event(rules, webhook, 1_767_225_700.0)])
 
 
 def fail_first(database: Database) -> None:

@@ -1,4 +1,4 @@
-"""`gateway translate --explain`: why a mapping made of a webhook what it made."""
+"""`gateway translate --explain`: each step from a webhook to its calls."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def explain(directory: Path, body: JSON) -> Result:
 
 
 def steps(result: Result) -> list[str]:
-    """The lines up to the calls, each without the blanks that make columns."""
+    """Return the lines before the calls, without the spaces that align the columns."""
     return [" ".join(line.split()) for line in result.stdout.partition("\n\n")[0].splitlines()]
 
 
@@ -51,7 +51,7 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_it_tells_which_entry_matched_what_when_gave_and_what_each_expression_gave(directory: Path) -> None:
+def test_it_prints_the_entry_that_matched_and_the_value_of_each_expression(directory: Path) -> None:
     body: JSON = {"type": "order.paid", "id": 1, "customer": 42, "cents": 4950, "items": [{"name": "Lamp"}]}
     result = explain(directory, body)
     assert result.exit_code == 0
@@ -76,14 +76,14 @@ def test_it_tells_which_entry_matched_what_when_gave_and_what_each_expression_ga
     assert [call["name"] for call in calls] == ["Order Paid", "Lamp"]
 
 
-def test_it_tells_how_far_a_translation_came_that_fails(directory: Path) -> None:
+def test_it_prints_the_steps_before_the_error_of_a_translation_that_fails(directory: Path) -> None:
     result = explain(directory, {"type": "order.paid", "id": 1, "customer": 42, "cents": "many"})
     assert result.exit_code == 1
     assert steps(result)[-1] == "let.total =divide(cents, `100`) → error: divide() needs numbers, got text"
     assert "shop.yaml:6:14: let.total: divide() needs numbers, got text" in result.stderr
 
 
-def test_it_tells_that_nothing_matched(directory: Path) -> None:
+def test_it_prints_that_no_entry_matched(directory: Path) -> None:
     result = explain(directory, {"type": "other"})
     assert steps(result)[-1] == "no entry of 'events' matches"
     assert "ignored: no entry of 'events' matches the event type" in result.stderr

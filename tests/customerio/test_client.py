@@ -6,13 +6,11 @@ import io
 import re
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from decimal import Decimal
-from email.utils import formatdate
 from typing import Any
 
 import pytest
@@ -37,8 +35,9 @@ from gateway.customerio.calls import (
     Track,
     Unsuppress,
 )
-from gateway.customerio.client import Client, DryRun
+from gateway.customerio.client import Client
 from gateway.customerio.connection import Connection
+from gateway.customerio.dry_run import DryRun
 from gateway.customerio.retry import Attempt, Policy
 from gateway.customerio.ulids import is_ulid, ulid_of_text
 from gateway.customerio.wire import MAX_ITEM_BYTES
@@ -46,24 +45,41 @@ from gateway.errors import CallError, SendError
 from tests.support.trackapi import Answer, Fault, Hang, ParsedRequest, Reply, Reset, TrackAPI
 
 CALL = Identify(id="a/../b +%ü", attributes={"x": 1}).request()
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
+ULID = "01JGQ3XK00ABCDEFGHJKMNPQRS"
+ANN = "ann.secret@example.com"
+NO_JSON = "the answer is not Customer.io's JSON: something else answers at this address"
+STANDARD = Policy()
+NO_RETRY = Policy(max=0)
+UNAVAILABLE = Reply(status=503)
 Handler = Callable[[socket.socket], None]
 
 
-def client_of(url: str, *, deadline: float = 5.0, api_key: str = "key") -> Client:
-    connection = Connection(name="default", site_id="site", api_key=api_key, base_url=url)
-    return Client({"default": connection}, deadline=deadline)
+@contextmanager
+def calling(
+    url: str, *, policy: Policy = STANDARD, rate: float = 1_000, deadline: float = 5.0
+) -> Iterator[tuple[Client, list[float]]]:
+    """A client that does not wait, and the waits that it would have made."""
+    connection = Connection(site_id="site", api_key="key", base_url=url, policy=policy, rate=rate)
+    waits: list[float] = []
+    with Client(connection, deadline=deadline, sleep=waits.append, jitter=lambda: 1.0) as client:
+        yield client, waits
 
 
-def send(client: Client) -> Attempt:
-    try:
+def attempt_at(url: str, *, deadline: float = 5.0) -> Attempt:
+    with calling(url, deadline=deadline) as (client, _):
         return client.send(CALL, "default")
-    finally:
-        client.close()
+
+
+def at_first(*faults: Fault) -> Answer:
+    """Answer the first requests with these faults, one each."""
+    left = iter(faults)
+    return lambda _: next(left, None)
 
 
 @contextmanager
 def serving(handler: Handler) -> Iterator[str]:
-    """A server whose connections are handled by a function that plays them on the bare socket."""
+    """A server that gives each of its connections to a function."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         stopping = threading.Event()
 
@@ -85,202 +101,96 @@ def serving(handler: Handler) -> Iterator[str]:
             thread.join()
 
 
-def answering(answer: bytes) -> Handler:
-    def handle(connection: socket.socket) -> None:
-        connection.recv(65_536)
-        connection.sendall(answer)
+def receive(connection: socket.socket) -> bytes:
+    """Read one whole request, or what arrives of it before the client leaves."""
+    received = b""
+    while True:
+        head, end, body = received.partition(b"\r\n\r\n")
+        length = re.search(rb"Content-Length: ([0-9]+)", head)
+        more = b"" if end and len(body) == int(length[1] if length else 0) else connection.recv(65_536)
+        if not more:
+            return received
+        received += more
 
-    return handle
+
+# One attempt
 
 
 def test_a_request_goes_out_byte_for_byte_with_its_credentials() -> None:
-    seen: list[bytes] = []
+    received: list[bytes] = []
 
     def handle(connection: socket.socket) -> None:
-        received = connection.recv(65_536)
-        while not received.endswith(b"}"):
-            received += connection.recv(65_536)
-        seen.append(received)
-        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+        received.append(receive(connection))
+        connection.sendall(OK)
 
     with serving(handle) as url:
-        assert send(client_of(url)).status == 200
-    head, _, body = seen[0].partition(b"\r\n\r\n")
+        assert attempt_at(url).status == 200
+    head, _, body = received[0].partition(b"\r\n\r\n")
     lines = head.split(b"\r\n")
     assert lines[0] == b"PUT /api/v1/customers/a%2F..%2Fb%20%2B%25%C3%BC HTTP/1.1"
     assert b"Authorization: Basic c2l0ZTprZXk=" in lines
     assert b"Content-Type: application/json" in lines
+    assert any(line.startswith(b"User-Agent: customerio-gateway/") for line in lines)
     assert body == b'{"x":1}'
 
 
-def test_the_stand_in_takes_each_of_the_calls_over_one_connection() -> None:
-    with TrackAPI() as api:
-        client = client_of(api.url)
-        for call in (Identify(id="1", attributes={"a": 1}), Track(id="1", name="x"), Destroy(id="1")):
-            attempt = client.send(call.request(), "default")
-            assert (attempt.status, attempt.reason, attempt.understood) == (200, None, True)
-        assert api.refused == []
-        assert [each.kind for each in api.applied("1")] == ["identify", "event", "delete"]
-        client.close()
-
-
-def test_a_region_of_the_call_wins_over_the_connections() -> None:
-    connection = Connection(name="default", site_id="site", api_key="key", region="us")
-    assert connection.host() == "https://track.customer.io"
-    assert connection.host("eu") == "https://track-eu.customer.io"
-
-
-def test_a_wrong_key_is_an_attempt_with_a_reason() -> None:
-    with TrackAPI() as api:
-        attempt = send(client_of(api.url, api_key="wrong"))
-    assert attempt.status == 401
-    assert attempt.reason is not None
-    assert attempt.reason.startswith("HTTP 401")
-
-
-def test_the_region_is_asked_for() -> None:
-    with TrackAPI(region="eu") as api:
-        client = client_of(api.url)
-        assert client.region_of("default") == ("eu", None)
-        client.close()
-        wrong = client_of(api.url, api_key="wrong")
-        assert wrong.region_of("default") == (
-            None,
-            "HTTP 401: the site id or the API key is wrong (CUSTOMERIO_SITE_ID, CUSTOMERIO_API_KEY)",
-        )
-        wrong.close()
-
-
-@pytest.mark.parametrize(
-    ("body", "reason"),
-    [
-        (b'{"meta":{"error":"id attribute must be present"}}', "HTTP 400: id attribute must be present"),
-        (b'{"meta":{"errors":["a","b"]}}', "HTTP 400: a; b"),
-        (
-            b'{"errors":[{"reason":"invalid","field":"name","message":"is blank"}]}',
-            "HTTP 400: name: invalid: is blank",
-        ),
-        (b"", "HTTP 400"),
-        (b"<html>", "HTTP 400: the answer is not Customer.io's JSON: something else answers at this address"),
-    ],
-)
-def test_every_shape_of_error_becomes_one_reason(body: bytes, reason: str) -> None:
-    with TrackAPI(answer=lambda _: Reply(status=400, body=body)) as api:
-        assert send(client_of(api.url)).reason == reason
-
-
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
-def test_a_redirect_is_not_followed(status: int) -> None:
+def test_a_redirect_is_not_followed_and_no_credentials_go_there(status: int) -> None:
     with TrackAPI() as other:
-        reply = Reply(status=status, headers={"Location": f"{other.url}/api/v1/customers/1"})
-        with TrackAPI(answer=lambda _: reply) as api:
-            attempt = send(client_of(api.url))
-        assert attempt.status == status
-        assert attempt.reason == f"HTTP {status}: redirected, so the region is probably wrong"
+        reply = Reply(status=status, headers={"Location": f"{other.url}/api/v1/customers/42"})
+        with TrackAPI(answer=lambda _: reply) as api, calling(api.url) as (client, _):
+            for call in (Identify(id="42"), RawRequest(path="/v1/accounts/region")):
+                with pytest.raises(SendError) as error:
+                    client.call(call)
+                assert str(error.value) == f"HTTP {status}: redirected, so the region is probably wrong"
+            assert api.requests == 2
         assert other.requests == 0
 
 
-def test_a_success_that_is_not_json_is_not_understood() -> None:
-    with TrackAPI(answer=lambda _: Reply(status=200, body=b"<html>Welcome to the airport</html>")) as api:
-        attempt = send(client_of(api.url))
-    assert (attempt.status, attempt.understood) == (200, False)
-    assert attempt.reason is not None
+@pytest.mark.parametrize("location", ["http://[::1", "/caf\xe9"])
+def test_a_redirect_to_nowhere_is_an_attempt_with_a_reason(location: str) -> None:
+    with TrackAPI(answer=lambda _: Reply(status=302, headers={"Location": location})) as api:
+        attempt = attempt_at(api.url)
+    assert (attempt.status, attempt.reason) == (302, "HTTP 302: redirected, so the region is probably wrong")
 
 
-def test_retry_after_is_read_as_seconds_and_as_a_date() -> None:
-    headers = iter(["7", formatdate(time.time() + 90, usegmt=True), "soon"])
-    with TrackAPI(answer=lambda _: Reply(status=429, headers={"Retry-After": next(headers)})) as api:
-        client = client_of(api.url)
-        seconds, date, neither = (client.send(CALL, "default").retry_after for _ in range(3))
-        client.close()
-    assert seconds == 7
-    assert date is not None
-    assert 80 < date <= 90
-    assert neither is None
+@pytest.mark.parametrize(
+    ("beginning", "trickle"),
+    [(b"HTTP/1.1 200 OK\r\nContent-Length: 200\r\n\r\n", b" "), (b"HTTP/1.1 200 OK\r\nX: ", b"y"), (b"", b"")],
+    ids=["trickling body", "trickling headers", "silence"],
+)
+def test_a_slow_answer_is_ended_at_the_deadline(beginning: bytes, trickle: bytes) -> None:
+    left = threading.Event()
 
-
-@pytest.mark.parametrize("applied", [True, False])
-def test_a_reset_is_an_attempt_without_a_status(applied: bool) -> None:
-    with TrackAPI(answer=lambda _: Reset(applied=applied)) as api:
-        attempt = send(client_of(api.url))
-    assert attempt.status is None
-    assert attempt.reason is not None
-    assert attempt.reason.startswith("the connection failed: ")
-
-
-def test_a_refused_connection_is_an_attempt_without_a_status() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    attempt = send(client_of(f"http://127.0.0.1:{port}"))
-    assert (attempt.status, attempt.reason) == (None, "the connection failed: Connection refused")
-
-
-def test_an_answer_that_trickles_is_ended_at_the_deadline() -> None:
     def handle(connection: socket.socket) -> None:
-        connection.recv(65_536)
-        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 200\r\n\r\n")
-        try:
-            for _ in range(200):
-                connection.sendall(b" ")
-                time.sleep(0.05)
-        except OSError:
-            return
+        receive(connection)
+        connection.sendall(beginning)
+        with suppress(OSError):
+            while not left.wait(0.05):
+                connection.sendall(trickle)
 
     with serving(handle) as url:
-        attempt = send(client_of(url, deadline=0.5))
+        attempt = attempt_at(url, deadline=0.5)
+        left.set()
     assert (attempt.status, attempt.reason) == (None, "no whole answer within 0.5 s")
     assert 0.4 < attempt.seconds < 2
 
 
-def test_headers_that_trickle_are_ended_at_the_deadline() -> None:
+def test_an_answer_without_end_is_not_read_to_its_end() -> None:
     def handle(connection: socket.socket) -> None:
-        connection.recv(65_536)
-        try:
-            for each in b"HTTP/1.1 200 OK\r\nX: " + b"y" * 200:
-                connection.sendall(bytes([each]))
-                time.sleep(0.05)
-        except OSError:
-            return
-
-    with serving(handle) as url:
-        attempt = send(client_of(url, deadline=0.5))
-    assert (attempt.status, attempt.reason) == (None, "no whole answer within 0.5 s")
-
-
-def test_silence_is_ended_at_the_deadline() -> None:
-    def handle(connection: socket.socket) -> None:
-        connection.recv(65_536)
-        connection.recv(1)
-
-    with serving(handle) as url:
-        attempt = send(client_of(url, deadline=0.3))
-    assert attempt.status is None
-    assert attempt.seconds < 2
-
-
-def test_an_answer_without_end_is_not_read_without_end() -> None:
-    def handle(connection: socket.socket) -> None:
-        received = connection.recv(65_536)
-        while not received.endswith(b"}"):
-            received += connection.recv(65_536)
+        receive(connection)
         connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 10000000\r\n\r\n" + b" " * 2_000_000)
 
     with serving(handle) as url:
-        attempt = send(client_of(url))
-    assert attempt.status is None
-    assert attempt.reason == "HTTP 200 with an answer of over 1048576 bytes"
+        attempt = attempt_at(url)
+    assert (attempt.status, attempt.reason) == (None, "HTTP 200 with an answer of over 1048576 bytes")
 
 
-def test_a_connection_without_credentials_says_which_variables_are_missing() -> None:
-    attempt = Client({}).send(CALL, "eu-prod")
-    expected = "connection 'eu-prod' is not known: set CUSTOMERIO_EU_PROD_SITE_ID and CUSTOMERIO_EU_PROD_API_KEY"
-    assert attempt.reason == expected
-
-
-def test_no_reason_and_no_repr_shows_the_key() -> None:
+def test_neither_a_reason_nor_a_repr_shows_the_key() -> None:
     connection = Connection(name="default", site_id="site", api_key="s3cret", base_url="http://127.0.0.1:1")
     assert "s3cret" not in repr(connection)
-    assert "s3cret" not in str(Client({"default": connection}).send(CALL, "default"))
+    with Client(connection) as client:
+        assert "s3cret" not in str(client.send(CALL, "default"))
 
 
 def test_a_dry_run_prints_the_request_and_sends_nothing() -> None:
@@ -298,64 +208,25 @@ def test_a_dry_run_prints_the_request_and_sends_nothing() -> None:
 
 # Sent at once
 
-OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
-ULID = "01JGQ3XK00ABCDEFGHJKMNPQRS"
-
-
-STANDARD = Policy()
-
-
-@contextmanager
-def calling(
-    url: str, *, policy: Policy = STANDARD, rate: float = 1_000, deadline: float = 5.0
-) -> Iterator[tuple[Client, list[float]]]:
-    """A client that does not wait, and the waits that it would have made."""
-    connection = Connection(site_id="site", api_key="key", base_url=url, policy=policy, rate=rate)
-    waited: list[float] = []
-    with Client(connection, deadline=deadline, sleep=waited.append, jitter=lambda: 1.0) as client:
-        yield client, waited
-
-
-def at_first(*faults: Fault) -> Answer:
-    """Let these befall the first requests, one each."""
-    left = iter(faults)
-    return lambda _: next(left, None)
-
-
-def receive(connection: socket.socket) -> bytes:
-    """Read one whole request, or what comes of it before the client leaves."""
-    received = b""
-    while not _is_whole(received):
-        more = connection.recv(65_536)
-        if not more:
-            break
-        received += more
-    return received
-
-
-def _is_whole(received: bytes) -> bool:
-    head, end, body = received.partition(b"\r\n\r\n")
-    length = re.search(rb"Content-Length: ([0-9]+)", head)
-    return bool(end) and len(body) == int(length[1] if length else 0)
-
 
 def test_a_program_sends_each_call_in_one_line() -> None:
-    with TrackAPI(region="eu") as api, calling(api.url) as (client, waited):
+    with TrackAPI(region="eu") as api, calling(api.url) as (client, waits):
         moment = datetime(2026, 1, 1, tzinfo=UTC)
-        client.identify(id=42, attributes={"plan": "pro", "since": moment, "credit": Decimal("1.5")})
+        answer = client.identify(id=42, attributes={"plan": "pro", "since": moment, "credit": Decimal("1.5")})
+        assert (answer.status, answer.json, answer.text) == (200, {}, "{}\n")
         client.track(id=42, name="Order Paid", attributes={"total": 49.5}, event_id=ULID, timestamp=moment)
         client.page(id=42, url="https://example.com/")
         client.track(anonymous_id="a", name="Seen")
         client.destroy(id=42)
-        answer = client.request("/v1/accounts/region")
-        assert (answer.status, answer.json) == (
-            200,
-            {"url": "https://track-eu.customer.io", "region": "eu", "environment_id": 1},
-        )
-        assert api.refused == []
-        assert waited == []
+        assert client.call(SubmitForm(form_id="f", id="1")).status == 204
+        assert client.request("/v1/accounts/region").json == {
+            "url": "https://track-eu.customer.io",
+            "region": "eu",
+            "environment_id": 1,
+        }
+        assert (api.refused, waits) == ([], [])
         applied = api.applied("42")
-        assert [each.kind for each in applied] == ["identify", "event", "page", "delete"]
+        assert [operation.kind for operation in applied] == ["identify", "event", "page", "delete"]
         assert applied[0].body == {"plan": "pro", "since": 1_767_225_600, "credit": 1.5}
         assert applied[1].body == {
             "name": "Order Paid",
@@ -367,61 +238,51 @@ def test_a_program_sends_each_call_in_one_line() -> None:
         assert len(api.applied_anonymously("a")) == 1
 
 
-def test_a_call_gives_the_answer_of_customerio() -> None:
-    with TrackAPI() as api, calling(api.url) as (client, _):
-        answer = client.identify(id="1", attributes={})
-        assert (answer.status, answer.json, answer.text) == (200, {}, "{}\n")
-        assert client.call(SubmitForm(form_id="f", id="1")).status == 204
-
-
-@pytest.mark.parametrize("method", ["track", "page"])
-def test_what_happened_is_counted_once_when_its_answer_is_lost(method: str) -> None:
-    said = {"url": "*"} if method == "page" else {"name": "Order Paid"}
-    with TrackAPI(answer=at_first(Reset(applied=True))) as api, calling(api.url) as (client, waited):
-        getattr(client, method)(id="42", **said)
+@pytest.mark.parametrize(("method", "field"), [("track", {"name": "Order Paid"}), ("page", {"url": "*"})])
+def test_an_event_counts_once_when_its_answer_is_lost(method: str, field: dict[str, str]) -> None:
+    with TrackAPI(answer=at_first(Reset(applied=True))) as api, calling(api.url) as (client, waits):
+        getattr(client, method)(id="42", **field)
         (applied,) = api.applied("42")
         assert is_ulid(str(applied.body["id"]))
-        assert (api.requests, api.repeats, api.conflicts) == (2, 1, [])
-        assert waited == [1.0]
+        assert (api.requests, api.repeats, api.conflicts, waits) == (2, 1, [], [1.0])
 
 
-def test_each_call_has_an_id_of_its_own_unless_it_is_given_one() -> None:
+def test_each_event_has_its_own_id_unless_it_is_given_one() -> None:
     with TrackAPI() as api, calling(api.url) as (client, _):
         for event_id in (None, None, "order-7", "order-7"):
             client.track(id="42", name="Order Paid", event_id=event_id)
-        ids = [each.body["id"] for each in api.applied("42")]
+        ids = [operation.body["id"] for operation in api.applied("42")]
         assert len(set(ids)) == 3
         assert ids[2] == ulid_of_text("order-7")
         assert (api.repeats, api.conflicts) == (1, [])
 
 
-UNAVAILABLE = Reply(status=503)
-# What befalls the first requests, the waits before the others, and the status of the error if it ends in one.
+# The faults of the first requests, the waits before the others, and the status of the error if it ends in one.
 RETRIES: list[tuple[list[Fault], Policy, list[float], int | None]] = [
-    ([Reply(status=500)], Policy(), [1.0], 200),
-    ([UNAVAILABLE, Reset(applied=False), Reset(applied=True)], Policy(), [1.0, 2.0, 4.0], 200),
-    ([Reply(status=502, body=b"<html>")], Policy(), [1.0], 200),
-    ([Reply(status=503, headers={"Retry-After": "7"})], Policy(), [7.0], 200),
-    ([Reply(status=429, headers={"Retry-After": "60"}), Reply(status=429)], Policy(), [60.0, 2.0], 200),
-    ([Reply(status=408)], Policy(), [1.0], 200),
-    ([UNAVAILABLE] * 9, Policy(), [1.0, 2.0, 4.0], 503),
-    ([Reset(applied=False)] * 9, Policy(), [1.0, 2.0, 4.0], None),
-    ([UNAVAILABLE] * 9, Policy(max=0), [], 503),
+    ([Reply(status=500)], STANDARD, [1.0], 200),
+    ([UNAVAILABLE, Reset(applied=False), Reset(applied=True)], STANDARD, [1.0, 2.0, 4.0], 200),
+    ([Reply(status=502, body=b"<html>")], STANDARD, [1.0], 200),
+    ([Reply(status=503, headers={"Retry-After": "7"})], STANDARD, [7.0], 200),
+    ([Reply(status=429, headers={"Retry-After": "60"}), Reply(status=429)], STANDARD, [60.0, 2.0], 200),
+    ([Reply(status=408)], STANDARD, [1.0], 200),
+    ([UNAVAILABLE] * 9, STANDARD, [1.0, 2.0, 4.0], 503),
+    ([Reset(applied=False)] * 9, STANDARD, [1.0, 2.0, 4.0], None),
+    ([UNAVAILABLE] * 9, NO_RETRY, [], 503),
     ([UNAVAILABLE] * 9, Policy(max=2, delay=0.1, exponential=False), [0.1, 0.1], 503),
-    ([Reply(status=503, headers={"Retry-After": "61"})], Policy(), [], 503),
-    ([Reply(status=400)], Policy(), [], 400),
-    ([Reply(status=401)], Policy(), [], 401),
-    ([Reply(status=403)], Policy(), [], 403),
-    ([Reply(status=404)], Policy(), [], 404),
-    ([Reply(status=302)], Policy(), [], 302),
-    ([Reply(status=200, body=b"<html>")], Policy(), [], 200),
+    ([Reply(status=503, headers={"Retry-After": "61"})], STANDARD, [], 503),
+    ([Reply(status=400)], STANDARD, [], 400),
+    ([Reply(status=401)], STANDARD, [], 401),
+    ([Reply(status=403)], STANDARD, [], 403),
+    ([Reply(status=404)], STANDARD, [], 404),
+    ([Reply(status=302)], STANDARD, [], 302),
+    ([Reply(status=200, body=b"<html>")], STANDARD, [], 200),
     ([Reply(status=400), Reply(status=401)], Policy(all_errors=True), [1.0, 2.0], 200),
     ([Reply(status=400)] * 9, Policy(all_errors=True, max=1), [1.0], 400),
 ]
 
 
 @pytest.mark.parametrize(("faults", "policy", "waits", "status"), RETRIES)
-def test_a_call_is_tried_again_where_that_may_help(
+def test_a_call_is_retried_where_that_may_help(
     faults: list[Fault], policy: Policy, waits: list[float], status: int | None
 ) -> None:
     arrives = len(waits) == len(faults)
@@ -438,31 +299,27 @@ def test_a_call_is_tried_again_where_that_may_help(
             assert str(error.value) == f"{attempts[-1].reason}{more}"
         assert waited == waits
         assert api.requests == len(attempts) == len(waits) + 1
-        assert api.people == ({"id:42": {"a": 1}} if arrives or Reset(applied=True) in faults else {})
+        assert api.people == ({"id:42": {"a": 1}} if arrives else {})
 
 
 @pytest.mark.parametrize(
-    ("own", "waits"),
+    ("own", "fault", "waits"),
     [
-        ({}, [1.0, 2.0, 4.0]),
-        ({"max": 0}, []),
-        ({"max": 2, "delay_ms": 250}, [0.25, 0.5]),
-        ({"max": 2, "delay_ms": 250, "exponential": False}, [0.25, 0.25]),
+        ({}, UNAVAILABLE, [1.0, 2.0, 4.0]),
+        ({"max": 0}, UNAVAILABLE, []),
+        ({"max": 2, "delay_ms": 250}, UNAVAILABLE, [0.25, 0.5]),
+        ({"max": 2, "delay_ms": 250, "exponential": False}, UNAVAILABLE, [0.25, 0.25]),
+        ({"max": 1, "all_errors": True}, Reply(status=400), [1.0]),
     ],
 )
-def test_a_raw_request_may_have_settings_of_its_own(own: dict[str, Any], waits: list[float]) -> None:
-    with TrackAPI(answer=lambda _: UNAVAILABLE) as api, calling(api.url) as (client, waited):
-        with pytest.raises(SendError, match="HTTP 503"):
+def test_a_raw_request_has_its_own_settings_alone_and_in_a_batch(
+    own: dict[str, Any], fault: Reply, waits: list[float]
+) -> None:
+    with TrackAPI(answer=lambda _: fault) as api, calling(api.url) as (client, waited):
+        with pytest.raises(SendError, match=f"HTTP {fault.status}"):
             client.request("/v1/accounts/region", retry=own)
-        assert waited == waits
-
-
-def test_a_raw_request_may_have_its_refusals_tried_again() -> None:
-    with TrackAPI(answer=at_first(Reply(status=400))) as api, calling(api.url) as (client, _):
-        assert client.request("/v1/accounts/region", retry={"all_errors": True}).status == 200
-
-
-ANN = "ann.secret@example.com"
+        assert client.batch([RawRequest(path="/v1/accounts/region", retry=own)]) == [f"HTTP {fault.status}"]
+        assert waited == waits * 2
 
 
 @pytest.mark.parametrize(
@@ -474,16 +331,8 @@ ANN = "ann.secret@example.com"
             "HTTP 400: name cannot be blank",
         ),
         (Reply(status=401, body=b'{"meta":{"error":"Unauthorized"}}'), 401, "HTTP 401: Unauthorized"),
-        (
-            Reply(status=403, body=f"<html>{ANN} must not</html>".encode()),
-            403,
-            "HTTP 403: the answer is not Customer.io's JSON: something else answers at this address",
-        ),
-        (
-            Reply(status=200, body=f"<html>{ANN}</html>".encode()),
-            200,
-            "HTTP 200: the answer is not Customer.io's JSON: something else answers at this address",
-        ),
+        (Reply(status=403, body=f"<html>{ANN} must not</html>".encode()), 403, f"HTTP 403: {NO_JSON}"),
+        (Reply(status=200, body=f"<html>{ANN}</html>".encode()), 200, f"HTTP 200: {NO_JSON}"),
         (
             Reply(status=301, headers={"Location": f"http://127.0.0.1:1/{ANN}"}),
             301,
@@ -498,7 +347,7 @@ def test_an_error_says_what_went_wrong_and_nothing_of_what_was_sent(
 ) -> None:
     with (
         TrackAPI(answer=lambda _: fault) as api,
-        calling(api.url, policy=Policy(max=0)) as (client, _),
+        calling(api.url, policy=NO_RETRY) as (client, _),
         pytest.raises(SendError) as error,
     ):
         client.track(id=ANN, name="secret", attributes={"note": "secret"})
@@ -506,10 +355,10 @@ def test_an_error_says_what_went_wrong_and_nothing_of_what_was_sent(
     assert "secret" not in repr(error.value)
 
 
-def test_an_error_of_the_network_does_not_tell_the_path() -> None:
+def test_an_error_of_the_network_does_not_show_the_path() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    with calling(url, policy=Policy(max=0)) as (client, _), pytest.raises(SendError) as error:
+    with calling(url, policy=NO_RETRY) as (client, _), pytest.raises(SendError) as error:
         client.destroy(id=ANN)
     assert (error.value.status, str(error.value)) == (None, "the connection failed: Connection refused")
 
@@ -545,55 +394,19 @@ NOT_SENT: list[tuple[str, dict[str, Any], str]] = [
     ),
     ("request", {"path": "/x", "headers": {"Authorization": "x"}}, "headers.Authorization is set by the gateway"),
     ("request", {"path": "/x", "retry": {"max": -1}}, "retry.max has to be a whole number from 0 to 100"),
+    # whatever they say
+    ("identify", {"id": float("nan")}, "*"),
+    ("request", {"path": "/v1/accounts/region", "headers": {"X-Note": " a"}}, "*"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("method", "fields", "problem"), NOT_SENT)
 def test_what_customerio_would_refuse_or_replace_is_not_sent(method: str, fields: dict[str, Any], problem: str) -> None:
-    with TrackAPI() as api, calling(api.url) as (client, waited):
+    with TrackAPI() as api, calling(api.url) as (client, waits):
         with pytest.raises(CallError) as error:
             getattr(client, method)(**fields)
-        assert str(error.value) == problem
-        assert (api.requests, waited) == (0, [])
-
-
-@pytest.mark.parametrize(
-    ("method", "fields"),
-    [
-        ("identify", {"id": float("nan")}),
-        ("request", {"path": "/v1/accounts/region", "headers": {"X-Note": " a"}}),
-    ],
-)
-def test_what_nobody_can_have_meant_is_not_sent(method: str, fields: dict[str, Any]) -> None:
-    with TrackAPI() as api, calling(api.url) as (client, _):
-        with pytest.raises(CallError):
-            getattr(client, method)(**fields)
-        assert api.requests == 0
-
-
-def test_a_redirect_to_another_host_is_not_followed_and_no_credentials_go_there() -> None:
-    with TrackAPI() as other:
-        reply = Reply(status=308, headers={"Location": f"{other.url}/api/v1/customers/42"})
-        with TrackAPI(answer=lambda _: reply) as api, calling(api.url) as (client, _):
-            for call in (Identify(id="42"), RawRequest(path="/v1/accounts/region")):
-                with pytest.raises(SendError, match="HTTP 308: redirected"):
-                    client.call(call)
-            assert api.requests == 2
-        assert other.requests == 0
-
-
-@pytest.mark.parametrize("location", ["http://[::1", "/caf\xe9"])
-def test_a_redirect_to_nowhere_is_an_attempt_with_a_reason(location: str) -> None:
-    with TrackAPI(answer=lambda _: Reply(status=302, headers={"Location": location})) as api:
-        attempt = send(client_of(api.url))
-    assert (attempt.status, attempt.reason) == (302, "HTTP 302: redirected, so the region is probably wrong")
-
-
-def test_a_retry_after_beyond_all_time_is_an_attempt_without_one() -> None:
-    headers = {"Retry-After": f"Thu, 01 Jan 2026 00:00:00 +{'9' * 20}"}
-    with TrackAPI(answer=lambda _: Reply(status=503, headers=headers)) as api:
-        attempt = send(client_of(api.url))
-    assert (attempt.status, attempt.retry_after) == (503, None)
+        assert problem == "*" or str(error.value) == problem
+        assert (api.requests, waits) == (0, [])
 
 
 def test_a_connection_that_is_not_known_says_which_variables_are_missing() -> None:
@@ -605,14 +418,16 @@ def test_a_connection_that_is_not_known_says_which_variables_are_missing() -> No
         with pytest.raises(SendError) as error:
             client.batch([Destroy(id="1"), Destroy(id="2")], connection="eu-prod")
         assert (error.value.status, str(error.value)) == (None, expected)
+        assert client.send(CALL, "eu-prod").reason == expected
+        assert client.probe("eu-prod").reason == expected
         assert api.requests == 0
 
 
-def test_each_of_several_connections_has_its_own_credentials() -> None:
+def test_each_connection_has_its_own_credentials() -> None:
     with TrackAPI(api_key="one") as first, TrackAPI(api_key="two") as second:
         connections = {
             "first": Connection(name="first", site_id="site", api_key="one", base_url=first.url),
-            "second": Connection(name="second", site_id="site", api_key="two", base_url=second.url),
+            "second": Connection(name="second", site_id="site", api_key="two", base_url=f"{second.url}/"),
         }
         with Client(connections) as client:
             client.destroy(id="1", connection="first")
@@ -621,7 +436,7 @@ def test_each_of_several_connections_has_its_own_credentials() -> None:
 
 
 @pytest.mark.parametrize(
-    ("own", "given", "host"),
+    ("own", "region", "host"),
     [
         ("us", None, "track.customer.io"),
         ("eu", None, "track-eu.customer.io"),
@@ -630,28 +445,27 @@ def test_each_of_several_connections_has_its_own_credentials() -> None:
     ],
 )
 def test_a_call_goes_to_the_host_of_its_region(
-    own: str, given: str | None, host: str, monkeypatch: pytest.MonkeyPatch
+    own: str, region: str | None, host: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[bytes] = []
+    received: list[bytes] = []
 
     def refuse(connection: socket.socket) -> None:
-        seen.append(receive(connection))
+        received.append(receive(connection))
         connection.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
 
-    # A proxy is told the host, and of what goes there nothing.
+    # A proxy learns the host, and nothing of what goes there.
     with serving(refuse) as proxy:
         monkeypatch.setenv("HTTPS_PROXY", proxy)
         monkeypatch.delenv("NO_PROXY", raising=False)
         monkeypatch.delenv("no_proxy", raising=False)
-        connection = Connection(site_id="site", api_key="key", region=own, policy=Policy(max=0))
-        with Client(connection) as client:
+        with Client(Connection(site_id="site", api_key="key", region=own, policy=NO_RETRY)) as client:
             with pytest.raises(SendError, match="the connection failed: "):
-                client.destroy(id=ANN, region=given)
+                client.destroy(id=ANN, region=region)
             with pytest.raises(SendError, match="the connection failed: "):
-                client.request("/v1/accounts/region", region=given)
-            assert client.batch([Destroy(id="1"), Destroy(id="2")], region=given)[0] is not None
-    assert [each.split(b" HTTP")[0] for each in seen] == [f"CONNECT {host}:443".encode()] * 3
-    assert not any(b"uthorization" in each or b"ann" in each for each in seen)
+                client.request("/v1/accounts/region", region=region)
+            assert client.batch([Destroy(id="1"), Destroy(id="2")], region=region)[0] is not None
+    assert [each.split(b" HTTP")[0] for each in received] == [f"CONNECT {host}:443".encode()] * 3
+    assert not any(b"uthorization" in each or b"ann" in each for each in received)
 
 
 @pytest.mark.parametrize(
@@ -663,34 +477,28 @@ def test_a_raw_request_may_be_given_less_time_but_not_more(
     attempts: list[Attempt] = []
     with (
         TrackAPI(answer=lambda _: Hang()) as api,
-        calling(api.url, deadline=deadline, policy=Policy(max=0)) as (client, _),
-        pytest.raises(SendError, match=f"^no whole answer within {seconds} s$|^no answer in time$"),
+        calling(api.url, deadline=deadline, policy=NO_RETRY) as (client, _),
+        pytest.raises(SendError, match=f"^no whole answer within {seconds} s$"),
     ):
         client.call(RawRequest(path="/v1/accounts/region", timeout=timeout), on_attempt=attempts.append)
     assert 0.1 < attempts[0].seconds < 2
 
 
-def test_what_a_debugged_request_sent_and_got_is_kept_without_credentials() -> None:
+def test_debug_keeps_what_was_sent_and_answered_without_credentials() -> None:
     attempts: list[Attempt] = []
     call = RawRequest(path="/v1/customers/42/events", data={"name": "Päid"}, debug=True)
-    with (
-        TrackAPI(answer=at_first(Reset(applied=False))) as api,
-        calling(api.url) as (client, _),
-    ):
+    with TrackAPI(answer=at_first(Reset(applied=False))) as api, calling(api.url) as (client, _):
         client.call(call, on_attempt=attempts.append)
-    lost, arrived = (each.debug or "" for each in attempts)
-    assert lost == ('POST /api/v1/customers/42/events\nContent-Type: application/json\n\n{"name":"Päid"}')
+    lost, arrived = (attempt.debug or "" for attempt in attempts)
+    assert lost == 'POST /api/v1/customers/42/events\nContent-Type: application/json\n\n{"name":"Päid"}'
     assert arrived.startswith(f"{lost}\n\nHTTP 200\n")
     assert "c2l0ZTprZXk=" not in arrived
     assert "uthorization" not in arrived
 
 
 @pytest.mark.parametrize(("response_type", "body"), [("text", b"gr\xc3\xbc\xc3\x9fe"), ("binary", b"\x89PNG\xff\x00")])
-def test_a_raw_request_may_ask_for_what_is_no_json(response_type: str, body: bytes) -> None:
-    with (
-        TrackAPI(answer=lambda _: Reply(status=200, body=body)) as api,
-        calling(api.url) as (client, _),
-    ):
+def test_a_raw_request_may_ask_for_an_answer_that_is_no_json(response_type: str, body: bytes) -> None:
+    with TrackAPI(answer=lambda _: Reply(status=200, body=body)) as api, calling(api.url) as (client, _):
         assert client.request("/v1/export", response_type=response_type).body == body
         with pytest.raises(SendError, match="is not Customer"):
             client.request("/v1/export")
@@ -698,21 +506,18 @@ def test_a_raw_request_may_ask_for_what_is_no_json(response_type: str, body: byt
 
 def test_threads_may_share_a_client() -> None:
     with TrackAPI() as api, calling(api.url) as (client, _), ThreadPoolExecutor(4) as pool:
-        answers = pool.map(lambda each: client.identify(id=each % 10, attributes={"a": each}), range(80))
-        assert {each.status for each in answers} == {200}
+        answers = pool.map(lambda number: client.identify(id=number % 10, attributes={"a": number}), range(80))
+        assert {answer.status for answer in answers} == {200}
         assert (api.count_applied(), len(api.people), api.refused) == (80, 10, [])
 
 
 def test_requests_keep_to_the_rate_of_their_connection() -> None:
-    with (
-        TrackAPI(answer=at_first(Reply(status=500))) as api,
-        calling(api.url, rate=0.1) as (client, waited),
-    ):
+    with TrackAPI(answer=at_first(Reply(status=500))) as api, calling(api.url, rate=0.1) as (client, waits):
         client.destroy(id=1)
         client.destroy(id=1)
         client.batch([Destroy(id="1"), Destroy(id="2"), RawRequest(path="/v1/accounts/region")])
         assert api.requests == 5
-    retry, *turns = waited
+    retry, *turns = waits
     assert retry == 1.0
     # Nobody waited here, so each has to wait ten seconds longer than the one before.
     assert turns == pytest.approx([10, 20, 30, 40], abs=5)
@@ -721,22 +526,14 @@ def test_requests_keep_to_the_rate_of_their_connection() -> None:
 # Many at once
 
 
-def test_many_calls_go_out_in_few_requests() -> None:
-    with TrackAPI() as api, calling(api.url) as (client, waited):
-        assert client.batch([Identify(id=str(each)) for each in range(250)]) == [None] * 250
-        assert (api.requests, api.batches, len(api.people)) == (3, [100, 100, 50], 250)
-        assert waited == []
+@pytest.mark.parametrize(("number", "batches", "requests"), [(250, [100, 100, 50], 3), (1, [], 1), (0, [], 0)], ids=str)
+def test_many_calls_go_out_in_few_requests(number: int, batches: list[int], requests: int) -> None:
+    with TrackAPI() as api, calling(api.url) as (client, waits):
+        assert client.batch(Identify(id=str(person)) for person in range(number)) == [None] * number
+        assert (api.requests, api.batches, len(api.people), waits) == (requests, batches, number, [])
 
 
-def test_nothing_takes_no_request_and_one_call_its_own() -> None:
-    with TrackAPI() as api, calling(api.url) as (client, _):
-        assert client.batch([]) == []
-        assert api.requests == 0
-        assert client.batch(iter([Destroy(id="1")])) == [None]
-        assert (api.requests, api.singles, api.batches) == (1, 1, [])
-
-
-def test_the_calls_of_one_person_keep_their_order_in_waves() -> None:
+def test_the_calls_of_one_person_keep_their_order() -> None:
     calls: list[Call] = [
         Identify(id="1", attributes={"n": 1}),
         Identify(id="2", attributes={"n": 1}),
@@ -748,12 +545,12 @@ def test_the_calls_of_one_person_keep_their_order_in_waves() -> None:
     ]
     with TrackAPI() as api, calling(api.url) as (client, _):
         assert client.batch(calls) == [None] * 7
-        assert [each.kind for each in api.applied("1")] == ["identify", "event", "delete", "identify"]
+        assert [operation.kind for operation in api.applied("1")] == ["identify", "event", "delete", "identify"]
         assert api.people == {"id:1": {"n": 2}, "id:2": {"n": 1}, "email:ann@example.com": {"n": 2}}
         assert (api.batches, api.singles) == ([3, 2], 2)
 
 
-def test_a_merge_waits_for_both_and_both_for_it() -> None:
+def test_a_merge_waits_for_both_people_and_both_for_it() -> None:
     calls: list[Call] = [
         Identify(id="1", attributes={"a": 1}),
         Identify(id="2", attributes={"b": 1}),
@@ -767,102 +564,89 @@ def test_a_merge_waits_for_both_and_both_for_it() -> None:
         assert api.batches == [2, 2]
 
 
-LARGE = Track(id="large", name="x", attributes={"text": "v" * (MAX_ITEM_BYTES + 1)})
-
-
-def test_what_no_batch_takes_goes_singly_beside_it() -> None:
+def test_a_call_without_a_form_for_a_batch_goes_singly() -> None:
     calls: list[Call] = [
         Identify(id="1"),
         SubmitForm(form_id="sign up", id="2", attributes={"color": "red"}),
         RawRequest(path="/v1/accounts/region"),
-        LARGE,
+        Track(id="large", name="x", attributes={"text": "v" * (MAX_ITEM_BYTES + 1)}),
         Identify(id="3", attributes={"anonymous_id": "a"}),
         Track(anonymous_id="a", name="Seen"),
     ]
     with TrackAPI() as api, calling(api.url) as (client, _):
         assert client.batch(calls) == [None] * 6
         assert (api.batches, api.singles, api.requests) == ([2], 3, 5)
-        assert [each.kind for each in api.applied("large")] == ["event"]
+        assert [operation.kind for operation in api.applied("large")] == ["event"]
         assert api.applied("2")[0].body == {"form_id": "sign up", "data": {"color": "red", "id": "2"}}
         assert api.refused == []
+
+
+BAD = {"poison": True}
 
 
 def poison(operation: dict[str, Any]) -> str | None:
     return "poison" if "poison" in operation["body"] else None
 
 
-BAD = {"poison": True}
+def malformed(seen: ParsedRequest) -> Reply | None:
+    return Reply(status=400, body=b'{"errors":[{"reason":"malformed"}]}') if b"poison" in seen.body else None
 
 
-def test_a_refused_item_fails_alone() -> None:
-    calls = [Identify(id=str(each), attributes=BAD if each == 4 else {}) for each in range(10)]
-    with TrackAPI(refuse_item=poison) as api, calling(api.url) as (client, waited):
-        told = client.batch(calls)
-        assert told == [None] * 4 + ["HTTP 207: operation: invalid: poison"] + [None] * 5
-        assert (len(api.people), api.requests, waited) == (9, 1, [])
+@pytest.mark.parametrize(
+    ("server", "reason", "requests"),
+    [
+        (TrackAPI(refuse_item=poison), "HTTP 207: operation: invalid: poison", 1),
+        (TrackAPI(answer=malformed), "HTTP 400: malformed", 9),
+    ],
+    ids=["an item is refused", "the whole batch is refused"],
+)
+def test_a_bad_call_of_a_batch_fails_alone(server: TrackAPI, reason: str, requests: int) -> None:
+    calls = [Identify(id=str(person), attributes=BAD if person == 4 else {}) for person in range(10)]
+    with server as api, calling(api.url) as (client, waits):
+        assert client.batch(calls) == [None] * 4 + [reason] + [None] * 5
+        assert (len(api.people), waits) == (9, [])
+        assert api.requests <= requests
 
 
-def test_a_call_that_fails_a_whole_batch_fails_alone() -> None:
-    def answer(seen: ParsedRequest) -> Reply | None:
-        bad = b"poison" in seen.body
-        return Reply(status=400, body=b'{"errors":[{"reason":"malformed"}]}') if bad else None
-
-    calls = [Identify(id=str(each), attributes=BAD if each == 4 else {}) for each in range(10)]
-    with TrackAPI(answer=answer) as api, calling(api.url) as (client, waited):
-        assert client.batch(calls) == [None] * 4 + ["HTTP 400: malformed"] + [None] * 5
-        assert (len(api.people), waited) == (9, [])
-        assert api.requests <= 9
-
-
-def test_a_batch_is_tried_again_and_what_happened_in_it_is_counted_once() -> None:
-    calls = [Track(id=str(each), name="x") for each in range(10)]
-    with (
-        TrackAPI(answer=at_first(UNAVAILABLE, Reset(applied=True))) as api,
-        calling(api.url) as (client, waited),
-    ):
+def test_a_batch_is_retried_and_its_events_count_once() -> None:
+    calls = [Track(id=str(person), name="x") for person in range(10)]
+    with TrackAPI(answer=at_first(UNAVAILABLE, Reset(applied=True))) as api, calling(api.url) as (client, waits):
         assert client.batch(calls) == [None] * 10
-        assert waited == [1.0, 2.0]
+        assert waits == [1.0, 2.0]
         assert (api.requests, api.count_applied(), api.repeats) == (3, 10, 10)
 
 
-def test_only_what_failed_is_tried_again() -> None:
+def test_only_calls_that_failed_are_retried() -> None:
     left = iter([None, UNAVAILABLE, UNAVAILABLE])
-    calls = [Identify(id=str(each), attributes=BAD if each == 4 else {}) for each in range(101)]
+    calls = [Identify(id=str(person), attributes=BAD if person == 4 else {}) for person in range(101)]
     with (
         TrackAPI(answer=lambda _: next(left, None), refuse_item=poison) as api,
-        calling(api.url) as (client, waited),
+        calling(api.url) as (client, waits),
     ):
-        told = client.batch(calls)
-        assert [number for number, problem in enumerate(told) if problem] == [4]
+        reasons = client.batch(calls)
+        assert [number for number, reason in enumerate(reasons) if reason] == [4]
         assert (api.requests, api.batches, api.singles) == (4, [100], 1)
-        assert waited == [1.0, 2.0]
+        assert waits == [1.0, 2.0]
 
 
-def test_what_failed_is_tried_again_after_the_longest_of_its_waits() -> None:
+def test_failed_calls_are_retried_after_the_longest_of_their_delays() -> None:
     faults = [Reply(status=503, headers={"Retry-After": seconds}) for seconds in ("9", "3")]
-    with TrackAPI(answer=at_first(*faults)) as api, calling(api.url) as (client, waited):
-        assert client.batch([Identify(id=str(each)) for each in range(101)]) == [None] * 101
-        assert waited == [9.0]
+    with TrackAPI(answer=at_first(*faults)) as api, calling(api.url) as (client, waits):
+        assert client.batch([Identify(id=str(person)) for person in range(101)]) == [None] * 101
+        assert waits == [9.0]
 
 
-def test_an_outage_is_told_of_every_call_and_the_later_of_a_person_are_still_tried() -> None:
-    with TrackAPI(answer=lambda _: UNAVAILABLE) as api, calling(api.url) as (client, waited):
-        told = client.batch([Identify(id="1"), Identify(id="2"), Destroy(id="1")])
-        assert told == ["HTTP 503"] * 3
-        assert waited == [1.0, 2.0, 4.0] * 2
+def test_in_an_outage_every_call_has_a_reason_and_the_later_calls_of_a_person_are_still_tried() -> None:
+    with TrackAPI(answer=lambda _: UNAVAILABLE) as api, calling(api.url) as (client, waits):
+        assert client.batch([Identify(id="1"), Identify(id="2"), Destroy(id="1")]) == ["HTTP 503"] * 3
+        assert waits == [1.0, 2.0, 4.0] * 2
 
 
-def test_of_many_calls_none_is_sent_if_one_cannot_be() -> None:
+def test_no_call_is_sent_if_one_of_them_cannot_be() -> None:
     with TrackAPI() as api, calling(api.url) as (client, _):
         with pytest.raises(CallError, match="names nobody"):
             client.batch([Identify(id="1"), Identify(), Identify(id="2")])
         assert api.requests == 0
-
-
-def test_a_raw_request_has_its_own_settings_among_others_too() -> None:
-    with TrackAPI(answer=lambda _: UNAVAILABLE) as api, calling(api.url) as (client, waited):
-        assert client.batch([RawRequest(path="/v1/accounts/region", retry={"max": 1})]) == ["HTTP 503"]
-        assert waited == [1.0]
 
 
 PEOPLE = ("1", "2", "a@example.com")
@@ -894,19 +678,19 @@ def any_call(number: int) -> st.SearchStrategy[Call]:
         of_person(DeleteRelationships, objects=[ACME]),
         of_person(SubmitForm, form_id="f", attributes={"n": str(number)}),
         st.just(IdentifyObject(**ACME, attributes={"n": number})),
-        st.permutations(PEOPLE).map(lambda two: Merge(into=named_by(two[0]), from_=named_by(two[1]))),
+        st.permutations(PEOPLE).map(lambda two: Merge(into=identifier(two[0]), from_=identifier(two[1]))),
     )
 
 
-def named_by(person: str) -> Mapping[str, str]:
+def identifier(person: str) -> Mapping[str, str]:
     return {"email" if "@" in person else "id": person}
 
 
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 25).flatmap(lambda number: st.tuples(*map(any_call, range(number)))))
-def test_together_calls_leave_what_they_leave_one_by_one(several: tuple[Call, ...]) -> None:
+def test_a_batch_leaves_the_same_state_as_its_calls_one_by_one(several: tuple[Call, ...]) -> None:
     with TrackAPI(refuse_item=poison) as api, calling(api.url) as (client, _):
-        told = client.batch(several)
+        reasons = client.batch(several)
         together, conflicts = api.state, api.conflicts
     with TrackAPI(refuse_item=poison) as api, calling(api.url) as (client, _):
         one_by_one = []
@@ -918,47 +702,46 @@ def test_together_calls_leave_what_they_leave_one_by_one(several: tuple[Call, ..
                 one_by_one.append(False)
         assert together == api.state
         assert conflicts == api.conflicts == []
-    assert [problem is None for problem in told] == one_by_one
+    assert [reason is None for reason in reasons] == one_by_one
 
 
 # Connections that are kept open
 
 
 def test_a_connection_that_was_closed_while_it_was_idle_is_replaced_without_an_error() -> None:
-    seen: list[bytes] = []
+    received: list[bytes] = []
     closed = threading.Event()
 
     def answer_and_leave(connection: socket.socket) -> None:
-        seen.append(receive(connection))
+        received.append(receive(connection))
         connection.sendall(OK)
-        connection.close()  # without having said so
+        connection.close()  # without having announced it
         closed.set()
 
-    with serving(answer_and_leave) as url, calling(url) as (client, waited):
+    with serving(answer_and_leave) as url, calling(url) as (client, waits):
         for _ in range(3):
             closed.clear()
             assert client.send(CALL, "default").reason is None
             assert closed.wait(5)
         client.identify(id="1")
-    assert len(seen) == 4
-    assert waited == []
+    assert (len(received), waits) == (4, [])
 
 
-def test_a_connection_that_dies_as_it_is_used_again_is_a_failure_that_is_tried_again() -> None:
-    seen: list[bytes] = []
+def test_a_connection_that_dies_when_it_is_used_again_is_a_failure_and_is_retried() -> None:
+    received: list[bytes] = []
 
     def leave_on_the_second(connection: socket.socket) -> None:
-        is_first = not seen
-        seen.append(receive(connection))
+        is_first = not received
+        received.append(receive(connection))
         connection.sendall(OK)
         if is_first:
-            seen.append(receive(connection))
+            received.append(receive(connection))
 
-    with serving(leave_on_the_second) as url, calling(url) as (client, waited):
+    with serving(leave_on_the_second) as url, calling(url) as (client, waits):
         client.track(id="1", name="x")
         client.track(id="1", name="x")
-    assert waited == [1.0]
-    one, two, again = (each.partition(b"\r\n\r\n")[2] for each in seen)
+    assert waits == [1.0]
+    one, two, again = (each.partition(b"\r\n\r\n")[2] for each in received)
     assert two == again != one
 
 
@@ -967,49 +750,52 @@ def test_an_answer_that_announces_the_end_of_its_connection_is_whole() -> None:
         receive(connection)
         connection.sendall(OK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
 
-    with serving(handle) as url, calling(url) as (client, waited):
+    with serving(handle) as url, calling(url) as (client, waits):
         for _ in range(3):
             assert client.identify(id="1").json == {}
-    assert waited == []
+    assert waits == []
+
+
+# Probes
 
 
 class _TwoHosts(Connection):
-    """A connection of which each region has a host of its own, on loopback."""
+    """A connection with a host on loopback for each region."""
 
     def host(self, region: str | None = None) -> str:
         return str(self.base_url).split(" ")[(region or self.region) == "eu"]
 
 
+WRONG_KEY = "HTTP 401: the site id or the API key is wrong (CUSTOMERIO_SITE_ID, CUSTOMERIO_API_KEY)"
+
+
 @pytest.mark.parametrize(
-    ("key", "region", "expected"),
+    ("key", "own", "region", "found", "cause", "problem"),
     [
-        ("key", "us", "the workspace is in eu, not in us: set CUSTOMERIO_REGION=eu"),
-        ("key", "eu", None),
-        ("wrong", "us", "HTTP 401: the site id or the API key is wrong"),
-        ("wrong", "eu", "HTTP 401: the site id or the API key is wrong"),
+        ("key", "us", None, "eu", "misconfigured", "the workspace is in eu, not in us: set CUSTOMERIO_REGION=eu"),
+        ("key", "eu", None, "eu", None, None),
+        (
+            *("key", "eu", "us", "eu", "misconfigured"),
+            "the workspace is in eu, not in us: write region: eu in the mapping, or leave the region out",
+        ),
+        ("wrong", "us", None, None, "misconfigured", WRONG_KEY),
+        ("wrong", "eu", None, None, "misconfigured", WRONG_KEY),
     ],
 )
-def test_a_key_that_another_region_knows_is_not_wrong_but_the_region_is(
-    key: str, region: str, expected: str | None
+def test_a_probe_finds_a_wrong_key_or_region(
+    key: str, own: str, region: str | None, found: str | None, cause: str | None, problem: str | None
 ) -> None:
+    """A key that another region's host knows is not wrong; the region is."""
     with TrackAPI(api_key="of somebody else") as us, TrackAPI(region="eu") as eu:
-        hosts = f"{us.url} {eu.url}"
-        with Client(_TwoHosts(site_id="site", api_key=key, region=region, base_url=hosts)) as client:
-            reason = client.probe("default").reason
-    assert (reason or "None").startswith(str(expected))
+        connection = _TwoHosts(site_id="site", api_key=key, region=own, base_url=f"{us.url} {eu.url}")
+        with Client(connection) as client:
+            probe = client.probe("default", region)
+            assert (probe.cause, probe.reason) == (cause, problem)
+            assert client.region_of("default", region) == (found, problem if found is None else None)
 
 
-def test_a_wrong_key_is_told_also_where_the_other_region_is_not_reached() -> None:
+def test_a_probe_finds_a_wrong_key_although_the_other_region_is_not_reached() -> None:
     with TrackAPI(api_key="of somebody else") as us:
-        hosts = f"{us.url} http://127.0.0.1:9"
-        with Client(_TwoHosts(site_id="site", api_key="key", base_url=hosts)) as client:
+        connection = _TwoHosts(site_id="site", api_key="key", base_url=f"{us.url} http://127.0.0.1:9")
+        with Client(connection) as client:
             assert client.probe("default").cause == "misconfigured"
-
-
-def test_the_address_of_a_connection_may_end_in_a_slash() -> None:
-    with (
-        TrackAPI() as api,
-        Client(Connection(site_id="site", api_key="key", base_url=f"{api.url}/")) as client,
-    ):
-        client.identify(id="42")
-        assert api.refused == []

@@ -1,4 +1,4 @@
-"""What docs/client.md shows runs, and does what it says."""
+"""The examples of docs/client.md run, and do what it says."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def test_the_programs_run_against_the_stand_in() -> None:
     shown = 'site_id="…", api_key="…", region="eu"'
     assert shown in alone
     with TrackAPI() as api:
-        given = f'site_id="site", api_key="key", base_url="{api.url}"'
-        exec(alone.replace(shown, given), {})
+        usable = f'site_id="site", api_key="key", base_url="{api.url}"'
+        exec(alone.replace(shown, usable), {})
         with Client(Connection(site_id="site", api_key="key", base_url=api.url)) as client:
             world: dict[str, Any] = {"client": client, "leavers": ["1", "2"]}
             exec(calls, world)
@@ -29,13 +29,8 @@ def test_the_programs_run_against_the_stand_in() -> None:
             exec(requests, world)
         assert api.refused == []
         assert api.state["suppressed"] == {"id:1", "id:2"}
-        assert [each.kind for each in api.applied("42")] == [
-            "identify",
-            "event",
-            "page",
-            "add_device",
-            "merge",
-        ]
+        kinds = [operation.kind for operation in api.applied("42")]
+        assert kinds == ["identify", "event", "page", "add_device", "merge"]
 
 
 def test_the_variables_are_those_that_are_read() -> None:

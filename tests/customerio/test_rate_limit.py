@@ -41,64 +41,66 @@ def burst_of(rate: float, burst: int | None) -> int:
 def test_after_a_pause_a_burst_goes_at_once_and_then_one_in_each_interval(
     rate: float, burst: int | None, at_once: int
 ) -> None:
-    pace, now = RateLimit(rate, burst), 1_000.0
-    assert pace.room(now) == at_once
-    assert [pace.take(now) for _ in range(at_once)] == [0.0] * at_once
-    assert pace.room(now) == 0
-    waits = [pace.take(now) for _ in range(5)]
+    limit, now = RateLimit(rate, burst), 1_000.0
+    assert limit.room(now) == at_once
+    assert [limit.take(now) for _ in range(at_once)] == [0.0] * at_once
+    assert limit.room(now) == 0
+    waits = [limit.take(now) for _ in range(5)]
     assert waits == pytest.approx([number / rate for number in range(1, 6)])
 
 
-def test_a_burst_is_there_again_after_as_long_as_it_took() -> None:
-    pace = RateLimit(10, 3)
+def test_a_burst_recovers_one_request_in_each_interval() -> None:
+    limit = RateLimit(10, 3)
     for _ in range(3):
-        pace.take(100.0)
-    assert [pace.room(100.0 + passed) for passed in (0.05, 0.15, 0.25, 0.35, 9.0)] == [0, 1, 2, 3, 3]
+        limit.take(100.0)
+    assert [limit.room(100.0 + passed) for passed in (0.05, 0.15, 0.25, 0.35, 9.0)] == [0, 1, 2, 3, 3]
 
 
 @given(RATES, BURSTS, STARTS, GAPS, st.booleans())
-def test_in_no_stretch_of_time_do_more_go_than_its_rate_and_one_burst(
+def test_no_stretch_of_time_has_more_requests_than_the_rate_and_one_burst(
     rate: float, burst: int | None, now: float, gaps: list[float], sleeps: bool
 ) -> None:
-    pace, went = RateLimit(rate, burst), []
+    limit, moments = RateLimit(rate, burst), []
     for gap in gaps:
         now += gap / rate
-        went.append(now + pace.take(now))
+        moments.append(now + limit.take(now))
         if sleeps:  # else it is one of many threads, and the next does not wait for it
-            now = went[-1]
-    for first, start in enumerate(went):
-        for number, end in enumerate(went[first:], start=1):
+            now = moments[-1]
+    for first, start in enumerate(moments):
+        for number, end in enumerate(moments[first:], start=1):
             assert number <= (end - start) * rate + burst_of(rate, burst) + SLACK * rate
-    assert all(later >= earlier - SLACK for earlier, later in pairwise(went))
+    assert all(later >= earlier - SLACK for earlier, later in pairwise(moments))
 
 
 @given(RATES, BURSTS, STARTS, st.integers(1, 300))
-def test_nobody_waits_longer_than_the_rate_asks_for(rate: float, burst: int | None, now: float, number: int) -> None:
-    pace = RateLimit(rate, burst)
-    last = [pace.take(now) for _ in range(number)][-1]
-    assert last == pytest.approx(max(number - burst_of(rate, burst), 0) / rate, abs=SLACK)
+def test_no_request_waits_longer_than_the_rate_requires(
+    rate: float, burst: int | None, now: float, number: int
+) -> None:
+    limit = RateLimit(rate, burst)
+    waits = [limit.take(now) for _ in range(number)]
+    assert waits[-1] == pytest.approx(max(number - burst_of(rate, burst), 0) / rate, abs=SLACK)
 
 
 @given(RATES, BURSTS, STARTS, GAPS, st.integers(0, 120))
-def test_there_is_room_for_as_many_as_need_not_wait(
+def test_the_room_is_the_number_of_requests_that_need_not_wait(
     rate: float, burst: int | None, now: float, gaps: list[float], more: int
 ) -> None:
-    pace = RateLimit(rate, burst)
+    limit = RateLimit(rate, burst)
     for gap in gaps:
         now += gap / rate
-        pace.take(now)
+        limit.take(now)
     now += more / rate + 0.01 / rate  # not just when an interval ends, where the last bit decides
-    room = pace.room(now)
+    room = limit.room(now)
     assert 0 <= room <= burst_of(rate, burst)
-    assert [pace.take(now) for _ in range(room)] == pytest.approx([0.0] * room, abs=SLACK)
-    assert pace.take(now) > 0
-    assert pace.room(now) == 0
+    assert [limit.take(now) for _ in range(room)] == pytest.approx([0.0] * room, abs=SLACK)
+    assert limit.take(now) > 0
+    assert limit.room(now) == 0
 
 
 @given(RATES, BURSTS, STARTS, GAPS)
-def test_to_ask_how_long_to_wait_books_nothing(rate: float, burst: int | None, now: float, gaps: list[float]) -> None:
-    pace = RateLimit(rate, burst)
+def test_reading_the_wait_books_nothing(rate: float, burst: int | None, now: float, gaps: list[float]) -> None:
+    limit = RateLimit(rate, burst)
     for gap in gaps:
         now += gap / rate
-        asked = (pace.wait(now), pace.wait(now))
-        assert asked == (asked[0], pace.take(now))
+        waits = (limit.wait(now), limit.wait(now))
+        assert waits == (limit.take(now),) * 2

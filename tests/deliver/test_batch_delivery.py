@@ -1,19 +1,16 @@
-"""Batches at work: a worker, the real client and the stand-in for the Track API."""
+"""Batches: a worker, the real client and the stand-in for the Track API."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from email.utils import formatdate
 from itertools import pairwise
 from typing import Any
 
 import pytest
-from sqlalchemy import select
 
 from gateway.customerio import calls, wire
 from gateway.customerio.calls import (
@@ -34,38 +31,18 @@ from gateway.customerio.calls import (
     Suppress,
     Track,
     Unsuppress,
-    as_json,
 )
 from gateway.customerio.client import Client
 from gateway.customerio.connection import Connection
-from gateway.customerio.retry import Policy
 from gateway.customerio.ulids import ulid_of_text
-from gateway.deliver.worker import Worker
 from gateway.operate.queries import Queries
-from gateway.store import NewDelivery, Store
-from gateway.store.database import Database, connect
-from gateway.store.tables import deliveries
-from tests.support.rows import event
+from gateway.store import Store
+from gateway.store.database import Database
+from tests.deliver.running import reasons, record_calls, statuses, wait_for
+from tests.deliver.running import running as running_worker
 from tests.support.trackapi import Fault, Hang, ParsedRequest, Reply, Reset, TrackAPI
 
 NOW = 1_767_225_600
-
-
-def record(store: Store, made: Sequence[Call]) -> None:
-    """Record one event with these calls."""
-    new = []
-    for number, call in enumerate(made):
-        text = json.dumps(as_json(call))
-        new.append(
-            NewDelivery(
-                identity=hashlib.sha256(f"{number} {text}".encode()).digest(),
-                connection="default",
-                region=None,
-                lanes=call.lanes("default"),
-                call=text,
-            )
-        )
-    store.record([event(repr(made), *new)])
 
 
 def client_of(api: TrackAPI, deadline: float = 5.0) -> Client:
@@ -74,67 +51,37 @@ def client_of(api: TrackAPI, deadline: float = 5.0) -> Client:
 
 @contextmanager
 def running(
-    database: Database,
-    api: TrackAPI,
-    *,
-    threads: int = 2,
-    delay: float = 0.05,
-    deadline: float = 5.0,
-    rates: Mapping[str, float] | None = None,
+    database: Database, api: TrackAPI, *, threads: int = 2, deadline: float = 5.0, rate: float | None = None
 ) -> Iterator[None]:
-    own = connect(database.engine.url.render_as_string(hide_password=False))
-    with client_of(api, deadline) as client:
-        policies = {"default": Policy(delay=delay)}
-        worker = Worker(own, client, policies=policies, threads=threads, deadline=deadline, rates=rates or {})
-        thread = threading.Thread(target=worker.run)
-        thread.start()
-        try:
-            yield
-        finally:
-            worker.stop()
-            thread.join(20)
-            assert not thread.is_alive()
-            own.engine.dispose()
+    rates = None if rate is None else {"default": rate}
+    with (
+        client_of(api, deadline) as client,
+        running_worker(database, client, threads=threads, deadline=deadline, rates=rates),
+    ):
+        yield
 
 
-def statuses(database: Database) -> list[str]:
-    with database.engine.connect() as connection:
-        return list(connection.scalars(select(deliveries.c.status).order_by(deliveries.c.id)))
+def first_time(fault: Fault, concerns: Callable[[ParsedRequest], bool]) -> Callable[[ParsedRequest], Fault | None]:
+    """Answer the first such request with a fault."""
+    first = threading.Semaphore(1)
+    return lambda request: fault if concerns(request) and first.acquire(blocking=False) else None
 
 
-def reasons(database: Database) -> list[str]:
-    with database.engine.connect() as connection:
-        found = connection.scalars(select(deliveries.c.reason).order_by(deliveries.c.id))
-        return [reason for reason in found if reason is not None]
-
-
-def wait_until(condition: Callable[[], bool], timeout: float = 15.0) -> None:
-    ends = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < ends, "it did not come to pass in time"
-        time.sleep(0.02)
-
-
-def wait_for(database: Database, *expected: str) -> None:
-    wait_until(lambda: sorted(statuses(database)) == sorted(expected))
+def is_batch(request: ParsedRequest) -> bool:
+    return request.target == wire.BATCH_PATH.encode()
 
 
 def track(person: str, name: str = "Paid", **attributes: Any) -> Track:
-    return Track(
-        id=person,
-        name=name,
-        attributes=attributes,
-        timestamp=NOW,
-        event_id=ulid_of_text(f"{person} {name}"),
-    )
+    event_id = ulid_of_text(f"{person} {name}")
+    return Track(id=person, name=name, attributes=attributes, timestamp=NOW, event_id=event_id)
 
 
 def tracks(number: int) -> list[Call]:
-    return [track(f"p{each}") for each in range(number)]
+    return [track(f"p{person}") for person in range(number)]
 
 
 def life_of(person: str) -> list[Call]:
-    """Everything that can be said of somebody, in an order in which it matters."""
+    """Every kind of call about a person, in an order in which it matters."""
     acme = {"object_type_id": "1", "object_id": f"acme {person}"}
     old = f"{person}@old.example"
     return [
@@ -165,10 +112,10 @@ def life_of(person: str) -> list[Call]:
     ]
 
 
-def test_calls_in_batches_end_in_the_same_state_as_calls_sent_singly(database: Database, store: Store) -> None:
+def test_calls_sent_in_batches_leave_the_same_state_as_calls_sent_singly(database: Database, store: Store) -> None:
     made = [call for number in range(12) for call in life_of(f"p/{number} +ü")]
     assert {call.name_of_call for call in made} == set(calls.CALLS) - {"request"}
-    record(store, made)
+    record_calls(store, made)
     with TrackAPI() as batched, TrackAPI() as singly:
         with running(database, batched):
             wait_for(database, *["delivered"] * len(made))
@@ -180,43 +127,42 @@ def test_calls_in_batches_end_in_the_same_state_as_calls_sent_singly(database: D
         assert batched.state == singly.state
 
 
-def test_of_a_batch_in_which_three_of_ten_are_bad_the_seven_arrive(database: Database, store: Store) -> None:
+def test_three_bad_calls_of_ten_fail_and_the_other_seven_arrive(database: Database, store: Store) -> None:
     bad = {"id:p2", "id:p5", "id:p9"}
-    record(store, tracks(10))
-    with TrackAPI(refuse_item=lambda each: "not this one" if each["person"] in bad else None) as api:
+    record_calls(store, tracks(10))
+    with TrackAPI(refuse_item=lambda operation: "not this one" if operation["person"] in bad else None) as api:
         with running(database, api):
             wait_for(database, *["delivered"] * 7, *["failed"] * 3)
         assert api.batches == [10]
         assert api.singles == 0
     assert [number for number, status in enumerate(statuses(database)) if status == "failed"] == [2, 5, 9]
-    assert set(reasons(database)) == {"HTTP 207: operation: invalid: not this one"}
+    assert set(reasons(database)) == {None, "HTTP 207: operation: invalid: not this one"}
 
 
-def test_a_bad_call_that_has_its_whole_batch_refused_fails_alone(database: Database, store: Store) -> None:
+def test_a_bad_call_whose_whole_batch_is_refused_fails_alone(database: Database, store: Store) -> None:
     def answer(request: ParsedRequest) -> Fault | None:
         if b'"p37"' in request.body or b"/p37/" in request.target:
             return Reply(status=400, body=b'{"errors":[{"reason":"malformed"}]}')
         return None
 
-    record(store, tracks(64))
+    record_calls(store, tracks(64))
     with TrackAPI(answer=answer) as api:
         with running(database, api):
             wait_for(database, *["delivered"] * 63, "failed")
         assert sorted(api.batches) == [2, 4, 8, 16, 32], "the other half each time"
         assert (api.singles, api.count_applied(), api.repeats) == (1, 63, 0)
         assert api.requests == 1 + 2 * 6
-    assert statuses(database)[37] == "failed"
-    assert reasons(database) == ["HTTP 400: malformed"]
+    assert (statuses(database)[37], reasons(database)[37]) == ("failed", "HTTP 400: malformed")
 
 
-def test_a_customer_at_whom_the_api_fails_holds_up_none_of_the_batch(
+def test_a_customer_for_whom_the_api_fails_holds_up_no_other_of_the_batch(
     database: Database, store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
     def answer(request: ParsedRequest) -> Fault | None:
         poisoned = b'"p3"' in request.body or b"/p3/" in request.target
         return Reply(status=500) if poisoned else None
 
-    record(store, tracks(40))
+    record_calls(store, tracks(40))
     with TrackAPI(answer=answer) as api:
         with running(database, api):
             wait_for(database, *["delivered"] * 39, "pending")
@@ -226,17 +172,9 @@ def test_a_customer_at_whom_the_api_fails_holds_up_none_of_the_batch(
 
 
 @pytest.mark.parametrize("fault", [Reset(applied=True), Reply(status=503), Reset(applied=False)])
-def test_a_batch_of_which_nobody_knows_whether_it_was_applied_counts_once(
-    database: Database, store: Store, fault: Fault
-) -> None:
-    first = threading.Semaphore(1)
-
-    def answer(request: ParsedRequest) -> Fault | None:
-        is_batch = request.target == wire.BATCH_PATH.encode()
-        return fault if is_batch and first.acquire(blocking=False) else None
-
-    record(store, tracks(40))
-    with TrackAPI(answer=answer) as api:
+def test_a_batch_that_may_have_been_applied_counts_once(database: Database, store: Store, fault: Fault) -> None:
+    record_calls(store, tracks(40))
+    with TrackAPI(answer=first_time(fault, is_batch)) as api:
         with running(database, api, threads=16):
             wait_for(database, *["delivered"] * 40)
         assert api.count_applied() == 40
@@ -262,23 +200,22 @@ def test_whatever_the_api_answers_for_a_while_each_call_arrives_once(
     database: Database, store: Store, fault: Fault
 ) -> None:
     """First with three calls, which go out singly, then with forty, which go out together."""
-    asked: list[float] = []
+    moments: list[float] = []
 
     def answer(_: ParsedRequest) -> Fault | None:
-        asked.append(time.monotonic())
-        return fault if asked[-1] < asked[0] + 0.15 else None
+        moments.append(time.monotonic())
+        return fault if moments[-1] < moments[0] + 0.15 else None
 
-    made = tracks(43)
+    recorded = tracks(43)
     with TrackAPI(answer=answer) as api:
         with running(database, api, threads=16, deadline=0.5):
-            for some in (made[:3], made[3:]):
-                asked.clear()
-                record(store, some)
-                store.wake()
-                wait_for(database, *["delivered"] * (made.index(some[-1]) + 1))
-                assert len(asked) > 1
+            for some in (recorded[:3], recorded[3:]):
+                moments.clear()
+                record_calls(store, some)
+                wait_for(database, *["delivered"] * (recorded.index(some[-1]) + 1))
+                assert len(moments) > 1
         assert (api.count_applied(), api.refused, api.conflicts) == (43, [], [])
-        assert {len(api.applied(f"p{each}")) for each in range(43)} == {1}
+        assert {len(api.applied(f"p{person}")) for person in range(43)} == {1}
 
 
 @pytest.mark.parametrize(
@@ -286,49 +223,22 @@ def test_whatever_the_api_answers_for_a_while_each_call_arrives_once(
     [(401, b'{"meta":{"error":"Unauthorized"}}'), (403, b"{}"), (404, b'{"meta":{"error":"Not Found"}}'), (404, b"")],
 )
 @pytest.mark.parametrize("number", [1, 40])
-def test_a_call_is_not_lost_when_one_answer_blames_the_key_or_the_endpoint_and_the_probe_is_good(
+def test_a_call_survives_one_answer_about_the_key_or_the_endpoint_when_the_probe_is_good(
     database: Database, store: Store, status: int, body: bytes, number: int
 ) -> None:
-    first = threading.Semaphore(1)
-
-    def answer(request: ParsedRequest) -> Fault | None:
-        is_call = request.target != wire.REGION_PATH.encode()
-        return Reply(status=status, body=body) if is_call and first.acquire(blocking=False) else None
-
-    record(store, tracks(number))
-    with TrackAPI(answer=answer) as api:
+    fault = Reply(status=status, body=body)
+    record_calls(store, tracks(number))
+    with TrackAPI(answer=first_time(fault, lambda request: request.target != wire.REGION_PATH.encode())) as api:
         with running(database, api):
             wait_for(database, *["delivered"] * number)
         assert (api.count_applied(), api.repeats) == (number, 0)
 
 
 def test_a_raw_request_to_a_path_that_does_not_exist_fails_at_once(database: Database, store: Store) -> None:
-    record(store, [RawRequest(path="/v1/no_such_path")])
+    record_calls(store, [RawRequest(path="/v1/no_such_path")])
     with TrackAPI() as api, running(database, api):
         wait_for(database, "failed")
     assert reasons(database) == ["HTTP 404: no such path"]
-
-
-@pytest.mark.parametrize(
-    "reply",
-    [
-        Reply(status=413, body=b"<html>Request Entity Too Large</html>"),
-        Reply(status=207, body=b"{}"),
-        Reply(status=207, body=b'{"errors":[{"batch_index":999}]}'),
-        Reply(status=207, body=b'{"errors":[{"batch_index":"0"}]}'),
-    ],
-)
-def test_a_batch_that_is_refused_without_saying_what_is_sent_in_smaller_ones(
-    database: Database, store: Store, reply: Reply
-) -> None:
-    def answer(request: ParsedRequest) -> Fault | None:
-        return reply if request.target == wire.BATCH_PATH.encode() else None
-
-    record(store, tracks(10))
-    with TrackAPI(answer=answer) as api:
-        with running(database, api):
-            wait_for(database, *["delivered"] * 10)
-        assert (api.singles, api.count_applied(), api.repeats) == (10, 10, 0)
 
 
 def test_requests_keep_to_the_rate_of_their_connection(database: Database, store: Store) -> None:
@@ -338,44 +248,44 @@ def test_requests_keep_to_the_rate_of_their_connection(database: Database, store
         moments.append(time.monotonic())
         return None
 
-    forms = [SubmitForm(form_id="1", id=f"p{each}", attributes={}) for each in range(30)]
-    record(store, forms)
-    with TrackAPI(answer=answer) as api, running(database, api, threads=16, rates={"default": 25}):
+    record_calls(store, [SubmitForm(form_id="1", id=f"p{person}", attributes={}) for person in range(30)])
+    with TrackAPI(answer=answer) as api, running(database, api, threads=16, rate=25):
         wait_for(database, *["delivered"] * 30)
     assert len(moments) == 30
     assert max(moments) - min(moments) > 27 / 25 - 0.05, "two may go at once, then one each 40 ms"
     assert sum(later - earlier < 0.02 for earlier, later in pairwise(moments)) < 15
 
 
-def test_what_may_not_go_at_once_within_the_rate_goes_together(database: Database, store: Store) -> None:
-    record(store, tracks(300))
+def test_calls_that_the_rate_holds_up_go_in_batches(database: Database, store: Store) -> None:
+    record_calls(store, tracks(300))
     with TrackAPI() as api:
         began = time.monotonic()
-        with running(database, api, threads=16, rates={"default": 10}):
+        with running(database, api, threads=16, rate=10):
             wait_for(database, *["delivered"] * 300)
         assert time.monotonic() - began < 5
         assert sum(api.batches) + api.singles == 300
         assert len(api.batches) + api.singles <= 6
 
 
-def test_a_raw_request_is_retried_by_its_own_settings_and_keeps_what_was_sent(database: Database, store: Store) -> None:
+def test_a_raw_request_is_retried_by_its_own_settings_and_debug_keeps_what_was_sent(
+    database: Database, store: Store
+) -> None:
     request = RawRequest(
         path="/v1/customers/p1/events",
         data={"name": "x", "data": {"canary": 1}},
         debug=True,
         retry={"max": 2, "delay_ms": 10, "all_errors": True},
     )
-    record(store, [request])
+    record_calls(store, [request])
     with TrackAPI(answer=lambda _: Reply(status=400, body=b'{"meta":{"error":"no"}}')) as api:
         with running(database, api):
             wait_for(database, "failed")
         assert api.requests == 3
     assert reasons(database) == ["HTTP 400: no (given up after 3 tries)"]
-    found = Queries(database).delivery(1)
-    assert found is not None
-    shown = [each.debug for each in found.attempts]
-    assert len(shown) == 3
-    assert shown[0] == (
+    delivery = Queries(database).delivery(1)
+    assert delivery is not None
+    assert len(delivery.attempts) == 3
+    assert delivery.attempts[0].debug == (
         "POST /api/v1/customers/p1/events\nContent-Type: application/json\n\n"
         '{"name":"x","data":{"canary":1}}\n\nHTTP 400\ncontent-length: 23\n\n{"meta":{"error":"no"}}'
     )

@@ -1,4 +1,4 @@
-"""The receiver behind the real gunicorn, met by senders that do not play fair."""
+"""The application behind the real gunicorn, and senders that do not follow the rules."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,23 +18,14 @@ import pytest
 from gateway.store import Store
 from gateway.store.schema import migrate
 from tests.support.databases import opened
-from tests.verify.test_check import VECTORS, secrets_of
+from tests.support.gateway_process import WEB
+from tests.support.machine import free_port
+from tests.support.signatures import VECTORS, secrets_of
 
-MAPPING = """\
-version: 1
-source: open
-verify: none
-event_type: =type
-events:
-  x: []
-"""
-PROVEN = """\
-version: 1
-source: {source}
-verify: {{scheme: {scheme}, secret_env: SECRET_OF_{source}}}
-event_key: none
-events: {{}}
-"""
+MAPPING = "{version: 1, source: open, verify: none, event_type: =type, events: {x: []}}"
+PROVEN = (
+    "{{version: 1, source: {0}, verify: {{scheme: {1}, secret_env: SECRET_OF_{0}}}, event_key: none, events: {{}}}}"
+)
 #: Known answers that are wrong.
 FORGED = [vector for vector in VECTORS if not vector["valid"]]
 SECRET = "s3cret-4711"
@@ -45,21 +35,19 @@ LIMIT = 2_000
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("serving")
-    (made / "open.yaml").write_text(MAPPING)
-    (made / "hidden.yaml").write_text(PROVEN.format(source="hidden", scheme="path"))
+    directory = tmp_path_factory.mktemp("serving")
+    (directory / "open.yaml").write_text(MAPPING)
+    (directory / "hidden.yaml").write_text(PROVEN.format("hidden", "path"))
     for number, vector in enumerate(FORGED):
-        (made / f"v{number}.yaml").write_text(PROVEN.format(source=f"v{number}", scheme=vector["scheme"]))
-    with opened(f"sqlite:///{made}/gateway.db") as database:
+        (directory / f"v{number}.yaml").write_text(PROVEN.format(f"v{number}", vector["scheme"]))
+    with opened(f"sqlite:///{directory}/gateway.db") as database:
         migrate(database)
-    return made
+    return directory
 
 
 @pytest.fixture(scope="module")
 def port(directory: Path) -> Iterator[int]:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-    command = [sys.executable, "-m", "gunicorn", "-c", "python:gateway.serving", "gateway.app:create_app()"]
+    port = free_port()
     environ = {
         "PATH": os.environ["PATH"],
         "DATABASE_URL": f"sqlite:///{directory}/gateway.db",
@@ -72,14 +60,9 @@ def port(directory: Path) -> Iterator[int]:
         "GUNICORN_CMD_ARGS": f"--access-logfile - --access-logformat '{ACCESS}'",
     }
     environ |= {f"SECRET_OF_v{number}": secrets_of(vector)[0] for number, vector in enumerate(FORGED)}
+    command = [*WEB, "--bind", f"127.0.0.1:{port}"]
     with (directory / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [*command, "--bind", f"127.0.0.1:{port}"],
-            env=environ,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
+        process = subprocess.Popen(command, env=environ, stdout=log, stderr=log, start_new_session=True)
     try:
         wait_for(port)
         yield port
@@ -120,6 +103,10 @@ def answer(connection: socket.socket) -> tuple[int, dict[str, object], bool]:
     return int(received[9:12]), json.loads(body), b"connection: keep-alive" in before.lower()
 
 
+def status_of(connection: socket.socket) -> int:
+    return int(connection.recv(4096)[9:12])
+
+
 def is_closed(connection: socket.socket) -> bool:
     try:
         return connection.recv(1) == b""
@@ -127,7 +114,7 @@ def is_closed(connection: socket.socket) -> bool:
         return True
 
 
-def test_a_kept_connection_takes_one_webhook_after_the_other(port: int) -> None:
+def test_a_kept_connection_accepts_one_webhook_after_the_other(port: int) -> None:
     with sender(port) as connection:
         for number in range(3):
             body = json.dumps({"type": "x", "number": number}).encode()
@@ -136,20 +123,20 @@ def test_a_kept_connection_takes_one_webhook_after_the_other(port: int) -> None:
             assert (status, kept) == (202, True)
 
 
-def test_a_chunked_body_is_taken(port: int) -> None:
+def test_a_chunked_body_is_accepted(port: int) -> None:
     with sender(port) as connection:
         connection.sendall(head("Transfer-Encoding: chunked") + b'b\r\n{"type":"x"\r\n1\r\n}\r\n0\r\n\r\n')
         assert answer(connection)[0] == 202
 
 
-def test_a_length_over_the_limit_is_refused_before_any_of_it_is_sent(port: int) -> None:
+def test_a_length_over_the_limit_is_refused_before_any_of_the_body_is_sent(port: int) -> None:
     with sender(port) as connection:
         connection.sendall(head(f"Content-Length: {LIMIT + 1}"))
         status, body, _ = answer(connection)
     assert (status, body) == (413, {"error": "the body is larger than 2000 bytes (GATEWAY_MAX_BODY)"})
 
 
-def test_a_huge_length_is_refused_and_the_connection_closed(port: int) -> None:
+def test_after_a_huge_length_the_connection_is_closed(port: int) -> None:
     with sender(port) as connection:
         connection.sendall(head(f"Content-Length: {10**12}"))
         status, _, kept = answer(connection)
@@ -157,7 +144,7 @@ def test_a_huge_length_is_refused_and_the_connection_closed(port: int) -> None:
         assert is_closed(connection)
 
 
-def test_a_chunked_body_without_end_is_not_read_without_end(port: int) -> None:
+def test_an_endless_chunked_body_is_not_read_forever(port: int) -> None:
     chunk = b"1000\r\n" + b" " * 0x1000 + b"\r\n"
     with sender(port) as connection:
         connection.sendall(head("Transfer-Encoding: chunked") + chunk)
@@ -171,7 +158,7 @@ def test_a_chunked_body_without_end_is_not_read_without_end(port: int) -> None:
         assert sent < 20 * 1_048_576
 
 
-def test_a_sender_who_is_still_sending_can_read_the_refusal(port: int) -> None:
+def test_a_sender_that_is_still_sending_can_read_the_refusal(port: int) -> None:
     with sender(port) as connection:
         connection.sendall(head(f"Content-Length: {3 * 1_048_576}"))
         for _ in range(3 * 16):
@@ -179,7 +166,7 @@ def test_a_sender_who_is_still_sending_can_read_the_refusal(port: int) -> None:
         assert answer(connection)[0] == 413
 
 
-def test_a_body_that_stops_early_holds_up_nobody_else(port: int) -> None:
+def test_a_body_that_stops_early_delays_nobody_else(port: int) -> None:
     with sender(port) as slow, sender(port) as other:
         slow.sendall(head("Content-Length: 500") + b'{"type"')
         body = b'{"type": "x", "other": 1}'
@@ -195,7 +182,7 @@ def test_a_body_that_stops_early_holds_up_nobody_else(port: int) -> None:
         head("Transfer-Encoding: chunked") + b'd\r\n{"type": "x"',
     ],
 )
-def test_a_sender_who_goes_away_in_the_middle_leaves_nothing(port: int, directory: Path, begun: bytes) -> None:
+def test_an_interrupted_body_records_nothing(port: int, directory: Path, begun: bytes) -> None:
     before = counts(directory)
     with sender(port) as connection:
         connection.sendall(begun)
@@ -211,7 +198,7 @@ def counts(directory: Path) -> dict[str, dict[str, int]]:
         return Store(database).counts()
 
 
-def test_a_chunked_body_over_the_limit_is_not_taken_for_its_beginning(port: int) -> None:
+def test_a_chunked_body_over_the_limit_is_not_cut(port: int) -> None:
     body = b'{"type": "x"}' + b" " * LIMIT
     with sender(port) as connection:
         connection.sendall(head("Transfer-Encoding: chunked") + b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body))
@@ -222,13 +209,9 @@ def test_forged_webhooks_of_all_schemes_are_refused(port: int) -> None:
     for number, vector in enumerate(FORGED):
         body = vector["body"].encode()
         _, mark, query = vector["url"].partition("?")
-        given = {"Content-Type": "application/json"} | vector["headers"]
-        lines = [
-            f"{vector['method']} /hooks/v{number}{mark}{query} HTTP/1.1",
-            "Host: x",
-            f"Content-Length: {len(body)}",
-        ]
-        lines += [f"{name}: {value}" for name, value in given.items()]
+        headers = {"Content-Type": "application/json"} | vector["headers"]
+        lines = [f"{vector['method']} /hooks/v{number}{mark}{query} HTTP/1.1", "Host: x"]
+        lines += [f"Content-Length: {len(body)}", *(f"{name}: {value}" for name, value in headers.items())]
         with sender(port) as connection:
             connection.sendall(("\r\n".join(lines) + "\r\n\r\n").encode() + body)
             assert status_of(connection) == 401, vector["id"]
@@ -271,7 +254,7 @@ def test_a_chunked_body_that_is_malformed_is_a_400(port: int, chunks: bytes) -> 
         assert status_of(connection) == 400
 
 
-def test_a_header_of_a_forwarder_has_no_say_in_the_path(port: int) -> None:
+def test_no_header_changes_the_path(port: int) -> None:
     with sender(port) as connection:
         connection.sendall(head("SCRIPT_NAME: /nope", "Content-Length: 12") + b'{"type":"x"}')
         assert status_of(connection) in (200, 202)
@@ -283,10 +266,6 @@ def wait_for_line(log: Path, text: str) -> str:
         time.sleep(0.05)
     assert text in logged
     return logged
-
-
-def status_of(connection: socket.socket) -> int:
-    return int(connection.recv(4096)[9:12])
 
 
 def test_a_gzip_bomb_is_refused_quickly(port: int) -> None:

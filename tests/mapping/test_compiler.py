@@ -110,7 +110,7 @@ def test_the_smallest_file_takes_the_defaults() -> None:
             "description: nothing else\n",
             "1:1 version: 'version' is missing; this language is  version: 1\n"
             "1:1 verify: 'verify' is missing; say how the sender proves itself, e.g.  verify: {scheme:"
-            " stripe, secret_env: STRIPE_WEBHOOK_SECRET}  (no check at all has to be said: verify: none)\n"
+            " stripe, secret_env: STRIPE_WEBHOOK_SECRET}  (verify: none  switches the check off)\n"
             "1:1 events: 'events' is missing; it says which calls each event type becomes\n"
             "1:1 source: 'source' is missing; webhooks arrive at /hooks/<source>, e.g.  source: stripe",
         ),

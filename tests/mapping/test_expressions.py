@@ -1,4 +1,4 @@
-"""Expressions mean what JMESPath means, what is wrong with one is said at load, and nothing leaks out."""
+"""Expressions: their values (test_compliance.py has the whole language), their errors at load, and their limits."""
 
 from __future__ import annotations
 
@@ -43,11 +43,7 @@ SHOP: JSON = {
     "paid": True,
     "total": 0,
     "note": "",
-    "customer": {
-        "id": "c1",
-        "first-name": "Ada",
-        "emails": [{"v": "a@x", "main": False}, {"v": "b@x", "main": True}],
-    },
+    "customer": {"id": "c1", "first-name": "Ada", "emails": [{"v": "a@x", "main": False}, {"v": "b@x", "main": True}]},
     "items": [
         {"sku": "a", "price": 5, "tags": ["new", "red"]},
         {"sku": "b", "price": 12.5, "tags": []},
@@ -60,76 +56,23 @@ SHOP: JSON = {
 @pytest.mark.parametrize(
     ("expression", "expected"),
     [
-        ("type", "order.paid"),
-        ("customer.id", "c1"),
         ('customer."first-name"', "Ada"),
-        ("customer.missing.id", None),
-        ("type.id", None),
-        ("missing || customer.id", "c1"),
-        ("note || missing || type", "order.paid"),
         ("total || `1`", 0),
-        ("missing && type", None),
-        ("paid && type", "order.paid"),
-        ("!paid", False),
-        ("!total", False),
-        ("!note", True),
-        ("!(customer.id)", False),
-        ("items[0].sku", "a"),
-        ("items[-1].sku", "c"),
-        ("items[9].sku", None),
-        ("items[99999999999999999999]", None),
-        ("items[:2].sku", ["a", "b"]),
-        ("items[::-1].sku", ["c", "b", "a"]),
-        ("items[*].price", [5, 12.5, 7]),
-        ("items[].tags[]", ["new", "red"]),
-        ("items[].tags", [["new", "red"], []]),
-        ("items[?price > `6`].sku", ["b", "c"]),
-        ("items[?tags && price == `5`] | [0].sku", "a"),
-        ("(items[?price > `6`].sku)[0]", "b"),
-        ("customer.emails[?main].v | [0]", "b@x"),
+        ("items[?price > `6`].price", [12.5, 7]),
         ("items[].{id: sku, cost: price} | [1]", {"id": "b", "cost": 12.5}),
-        ("items[0].[sku, missing]", ["a", None]),
-        ("missing.{a: b}", None),
-        ("missing.[a]", None),
-        ("grid[]", [1, 2, 3, [4], 5]),
         ("grid[][]", [1, 2, 3, 4, 5]),
-        ("customer.*", ["c1", "Ada", [{"v": "a@x", "main": False}, {"v": "b@x", "main": True}]]),
-        ("type == 'order.paid'", True),
-        ("total == `0.0`", True),
-        ("total == `false`", False),
         ("paid == `1`", False),
-        ('items[0].tags == `["new", "red"]`', True),
         ("missing < `5`", None),
-        ("items < `5`", None),
-        ("type < 'p'", True),
-        ("@.type", "order.paid"),
-        ('`{"a": [1]}`', {"a": [1]}),
-        ("'it\\'s'", "it's"),
-        ('`"\\`"`', "`"),
-        ("length(items)", 3),
-        ("items | length(@)", 3),
-        ("items[].length(tags)", [2, 0]),
         ("sort_by(items, &price)[].sku", ["a", "c", "b"]),
-        ("max_by(items, &price).sku", "b"),
     ],
 )
-def test_expressions_give(expression: str, expected: JSON) -> None:
+def test_expressions_give_values_of_the_kind_in_the_payload(expression: str, expected: JSON) -> None:
     assert same(evaluate(expression, SHOP), expected)
-
-
-def test_values_deep_inside_are_compared_as_json_compares_them() -> None:
-    assert evaluate("a == b", {"a": [1], "b": [True]}) is False
-    assert evaluate("a == b", {"a": {"x": [10]}, "b": {"x": [10.0]}}) is True
-    assert evaluate("a != b", {"a": {"x": 0}, "b": {"x": False}}) is True
 
 
 @pytest.mark.parametrize(
     ("expression", "left", "right"),
-    [
-        ("a < b", "text", "a number"),
-        ("b >= a", "a number", "text"),
-        ("[{x: '2'}][?x > `1`]", "text", "a number"),
-    ],
+    [("a < b", "text", "a number"), ("b >= a", "a number", "text"), ("[{x: '2'}][?x > `1`]", "text", "a number")],
 )
 def test_comparing_text_with_a_number_is_an_error(expression: str, left: str, right: str) -> None:
     with pytest.raises(ExpressionError, match=f"^cannot compare {left} with {right} by [<>]=?; to_number"):
@@ -138,13 +81,7 @@ def test_comparing_text_with_a_number_is_an_error(expression: str, left: str, ri
 
 def test_an_expression_never_changes_what_it_is_applied_to() -> None:
     data = copy.deepcopy(SHOP)
-    for expression in (
-        "reverse(items)",
-        "sort_by(items, &price)",
-        "merge(customer, {id: 'x'})",
-        "items[][]",
-        "grid[]",
-    ):
+    for expression in ("reverse(items)", "sort_by(items, &price)", "merge(customer, {id: 'x'})", "items[][]", "grid[]"):
         evaluate(expression, data)
     assert same(data, SHOP)
 
@@ -163,12 +100,7 @@ def test_an_expression_shows_its_text() -> None:
     [
         ("lowr(a)", 0, "unknown-function", "unknown function lowr(); did you mean lower()?"),
         ("a || xyzzy(b)", 5, "unknown-function", "unknown function xyzzy()"),
-        (
-            "a[?b == lowr(c)].upper(@)",
-            8,
-            "unknown-function",
-            "unknown function lowr(); did you mean lower()?",
-        ),
+        ("a[?b == lowr(c)].upper(@)", 8, "unknown-function", "unknown function lowr(); did you mean lower()?"),
         ("split(a)", 0, "arity", "split() takes 2 arguments, got 1"),
         ("lower()", 0, "arity", "lower() takes 1 argument, got 0"),
         ("root(a)", 0, "arity", "root() takes no arguments, got 1"),
@@ -182,18 +114,8 @@ def test_an_expression_shows_its_text() -> None:
             "bad expression: a field name with '-' needs double quotes: data.\"my-key\"",
         ),
         ("my-2", 2, "unquoted-name", "bad expression: a field name with '-' needs double quotes: \"my-2\""),
-        (
-            "a.$set",
-            2,
-            "unquoted-name",
-            "bad expression: a field name with '$' needs double quotes: a.\"$set\"",
-        ),
-        (
-            "straße",
-            4,
-            "unquoted-name",
-            "bad expression: a field name with 'ß' needs double quotes: \"straße\"",
-        ),
+        ("a.$set", 2, "unquoted-name", "bad expression: a field name with '$' needs double quotes: a.\"$set\""),
+        ("straße", 4, "unquoted-name", "bad expression: a field name with 'ß' needs double quotes: \"straße\""),
         ('a == "paid"', 5, "quoted-field", "\"paid\" after == is a field name; text is written 'paid'"),
         ('a[?b!="paid"]', 6, "quoted-field", "\"paid\" after != is a field name; text is written 'paid'"),
         ("total > 5", 8, "bare-number", "numbers in expressions are written in backticks: `5`"),
@@ -208,12 +130,7 @@ def test_an_expression_shows_its_text() -> None:
             "negated-path",
             "!a.b[0].c means (!a).b[0].c in JMESPath and is always null; write !(a.b[0].c)",
         ),
-        (
-            "!a[?x].y",
-            0,
-            "negated-path",
-            "!a[?x].y means (!a)[?x].y in JMESPath and is always null; write !(a[?x].y)",
-        ),
+        ("!a[?x].y", 0, "negated-path", "!a[?x].y means (!a)[?x].y in JMESPath and is always null; write !(a[?x].y)"),
         ("true", 0, "bare-word", "'true' is a field name; write `true`"),
         ("a == null", 5, "bare-word", "'null' is a field name; write `null`"),
         ("if(a, true, b)", 6, "bare-word", "'true' is a field name; write `true`"),
@@ -229,24 +146,14 @@ def test_an_expression_shows_its_text() -> None:
             "loose-pipe",
             "'|' applies to everything on its left; write first(a[?x]) or parentheses",
         ),
-        (
-            "a[?x][0]",
-            5,
-            "index-after-filter",
-            "[0] after a filter applies to each item; write first(a[?x])",
-        ),
+        ("a[?x][0]", 5, "index-after-filter", "[0] after a filter applies to each item; write first(a[?x])"),
         (
             "x || a.b[?c == 'd'][-1].e",
             19,
             "index-after-filter",
             "[-1] after a filter applies to each item; write last(a.b[?c == 'd'])",
         ),
-        (
-            "a[?x][2]",
-            5,
-            "index-after-filter",
-            "[2] after a filter applies to each item; write (a[?x])[2]",
-        ),
+        ("a[?x][2]", 5, "index-after-filter", "[2] after a filter applies to each item; write (a[?x])[2]"),
         ("`010`", 0, "not-json", "`010` is not JSON; text is written '010'"),
         ("a == `paid`", 5, "not-json", "`paid` is not JSON; text is written 'paid'"),
         ("`NaN`", 0, "not-json", "`NaN` is not JSON; text is written 'NaN'"),
@@ -259,12 +166,7 @@ def test_an_expression_shows_its_text() -> None:
         ("split(a, '')", 9, "argument", "split() needs a separator that is not empty"),
         ("replace(a, '', b)", 11, "argument", "replace() needs a text to look for that is not empty"),
         ("regex_match(a, '(a')", 15, "bad-regex", "bad regular expression '(a': missing )"),
-        (
-            "regex_match(a, b)",
-            15,
-            "argument",
-            "regex_match() needs its pattern written here in single quotes",
-        ),
+        ("regex_match(a, b)", 15, "argument", "regex_match() needs its pattern written here in single quotes"),
         (
             "x || regex_extract(lower(a), '(b)', 'c')",
             36,
@@ -283,18 +185,8 @@ def test_an_expression_shows_its_text() -> None:
             "unknown-group",
             "the regular expression has no group `1`; it has none, and `0` is the whole match",
         ),
-        (
-            "regex_extract(a, 'b', c)",
-            22,
-            "argument",
-            "regex_extract() needs its group written here as `1` or 'group'",
-        ),
-        (
-            "regex_extract(a, '(b)', 1)",
-            24,
-            "bare-number",
-            "numbers in expressions are written in backticks: `1`",
-        ),
+        ("regex_extract(a, 'b', c)", 22, "argument", "regex_extract() needs its group written here as `1` or 'group'"),
+        ("regex_extract(a, '(b)', 1)", 24, "bare-number", "numbers in expressions are written in backticks: `1`"),
         (
             "regex_replace(a, '(b)', '\\9')",
             24,
@@ -310,12 +202,7 @@ def test_an_expression_shows_its_text() -> None:
             "sort_by() needs & before its expression, as in sort_by(items, &price)[].sku",
         ),
         ("&a", 0, "argument", "& stands only where a function takes it, as in sort_by(list, &field)"),
-        (
-            "if(a, &b, c)",
-            6,
-            "argument",
-            "& stands only where a function takes it, as in sort_by(list, &field)",
-        ),
+        ("if(a, &b, c)", 6, "argument", "& stands only where a function takes it, as in sort_by(list, &field)"),
         ("var('plam')", 4, "unknown-variable", "there is no variable 'plam' under let; did you mean 'plan'?"),
         ("lookup('x', a)", 7, "unknown-table", "there is no table 'x' under tables"),
         ("index()", 0, "index-outside-each", "index() is known only in a call that has each"),
@@ -336,18 +223,8 @@ def test_an_expression_shows_its_text() -> None:
             "bad expression: ' is opened here and never closed; "
             'if the text contains " #", write the expression as a block (key: >-)',
         ),
-        (
-            "lower(a,)",
-            0,
-            "expression",
-            "bad expression: the arguments of lower() are separated by one comma each",
-        ),
-        (
-            "join(a b)",
-            0,
-            "expression",
-            "bad expression: the arguments of join() are separated by one comma each",
-        ),
+        ("lower(a,)", 0, "expression", "bad expression: the arguments of lower() are separated by one comma each"),
+        ("join(a b)", 0, "expression", "bad expression: the arguments of join() are separated by one comma each"),
         ("(lower)(a)", 0, "expression", "bad expression: write lower(…) without brackets around lower"),
         ('"lower"(a)', 0, "expression", "bad expression: only a name without quotes can be called"),
         ("a - b", 2, "expression", 'bad expression: there is no "-" in expressions; write subtract(a, b)'),
@@ -369,7 +246,9 @@ def test_an_expression_shows_its_text() -> None:
         ("x" * 5000, 0, "too-long", "an expression has at most 4,096 characters, this one 5,000"),
     ],
 )
-def test_a_bad_expression_says_where_what_and_the_fix(expression: str, offset: int, code: str, problem: str) -> None:
+def test_a_bad_expression_is_an_error_with_its_place_and_the_fix(
+    expression: str, offset: int, code: str, problem: str
+) -> None:
     with pytest.raises(BadExpression) as caught:
         compile_expression(expression, NAMES)
     assert (caught.value.offset, caught.value.code, caught.value.problem) == (offset, code, problem)
@@ -388,20 +267,14 @@ def test_a_bad_expression_says_where_what_and_the_fix(expression: str, offset: i
         ("\\u00e9", "a character by its number is written \\x{00E9}"),
         ("a++", "++ is not available, nor needed here; write +"),
         ("(?>a)", "an atomic group (?>…) is not available, nor needed here; write (?:…)"),
-        (
-            "a(?=b)",
-            "look-ahead (?=…) is not available here; match what follows too, and put what you want in a group",
-        ),
+        ("a(?=b)", "look-ahead (?=…) is not available here; match what follows too, and put what you want in a group"),
         ("a(?!b)", "look-ahead (?!…) is not available here; test for it by a regex_match() of its own"),
         (
             "(?<=a)b",
             "look-behind (?<=…) is not available here; match what comes before too, and put what you want in a group",
         ),
         ("(?<!a)b", "look-behind (?<!…) is not available here; test for it by a regex_match() of its own"),
-        (
-            "(a)\\1",
-            "a backreference \\1 is not available here; compare what regex_extract() gives for two groups",
-        ),
+        ("(a)\\1", "a backreference \\1 is not available here; compare what regex_extract() gives for two groups"),
         (
             "(?P<n>a)(?P=n)",
             "a backreference (?P=…) is not available here; compare what regex_extract() gives for two groups",
@@ -438,21 +311,11 @@ def test_a_bad_regular_expression_says_why(pattern: str, problem: str, capfd: py
             "a[:0]",
             "a[0:]",
         ),
-        *(
-            "'a - b'",
-            "'`x`'",
-            "'!a.b'",
-            "'a == \"b\"'",
-            '"a`b"',
-            '`"5 > 4"`',
-            "a == '5'",
-            "[`1`, `2`]",
-            "{a: b || c}",
-        ),
+        *("'a - b'", "'`x`'", "'!a.b'", "'a == \"b\"'", '"a`b"', '`"5 > 4"`', "a == '5'", "[`1`, `2`]", "{a: b || c}"),
         *("var('plan')", "lookup('plans', a)", "sort_by(a, &b.c)", "map(&(a || b), c)", "a . b", "a\n.b"),
     ],
 )
-def test_what_looks_alike_and_is_right_is_accepted(expression: str) -> None:
+def test_expressions_that_resemble_mistakes_are_accepted(expression: str) -> None:
     assert isinstance(compile_expression(expression, NAMES), Expression)
 
 
@@ -462,7 +325,7 @@ def test_index_is_known_inside_each() -> None:
     assert compile_expression("index()", Names(inside_each=True)).evaluate(data, inside) == 3
 
 
-def test_an_item_sees_what_its_part_sees() -> None:
+def test_the_scope_of_an_item_has_all_that_the_scope_of_its_part_has() -> None:
     part = Scope(root=1, body=2, headers={"a": "b"}, query={"c": "d"}, received_at=3, event_type="e")
     part.let, part.known, part.tables = {"f": lambda _current, _scope: 4}, {"g": 5}, {"h": {"i": 6}}
     inside = part.inside_each(7)
@@ -471,7 +334,7 @@ def test_an_item_sees_what_its_part_sees() -> None:
     assert inside.known is part.known
 
 
-# Nothing leaks, nothing explodes
+# Limits
 
 
 @pytest.mark.parametrize(
@@ -492,7 +355,7 @@ def test_an_item_sees_what_its_part_sees() -> None:
     ],
     ids=lambda text: text[:8],
 )
-def test_an_expression_nested_without_end_is_a_bad_expression(expression: str) -> None:
+def test_the_nesting_of_an_expression_is_limited(expression: str) -> None:
     with pytest.raises(BadExpression) as caught:
         compile_expression(expression)
     assert caught.value.code in ("too-deep", "not-json")

@@ -1,4 +1,4 @@
-"""The functions: what each gives, what null does, what is an error, and that no payload makes one explode."""
+"""The functions: their results, their nulls, their errors, and their limits for hostile payloads."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ def problem(expression: str, data: JSON = None) -> str:
 
 
 def same(left: JSON, right: JSON) -> bool:
-    """Equal, and whole where the other is whole: what a reader of the JSON would see."""
+    """Equal as JSON text, so 1 is not 1.0."""
     return json.dumps(left) == json.dumps(right)
 
 
 @pytest.mark.parametrize("function", FUNCTIONS.values(), ids=lambda function: function.name)
-def test_the_example_of_a_function_is_true(function: Function) -> None:
+def test_the_example_of_a_function_is_correct(function: Function) -> None:
     assert same(evaluate(function.example.expression, function.example.input), function.example.output)
     assert f"{function.name}(" in function.example.expression
 
@@ -62,16 +62,6 @@ def test_every_function_is_described_in_one_line(function: Function) -> None:
 
 JMESPATH = """abs avg ceil contains ends_with floor join keys length map max max_by merge min min_by not_null
     reverse sort sort_by starts_with sum to_array to_number to_string type values"""
-OURS = """add base64 base64_decode body divide event_type first flatten format from_items header if index
-    items last lookup lower md5 multiply omit parse_json pick prefix_keys query regex_extract regex_match
-    regex_replace rename replace root round received_at sha256 slug split substring subtract to_bool
-    to_json trim unique unix upper url_decode url_encode var zip"""
-
-
-def test_the_table_holds_every_function() -> None:
-    assert set(FUNCTIONS) == {*JMESPATH.split(), *OURS.split()}
-
-
 LANGUAGE = {
     "around the body": "header query root body var lookup event_type received_at index",
     "text": """lower upper trim split replace join format substring slug regex_match regex_extract
@@ -83,6 +73,11 @@ LANGUAGE = {
         last""",
     "numbers, choice": "add subtract multiply divide round if not_null",
 }
+
+
+def test_the_table_holds_every_function() -> None:
+    names = [name for names in LANGUAGE.values() for name in names.split()]
+    assert set(FUNCTIONS) == {*JMESPATH.split(), *names}
 
 
 @pytest.mark.parametrize("kind", LANGUAGE)
@@ -222,11 +217,7 @@ def test_a_null_argument_gives_null_except_where_the_language_says_otherwise(fun
         ("rename(@, {x: 'a', y: 'a'})", {"a": 1}, {"x": 1, "y": 1}),
         ("rename(@, {b: 'a'})", {"a": 1, "b": 2}, {"b": 1}),
         ("rename(@, {b: 'missing'})", {"b": 2}, {"b": 2}),
-        (
-            "flatten(@, '.')",
-            {"a": {"b": {"c": 1}, "d": [{"e": 1}]}, "f": {}},
-            {"a.b.c": 1, "a.d": [{"e": 1}], "f": {}},
-        ),
+        ("flatten(@, '.')", {"a": {"b": {"c": 1}, "d": [{"e": 1}]}, "f": {}}, {"a.b.c": 1, "a.d": [{"e": 1}], "f": {}}),
         ("merge(a, b)", {"b": {"x": None}}, {"x": None}),
         ("merge(a)", {}, {}),
         ("from_items(@)", [["a", 1], ["a", 2]], {"a": 2}),
@@ -250,11 +241,7 @@ def test_a_null_argument_gives_null_except_where_the_language_says_otherwise(fun
         ("sort(@)", ["b", "a", "B"], ["B", "a", "b"]),
         ("sort(@)", [2, 1.5, 10**400], [1.5, 2, 10**400]),
         ("sort(@)", [], []),
-        (
-            "sort_by(@, &k)[].v",
-            [{"k": 1, "v": "a"}, {"k": 0, "v": "b"}, {"k": 1.0, "v": "c"}],
-            ["b", "a", "c"],
-        ),
+        ("sort_by(@, &k)[].v", [{"k": 1, "v": "a"}, {"k": 0, "v": "b"}, {"k": 1.0, "v": "c"}], ["b", "a", "c"]),
         ("max(@)", [], None),
         ("max(@)", ["a", "b"], "b"),
         ("min(@)", [2, 1.5], 1.5),
@@ -299,39 +286,28 @@ def test_functions_give(expression: str, data: JSON, expected: JSON) -> None:
     assert same(found, expected)
 
 
+NEW_YEAR_2026 = [
+    *(1767225600, 1767225600.9, 1767225600123, 1767225600999.5),
+    *("1767225600", "1767225600123", "1767225600.000500", "2026-01-01", "2026-01-01T00:00:00Z"),
+    *("2026-01-01t00:00:00z", "2026-01-01T00:00:00", "2026-01-01T00:00Z", "2026-01-01 00:00:00 UTC"),
+    *("2026-01-01 00:00:00+00", "2026-01-01T00:00:00.9Z", "2026-01-01T00:00:00,999999999Z"),
+    *("2026-01-01T05:30:00+05:30", "2025-12-31T19:00:00-0500", "Thu, 01 Jan 2026 00:00:00 GMT"),
+    *("Thu,  1 Jan 2026 00:00:00 +0000 (UTC)", "1 jan 2026 00:00 -0000", "Wed, 31 Dec 2025 19:00:00 EST"),
+]
+
+
 @pytest.mark.parametrize(
     ("moment", "seconds"),
     [
-        (1767225600, 1767225600),
-        (1767225600.9, 1767225600),
-        (1767225600123, 1767225600),
-        (1767225600999.5, 1767225600),
+        *((moment, 1767225600) for moment in NEW_YEAR_2026),
         (0, 0),
         (-1.5, -2),
         (99999999999, 99999999999),
         (100000000000, 100000000),
-        ("1767225600", 1767225600),
-        ("1767225600123", 1767225600),
-        ("1767225600.000500", 1767225600),
-        ("2026-01-01", 1767225600),
-        ("2026-01-01T00:00:00Z", 1767225600),
-        ("2026-01-01t00:00:00z", 1767225600),
-        ("2026-01-01T00:00:00", 1767225600),
-        ("2026-01-01T00:00Z", 1767225600),
-        ("2026-01-01 00:00:00 UTC", 1767225600),
-        ("2026-01-01 00:00:00+00", 1767225600),
-        ("2026-01-01T00:00:00.9Z", 1767225600),
-        ("2026-01-01T00:00:00,999999999Z", 1767225600),
-        ("2026-01-01T05:30:00+05:30", 1767225600),
-        ("2025-12-31T19:00:00-0500", 1767225600),
         ("1969-12-31T23:59:59.5Z", -1),
         ("0001-01-01", -62135596800),
         ("9999-12-31T23:59:60Z", 253402300800),
         ("2024-02-29", 1709164800),
-        ("Thu, 01 Jan 2026 00:00:00 GMT", 1767225600),
-        ("Thu,  1 Jan 2026 00:00:00 +0000 (UTC)", 1767225600),
-        ("1 jan 2026 00:00 -0000", 1767225600),
-        ("Wed, 31 Dec 2025 19:00:00 EST", 1767225600),
     ],
 )
 def test_unix_reads(moment: JSON, seconds: int) -> None:
@@ -341,27 +317,8 @@ def test_unix_reads(moment: JSON, seconds: int) -> None:
 @pytest.mark.parametrize(
     "moment",
     [
-        *(
-            "",
-            " ",
-            "now",
-            "tomorrow",
-            "2026",
-            "202601",
-            "2026-01",
-            "2026-1-1",
-            "01/02/2026",
-            "20260102",
-            "2026-W01-1",
-        ),
-        *(
-            "2026-02-29",
-            "2026-13-01",
-            "2026-00-01",
-            "0000-01-01",
-            "2026-01-01T24:00:00Z",
-            "2026-01-01T00:60Z",
-        ),
+        *("", " ", "now", "tomorrow", "2026", "202601", "2026-01", "2026-1-1", "01/02/2026", "20260102", "2026-W01-1"),
+        *("2026-02-29", "2026-13-01", "2026-00-01", "0000-01-01", "2026-01-01T24:00:00Z", "2026-01-01T00:60Z"),
         *("2026-01-01T00:00:00.1234567890Z", "2026-01-01T00:00:00.Z", "2026-01-01T00", "2026-01-01Z"),
         *("2026-01-01T00:00:00+24:00", "2026-01-01T00:00:00+05:60", "2026-01-01T00:00:00 CET", " 2026-01-01"),
         *("٢٠٢٦-01-01", "1767225600s", "1e9", "17672256001234567", "+1767225600", "2026-01-01\n"),
@@ -381,23 +338,8 @@ def test_unix_refuses(moment: JSON) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "",
-        " ",
-        " 1",
-        "1 ",
-        "+1",
-        "01",
-        "1_000",
-        "1,000",
-        ".5",
-        "5.",
-        "0x10",
-        "nan",
-        "inf",
-        "-Infinity",
-        "1e999",
-        "٣",
-        "9" * 400,
+        *("", " ", " 1", "1 ", "+1", "01", "1_000", "1,000", ".5", "5.", "0x10"),
+        *("nan", "inf", "-Infinity", "1e999", "٣", "9" * 400),
     ],
 )
 def test_to_number_is_strict(text: str) -> None:
@@ -424,18 +366,10 @@ def test_to_number_is_strict(text: str) -> None:
         ("split('a', @)", "", "split() needs a separator that is not empty"),
         ("replace('a', @, 'b')", "", "replace() needs a text to look for that is not empty"),
         ("format(@, 'b')", "{} {}", "format() has 2 {} for 1 value"),
-        (
-            "format(@, 'b')",
-            "{name}",
-            "format() takes {} as its placeholder; a brace itself is written {{ or }}",
-        ),
+        ("format(@, 'b')", "{name}", "format() takes {} as its placeholder; a brace itself is written {{ or }}"),
         ("format('{}', @)", [1], "format() needs text or a number for 'x', got a list"),
         ("to_number(@)", True, "to_number() needs text or a number, got a boolean"),
-        (
-            "to_bool(@)",
-            "maybe",
-            "to_bool() needs true or false, yes or no, 1 or 0, and this is none of them",
-        ),
+        ("to_bool(@)", "maybe", "to_bool() needs true or false, yes or no, 1 or 0, and this is none of them"),
         ("to_bool(@)", 2, "to_bool() needs true or false, yes or no, 1 or 0, and this is none of them"),
         ("to_bool(@)", [], "to_bool() needs text, a number or a boolean, got a list"),
         ("parse_json(@)", "{'a': 1}", "parse_json() cannot read this text: it is not JSON"),
@@ -447,11 +381,7 @@ def test_to_number_is_strict(text: str) -> None:
             ["[" * 65 + "]" * 65],
             "parse_json() cannot read this text: it is nested more than 64 deep",
         ),
-        (
-            "parse_json(@[0])",
-            ["[" * 100_000],
-            "parse_json() cannot read this text: it is nested more than 64 deep",
-        ),
+        ("parse_json(@[0])", ["[" * 100_000], "parse_json() cannot read this text: it is nested more than 64 deep"),
         ("base64_decode(@)", "a", "base64_decode() cannot read this text as base64"),
         ("base64_decode(@)", "a b", "base64_decode() cannot read this text as base64"),
         ("base64_decode(@)", "é", "base64_decode() cannot read this text as base64"),
@@ -558,7 +488,7 @@ def _deep(levels: int, inner: JSON) -> JSON:
     return inner
 
 
-# What functions of the kind have stumbled over.
+# Values on which functions of this kind have failed before.
 AWKWARD: list[JSON] = [
     *(None, True, False, 0, -1, 2.5, 1e308, 5e-324, -0.0, 10**4000, -(10**400)),
     *("", "a", "\ud800", "\x00", "٣", "1e400", "[", "%", "2026-02-30", "9" * 400),
@@ -569,7 +499,7 @@ NOT_JSON: list[JSON] = [float("nan"), float("inf"), float("-inf"), [float("nan")
 
 
 @pytest.mark.parametrize("function", FUNCTIONS.values(), ids=lambda function: function.name)
-def test_every_function_gives_json_or_an_expression_error_for_what_is_awkward(function: Function) -> None:
+def test_every_function_gives_json_or_an_expression_error_for_awkward_values(function: Function) -> None:
     call = compile_expression(_call(function), NAMES)
     taken = [place for place, parameter in enumerate(function.parameters) if not parameter.literal]
     pool = AWKWARD if len(taken) < 3 else AWKWARD[::2]
@@ -604,7 +534,7 @@ def test_a_number_that_is_not_json_makes_an_expression_error_at_worst(value: JSO
         ("contains([@], root())", True),
     ],
 )
-def test_a_value_as_deep_as_a_body_may_be_is_nothing_special(expression: str, expected: JSON) -> None:
+def test_a_value_as_deep_as_a_body_may_be_is_like_any_other(expression: str, expected: JSON) -> None:
     assert evaluate(expression, _deep(64, 1)) == expected
 
 
@@ -646,7 +576,7 @@ MEBI = 1024 * 1024
     ],
     ids=lambda value: value if len(value) < 40 else "",
 )
-def test_a_long_text_takes_no_long_time(expression: str, text: str) -> None:
+def test_a_long_text_is_processed_in_a_short_time(expression: str, text: str) -> None:
     started = time.process_time()
     with suppress(ExpressionError):
         evaluate(expression, text)
@@ -683,7 +613,7 @@ def test_a_long_text_takes_no_long_time(expression: str, text: str) -> None:
         "map(&var('all'), @)[].length(var('all'))[].length(root()[?@ == 'x'])",
     ],
 )
-def test_no_payload_suits_a_mapping_so_well_that_minutes_pass(expression: str) -> None:
+def test_no_payload_keeps_a_process_busy_for_minutes(expression: str) -> None:
     data: list[JSON] = [str(number) for number in range(10_000)]
     compiled = compile_expression(expression, Names(variables=frozenset({"all"})))
     scope = Scope(root=data, body=[*data], headers={}, query={}, received_at=0, let={"all": lambda root, _: root})
@@ -694,7 +624,7 @@ def test_no_payload_suits_a_mapping_so_well_that_minutes_pass(expression: str) -
     assert time.process_time() - started < 3
 
 
-def test_what_is_left_of_the_budget_is_shared_by_all_expressions_on_a_webhook() -> None:
+def test_all_expressions_on_a_webhook_share_one_budget() -> None:
     data: JSON = [1] * 1000
     scope = Scope(root=data, body=data, headers={}, query={}, received_at=0)
     compile_expression("[?@ > `0`]").evaluate(data, scope)
@@ -714,7 +644,7 @@ def test_the_budget_is_enough_for_many_thousand_items() -> None:
         assert compile_expression(expression).evaluate(items, scope)
 
 
-def test_choices_look_only_at_what_they_need() -> None:
+def test_choices_evaluate_only_the_arguments_that_they_need() -> None:
     assert evaluate("if(@, 'a', to_number('x'))", True) == "a"
     assert evaluate("not_null(@, to_number('x'))", 1) == 1
 
@@ -736,13 +666,13 @@ def test_choices_look_only_at_what_they_need() -> None:
         ("values(@)", {str(number): 1 for number in range(100_001)}, MAX_ITEMS),
     ],
 )
-def test_no_payload_makes_a_result_explode(expression: str, data: JSON, limit: int) -> None:
+def test_the_size_of_a_result_is_limited(expression: str, data: JSON, limit: int) -> None:
     unit = "characters" if limit == MAX_TEXT else "items"
     name = expression.partition("(")[0]
     assert problem(expression, data) == f"{name}() would give more than {limit:,} {unit}"
 
 
-def test_numbers_made_to_collide_do_not_slow_unique_down() -> None:
+def test_numbers_with_equal_hashes_do_not_slow_unique_down() -> None:
     colliding: list[JSON] = [number * (2**61 - 1) for number in range(1, 20_001)]
     started = time.process_time()
     assert evaluate("length(unique(@))", colliding) == 20_000
@@ -786,19 +716,15 @@ def test_equality_is_that_of_json(left: JSON, right: JSON, expected: bool) -> No
     assert equal(right, left) is expected
 
 
+FALSE: list[JSON] = [None, False, "", [], {}]
+TRUE: list[JSON] = [True, 0, 0.0, "0", [None]]
+
+
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
-        (None, False),
-        (False, False),
-        ("", False),
-        ([], False),
-        ({}, False),
-        (True, True),
-        (0, True),
-        (0.0, True),
-        ("0", True),
-        ([None], True),
+        *((value, False) for value in FALSE),
+        *((value, True) for value in TRUE),
     ],
 )
 def test_truth_is_that_of_jmespath(value: JSON, expected: bool) -> None:
@@ -823,11 +749,7 @@ def test_a_number_is_written_out(number: int | float, text: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "signature"),
-    [
-        ("substring", "substring(s, start, length?)"),
-        ("merge", "merge(obj, …)"),
-        ("root", "root()"),
-    ],
+    [("substring", "substring(s, start, length?)"), ("merge", "merge(obj, …)"), ("root", "root()")],
 )
 def test_a_function_shows_how_it_is_written(name: str, signature: str) -> None:
     assert FUNCTIONS[name].signature == signature

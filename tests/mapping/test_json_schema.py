@@ -513,7 +513,7 @@ BY_KEY = {
 
 def test_each_key_of_a_scheme_has_an_example() -> None:
     assert set(BY_KEY) == {key for keys in signatures.KEYS.values() for key in keys}
-    assert set(BY_KEY) == {each.name for each in fields(signatures.Scheme)} - {"name", "kind", *read_scheme._ABOUT}
+    assert set(BY_KEY) == {each.name for each in fields(signatures.Scheme)} - {"name", "kind", *read_scheme.TABLE_ONLY}
 
 
 def test_each_kind_of_scheme_has_its_keys() -> None:
@@ -560,7 +560,7 @@ NAMES = sorted(
 
 @st.composite
 def changed(draw: st.DrawFn) -> Any:
-    """A good file in which one thing, at any depth, is gone, called otherwise, or something else."""
+    """A good file in which one thing, at any depth, is removed, renamed or replaced."""
     return draw(otherwise(draw(st.sampled_from(CHANGED))))
 
 
@@ -618,7 +618,7 @@ def schemas_below(schema: Any) -> Iterator[Schema]:
         yield schema
 
 
-def test_an_editor_has_something_to_say_of_every_key() -> None:
+def test_every_key_has_a_description() -> None:
     shown = language()
     for schema in schemas_below(shown):
         if schema.get("additionalProperties") is False:
@@ -629,19 +629,19 @@ def test_an_editor_has_something_to_say_of_every_key() -> None:
     assert all(schema["description"] for name, schema in shown["definitions"].items() if name.startswith("call."))
 
 
-def test_every_example_is_right() -> None:
+def test_every_example_is_accepted() -> None:
     shown = language()
     for schema in schemas_below(shown):
         for example in schema.get("examples", ()):
             assert Draft7Validator({**schema, "definitions": shown["definitions"]}).is_valid(example), example
 
 
-def test_it_is_a_schema_of_draft_07_and_the_same_each_time() -> None:
+def test_it_is_a_valid_schema_and_the_same_each_time() -> None:
     Draft7Validator.check_schema(language())
     assert language() == language()
 
 
-def test_the_command_prints_the_schema_that_is_shipped_beside_the_mappings() -> None:
+def test_the_shipped_schema_is_what_the_command_prints() -> None:
     result = CliRunner().invoke(main, ["schema"])
     assert (result.exit_code, result.output[-2:]) == (0, "}\n")
     shipped = (MAPPINGS / "schema.json").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""docs/mappings.md says what the code does: its examples run, its tables are those of the code."""
+"""docs/mappings.md matches the code: its examples run, and its tables are generated from it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gateway.mapping.compiler import parse
 from gateway.mapping.expressions import compile_expression
 from gateway.mapping.model import MappingFile
 from gateway.mapping.selftests import run_tests
-from gateway.verify.read_scheme import _SPELLED
+from gateway.verify.scheme_keys import TEMPLATE_VARIABLES
 from tests.support.docs_reference import DOCUMENT, with_parts
 
 TEXT = DOCUMENT.read_text(encoding="utf-8")
@@ -30,7 +30,7 @@ def test_the_generated_parts_are_those_of_the_code() -> None:
 
 
 @pytest.mark.parametrize("block", FILES, ids=range(len(FILES)))
-def test_a_whole_file_checks_clean_and_passes_its_tests(block: str) -> None:
+def test_a_whole_file_compiles_without_warnings_and_passes_its_tests(block: str) -> None:
     mapping, warnings = parse(block, "shop.yaml")
     assert warnings == []
     assert len(mapping.tests) > 0
@@ -47,7 +47,7 @@ def of_fragment(block: str) -> MappingFile:
 
 
 @pytest.mark.parametrize("block", FRAGMENTS, ids=range(len(FRAGMENTS)))
-def test_a_piece_of_a_file_checks_clean(block: str) -> None:
+def test_a_fragment_compiles_without_warnings(block: str) -> None:
     assert len(of_fragment(block).rules[0].calls) == 1
 
 
@@ -59,7 +59,7 @@ def of_proof(verify: str) -> MappingFile:
 
 
 @pytest.mark.parametrize("verify", PROOFS)
-def test_a_way_to_verify_checks_clean(verify: str) -> None:
+def test_an_example_of_verify_compiles_without_warnings(verify: str) -> None:
     assert of_proof(verify).verify.scheme.name
 
 
@@ -71,17 +71,17 @@ def test_every_key_and_kind_of_a_scheme_is_explained() -> None:
     )
     assert kinds == set(get_args(signatures.Kind))
     assert keys == {key for known in signatures.KEYS.values() for key in known}
-    assert variables == {f"{{{name}}}" for name in _SPELLED}
+    assert variables == {f"{{{name}}}" for name in TEMPLATE_VARIABLES}
 
 
-def test_the_expressions_of_the_table_are_expressions() -> None:
-    table = TEXT.partition("| to take | write |")[2].partition("\n\n")[0].replace("\\|", "|").replace("``10``", "`10`")
+def test_the_expressions_in_the_table_compile() -> None:
+    table = TEXT.partition("| to get | write |")[2].partition("\n\n")[0].replace("\\|", "|").replace("``10``", "`10`")
     found = re.findall(r"(?<!`)`(=[^`]*(?:`10`[^`]*)?)`(?!`)", table)
     assert len(found) >= 9
     for expression in found:
         compile_expression(expression.removeprefix("="))
 
 
-def test_what_is_said_to_need_quotes_does() -> None:
+def test_an_expression_that_needs_quotes_is_refused_without() -> None:
     with pytest.raises(MappingError, match="must be quoted"):
         of_fragment("attributes: {name: =join(' ', [first, last])}\n")

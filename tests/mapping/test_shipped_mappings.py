@@ -1,4 +1,4 @@
-"""The mapping files that are shipped: each compiles without a warning, and passes the tests that it holds."""
+"""The shipped mapping files compile without warnings and pass their own tests; how those tests are run."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def load(name: str) -> JSON:
     return decode((FOLDER / name).read_bytes(), "application/json")
 
 
-def test_the_shipped_mappings_are_here() -> None:
+def test_the_main_mappings_are_shipped() -> None:
     assert {file.stem for file in FILES} >= {"example", "github", "segment", "shopify", "stripe"}
 
 
@@ -43,7 +43,7 @@ def test_a_shipped_mapping_compiles_without_a_warning(file: Path) -> None:
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_a_shipped_mapping_begins_with_what_a_marketer_has_to_set_up(file: Path) -> None:
+def test_a_shipped_mapping_begins_with_what_has_to_be_set_up(file: Path) -> None:
     mapping, _ = compiled(file)
     editor, where, secret, variable = file.read_text(encoding="utf-8").splitlines()[:4]
     assert editor == "# yaml-language-server: $schema=schema.json"
@@ -157,7 +157,7 @@ def difference(test: str, load: Callable[[str], JSON] = load) -> str | None:
         ("null", "null", False),
     ],
 )
-def test_expected_calls_are_compared_exactly_but_for_the_way_a_number_is_written(
+def test_expected_calls_are_compared_exactly_except_how_a_number_is_written(
     given: str, expected: str, passes: bool
 ) -> None:
     body = f"body: {{type: a, id: u, name: A, n: {given}}}"
@@ -173,7 +173,7 @@ def test_a_failed_test_shows_the_difference_line_by_line() -> None:
     assert '+      "n": 2' in found.splitlines()
 
 
-def test_calls_have_to_come_in_order_and_none_too_many() -> None:
+def test_calls_are_expected_in_order_and_in_number() -> None:
     body = "body: {type: a, id: u, name: A}"
     call = "{call: track, id: u, name: A, timestamp: 1767225600}"
     assert difference(f"{body}\n    expect: [{call}]") is None
@@ -182,13 +182,13 @@ def test_calls_have_to_come_in_order_and_none_too_many() -> None:
     assert difference(f"{body}\n    expect: []") is not None
 
 
-def test_nothing_where_a_call_is_expected_says_why() -> None:
+def test_a_missing_call_is_reported_with_the_reason() -> None:
     found = difference(f"body: {{type: b}}\n    expect: [{CALL % 1}]")
     assert found is not None
     assert found.endswith("\nignored: no entry of 'events' matches the event type")
 
 
-def test_an_error_where_calls_are_expected_is_shown_with_its_place() -> None:
+def test_an_unexpected_error_is_reported_with_its_place() -> None:
     found = difference("body: {type: a, name: A}\n    expect: []")
     assert found is not None
     assert found.startswith("expected 0 calls, got an error:\nt.yaml:8:25: id: null or empty")
@@ -208,7 +208,7 @@ def test_an_expected_error_contains_the_text(error: str, body: str, expected: st
     assert found is None if expected is None else (found or "").startswith(expected), found
 
 
-def test_headers_query_and_time_of_a_test_reach_the_mapping() -> None:
+def test_the_mapping_sees_headers_query_and_time_of_a_test() -> None:
     text = TESTED % (
         "body: {type: a}\n    headers: {X-Name: A}\n    query: {q: b}\n    received_at: 1767225601\n"
         "    expect: [{call: track, id: b, name: A, timestamp: 1767225601}]"

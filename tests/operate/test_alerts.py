@@ -21,7 +21,7 @@ from gateway.store import Store
 from gateway.store.database import Database
 from gateway.store.tables import notices
 from tests.conftest import MakeApp
-from tests.deliver.test_worker import wait_until
+from tests.deliver.running import wait_until
 from tests.support.gateway_process import GatewayProcess
 from tests.support.rows import begin, call, end, event, fail, shift
 from tests.support.trackapi import ParsedRequest, Reply, TrackAPI

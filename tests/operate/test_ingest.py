@@ -23,7 +23,7 @@ from gateway.operate.ingest import GROUP
 from gateway.store import Store
 from gateway.store.database import Database
 from gateway.store.tables import deliveries, events
-from tests.deliver.test_worker import wait_until
+from tests.deliver.running import wait_until
 
 MAPPING = """\
 version: 1

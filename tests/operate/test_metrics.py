@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import update
 
 from gateway.app import create_app
-from gateway.receive.refusals import Kept, Told
+from gateway.receive.refusals import RefusalRecord, RefusalTable
 from gateway.store import Store
 from gateway.store.database import Database
 from gateway.store.notices import Notices
@@ -66,15 +66,13 @@ def test_the_metrics_of_an_empty_gateway_are_zeros(web: FlaskClient) -> None:
 
 
 def test_refused_webhooks_are_counted_over_all_sources(web: FlaskClient, database: Database) -> None:
-    kept = Kept(database)
-    kept.add([Told(source="shop", times=3, problem="old"), Told(source="shop", times=1, problem="new")])
-    kept.add([Told(source="other", times=2, problem="odd")])
-
+    refusals = RefusalTable(database)
+    shop = [RefusalRecord(source="shop", times=times, problem=problem) for times, problem in ((3, "old"), (1, "new"))]
+    refusals.add(shop)
+    refusals.add([RefusalRecord(source="other", times=2, problem="odd")])
     assert samples(web.get("/metrics").text)[("gateway_webhooks_refused_total",)] == 6
-    assert {name: (each.times, each.problem) for name, each in kept.read().items()} == {
-        "shop": (4, "new"),
-        "other": (2, "odd"),
-    }
+    records = {source: (record.times, record.problem) for source, record in refusals.read().items()}
+    assert records == {"shop": (4, "new"), "other": (2, "odd")}
 
 
 def test_the_metrics_count_waiting_and_failed_deliveries_pauses_and_notices(

@@ -20,7 +20,7 @@ from gateway.mapping.model import MappingFile
 from gateway.operate.queries import DeliveryFilter, EventSummary, Queries
 from gateway.operate.replay import Replay, Replayed
 from gateway.operate.requeue import BY_THE_OPERATOR, Requeue, in_portions
-from gateway.receive.record import take
+from gateway.receive.record import build_event
 from gateway.store import Store
 from gateway.store.database import Database
 from gateway.store.tables import PLACE, deliveries, events
@@ -230,7 +230,7 @@ def summary(database: Database) -> EventSummary:
 def receive(store: Store, mapping: MappingFile, id_: int = 1, user: str = "42") -> int:
     body = f'{{"id": {id_}, "type": "paid", "user": "{user}", "total": 9}}'.encode()
     webhook = Webhook(method="POST", url="", headers={"content-type": "application/json"}, query={}, body=body)
-    return store.record([take(mapping, webhook, time.time())])[0].id
+    return store.record([build_event(mapping, webhook, time.time())])[0].id
 
 
 def kinds(database: Database) -> list[str]:

@@ -1,4 +1,4 @@
-"""Mapping files that change while webhooks come in: on real files, and through the real server at the end."""
+"""Mapping files that change while webhooks arrive: on real files, and at the end through the real server."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ import shutil
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 import requests
 
-from gateway.receive.sources import Sources, Stamp, stamp_of
+from gateway.receive.reload import Sources, Stamp, stamp_of
 from gateway.store.schema import migrate
 from tests.support.databases import opened
 from tests.support.gateway_process import GatewayProcess
@@ -44,208 +43,207 @@ def mapping(source: str = "shop", *, type_: str = "x", secret: str = "TOKEN") ->
 @pytest.fixture
 def shop(tmp_path: Path) -> Path:
     """A mapping file, in a directory of its own."""
-    directory = tmp_path / "mappings"
-    directory.mkdir()
-    file = directory / "shop.yaml"
+    file = tmp_path / "mappings" / "shop.yaml"
+    file.parent.mkdir()
     file.write_text(mapping())
     return file
 
 
+class Watched:
+    """The sources of a directory, and what a refresh logs."""
+
+    def __init__(self, directory: Path, caplog: pytest.LogCaptureFixture) -> None:
+        caplog.set_level(logging.INFO, logger="gateway.receive.reload")
+        self._directory = directory
+        self._caplog = caplog
+        self.load()
+
+    def load(self, stamp: Callable[[Path], Stamp] = stamp_of) -> Sources:
+        """Begin anew, as a process that starts."""
+        self.sources = Sources(self._directory, ENVIRON, stamp=stamp)
+        return self.sources
+
+    def refresh(self) -> list[str]:
+        self._caplog.clear()
+        self.sources.refresh()
+        return self._caplog.messages
+
+    def types(self, name: str = "shop") -> list[str] | None:
+        """The event types that an open source has rules for; None if it is closed or unknown."""
+        source = self.sources.get(name)
+        if source is None or source.mapping is None or source.closed is not None:
+            return None
+        return [type_ for rule in source.mapping.rules for type_ in rule.event_types]
+
+    def closed(self, name: str = "shop") -> str | None:
+        source = self.sources.get(name)
+        assert source is not None
+        return source.closed
+
+
 @pytest.fixture
-def sources(shop: Path) -> Sources:
-    return Sources(shop.parent, ENVIRON)
+def watched(shop: Path, caplog: pytest.LogCaptureFixture) -> Watched:
+    return Watched(shop.parent, caplog)
 
 
-@pytest.fixture(autouse=True)
-def said(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
-    caplog.set_level(logging.INFO, logger="gateway.receive.sources")
-    return caplog
+def read_again(file: Path, name: str = "shop") -> str:
+    return f"source {name}: read again from {file}"
 
 
-def look(sources: Sources, said: pytest.LogCaptureFixture) -> list[str]:
-    """Look once, and give what was logged of it."""
-    said.clear()
-    sources.refresh()
-    return said.messages
+def is_open(file: Path, name: str) -> str:
+    return f"source {name} is open: POST /hooks/{name} (read from {file})"
 
 
-def types(sources: Sources, name: str = "shop") -> list[str]:
-    """Give the event types that a source has rules for; none when it is closed or unknown."""
-    source = sources.get(name)
-    if source is None or source.mapping is None or source.closed is not None:
-        return []
-    return [type_ for rule in source.mapping.rules for type_ in rule.event_types]
+def stays(reason: str, name: str = "shop") -> str:
+    return f"source {name}: the previous version stays in use: {reason}"
 
 
-def closed(sources: Sources, name: str = "shop") -> str | None:
-    source = sources.get(name)
-    assert source is not None
-    return source.closed
+def has_errors(file: Path) -> str:
+    return f"{file} has errors; gateway check shows them"
+
+
+def both(*files: Path, name: str = "shop") -> str:
+    return f"{' and '.join(map(str, files))} both say source: {name}; rename one"
 
 
 # An edit
 
 
-def test_a_good_edit_takes_the_place_of_what_was_read_before(
-    shop: Path, sources: Sources, said: pytest.LogCaptureFixture
-) -> None:
-    began_with = sources.get("shop")
+def test_a_good_edit_is_used_for_the_webhooks_after_it(shop: Path, watched: Watched) -> None:
+    previous = watched.sources.get("shop")
     shop.write_text(mapping(type_="y"))
-    assert types(sources) == ["x"]
-    assert look(sources, said) == [f"source shop: read again from {shop}"]
-    assert types(sources) == ["y"]
-    assert began_with is not None
-    assert began_with.mapping is not None
-    assert began_with.mapping.rules[0].event_types == ("x",)
-    assert look(sources, said) == []
+    assert watched.types() == ["x"]
+    assert watched.refresh() == [read_again(shop)]
+    assert watched.types() == ["y"]
+    assert previous is not None
+    assert previous.mapping is not None
+    assert previous.mapping.rules[0].event_types == ("x",)
+    assert watched.refresh() == []
 
 
-def test_an_edit_is_taken_with_its_warnings(shop: Path, sources: Sources, said: pytest.LogCaptureFixture) -> None:
+def test_the_warnings_of_an_edit_are_logged(shop: Path, watched: Watched) -> None:
     shop.write_text(mapping(type_="y").replace("event_key: =id\n", ""))
-    first, last = look(sources, said)
+    first, last = watched.refresh()
     assert first.startswith(f"{shop}:3:9: warning no-event-key: ")
-    assert last == f"source shop: read again from {shop}"
+    assert last == read_again(shop)
 
 
-def test_a_broken_edit_leaves_the_last_good_version_in_use_and_is_said_once(
-    shop: Path, sources: Sources, said: pytest.LogCaptureFixture
-) -> None:
+def test_a_broken_edit_leaves_the_last_good_version_in_use_and_is_logged_once(shop: Path, watched: Watched) -> None:
     shop.write_text(mapping(type_="y"))
-    sources.refresh()
+    watched.refresh()
     shop.write_text(mapping().replace("destroy", "destory").replace("=type", "=type |"))
-    *problems, last = look(sources, said)
+    *problems, last = watched.refresh()
     assert [problem.split(": ")[:2] for problem in problems] == [
         [f"{shop}:4:20", "error expression"],
         [f"{shop}:8:13", "error unknown-call"],
     ]
-    assert last == f"source shop: the version read before stays in use: {shop} has errors; gateway check shows them"
-    assert types(sources) == ["y"]
-    assert [look(sources, said) for _ in range(3)] == [[], [], []]
+    assert last == stays(has_errors(shop))
+    assert watched.types() == ["y"]
+    assert [watched.refresh() for _ in range(3)] == [[], [], []]
     shop.write_text(mapping(type_="z"))
-    assert look(sources, said) == [f"source shop: read again from {shop}"]
-    assert types(sources) == ["z"]
+    assert watched.refresh() == [read_again(shop)]
+    assert watched.types() == ["z"]
 
 
-def test_a_file_that_is_half_written_is_taken_when_it_is_whole(
-    shop: Path, sources: Sources, said: pytest.LogCaptureFixture
-) -> None:
-    whole = mapping(type_="y")
-    for length in (0, 20, len(whole) - 10):
-        shop.write_text(whole[:length])
-        assert look(sources, said)[-1].startswith("source shop: the version read before stays in use: ")
-        assert types(sources) == ["x"]
-    shop.write_text(whole)
-    assert look(sources, said) == [f"source shop: read again from {shop}"]
-    assert types(sources) == ["y"]
+def test_a_file_that_is_half_written_is_used_when_it_is_complete(shop: Path, watched: Watched) -> None:
+    text = mapping(type_="y")
+    for length in (0, 20, len(text) - 10):
+        shop.write_text(text[:length])
+        assert watched.refresh()[-1].startswith(stays(""))
+        assert watched.types() == ["x"]
+    shop.write_text(text)
+    assert watched.refresh() == [read_again(shop)]
+    assert watched.types() == ["y"]
 
 
-def test_a_file_that_cannot_be_read_leaves_the_last_good_version_in_use(
-    shop: Path, sources: Sources, said: pytest.LogCaptureFixture
-) -> None:
+def test_a_file_that_cannot_be_read_leaves_the_last_good_version_in_use(shop: Path, watched: Watched) -> None:
     shop.write_bytes(b"\xff\xfe")
-    why = f"{shop} cannot be read as UTF-8 text"
-    stays = "source shop: the version read before stays in use"
-    assert look(sources, said) == [f"{stays}: {why} (UnicodeDecodeError)"]
+    assert watched.refresh() == [stays(f"{shop} cannot be read as UTF-8 text (UnicodeDecodeError)")]
     shop.unlink()
     shop.mkdir()
-    assert look(sources, said) == [f"{stays}: {why} (IsADirectoryError)"]
-    assert look(sources, said) == []
-    assert types(sources) == ["x"]
+    assert watched.refresh() == [stays(f"{shop} cannot be read as UTF-8 text (IsADirectoryError)")]
+    assert watched.refresh() == []
+    assert watched.types() == ["x"]
 
 
-def test_an_edit_that_would_close_the_source_is_not_taken(
-    shop: Path, sources: Sources, said: pytest.LogCaptureFixture
-) -> None:
+def test_an_edit_that_would_close_the_source_is_not_used(shop: Path, watched: Watched) -> None:
     shop.write_text(mapping(type_="y", secret="TOKEN_OF_SHOP"))
-    (only,) = look(sources, said)
-    assert only == (
-        "source shop: the version read before stays in use:"
-        " TOKEN_OF_SHOP is not set: it holds the secret of source shop"
-    )
-    assert types(sources) == ["x"]
+    assert watched.refresh() == [stays("TOKEN_OF_SHOP is not set: it holds the secret of source shop")]
+    assert watched.types() == ["x"]
 
 
-def test_a_good_edit_opens_a_source_that_is_closed(shop: Path, said: pytest.LogCaptureFixture) -> None:
+def test_a_good_edit_opens_a_closed_source(shop: Path, watched: Watched) -> None:
     shop.write_text(BROKEN)
     unset = shop.with_name("unset.yaml")
     unset.write_text(mapping("unset", secret="NONE"))
-    sources = Sources(shop.parent, ENVIRON)
-    assert closed(sources) == f"{shop} has errors; gateway check shows them"
-    assert look(sources, said) == []
+    watched.load()
+    assert watched.closed() == has_errors(shop)
+    assert watched.refresh() == []
     shop.write_text(mapping())
     unset.write_text(mapping("unset"))
-    assert look(sources, said) == [
-        f"source {name} is open: POST /hooks/{name} (read from {file})"
-        for name, file in (("shop", shop), ("unset", unset))
-    ]
-    assert types(sources) == types(sources, "unset") == ["x"]
+    assert watched.refresh() == [is_open(shop, "shop"), is_open(unset, "unset")]
+    assert watched.types() == watched.types("unset") == ["x"]
 
 
-def test_a_source_that_is_closed_keeps_its_name_while_its_file_is_written_anew(
-    shop: Path, said: pytest.LogCaptureFixture
-) -> None:
+def test_a_closed_source_keeps_its_name_while_its_file_is_rewritten(shop: Path, watched: Watched) -> None:
     other = shop.rename(shop.with_name("other.yaml"))
     other.write_text(BROKEN)
-    sources = Sources(shop.parent, ENVIRON)
+    watched.load()
     other.write_text("")
-    assert look(sources, said)[-1] == f"source shop is closed: {other} has errors; gateway check shows them"
-    assert sources.get("other") is None
+    assert watched.refresh()[-1] == f"source shop is closed: {has_errors(other)}"
+    assert watched.sources.get("other") is None
 
 
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
-def test_a_file_that_is_written_as_it_was_is_not_compiled(
-    shop: Path, sources: Sources, said: pytest.LogCaptureFixture, newline: str
+def test_a_file_that_is_rewritten_with_the_same_text_is_not_compiled(
+    shop: Path, watched: Watched, newline: str
 ) -> None:
-    before = sources.get("shop")
+    before = watched.sources.get("shop")
     shop.write_text(mapping(), newline=newline)
-    assert look(sources, said) == []
-    assert sources.get("shop") is before
+    assert watched.refresh() == []
+    assert watched.sources.get("shop") is before
 
 
-def test_only_what_changed_is_compiled(shop: Path, said: pytest.LogCaptureFixture) -> None:
+def test_only_changed_files_are_compiled(shop: Path, watched: Watched) -> None:
     shop.with_name("pay.yaml").write_text(mapping("pay"))
-    sources = Sources(shop.parent, ENVIRON)
-    before = sources.get("pay")
+    before = watched.load().get("pay")
     shop.write_text(mapping(type_="y"))
-    assert look(sources, said) == [f"source shop: read again from {shop}"]
-    assert sources.get("pay") is before
+    assert watched.refresh() == [read_again(shop)]
+    assert watched.sources.get("pay") is before
 
 
-def coarse(path: Path) -> Stamp:
-    """A file system that counts hours and knows no inodes."""
-    found = stamp_of(path)
-    return found and (found[0] // 3_600_000_000_000, found[2])
+def test_two_versions_with_the_same_stamp_are_told_apart(shop: Path, watched: Watched) -> None:
+    def coarse(path: Path) -> Stamp:
+        """A file system whose times have a resolution of an hour, and which has no inodes."""
+        stamp = stamp_of(path)
+        return stamp and (stamp[0] // 3_600_000_000_000, stamp[2])
 
-
-def test_two_versions_that_look_the_same_from_outside_are_told_apart(
-    shop: Path, said: pytest.LogCaptureFixture
-) -> None:
-    sources = Sources(shop.parent, ENVIRON, stamp=coarse)
-    shop.write_text(mapping(type_="y"))  # within the same step of time as the first, and of the same size
-    assert look(sources, said) == [f"source shop: read again from {shop}"]
+    watched.load(coarse)
+    shop.write_text(mapping(type_="y"))  # within the same hour as the first, and of the same size
+    assert watched.refresh() == [read_again(shop)]
     shop.write_text(mapping(type_="long"))
-    sources.refresh()
+    watched.refresh()
     shop.write_text(mapping(type_="LONG"))
-    assert look(sources, said) == [f"source shop: read again from {shop}"]
-    assert types(sources) == ["LONG"]
+    assert watched.refresh() == [read_again(shop)]
+    assert watched.types() == ["LONG"]
     os.utime(shop, (0, 0))
-    sources.refresh()
+    watched.refresh()
     shop.write_text(mapping(type_="last"))
     os.utime(shop, (0, 0))
-    assert look(sources, said) == [f"source shop: read again from {shop}"]
-    assert types(sources) == ["last"]
+    assert watched.refresh() == [read_again(shop)]
+    assert watched.types() == ["last"]
 
 
-def test_nothing_holds_a_mapping_that_was_replaced(shop: Path, sources: Sources) -> None:
-    source = sources.get("shop")
+def test_nothing_holds_a_mapping_that_was_replaced(shop: Path, watched: Watched) -> None:
+    source = watched.sources.get("shop")
     assert source is not None
     assert source.mapping is not None
     old = weakref.ref(source.mapping)
     del source
-    gc.disable()  # the first mappings are out of its sight
+    gc.disable()  # the server excludes the first mappings from garbage collection
     try:
         shop.write_text(mapping(type_="y"))
-        sources.refresh()
+        watched.refresh()
         assert old() is None
     finally:
         gc.enable()
@@ -254,225 +252,190 @@ def test_nothing_holds_a_mapping_that_was_replaced(shop: Path, sources: Sources)
 # Files that come, go and are renamed
 
 
-def test_a_new_file_adds_its_source(shop: Path, sources: Sources, said: pytest.LogCaptureFixture) -> None:
+def test_a_new_file_adds_its_source(shop: Path, watched: Watched) -> None:
     pay = shop.with_name("pay.yml")
     pay.write_text(mapping("pay"))
-    assert look(sources, said) == [f"source pay is open: POST /hooks/pay (read from {pay})"]
-    assert types(sources, "pay") == types(sources) == ["x"]
+    assert watched.refresh() == [is_open(pay, "pay")]
+    assert watched.types("pay") == watched.types() == ["x"]
 
 
-def test_a_new_file_with_errors_is_closed(shop: Path, sources: Sources, said: pytest.LogCaptureFixture) -> None:
+def test_the_source_of_a_new_file_with_errors_is_closed(shop: Path, watched: Watched) -> None:
     pay = shop.with_name("pay.yaml")
     pay.write_text(BROKEN.replace("shop", "pay"))
-    assert look(sources, said)[-1] == f"source pay is closed: {pay} has errors; gateway check shows them"
-    assert closed(sources, "pay") == f"{pay} has errors; gateway check shows them"
-    assert look(sources, said) == []
+    assert watched.refresh()[-1] == f"source pay is closed: {has_errors(pay)}"
+    assert watched.closed("pay") == has_errors(pay)
+    assert watched.refresh() == []
 
 
-def test_what_editors_hide_is_no_mapping_file(shop: Path, sources: Sources, said: pytest.LogCaptureFixture) -> None:
+def test_hidden_files_of_editors_are_not_read(shop: Path, watched: Watched) -> None:
     shop.with_name(".#shop.yaml").symlink_to("somebody@somewhere.4711")
     shop.with_name(".shop.yaml").write_text(mapping())
-    assert look(sources, said) == []
+    assert watched.refresh() == []
 
 
-def test_a_source_moves_with_its_name(shop: Path, sources: Sources, said: pytest.LogCaptureFixture) -> None:
+def test_a_file_may_name_another_source(shop: Path, watched: Watched) -> None:
     shop.write_text(mapping("store"))
-    assert look(sources, said) == [
-        f"source store is open: POST /hooks/store (read from {shop})",
-        f"source shop is removed: {shop} says another source now",
-    ]
-    assert (types(sources, "store"), sources.get("shop")) == (["x"], None)
+    removed = f"source shop is removed: {shop} names another source now"
+    assert watched.refresh() == [is_open(shop, "store"), removed]
+    assert (watched.types("store"), watched.sources.get("shop")) == (["x"], None)
 
 
-def test_a_source_is_removed_when_its_file_is_gone_at_two_looks(
-    shop: Path, sources: Sources, said: pytest.LogCaptureFixture
-) -> None:
+def test_a_source_is_removed_when_its_file_is_missing_twice(shop: Path, watched: Watched) -> None:
     shop.with_name("pay.yaml").write_text(mapping("pay"))
-    sources.refresh()
-    shop.unlink()
-    assert look(sources, said) == []
-    assert types(sources) == ["x"]
-    assert look(sources, said) == [f"source shop is removed: {shop} is gone"]
-    assert sources.get("shop") is None
-
-
-def test_a_file_that_is_gone_for_a_moment_is_missed_by_nobody(
-    shop: Path, sources: Sources, said: pytest.LogCaptureFixture
-) -> None:
-    shop.with_name("pay.yaml").write_text(mapping("pay"))
-    sources.refresh()
-    for type_ in ("y", "z"):
+    watched.refresh()
+    for type_ in ("y", "z"):  # missing once is a file that is being replaced
         shop.unlink()
-        assert look(sources, said) == []
+        assert watched.refresh() == []
         shop.write_text(mapping(type_=type_))
-        assert look(sources, said) == [f"source shop: read again from {shop}"]
-        assert types(sources) == [type_]
+        assert watched.refresh() == [read_again(shop)]
+        assert watched.types() == [type_]
+    shop.unlink()
+    assert watched.refresh() == []
+    assert watched.types() == ["z"]
+    assert watched.refresh() == [f"source shop is removed: {shop} is gone"]
+    assert watched.sources.get("shop") is None
 
 
-def test_a_file_that_is_replaced_by_renaming_is_read(
-    shop: Path, sources: Sources, said: pytest.LogCaptureFixture
-) -> None:
+def test_a_file_that_is_replaced_by_renaming_is_read(shop: Path, watched: Watched) -> None:
     new = shop.with_name("shop.yaml.new")
     new.write_text(mapping(type_="y"))
     new.rename(shop)
-    assert look(sources, said) == [f"source shop: read again from {shop}"]
-    assert types(sources) == ["y"]
+    assert watched.refresh() == [read_again(shop)]
+    assert watched.types() == ["y"]
 
 
-def test_a_source_goes_on_when_its_file_is_renamed(
-    shop: Path, sources: Sources, said: pytest.LogCaptureFixture
-) -> None:
+def test_a_source_stays_open_when_its_file_is_renamed(shop: Path, watched: Watched) -> None:
     store = shop.rename(shop.with_name("store.yaml"))
-    assert look(sources, said) == []
-    assert types(sources) == ["x"]
-    assert look(sources, said) == [f"source shop: read again from {store}"]
+    assert watched.refresh() == []
+    assert watched.types() == ["x"]
+    assert watched.refresh() == [read_again(store)]
 
 
-def test_a_source_goes_on_when_its_file_is_renamed_and_broken_at_once(
-    shop: Path, sources: Sources, said: pytest.LogCaptureFixture
-) -> None:
+def test_a_source_stays_open_when_its_file_is_renamed_and_broken_at_once(shop: Path, watched: Watched) -> None:
     store = shop.rename(shop.with_name("store.yaml"))
     store.write_text(BROKEN)
-    sources.refresh()
-    assert look(sources, said) == [
-        f"source shop: the version read before stays in use: {store} has errors; gateway check shows them"
-    ]
-    assert (look(sources, said), types(sources)) == ([], ["x"])
+    watched.refresh()
+    assert watched.refresh() == [stays(has_errors(store))]
+    assert (watched.refresh(), watched.types()) == ([], ["x"])
     store.write_text(mapping(type_="y"))
-    assert look(sources, said) == [f"source shop: read again from {store}"]
+    assert watched.refresh() == [read_again(store)]
 
 
 @pytest.mark.parametrize("empty", [False, True])
-def test_without_a_directory_everything_stays_and_it_is_said_once(
-    shop: Path, sources: Sources, said: pytest.LogCaptureFixture, empty: bool
+def test_without_a_directory_everything_stays_and_this_is_logged_once(
+    shop: Path, watched: Watched, empty: bool
 ) -> None:
     directory = shop.parent
     shutil.rmtree(directory)
     if empty:
         directory.mkdir()
-    (only,) = look(sources, said)
+    (only,) = watched.refresh()
     assert only.startswith("all sources stay as they are: there is no ")
     assert str(directory) in only
-    assert [look(sources, said) for _ in range(3)] == [[], [], []]
-    assert types(sources) == ["x"]
+    assert [watched.refresh() for _ in range(3)] == [[], [], []]
+    assert watched.types() == ["x"]
     directory.mkdir(exist_ok=True)
     shop.write_text(mapping(type_="y"))
-    assert look(sources, said) == [
-        f"there are mapping files in {directory} again",
-        f"source shop: read again from {shop}",
-    ]
+    assert watched.refresh() == [f"there are mapping files in {directory} again", read_again(shop)]
 
 
 # Two files of one source
 
 
-def both(*files: Path, name: str = "shop") -> str:
-    return f"{' and '.join(map(str, files))} both say source: {name}; rename one"
-
-
-def test_at_the_start_two_files_of_one_source_close_it_until_one_is_renamed(
-    shop: Path, said: pytest.LogCaptureFixture
-) -> None:
+def test_at_the_start_two_files_of_one_source_close_it_until_one_is_renamed(shop: Path, watched: Watched) -> None:
     copy = shop.with_name("copy.yaml")
     copy.write_text(mapping(type_="copied"))
-    sources = Sources(shop.parent, ENVIRON)
-    assert closed(sources) == both(copy, shop)
-    assert look(sources, said) == []
+    watched.load()
+    assert watched.closed() == both(copy, shop)
+    assert watched.refresh() == []
     copy.write_text(mapping("store"))
-    assert look(sources, said) == [
-        f"source store is open: POST /hooks/store (read from {copy})",
-        f"source shop is open: POST /hooks/shop (read from {shop})",
-    ]
+    assert watched.refresh() == [is_open(copy, "store"), is_open(shop, "shop")]
 
 
-def test_a_new_file_does_no_harm_to_the_one_in_use(
-    shop: Path, sources: Sources, said: pytest.LogCaptureFixture
-) -> None:
+def test_a_copy_of_a_file_in_use_does_no_harm(shop: Path, watched: Watched) -> None:
     copy = shop.with_name("copy.yaml")
     copy.write_text(mapping(type_="copied"))
-    assert look(sources, said) == [f"source shop: the version read before stays in use: {both(copy, shop)}"]
-    assert look(sources, said) == []
+    assert watched.refresh() == [stays(both(copy, shop))]
+    assert watched.refresh() == []
     shop.write_text(mapping(type_="y"))
-    assert look(sources, said) == [f"source shop: read again from {shop}"]
-    assert types(sources) == ["y"]
+    assert watched.refresh() == [read_again(shop)]
+    assert watched.types() == ["y"]
     shop.unlink()
-    assert (look(sources, said), types(sources)) == ([], ["y"])
-    assert look(sources, said) == [f"source shop: read again from {copy}"]
-    assert types(sources) == ["copied"]
+    assert (watched.refresh(), watched.types()) == ([], ["y"])
+    assert watched.refresh() == [read_again(copy)]
+    assert watched.types() == ["copied"]
 
 
-def test_of_two_new_files_neither_is_taken(shop: Path, sources: Sources, said: pytest.LogCaptureFixture) -> None:
+def test_of_two_new_files_of_one_source_neither_is_used(shop: Path, watched: Watched) -> None:
     first, second = shop.with_name("a.yaml"), shop.with_name("b.yaml")
     first.write_text(mapping("pay"))
     second.write_text(mapping("pay"))
-    assert look(sources, said) == [f"source pay is closed: {both(first, second, name='pay')}"]
-    assert look(sources, said) == []
+    assert watched.refresh() == [f"source pay is closed: {both(first, second, name='pay')}"]
+    assert watched.refresh() == []
 
 
-def test_a_source_does_not_move_to_a_name_that_is_taken(
-    shop: Path, sources: Sources, said: pytest.LogCaptureFixture
-) -> None:
+def test_a_file_cannot_take_the_name_of_another_source(shop: Path, watched: Watched) -> None:
     pay = shop.with_name("pay.yaml")
     pay.write_text(mapping("pay"))
-    sources.refresh()
+    watched.refresh()
     shop.write_text(mapping("pay", type_="y"))
-    assert look(sources, said) == [f"source pay: the version read before stays in use: {both(pay, shop, name='pay')}"]
-    assert look(sources, said) == []
-    assert types(sources) == types(sources, "pay") == ["x"]
+    assert watched.refresh() == [stays(both(pay, shop, name="pay"), name="pay")]
+    assert watched.refresh() == []
+    assert watched.types() == watched.types("pay") == ["x"]
     pay.write_text(mapping("store"))
-    sources.refresh()
-    assert (types(sources, "pay"), types(sources, "store"), sources.get("shop")) == (["y"], ["x"], None)
+    watched.refresh()
+    assert (watched.types("pay"), watched.types("store"), watched.sources.get("shop")) == (["y"], ["x"], None)
 
 
-def test_two_sources_can_change_their_names_with_each_other(
-    shop: Path, sources: Sources, said: pytest.LogCaptureFixture
-) -> None:
+def test_two_files_can_exchange_their_names(shop: Path, watched: Watched) -> None:
     pay = shop.with_name("pay.yaml")
     pay.write_text(mapping("pay", type_="y"))
-    sources.refresh()
+    watched.refresh()
     shop.write_text(mapping("pay", type_="x"))
     pay.write_text(mapping("shop", type_="y"))
-    assert len(look(sources, said)) == 2
-    assert (types(sources, "pay"), types(sources)) == (["x"], ["y"])
+    assert len(watched.refresh()) == 2
+    assert (watched.types("pay"), watched.types()) == (["x"], ["y"])
 
 
 # The thread
 
 
-def test_no_error_ends_the_looking_and_each_is_said_once(shop: Path, said: pytest.LogCaptureFixture) -> None:
-    looks = 0
+def test_no_error_ends_the_thread_and_each_is_logged_once(
+    shop: Path, watched: Watched, caplog: pytest.LogCaptureFixture
+) -> None:
+    calls = 0
 
     def stamp(path: Path) -> Stamp:
-        nonlocal looks
-        looks += 1
-        if looks in (2, 3):
+        nonlocal calls
+        calls += 1
+        if calls in (2, 3):
             raise LookupError("4711")
         return stamp_of(path)
 
-    sources, stopping = Sources(shop.parent, ENVIRON, stamp=stamp), threading.Event()
+    sources, stopping = watched.load(stamp), threading.Event()
     thread = threading.Thread(target=sources.keep_current, args=(stopping,), kwargs={"every": 0.01})
     shop.write_text(mapping(type_="y"))
     thread.start()
     ends = time.monotonic() + 5
-    while types(sources) == ["x"] and time.monotonic() < ends:
+    while watched.types() == ["x"] and time.monotonic() < ends:
         time.sleep(0.01)
     stopping.set()
     thread.join()
-    first, *others = said.messages
-    assert first.startswith(f"looking for changed mapping files: unexpected LookupError at {__file__}:")
+    first, *others = caplog.messages
+    assert first.startswith(f"checking for changed mapping files: unexpected LookupError at {__file__}:")
     assert "4711" not in first
-    assert others == [f"source shop: read again from {shop}"]
+    assert others == [read_again(shop)]
 
 
 # The real server
 
 
 class Sender(threading.Thread):
-    """Posts to a few sources in turn until it is ended, each time over a new connection.
+    """Posts to a few sources in turn until it is stopped, each time over a new connection.
 
     Attributes:
         answers: By source, in the order of sending: the status, the number of calls, and the Retry-After.
-        errors: What went wrong without an answer.
+        errors: Failures without an answer.
     """
 
     def __init__(self, url: str, names: Sequence[str]) -> None:
@@ -480,37 +443,29 @@ class Sender(threading.Thread):
         self.answers: dict[str, list[tuple[int, int | None, str | None]]] = {name: [] for name in names}
         self.errors: list[requests.RequestException] = []
         self._url = url
-        self._ending = threading.Event()
+        self._stopping = threading.Event()
 
     def run(self) -> None:
+        headers = {"Authorization": "Bearer t-4711"}
         for number in itertools.count():
-            for name in self.answers:
+            for name, answers in self.answers.items():
+                body = {"type": "x", "id": number}
                 try:
-                    self._post(name, number)
+                    answer = requests.post(f"{self._url}/hooks/{name}", json=body, headers=headers, timeout=5)
                 except requests.RequestException as error:
                     self.errors.append(error)
-            if self._ending.wait(0.005):
+                else:
+                    answers.append((answer.status_code, answer.json().get("calls"), answer.headers.get("Retry-After")))
+            if self._stopping.wait(0.005):
                 return
 
-    def end(self) -> None:
-        self._ending.set()
+    def __enter__(self) -> Sender:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopping.set()
         self.join()
-
-    def _post(self, name: str, number: int) -> None:
-        body, headers = {"type": "x", "id": number}, {"Authorization": "Bearer t-4711"}
-        answer = requests.post(f"{self._url}/hooks/{name}", json=body, headers=headers, timeout=5)
-        told = answer.status_code, answer.json().get("calls"), answer.headers.get("Retry-After")
-        self.answers[name].append(told)
-
-
-@contextmanager
-def sending(gateway: GatewayProcess, names: Sequence[str]) -> Iterator[Sender]:
-    sender = Sender(gateway.url, names)
-    sender.start()
-    try:
-        yield sender
-    finally:
-        sender.end()
 
 
 def wait_until_logged(gateway: GatewayProcess, text: str) -> None:
@@ -520,7 +475,7 @@ def wait_until_logged(gateway: GatewayProcess, text: str) -> None:
         time.sleep(0.02)
 
 
-def test_edits_under_load_are_taken_without_dropping_a_webhook(shop: Path, tmp_path: Path) -> None:
+def test_edits_under_load_are_used_without_dropping_a_webhook(shop: Path, tmp_path: Path) -> None:
     pay, late = shop.with_name("pay.yaml"), shop.with_name("late.yaml")
     pay.write_text(mapping("pay"))
     late.write_text(BROKEN.replace("shop", "late"))
@@ -536,22 +491,21 @@ def test_edits_under_load_are_taken_without_dropping_a_webhook(shop: Path, tmp_p
     with GatewayProcess(environment=environment, logs=tmp_path, workers=0) as gateway:
         gateway.web.start()
         gateway.wait_until_ready()
-        with sending(gateway, ["shop", "pay", "late"]) as sender:
+        with Sender(gateway.url, ["shop", "pay", "late"]) as sender:
             time.sleep(0.1)
             shop.write_text(mapping() + "    - call: suppress\n      id: =id\n")
             pay.write_text(BROKEN.replace("shop", "pay"))
             late.write_text(mapping("late"))
-            wait_until_logged(gateway, f"source shop: read again from {shop}\n")
-            wait_until_logged(gateway, f"source late is open: POST /hooks/late (read from {late})\n")
+            wait_until_logged(gateway, f"{read_again(shop)}\n")
+            wait_until_logged(gateway, f"{is_open(late, 'late')}\n")
             old = {name: len(answers) + 1 for name, answers in sender.answers.items()}  # one is under way
             time.sleep(0.1)
         assert gateway.stop() == {"web": 0}
-        refused = f"source pay: the version read before stays in use: {pay} has errors; gateway check shows them\n"
-        assert gateway.read_logs().count(refused) == 1
+        assert gateway.read_logs().count(f"{stays(has_errors(pay), 'pay')}\n") == 1
     assert sender.errors == []
-    one_call, two_calls, is_closed = (202, 1, None), (202, 2, None), (503, None, "60")
+    one_call, two_calls, refused = (202, 1, None), (202, 2, None), (503, None, "60")
     assert set(sender.answers["shop"]) == {one_call, two_calls}
     assert set(sender.answers["shop"][old["shop"] :]) == {two_calls}
     assert set(sender.answers["pay"]) == {one_call}
-    assert set(sender.answers["late"]) == {is_closed, one_call}
+    assert set(sender.answers["late"]) == {refused, one_call}
     assert set(sender.answers["late"][old["late"] :]) == {one_call}

@@ -11,7 +11,7 @@ from gateway.event import Webhook
 from gateway.mapping.compiler import parse
 from gateway.mapping.model import MappingFile
 from gateway.operate.replay import Replay
-from gateway.receive.record import take
+from gateway.receive.record import build_event
 from gateway.store import Recorded, Store
 from gateway.store.database import Database
 from gateway.store.tables import PLACE, deliveries, events
@@ -39,7 +39,7 @@ def mapped(text: str = MAPPING) -> MappingFile:
 
 def receive(store: Store, *parts: dict[str, str], text: str = MAPPING) -> Recorded:
     webhook = Webhook(method="POST", url="", headers={}, query={}, body=json.dumps(parts).encode())
-    return store.record([take(mapped(text), webhook, time.time())])[0]
+    return store.record([build_event(mapped(text), webhook, time.time())])[0]
 
 
 def recorded(database: Database) -> tuple[str, str, list[str]]:

@@ -24,7 +24,7 @@ from gateway.store.database import Database, connect
 from gateway.store.disk_space import DiskSpace
 from gateway.store.schema import migrate
 from gateway.store.tables import deliveries, events
-from tests.deliver.test_worker import wait_until
+from tests.deliver.running import wait_until
 from tests.support.databases import opened, url_of
 from tests.support.rows import event, settle_due
 
@@ -56,7 +56,7 @@ def web_on(database: Database, mappings: Path) -> Iterator[FlaskClient]:
     environ = {"DATABASE_URL": url_of(database), "GATEWAY_MAPPINGS": str(mappings)}
     app = create_app(environ, database=database)
     yield app.test_client()
-    app.extensions["writer"].close()
+    app.extensions["recorder"].close()
     database.engine.dispose()
 
 

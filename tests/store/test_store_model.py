@@ -28,7 +28,7 @@ from gateway.mapping.compiler import parse
 from gateway.mapping.model import MappingFile
 from gateway.operate.replay import Replay
 from gateway.operate.requeue import Requeue
-from gateway.receive.record import take
+from gateway.receive.record import build_event
 from gateway.store import Claimed, Store
 from gateway.store.database import Database
 from gateway.store.tables import connections, deliveries, metadata
@@ -164,7 +164,7 @@ class Gateway(RuleBasedStateMachine):
         calls = [{**values, "name": f"{key}-{number}"} for number, values in enumerate(calls)]
         body = json.dumps({"key": key, "type": "x", "calls": calls}).encode()
         webhook = Webhook(method="POST", url="", headers={"content-type": "application/json"}, query={}, body=body)
-        (recorded,) = self.store.record([take(YESTERDAY, webhook, 1_767_225_600.0)])
+        (recorded,) = self.store.record([build_event(YESTERDAY, webhook, 1_767_225_600.0)])
         self.replayable[recorded.id] = calls
         self.add_new_deliveries(recorded.id)
 

@@ -1,4 +1,4 @@
-"""The generated parts of docs/mappings.md. `python -m tests.support.docs_reference` writes them."""
+"""The generated parts of docs/mappings.md. `python -m tests.support.docs_reference` writes them again."""
 
 from __future__ import annotations
 
@@ -17,33 +17,33 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "mappings.md"
 
 
 def with_parts(text: str) -> str:
-    """Return the document with its generated parts up to date."""
+    """The document with its generated parts replaced."""
     parts = {"calls": calls(), "functions": functions(), "schemes": schemes()}
     return re.sub(
         r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)",
-        lambda match: f"{match[1]}{parts[match[2]]}{match[3]}",
+        lambda found: f"{found[1]}{parts[found[2]]}{found[3]}",
         text,
         flags=re.DOTALL,
     )
 
 
 def calls() -> str:
-    rows = [("call", "whom", "needs", "may have"), ("---",) * 4, *map(_call, SPECS.values())]
+    rows = [("call", "identifiers", "required", "optional"), ("---",) * 4, *map(_call, SPECS.values())]
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
 def _call(spec: CallSpec) -> tuple[str, ...]:
     others = {name: key for name, key in spec.keys.items() if key.kind is not Kind.IDENTIFIER}
-    needed = [f"`{name}: {key.example}`" for name, key in others.items() if key.required]
+    identifiers = [f"`{name}`" for name in spec.identifiers]
+    required = [f"`{name}: {key.example}`" for name, key in others.items() if key.required]
     optional = [f"`{name}`" for name, key in others.items() if not key.required]
-    whom = [f"`{name}`" for name in spec.identifiers]
-    return f"`{spec.name}`", ", ".join(whom), ", ".join(needed), ", ".join(optional)
+    return f"`{spec.name}`", ", ".join(identifiers), ", ".join(required), ", ".join(optional)
 
 
 def functions() -> str:
     lines = []
     for kind, entries in groupby(FUNCTIONS.values(), key=lambda function: function.kind):
-        rows = ["", f"### {kind}", "", "| function | what it gives | for example |", "|---|---|---|"]
+        rows = ["", f"### {kind}", "", "| function | result | example |", "|---|---|---|"]
         lines += [*rows, *map(_function, entries)]
     return "\n".join(lines[1:]) + "\n"
 
@@ -56,28 +56,28 @@ def _function(function: Function) -> str:
 
 
 def schemes() -> str:
-    rows = ["| scheme | for | brings along |", "|---|---|---|"]
+    rows = ["| scheme | for | includes |", "|---|---|---|"]
     return "\n".join([*rows, *map(_scheme, verify.schemes().values())]) + "\n"
 
 
 def _scheme(scheme: Scheme) -> str:
     expressions = {"event_type": scheme.event_type, "event_key": scheme.event_key}
-    brought = [_code(f"{key}: {expression}") for key, expression in expressions.items() if expression]
-    brought += ["the delivery's id"] if scheme.delivery_id else []
-    brought += ["the content type"] if scheme.content_type else []
-    brought += ["a handshake"] if scheme.handshakes else []
-    return f"| `{scheme.name}` | {_prose(scheme.description)} | {', '.join(brought)} |"
+    settings = [_code(f"{key}: {expression}") for key, expression in expressions.items() if expression]
+    settings += ["the delivery's id"] if scheme.delivery_id else []
+    settings += ["the content type"] if scheme.content_type else []
+    settings += ["a handshake"] if scheme.handshakes else []
+    return f"| `{scheme.name}` | {_prose(scheme.description)} | {', '.join(settings)} |"
 
 
 def _prose(text: str) -> str:
-    """Return text as Markdown, in which only `code` is marked."""
+    """Escape prose in which only `code` is markup."""
     parts = text.replace("|", r"\|").split("`")
     parts[::2] = [part.replace("<", "&lt;") for part in parts[::2]]
     return "`".join(parts)
 
 
 def _code(text: str) -> str:
-    """Return code as Markdown, with any backticks and bars."""
+    """Write code in Markdown, with any backticks and bars in it."""
     fence = "``" if "`" in text else "`"
     blank = " " if "`" in text else ""
     return f"{fence}{blank}{text}{blank}{fence}".replace("|", r"\|")

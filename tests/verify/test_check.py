@@ -1,29 +1,21 @@
-"""Signature schemes against known answers, and against what an attacker would try."""
+"""Verification against known answers, and against what an attacker would try."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import hmac
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, get_args
-from urllib.parse import parse_qsl, urlencode
+from typing import Any
+from urllib.parse import urlencode
 
 import pytest
-from hypothesis import given, settings
+import yaml
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import VerificationError
-from gateway.event import JSON, Webhook
+from gateway.event import JSON
 from gateway.verify import (
-    MAX_CANDIDATES,
-    MAX_HEADER,
-    Scheme,
-    SchemeError,
-    Special,
     delivery_id,
     scheme_from,
     schemes,
@@ -32,26 +24,21 @@ from gateway.verify import (
     secret_problem,
     verify,
 )
-
-VECTORS: list[dict[str, Any]] = json.loads(
-    Path(__file__).with_name("signature_vectors.json").read_text(encoding="utf-8")
+from gateway.verify.check import MAX_CANDIDATES, MAX_HEADER
+from tests.support.signatures import (
+    BODY,
+    FORM,
+    HMAC,
+    NOW,
+    SECRET,
+    VECTORS,
+    b64,
+    mac,
+    secrets_of,
+    stripe_header,
+    vector_called,
+    webhook,
 )
-NOW = 1_700_000_000
-SECRET = "s3cr3t-of-the-sender"
-BODY = b'{"type": "user.created", "name": "Z\xc3\xb6e"}'
-
-
-def webhook(
-    headers: Mapping[str, str],
-    body: bytes = BODY,
-    *,
-    method: str = "POST",
-    url: str = "https://example.com/h",
-    rest: str = "",
-) -> Webhook:
-    lowered = {name.lower(): value for name, value in headers.items()}
-    query = dict(reversed(parse_qsl(url.partition("?")[2], keep_blank_values=True)))
-    return Webhook(method=method, url=url, headers=lowered, query=query, body=body, rest=rest)
 
 
 def accepts(
@@ -76,74 +63,46 @@ def refusal(scheme: JSON, headers: Mapping[str, str], secrets: Sequence[str] = (
     return str(caught.value)
 
 
-def mac(signed: bytes, key: bytes = SECRET.encode(), algorithm: str = "sha256") -> bytes:
-    return hmac.new(key, signed, getattr(hashlib, algorithm)).digest()
-
-
-def b64(data: bytes) -> str:
-    return base64.b64encode(data).decode()
-
-
-def stripe_header(body: bytes = BODY, secret: str = SECRET, at: int = NOW) -> str:
-    return f"t={at},v1={mac(f'{at}.'.encode() + body, secret.encode()).hex()}"
-
-
 # Known answers
 
 PROOFS = [vector for vector in VECTORS if "bt_challenge" not in vector["url"]]
-
-
-def secrets_of(vector: dict[str, Any]) -> list[str]:
-    secret: str | list[str] = vector["secret"]
-    return secret if isinstance(secret, list) else [secret]
-
-
-def is_accepted(vector: dict[str, Any], scheme: JSON, body: bytes | None = None) -> bool:
-    """Verify a known answer, or another body in its stead."""
-    sent = vector["body"].encode() if body is None else body
-    request = {"method": vector["method"], "url": vector["url"]}
-    return accepts(scheme, vector["headers"], secrets_of(vector), sent, vector["now"] or 0, **request)
-
-
-@pytest.mark.parametrize("vector", PROOFS, ids=[vector["id"] for vector in PROOFS])
-def test_a_known_answer_is_accepted_or_refused_as_it_should_be(vector: dict[str, Any]) -> None:
-    assert is_accepted(vector, vector["scheme"]) is vector["valid"]
-
-
-#: The rest of a body is not covered by what Mailgun signs; a token covers nothing at all.
-UNSIGNED = {"mailgun", "mailgun_route"}
+#: Schemes that do not sign the body: of Mailgun's bodies only timestamp and token are signed.
+UNSIGNED_BODY = ("mailgun", "mailgun_route")
 SIGNED = [
-    each
-    for each in PROOFS
-    if each["valid"] and each["body"] and scheme_from(each["scheme"]).kind not in ("token", "basic")
+    vector
+    for vector in PROOFS
+    if vector["valid"] and vector["body"] and scheme_from(vector["scheme"]).kind not in ("token", "basic")
 ]
 
 
-@pytest.mark.parametrize(
-    "vector",
-    [vector for vector in SIGNED if vector["scheme"] not in UNSIGNED],
-    ids=[vector["id"] for vector in SIGNED if vector["scheme"] not in UNSIGNED],
-)
-def test_a_known_answer_is_refused_once_a_byte_of_its_body_changes(vector: dict[str, Any]) -> None:
-    # A byte that is signed: of Adyen's items some fields are not.
-    body = vector["body"].encode()
-    place = body.find(b"TestMerchant") if vector["scheme"] == "adyen" else len(body) // 2
-    changed = body[:place] + bytes([body[place] ^ 1]) + body[place + 1 :]
+def is_accepted(vector: dict[str, Any], scheme: JSON, body: bytes | None = None) -> bool:
+    """Verify a known answer, or the same with another body."""
+    body = vector["body"].encode() if body is None else body
+    request = {"method": vector["method"], "url": vector["url"]}
+    return accepts(scheme, vector["headers"], secrets_of(vector), body, vector["now"] or 0, **request)
 
-    assert not is_accepted(vector, vector["scheme"], changed)
+
+@pytest.mark.parametrize("vector", PROOFS, ids=[vector["id"] for vector in PROOFS])
+def test_a_known_answer_is_accepted_or_refused(vector: dict[str, Any]) -> None:
+    assert is_accepted(vector, vector["scheme"]) is vector["valid"]
 
 
 @pytest.mark.parametrize("vector", SIGNED, ids=[vector["id"] for vector in SIGNED])
-def test_a_known_answer_is_refused_with_another_secret(vector: dict[str, Any]) -> None:
-    others = [
+def test_a_known_answer_is_refused_with_one_byte_of_its_body_or_secret_changed(vector: dict[str, Any]) -> None:
+    body = vector["body"].encode()
+    # Adyen signs only some fields of an item; this byte is in one of them.
+    place = body.find(b"TestMerchant") if vector["scheme"] == "adyen" else len(body) // 2
+    other_body = body[:place] + bytes([body[place] ^ 1]) + body[place + 1 :]
+    other_secrets = [
         text[: (middle := len(text) // 2)] + ("b" if text[middle] == "a" else "a") + text[middle + 1 :]
         for text in secrets_of(vector)
     ]
 
-    assert not is_accepted({**vector, "secret": others}, vector["scheme"])
+    assert vector["scheme"] in UNSIGNED_BODY or not is_accepted(vector, vector["scheme"], other_body)
+    assert not is_accepted({**vector, "secret": other_secrets}, vector["scheme"])
 
 
-#: Schemes that sign as another does; each has the known answers of that one.
+#: Schemes that sign like another one, whose known answers hold for them too.
 ALIKE = {
     "clerk": "svix",
     "resend": "svix",
@@ -154,107 +113,69 @@ ALIKE = {
     "postmark": "basic",
 }
 
+#: Schemes as a mapping writes them, each by the scheme of the table that it repeats.
+WRITTEN: dict[str, JSON] = yaml.safe_load("""
+discord:
+  {kind: ed25519, header: X-Signature-Ed25519, encoding: hex, secret: {encoding: hex}, signed: "{ts}{body}",
+   timestamp: {header: X-Signature-Timestamp}}
+sendgrid:
+  {kind: ecdsa, header: X-Twilio-Email-Event-Webhook-Signature, signed: "{ts}{body}",
+   timestamp: {header: X-Twilio-Email-Event-Webhook-Timestamp, tolerance: none}}
+hubspot_v1: {kind: digest, header: X-HubSpot-Signature}
+recurly: {kind: hmac, header: recurly-signature, positional: true, signed: "{ts}.{body}", timestamp: {unit: ms}}
+""")
+
 
 @pytest.mark.parametrize(
-    ("name", "vector"),
-    [(name, vector) for name, alike in ALIKE.items() for vector in VECTORS if vector["scheme"] == alike],
-    ids=lambda each: each if isinstance(each, str) else each["id"],
-)
-def test_a_scheme_that_is_like_another_has_its_known_answers(name: str, vector: dict[str, Any]) -> None:
-    assert is_accepted(vector, name) is vector["valid"]
-
-
-@pytest.mark.parametrize(
-    ("scheme", "alike"),
+    ("scheme", "vector"),
     [
-        (
-            {
-                "kind": "ed25519",
-                "header": "X-Signature-Ed25519",
-                "encoding": "hex",
-                "secret": {"encoding": "hex"},
-                "signed": "{ts}{body}",
-                "timestamp": {"header": "X-Signature-Timestamp"},
-            },
-            "discord",
-        ),
-        (
-            {
-                "kind": "ecdsa",
-                "header": "X-Twilio-Email-Event-Webhook-Signature",
-                "signed": "{ts}{body}",
-                "timestamp": {"header": "X-Twilio-Email-Event-Webhook-Timestamp", "tolerance": "none"},
-            },
-            "sendgrid",
-        ),
-        ({"kind": "digest", "header": "X-HubSpot-Signature"}, "hubspot_v1"),
-        (
-            {
-                "kind": "hmac",
-                "header": "recurly-signature",
-                "positional": True,
-                "signed": "{ts}.{body}",
-                "timestamp": {"unit": "ms"},
-            },
-            "recurly",
-        ),
-        (
-            {
-                "kind": "hmac",
-                "at": "body.signature.signature",
-                "signed": "{body.signature.timestamp}{body.signature.token}{query.none}{body}",
-            },
-            None,
-        ),
+        (scheme, vector)
+        for scheme, alike in (*ALIKE.items(), *((scheme, alike) for alike, scheme in WRITTEN.items()))
+        for vector in VECTORS
+        if vector["scheme"] == alike
     ],
+    ids=lambda value: value["id"] if isinstance(value, dict) and "id" in value else None,
 )
-def test_a_mapping_can_write_what_the_table_says(scheme: JSON, alike: str | None) -> None:
-    for vector in VECTORS:
-        if vector["scheme"] == alike:
-            assert is_accepted(vector, scheme) is vector["valid"], vector["id"]
-    assert alike is not None or scheme_from(scheme).signed.endswith("{body}")
+def test_a_scheme_that_signs_like_another_has_its_known_answers(scheme: JSON, vector: dict[str, Any]) -> None:
+    assert is_accepted(vector, scheme) is vector["valid"]
 
 
 BEARER = {"Authorization": f"Bearer {SECRET}"}
 TOKEN: dict[str, JSON] = {"base": "token", "header": "X-Token"}
-HMAC: dict[str, JSON] = {"kind": "hmac", "header": "X-Signature"}
+GOOD = mac(BODY).hex()
 
 BY_HAND: list[tuple[JSON, dict[str, str], bool]] = [
     ("none", {}, True),
     ("bearer", BEARER, True),
     ("bearer", {"authorization": f"bearer  {SECRET} "}, True),
-    ("bearer", {"Authorization": SECRET}, False),
-    ("bearer", {"Authorization": f"Basic {SECRET}"}, False),
-    ("bearer", {"Authorization": f"Bearer {SECRET}x"}, False),
-    ("bearer", {"Authorization": f"Bearer {SECRET[:-1]}"}, False),
-    ("bearer", {"Authorization": "Bearer "}, False),
-    ("bearer", {"Authorization": "Bearer"}, False),
-    ("bearer", {"Authorization": f"Bearer {SECRET}, Bearer {SECRET}"}, False),
-    ("bearer", {"Authorization": ""}, False),
+    *(
+        ("bearer", {"Authorization": value}, False)
+        for value in (SECRET, f"Basic {SECRET}", f"Bearer {SECRET}x", f"Bearer {SECRET[:-1]}", "Bearer ", "Bearer",
+                      f"Bearer {SECRET}, Bearer {SECRET}", "")
+    ),
     ("bearer", {}, False),
     (TOKEN, {"X-Token": SECRET}, True),
     (TOKEN, {"X-Token": SECRET.upper()}, False),
     (TOKEN, {"Authorization": SECRET}, False),
-    (HMAC, {"X-Signature": mac(BODY).hex()}, True),
-    (HMAC, {"X-Signature": mac(BODY).hex().upper()}, True),
-    (HMAC, {"X-Signature": mac(BODY).hex()[:-2]}, False),
-    (HMAC, {"X-Signature": mac(BODY).hex() + "00"}, False),
-    (HMAC, {"X-Signature": " ".join(mac(BODY).hex())}, False),
-    (HMAC, {"X-Signature": f"{mac(BODY).hex()}, {mac(BODY).hex()}"}, False),
-    (HMAC, {"X-Signature": b64(mac(BODY))}, False),
-    (HMAC, {"X-Signature": mac(BODY, b"").hex()}, False),
+    (HMAC, {"X-Signature": GOOD}, True),
+    (HMAC, {"X-Signature": GOOD.upper()}, True),
+    *(
+        (HMAC, {"X-Signature": value}, False)
+        for value in (GOOD[:-2], GOOD + "00", " ".join(GOOD), f"{GOOD}, {GOOD}", b64(mac(BODY)), mac(BODY, b"").hex())
+    ),
     ({**HMAC, "algorithm": "sha1"}, {"X-Signature": mac(BODY, algorithm="sha1").hex()}, True),
     ({**HMAC, "algorithm": "sha512"}, {"X-Signature": mac(BODY, algorithm="sha512").hex()}, True),
-    ({**HMAC, "algorithm": "sha512"}, {"X-Signature": mac(BODY).hex()}, False),
+    ({**HMAC, "algorithm": "sha512"}, {"X-Signature": GOOD}, False),
     ({**HMAC, "encoding": "base64"}, {"X-Signature": b64(mac(BODY))}, True),
-    ({**HMAC, "encoding": "base64"}, {"X-Signature": b64(mac(BODY)).rstrip("=")}, False),
-    ({**HMAC, "encoding": "base64"}, {"X-Signature": b64(mac(BODY)) + "\n"}, False),
-    ({**HMAC, "encoding": "base64"}, {"X-Signature": "*" + b64(mac(BODY))}, False),
-    ({**HMAC, "prefix": "sha256="}, {"X-Signature": f"sha256={mac(BODY).hex()}"}, True),
-    ({**HMAC, "prefix": "sha256="}, {"X-Signature": f"sha1={mac(BODY).hex()}"}, False),
-    ({**HMAC, "header": ["X-New", "X-Signature"]}, {"X-Signature": mac(BODY).hex()}, True),
-    ({**HMAC, "header": ["X-New", "X-Signature"]}, {"X-New": "00", "X-Signature": mac(BODY).hex()}, True),
-    ({**HMAC, "header": ["X-New", "X-Signature"]}, {"X-New": "00", "X-Other": mac(BODY).hex()}, False),
+    *(
+        ({**HMAC, "encoding": "base64"}, {"X-Signature": value}, False)
+        for value in (b64(mac(BODY)).rstrip("="), b64(mac(BODY)) + "\n", "*" + b64(mac(BODY)))
+    ),
+    ({**HMAC, "prefix": "sha256="}, {"X-Signature": f"sha256={GOOD}"}, True),
+    ({**HMAC, "prefix": "sha256="}, {"X-Signature": f"sha1={GOOD}"}, False),
+    ({**HMAC, "header": ["X-New", "X-Signature"]}, {"X-Signature": GOOD}, True),
+    ({**HMAC, "header": ["X-New", "X-Signature"]}, {"X-New": "00", "X-Signature": GOOD}, True),
+    ({**HMAC, "header": ["X-New", "X-Signature"]}, {"X-New": "00", "X-Other": GOOD}, False),
     ("authorization", {"Authorization": SECRET}, True),
     ("authorization", {"Authorization": f"Bearer {SECRET}"}, False),
     ("auth0", {"Authorization": SECRET}, True),
@@ -262,22 +183,23 @@ BY_HAND: list[tuple[JSON, dict[str, str], bool]] = [
     ("cloudevents", BEARER, True),
     ("telegram", {"X-Telegram-Bot-Api-Secret-Token": SECRET}, True),
     ("telegram", {"X-Telegram-Bot-Api-Secret-Token": SECRET + "x"}, False),
-    ("basic", {"Authorization": "Basic " + b64(SECRET.encode())}, False),  # no colon: not usable at all
+    ("basic", {"Authorization": "Basic " + b64(SECRET.encode())}, False),  # without a colon, the secret is unusable
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("scheme", "headers", "valid"), BY_HAND)
-def test_a_scheme_accepts_the_right_proof_only(scheme: JSON, headers: dict[str, str], valid: bool) -> None:
+def test_a_scheme_accepts_only_the_right_proof(scheme: JSON, headers: dict[str, str], valid: bool) -> None:
     assert accepts(scheme, headers) is valid
 
 
-def test_every_scheme_of_the_table_has_a_case_of_its_own() -> None:
-    shown = [vector["scheme"] for vector in VECTORS if vector["valid"]]
-    shown += [scheme for scheme, _, valid in BY_HAND if valid]
-    elsewhere = {"path", "query", "mailchimp", "microsoft_graph", "mailgun_route"}  # see below
-    of_a_kind = {"digest", "ed25519", "ecdsa"}
+def test_every_scheme_of_the_table_is_described_and_has_a_case_that_is_accepted() -> None:
+    accepted = [vector["scheme"] for vector in VECTORS if vector["valid"]]
+    accepted += [scheme for scheme, _, valid in BY_HAND if valid]
+    accepted += WRITTEN.values()
+    in_tests_below = {"path", "query", "mailchimp", "microsoft_graph", "mailgun_route"}
 
-    assert {scheme_from(scheme).name for scheme in shown} | elsewhere | of_a_kind | set(ALIKE) == set(schemes())
+    assert {scheme_from(scheme).name for scheme in accepted} | in_tests_below | set(ALIKE) == set(schemes())
+    assert all(scheme.description for scheme in schemes().values())
 
 
 def test_a_secret_may_stand_in_the_address() -> None:
@@ -286,44 +208,30 @@ def test_a_secret_may_stand_in_the_address() -> None:
     for wrong in ("", SECRET + "/", SECRET[:-1]):
         assert not accepts("path", {}, rest=wrong)
     assert accepts("query", {}, url=f"https://example.com/h?a=b&token={SECRET}")
-    assert not accepts("query", {}, url=f"https://example.com/h?token={SECRET}x")
-    assert not accepts("query", {}, url=f"https://example.com/h?Token={SECRET}")
+    for wrong in (f"token={SECRET}x", f"Token={SECRET}"):
+        assert not accepts("query", {}, url=f"https://example.com/h?{wrong}")
     assert not accepts("query", {"token": SECRET})
-    assert secret_parameters(scheme_from("query")) == {"token"}
-    assert secret_parameters(scheme_from("pagerduty")) == set()
 
 
-def test_a_token_in_the_body_is_asked_of_every_item() -> None:
-    def sent(*items: JSON) -> bytes:
+def test_every_item_of_a_body_needs_its_token() -> None:
+    def body(*items: JSON) -> bytes:
         return json.dumps({"value": items}).encode()
 
     good: JSON = {"clientState": SECRET, "id": 1}
-    assert accepts("microsoft_graph", {}, body=sent(good))
-    assert accepts("microsoft_graph", {}, body=sent(good, good))
-    for bad in (
-        sent(),
-        sent(good, {"id": 2}),
-        sent(good, 1),
-        sent({"clientState": [SECRET]}),
-        b"{}",
-        b"",
-        b"\xff",
-    ):
+    assert accepts("microsoft_graph", {}, body=body(good))
+    assert accepts("microsoft_graph", {}, body=body(good, good))
+    for bad in (body(), body(good, {"id": 2}), body(good, 1), body({"clientState": [SECRET]}), b"{}", b"", b"\xff"):
         assert not accepts("microsoft_graph", {}, body=bad)
 
 
-def test_mailgun_signs_its_forms_as_it_signs_its_json() -> None:
-    (vector,) = [each for each in VECTORS if each["id"] == "mailgun"]
+def test_mailgun_signs_its_forms_like_its_json() -> None:
+    vector = vector_called("mailgun")
     form = urlencode(json.loads(vector["body"])["signature"] | {"event": "opened"}).encode()
-    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    secrets, now = [vector["secret"]], vector["now"]
 
-    assert accepts("mailgun_route", headers, [vector["secret"]], form, vector["now"])
-    assert not accepts("mailgun_route", headers, [vector["secret"]], form.replace(b"token=", b"token=a"), vector["now"])
-    assert not accepts("mailgun_route", headers, [vector["secret"]], form, vector["now"] + 90_000)
-
-
-def test_every_scheme_of_the_table_is_described() -> None:
-    assert all(scheme.description for scheme in schemes().values())
+    assert accepts("mailgun_route", FORM, secrets, form, now)
+    assert not accepts("mailgun_route", FORM, secrets, form.replace(b"token=", b"token=a"), now)
+    assert not accepts("mailgun_route", FORM, secrets, form, now + 90_000)
 
 
 def test_a_body_that_is_not_text_is_verified_byte_for_byte() -> None:
@@ -333,18 +241,18 @@ def test_a_body_that_is_not_text_is_verified_byte_for_byte() -> None:
     assert accepts("stripe", {"Stripe-Signature": stripe_header(body)}, body=body)
 
 
-@pytest.mark.parametrize("written", ["voilà", "пароль", "clé "], ids=["ends in 0xA0", "cyrillic", "0xA0 last"])
-def test_a_token_beyond_ascii_is_known_as_text_and_as_bytes(written: str) -> None:
-    secret = written.strip()
+@pytest.mark.parametrize("secret", ["voilà", "пароль", "clé"], ids=["ends in 0xA0", "cyrillic", "latin"])
+def test_a_token_beyond_ascii_matches_as_text_and_as_bytes(secret: str) -> None:
+    as_bytes = secret.encode().decode("latin-1")
 
     assert accepts(TOKEN, {"X-Token": secret}, [secret])
-    assert accepts(TOKEN, {"X-Token": secret.encode().decode("latin-1")}, [secret])
-    assert not accepts(TOKEN, {"X-Token": secret.encode().decode("latin-1") + "x"}, [secret])
+    assert accepts(TOKEN, {"X-Token": as_bytes}, [secret])
+    assert not accepts(TOKEN, {"X-Token": as_bytes + "x"}, [secret])
 
 
-def test_a_signature_of_twilio_without_a_body_is_good_for_no_other_body() -> None:
-    (vector,) = [each for each in VECTORS if each["id"] == "twilio-json-bodysha"]
-    form = vector | {"headers": vector["headers"] | {"Content-Type": "application/x-www-form-urlencoded"}}
+def test_a_signature_of_twilio_is_good_only_for_the_body_whose_hash_is_in_the_address() -> None:
+    vector = vector_called("twilio-json-bodysha")
+    form = vector | {"headers": vector["headers"] | FORM}
 
     assert is_accepted(vector, "twilio")
     for body in (b"&", b"&&", b"", b"Body=STOP"):
@@ -352,19 +260,14 @@ def test_a_signature_of_twilio_without_a_body_is_good_for_no_other_body() -> Non
         assert not is_accepted(vector, "twilio", body)
 
 
+def test_twilio_has_to_sign_the_body_as_a_form_or_by_its_hash() -> None:
+    headers = {"X-Twilio-Signature": b64(mac(b"https://example.com/h", algorithm="sha1"))}
+
+    assert accepts("twilio", headers | FORM, body=b"")
+    assert not accepts("twilio", headers | {"Content-Type": "application/json"}, body=BODY)
+
+
 # Timestamps
-
-
-@pytest.mark.parametrize(
-    ("late", "valid"),
-    [(0, True), (300, True), (300.5, False), (301, False), (-300, True), (-300.5, False), (10**9, False)],
-)
-def test_a_webhook_is_good_for_five_minutes_either_way(late: float, valid: bool) -> None:
-    assert accepts("stripe", {"Stripe-Signature": stripe_header()}, now=NOW + late) is valid
-
-
-def test_a_clock_without_a_time_accepts_nothing() -> None:
-    assert not accepts("stripe", {"Stripe-Signature": stripe_header()}, now=float("nan"))
 
 
 def timed(unit: str, tolerance: JSON = 300) -> JSON:
@@ -373,43 +276,42 @@ def timed(unit: str, tolerance: JSON = 300) -> JSON:
 
 
 @pytest.mark.parametrize(
-    ("unit", "text", "valid"),
+    ("late", "valid"),
     [
-        ("s", "1700000000", True),
-        ("s", "1699999699", False),
-        ("s", "1700000000000", False),
-        ("s", "0001700000000", True),
-        ("s", "00000001700000000", False),  # 17 digits
-        ("s", "+1700000000", False),
-        ("s", "-1700000000", False),
-        ("s", "1700000000.0", False),
-        ("s", "1_700_000_000", False),
-        ("s", " 1700000000", False),
-        ("s", "1.7e9", False),
-        ("s", "١٧٠٠٠٠٠٠٠٠", False),
-        ("s", "nan", False),
-        ("s", "9" * 16, False),
-        ("s", "9" * 4000, False),
-        ("ms", "1700000000000", True),
-        ("ms", "1700000000", False),
-        ("ms", "1700000300001", False),
-        ("iso", "2023-11-14T22:13:20Z", True),
-        ("iso", "2023-11-14T22:13:20.123456789Z", True),
-        ("iso", "2023-11-14T23:13:20+01:00", True),
-        ("iso", "2023-11-14T22:13:20", False),
-        ("iso", "2023-11-14T22:13:20Zulu", False),
-        ("iso", "0001-01-01T00:00:00+23:59", False),
-        ("iso", "9999-12-31T23:59:59-23:59", False),
-        ("iso", "1700000000", False),
+        (0, True), (300, True), (300.5, False), (301, False), (-300, True), (-300.5, False), (10**9, False),
+        (float("nan"), False),  # a broken clock
     ],
+)  # fmt: skip
+def test_a_webhook_is_good_for_five_minutes_before_and_after(late: float, valid: bool) -> None:
+    assert accepts("stripe", {"Stripe-Signature": stripe_header()}, now=NOW + late) is valid
+
+
+TIMES = {
+    ("s", True): ["1700000000", "0001700000000"],
+    ("s", False): [
+        "1699999699", "1700000000000", "00000001700000000", "+1700000000", "-1700000000", "1700000000.0",
+        "1_700_000_000", " 1700000000", "1.7e9", "١٧٠٠٠٠٠٠٠٠", "nan", "9" * 16, "9" * 4000,
+    ],
+    ("ms", True): ["1700000000000"],
+    ("ms", False): ["1700000000", "1700000300001"],
+    ("iso", True): ["2023-11-14T22:13:20Z", "2023-11-14T22:13:20.123456789Z", "2023-11-14T23:13:20+01:00"],
+    ("iso", False): [
+        "2023-11-14T22:13:20", "2023-11-14T22:13:20Zulu", "1700000000",
+        "0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59",
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("unit", "text", "valid"), [(unit, text, valid) for (unit, valid), texts in TIMES.items() for text in texts]
 )
-def test_a_timestamp_is_read_strictly_in_its_unit(unit: str, text: str, valid: bool) -> None:
+def test_a_timestamp_is_parsed_strictly_in_its_unit(unit: str, text: str, valid: bool) -> None:
     signature = mac(f"v0:{text}:".encode() + BODY).hex()
 
     assert accepts(timed(unit), {"X-Time": text, "X-Signature": signature}) is valid
 
 
-def test_any_time_will_do_where_a_scheme_says_so() -> None:
+def test_the_tolerance_none_accepts_any_signed_time() -> None:
     signature = mac(b"v0:5:" + BODY).hex()
 
     assert accepts(timed("s", "none"), {"X-Time": "5", "X-Signature": signature})
@@ -417,18 +319,20 @@ def test_any_time_will_do_where_a_scheme_says_so() -> None:
     assert not accepts(timed("s", "none"), {"X-Signature": signature})
 
 
-def test_the_reason_says_how_far_off_the_clock_is() -> None:
-    old, new = stripe_header(at=NOW - 400), stripe_header(at=NOW + 86_400)
-
-    assert "is 400 seconds old, at most 300 are allowed" in refusal("stripe", {"Stripe-Signature": old})
-    assert "is 86400 seconds in the future" in refusal("stripe", {"Stripe-Signature": new})
-
-
-def test_a_tolerance_is_widened_without_writing_the_scheme_again() -> None:
+def test_a_mapping_can_widen_the_tolerance_of_a_scheme() -> None:
     wide: JSON = {"base": "stripe", "timestamp": {"tolerance": 3600}}
 
     assert accepts(wide, {"Stripe-Signature": stripe_header(at=NOW - 3600)})
     assert not accepts(wide, {"Stripe-Signature": stripe_header(at=NOW - 3601)})
+
+
+def test_a_timestamp_in_a_signed_form_is_checked() -> None:
+    scheme: JSON = {**HMAC, "signed": "{form}", "timestamp": {"body": "sent_at"}}
+    headers = {"X-Signature": mac(f"a1sent_at{NOW}".encode()).hex(), **FORM}
+
+    assert accepts(scheme, headers, body=f"sent_at={NOW}&a=1".encode())
+    assert not accepts(scheme, headers, body=f"sent_at={NOW - 1}&a=1".encode())
+    assert not accepts(scheme, headers, body=f"sent_at={NOW}&a=1".encode(), now=NOW + 301)
 
 
 # What is signed
@@ -453,31 +357,31 @@ def test_method_address_and_headers_can_be_signed() -> None:
         ("{id}{body}", {}, "the header X-Id is missing"),
     ],
 )
-def test_a_part_that_is_missing_is_an_error_and_never_taken_as_empty(
+def test_a_missing_variable_is_an_error_and_never_an_empty_text(
     signed: str, request_parts: dict[str, Any], reason: str
 ) -> None:
     scheme = scheme_from({**HMAC, "signed": signed, "delivery_id": "X-Id"})
-    # An attacker who has seen a webhook signed over an empty part.
+    # With an empty text this signature of the body alone would be right.
     request = replace(webhook({"X-Signature": mac(BODY).hex()}), **request_parts)
 
     with pytest.raises(VerificationError, match=reason):
         verify(scheme, [SECRET], request, NOW)
 
 
-def test_two_families_of_headers_are_never_mixed_into_a_second_identity() -> None:
+def test_headers_of_two_families_never_give_a_webhook_a_second_identity() -> None:
     key = b"k" * 24
     signature = "v1," + b64(mac(f"msg_1.{NOW}.".encode() + BODY, key))
-    sent = {"webhook-id": "msg_1", "webhook-timestamp": str(NOW), "webhook-signature": signature}
+    headers = {"webhook-id": "msg_1", "webhook-timestamp": str(NOW), "webhook-signature": signature}
     secrets = ["whsec_" + b64(key)]
 
-    assert accepts("svix", sent, secrets)
-    assert not accepts("svix", {**sent, "svix-id": "msg_2"}, secrets)
+    assert accepts("svix", headers, secrets)
+    assert not accepts("svix", {**headers, "svix-id": "msg_2"}, secrets)
 
 
-# Rotation and caps
+# Several secrets, and none
 
 
-def test_any_one_of_several_secrets_will_do_while_they_are_rotated() -> None:
+def test_any_one_of_several_secrets_is_enough_during_a_rotation() -> None:
     headers = {"Stripe-Signature": stripe_header(secret="new")}
 
     assert accepts("stripe", headers, ["old", "new"])
@@ -500,8 +404,63 @@ def test_any_one_of_several_secrets_will_do_while_they_are_rotated() -> None:
         ("basic", {"Authorization": "Basic " + b64(b":")}),
     ],
 )
-def test_without_a_usable_secret_nothing_is_accepted(scheme: JSON, headers: dict[str, str], secrets: list[str]) -> None:
+def test_nothing_is_accepted_unless_every_secret_is_usable(
+    scheme: JSON, headers: dict[str, str], secrets: list[str]
+) -> None:
     assert not accepts(scheme, headers, secrets)
+
+
+INCOMPLETE = ("hmac", "digest", "ed25519", "ecdsa", "token")
+
+
+@pytest.mark.parametrize("name", INCOMPLETE)
+def test_a_kind_without_a_header_accepts_nothing(name: str) -> None:
+    with pytest.raises(VerificationError, match="does not know where to look"):
+        verify(schemes()[name], [SECRET], webhook({"": SECRET}), NOW)
+
+
+# Malformed headers, and the reasons that the operator reads
+
+
+def test_sixteen_signatures_and_a_header_of_four_kibibytes_are_accepted() -> None:
+    header = stripe_header()
+
+    assert accepts("stripe", {"Stripe-Signature": header + f",v1={'00' * 32}" * (MAX_CANDIDATES - 1)})
+    assert accepts("stripe", {"Stripe-Signature": f"{header},".ljust(MAX_HEADER, "x")})
+
+
+@pytest.mark.parametrize(
+    ("scheme", "name", "value", "reason"),
+    [
+        ("stripe", "Stripe-Signature", "", "is missing"),
+        *(
+            ("stripe", "Stripe-Signature", f"t=1700000000{value}", "no signature called v1 in hex")
+            for value in ("", ",v1=", ",v1=zz", ",v1=0", ";v1=00")
+        ),
+        ("stripe", "Stripe-Signature", "v1=00", "one timestamp called t"),
+        ("stripe", "Stripe-Signature", "t=1700000000,t=1,v1=00", "one timestamp called t"),
+        ("stripe", "Stripe-Signature", "t=,v1=00", "is not a time"),
+        ("stripe", "Stripe-Signature", "t=1700000000,v1=00", "no signature in the header"),
+        ("stripe", "Stripe-Signature", stripe_header(at=NOW - 400), "is 400 seconds old, at most 300 are allowed"),
+        ("stripe", "Stripe-Signature", stripe_header(at=NOW + 86_400), "is 86400 seconds in the future"),
+        ("stripe", "Stripe-Signature", "v1=00," * MAX_CANDIDATES + stripe_header(), "more than 16 signatures"),
+        ("stripe", "Stripe-Signature", f"{stripe_header()},".ljust(MAX_HEADER + 1, "x"), "longer than 4096"),
+        ("bearer", "Authorization", "Bearer " + "x" * MAX_HEADER, "longer than 4096"),
+        *(
+            ("github", "X-Hub-Signature-256", value, "no signature behind 'sha256=' in hex")
+            for value in ("sha256=", "sha256=\ud800", "sha256", "\u0130" * 8)
+        ),
+        ("shopify", "X-Shopify-Hmac-SHA256", "not base64!", "no signature in base64"),
+        ("shopify", "X-Shopify-Hmac-SHA256", "\xe9\xe9\xe9\xe9", "no signature in base64"),
+        ("basic", "Authorization", "Basic", "does not begin with 'Basic '"),
+        ("basic", "Authorization", "Basic !", "does not hold a user and password"),
+        ("basic", "Authorization", "Basic YQ", "does not hold a user and password"),
+        ("basic", "Authorization", "Basic " + b64(b"u:\xff"), "is not the one of this source"),
+        ("basic", "Authorization", "Bearer " + b64(b"u:p"), "does not begin with 'Basic '"),
+    ],
+)  # fmt: skip
+def test_a_malformed_header_is_refused_with_its_reason(scheme: JSON, name: str, value: str, reason: str) -> None:
+    assert reason in refusal(scheme, {name: value}, ["u:p"])
 
 
 def test_the_reason_says_that_a_source_has_no_secret_or_a_bad_one() -> None:
@@ -509,89 +468,33 @@ def test_the_reason_says_that_a_source_has_no_secret_or_a_bad_one() -> None:
     assert "the secret is empty" in refusal("bearer", BEARER, [SECRET, ""])
 
 
-def test_a_scheme_of_the_table_that_lacks_its_header_accepts_nothing() -> None:
-    for name in INCOMPLETE:
-        with pytest.raises(VerificationError, match="does not know where to look"):
-            verify(schemes()[name], [SECRET], webhook({"": SECRET}), NOW)
-
-
-def test_sixteen_signatures_are_tried_and_one_more_is_refused() -> None:
-    right = stripe_header()
-    wrong = f",v1={'00' * 32}"
-
-    assert accepts("stripe", {"Stripe-Signature": right + wrong * (MAX_CANDIDATES - 1)})
-    assert "more than 16 signatures" in refusal("stripe", {"Stripe-Signature": right + wrong * MAX_CANDIDATES})
-
-
-def test_a_header_of_four_kibibytes_is_read_and_a_longer_one_refused() -> None:
-    right = stripe_header()
-    filled = right + "," + "x" * (MAX_HEADER - len(right) - 1)
-
-    assert accepts("stripe", {"Stripe-Signature": filled})
-    assert "longer than 4096" in refusal("stripe", {"Stripe-Signature": filled + "x"})
-    assert "longer than 4096" in refusal("bearer", {"Authorization": "Bearer " + "x" * MAX_HEADER})
-
-
-# Malformed headers
-
-MALFORMED: list[tuple[JSON, str, str, str]] = [
-    ("stripe", "Stripe-Signature", "", "is missing"),
-    ("stripe", "Stripe-Signature", "t=1700000000", "no signature called v1 in hex"),
-    ("stripe", "Stripe-Signature", "t=1700000000,v1=", "no signature called v1 in hex"),
-    ("stripe", "Stripe-Signature", "t=1700000000,v1=zz", "no signature called v1 in hex"),
-    ("stripe", "Stripe-Signature", "t=1700000000,v1=0", "no signature called v1 in hex"),
-    ("stripe", "Stripe-Signature", "t=1700000000;v1=00", "no signature called v1 in hex"),
-    ("stripe", "Stripe-Signature", "v1=00", "one timestamp called t"),
-    ("stripe", "Stripe-Signature", "t=1700000000,t=1,v1=00", "one timestamp called t"),
-    ("stripe", "Stripe-Signature", "t=,v1=00", "is not a time"),
-    ("stripe", "Stripe-Signature", "t=1700000000,v1=00", "no signature in the header"),
-    ("github", "X-Hub-Signature-256", "sha256=", "no signature behind 'sha256=' in hex"),
-    ("github", "X-Hub-Signature-256", "sha256=\ud800", "no signature behind 'sha256=' in hex"),
-    ("github", "X-Hub-Signature-256", "sha256", "no signature behind 'sha256=' in hex"),
-    ("github", "X-Hub-Signature-256", "\u0130" * 8, "no signature behind 'sha256=' in hex"),
-    ("shopify", "X-Shopify-Hmac-SHA256", "not base64!", "no signature in base64"),
-    ("shopify", "X-Shopify-Hmac-SHA256", "\xe9\xe9\xe9\xe9", "no signature in base64"),
-    ("basic", "Authorization", "Basic", "does not begin with 'Basic '"),
-    ("basic", "Authorization", "Basic !", "does not hold a user and password"),
-    ("basic", "Authorization", "Basic YQ", "does not hold a user and password"),
-    ("basic", "Authorization", "Basic " + b64(b"u:\xff"), "is not the one of this source"),
-    ("basic", "Authorization", "Bearer " + b64(b"u:p"), "does not begin with 'Basic '"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("scheme", "name", "value", "reason"), MALFORMED)
-def test_a_malformed_header_is_refused_with_its_reason(scheme: JSON, name: str, value: str, reason: str) -> None:
-    assert reason in refusal(scheme, {name: value}, ["u:p"])
-
-
-def test_a_reason_never_shows_a_secret_nor_what_was_sent_nor_what_was_expected() -> None:
-    sent = "deadbeef" * 8
-    cases: list[tuple[JSON, dict[str, str]]] = [
-        ("stripe", {"Stripe-Signature": f"t={NOW},v1={sent}"}),
-        ("stripe", {"Stripe-Signature": f"t={sent},v1={sent}"}),
-        ("github", {"X-Hub-Signature-256": sent}),
-        ("bearer", {"Authorization": f"Bearer {sent}"}),
-        ("bearer", {"Authorization": sent}),
-        ("basic", {"Authorization": "Basic " + b64(f"{sent}:{sent}".encode())}),
-    ]
-    for scheme, headers in cases:
-        secrets = [f"u:{SECRET}"] if scheme == "basic" else [SECRET]
-        reason = refusal(scheme, headers, secrets)
-        for private in (sent, SECRET, mac(BODY).hex(), mac(f"{NOW}.".encode() + BODY).hex()):
-            assert private not in reason
-
-
-# Whatever is sent
-
-INCOMPLETE = ("hmac", "digest", "ed25519", "ecdsa", "token")
-ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=60)
-NAMES = sorted(
-    {name.lower() for scheme in schemes().values() for name in scheme.header}
-    | {"x-signature", "webhook-id", "webhook-timestamp", "svix-id", "svix-timestamp"}
+@pytest.mark.parametrize(
+    ("scheme", "name", "value"),
+    [
+        ("stripe", "Stripe-Signature", f"t={NOW},v1={{}}"),
+        ("stripe", "Stripe-Signature", "t={},v1={}"),
+        ("github", "X-Hub-Signature-256", "{}"),
+        ("bearer", "Authorization", "Bearer {}"),
+        ("bearer", "Authorization", "{}"),
+        ("basic", "Authorization", "Basic " + b64(b"deadbeef" * 8 + b":" + b"deadbeef" * 8)),
+    ],
 )
+def test_a_reason_never_shows_a_secret_or_what_was_sent_or_expected(scheme: str, name: str, value: str) -> None:
+    sent = "deadbeef" * 8
+    secrets = [f"u:{SECRET}"] if scheme == "basic" else [SECRET]
+
+    reason = refusal(scheme, {name: value.format(sent, sent)}, secrets)
+    for private in (sent, SECRET, mac(BODY).hex(), mac(f"{NOW}.".encode() + BODY).hex()):
+        assert private not in reason
+
+
+# Any request
+
+ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=60)
 PIECES = st.sampled_from(["t=", "v1=", "v1,", ",", " ", "=", str(NOW), "00", "YQ==", "sha256=", "Basic ", "Bearer "])
-HEADER = ANY_TEXT | st.lists(PIECES | ANY_TEXT, max_size=8).map("".join)
-SAMPLES: list[JSON] = [
+HEADER_NAMES = {name.lower() for scheme in schemes().values() for name in scheme.header}
+HEADER_NAMES |= {"x-signature", "x-time", "webhook-id", "webhook-timestamp", "svix-id", "svix-timestamp"}
+SCHEMES: list[JSON] = [
     *(name for name in schemes() if name not in INCOMPLETE and name != "none"),
     HMAC,
     TOKEN,
@@ -601,25 +504,25 @@ SAMPLES: list[JSON] = [
 ]  # fmt: skip
 
 
-@settings(deadline=None)  # a busy machine is not a fault
 @given(
-    scheme=st.sampled_from(SAMPLES),
-    headers=st.dictionaries(st.sampled_from([*NAMES, "x-time"]), HEADER),
+    scheme=st.sampled_from(SCHEMES),
+    headers=st.dictionaries(
+        st.sampled_from(sorted(HEADER_NAMES)), ANY_TEXT | st.lists(PIECES | ANY_TEXT, max_size=8).map("".join)
+    ),
     body=st.binary(max_size=40),
     method=ANY_TEXT,
     url=ANY_TEXT | st.sampled_from(["https://[/", "//[x]y/"]),
     secret=st.sampled_from(["whsec_" + b64(b"k" * 24), b64(b"user:password"), "user:password"]),
     now=st.floats(),
 )
-def test_nothing_that_can_be_sent_raises_anything_but_a_refusal(
+def test_any_request_without_proof_is_refused_and_raises_nothing_else(
     scheme: JSON, headers: dict[str, str], body: bytes, method: str, url: str, secret: str, now: float
 ) -> None:
     assert not accepts(scheme, headers, [secret], body, now, method=method, url=url)
 
 
-@settings(deadline=None)  # a busy machine is not a fault
 @given(body=st.binary(max_size=200), secret=st.text(min_size=1, max_size=40), at=st.integers(0, 10**16 - 1))
-def test_what_a_sender_signs_is_accepted_and_another_body_is_not(body: bytes, secret: str, at: int) -> None:
+def test_what_a_sender_signs_is_accepted_and_another_body_or_secret_is_not(body: bytes, secret: str, at: int) -> None:
     if secret_problem(schemes()["stripe"], secret):
         return
     headers = {"Stripe-Signature": stripe_header(body, secret, at)}
@@ -647,41 +550,44 @@ def test_what_a_sender_signs_is_accepted_and_another_body_is_not(body: bytes, se
         ("standard", "whpk_" + b64(b"k" * 32), "must be base64 after whsec_"),
         ({**HMAC, "secret": {"encoding": "hex"}}, "00ff", None),
         ({**HMAC, "secret": {"encoding": "hex"}}, "hunter2", "must be hex;"),
+        ("discord", "hunter2", "must be the sender's public key in hexadecimal, an Ed25519 key"),
         ("basic", "user:pass:word", None),
         ("basic", "hunter2", "user:password"),
         ("none", "hunter2", "takes no secret"),
     ],
 )
-def test_a_secret_is_judged_before_any_webhook_comes(scheme: JSON, secret: str, problem: str | None) -> None:
-    said = secret_problem(scheme_from(scheme), secret)
+def test_a_secret_is_checked_before_any_webhook_arrives(scheme: JSON, secret: str, problem: str | None) -> None:
+    text = secret_problem(scheme_from(scheme), secret)
 
-    if problem is None:
-        assert said is None
-    else:
-        assert said is not None
-        assert problem in said
-        assert "hunter2" not in said
+    assert (text is None) is (problem is None)
+    assert (problem or "") in (text or "")
+    assert "hunter2" not in (text or "")
 
 
-@pytest.mark.parametrize(("encoding", "written"), [("base64", b64(b"\x00key")), ("hex", b"\x00key".hex())])
-def test_a_secret_is_decoded_as_its_scheme_says(encoding: str, written: str) -> None:
+@pytest.mark.parametrize(("encoding", "secret"), [("base64", b64(b"\x00key")), ("hex", b"\x00key".hex())])
+def test_a_secret_is_decoded_as_its_scheme_says(encoding: str, secret: str) -> None:
     scheme: JSON = {**HMAC, "secret": {"strip": "key_", "encoding": encoding}}
 
-    assert accepts(scheme, {"X-Signature": mac(BODY, b"\x00key").hex()}, ["key_" + written])
+    assert accepts(scheme, {"X-Signature": mac(BODY, b"\x00key").hex()}, ["key_" + secret])
 
 
 @pytest.mark.parametrize(
-    ("scheme", "names"),
+    ("scheme", "headers", "parameters"),
     [
-        ("stripe", set()),
-        ("basic", set()),
-        ("bearer", set()),
-        (TOKEN, {"x-token"}),
-        ({"base": "token", "header": ["X-A", "X-B"]}, {"x-a", "x-b"}),
+        ("stripe", set(), set()),
+        ("basic", set(), set()),
+        ("bearer", set(), set()),
+        (TOKEN, {"x-token"}, set()),
+        ({"base": "token", "header": ["X-A", "X-B"]}, {"x-a", "x-b"}, set()),
+        ("query", set(), {"token"}),
+        ("pagerduty", set(), set()),
     ],
 )
-def test_headers_that_hold_a_secret_are_named(scheme: JSON, names: set[str]) -> None:
-    assert secret_headers(scheme_from(scheme)) == names | {"authorization", "proxy-authorization", "cookie"}
+def test_headers_and_parameters_that_hold_a_secret_are_known(
+    scheme: JSON, headers: set[str], parameters: set[str]
+) -> None:
+    assert secret_headers(scheme_from(scheme)) == headers | {"authorization", "proxy-authorization", "cookie"}
+    assert secret_parameters(scheme_from(scheme)) == parameters
 
 
 # Repeated webhooks
@@ -705,128 +611,7 @@ def test_headers_that_hold_a_secret_are_named(scheme: JSON, names: set[str]) -> 
         ({"base": "bearer", "delivery_id": ["X-A", "X-B"]}, {"X-B": "2"}, "2"),
     ],
 )  # fmt: skip
-def test_a_delivery_is_told_by_the_headers_of_its_scheme(
+def test_a_delivery_is_identified_by_the_headers_of_its_scheme(
     scheme: JSON, headers: dict[str, str], expected: str | None
 ) -> None:
     assert delivery_id(scheme_from(scheme), webhook(headers)) == expected
-
-
-# Schemes written in a mapping
-
-
-@pytest.mark.parametrize(
-    ("written", "key", "problem"),
-    [
-        ("strip", None, "unknown scheme 'strip'; did you mean 'stripe'?"),
-        ("Stripe", None, "did you mean 'stripe'?"),
-        ("hmac", None, "add `header`"),
-        ("token", None, "add `header`"),
-        ({"kind": "hmac"}, "header", "add `header`"),
-        (None, None, "a scheme is a name of the table"),
-        (["stripe"], None, "a scheme is a name of the table"),
-        ({}, None, "starts from either a `base`"),
-        ({"header": "X-A"}, None, "starts from either a `base`"),
-        ({"base": "stripe", "kind": "hmac"}, "kind", "starts from either a `base`"),
-        ({"base": "strip"}, "base", "did you mean 'stripe'?"),
-        ({"base": ["stripe"]}, "base", "unknown scheme something that is not text"),
-        ({"kind": "hmca"}, "kind", "must be hmac, digest, ed25519, ecdsa, token, basic or none, not 'hmca'; did you"),
-        ({**HMAC, "heder": "X-A"}, "heder", "'heder' in a scheme of kind hmac; did you mean 'header'?"),
-        ({**TOKEN, "encoding": "hex"}, "encoding", "unknown key 'encoding' in a scheme of kind token"),
-        ({**HMAC, "name": "mine"}, "name", "unknown key 'name'"),
-        ({**HMAC, "description": "mine"}, "description", "unknown key 'description'"),
-        ({**HMAC, "header": "X Signature"}, "header", "must be the name of a header"),
-        ({**HMAC, "header": []}, "header", "is an empty list"),
-        ({**HMAC, "header": ["X-A", "X B"]}, "header", "must be the name of a header"),
-        ({**HMAC, "header": None}, "header", "must be the name of a header"),
-        ({**HMAC, "algorithm": "md5"}, "algorithm", "must be sha1, sha256 or sha512, not 'md5'"),
-        ({**HMAC, "algorithm": "SHA-256"}, "algorithm", "did you mean 'sha256'?"),
-        ({**HMAC, "algorithm": 256}, "algorithm", "not something that is not text"),
-        ({**HMAC, "encoding": "base46"}, "encoding", "did you mean 'base64'?"),
-        ({**HMAC, "prefix": 1}, "prefix", "must be text"),
-        ({**HMAC, "key": ""}, "key", "must not be empty"),
-        ({**HMAC, "items": ","}, "items", "add the `key`"),
-        ({**HMAC, "sep": "="}, "sep", "add the `key`"),
-        ({**HMAC, "key": "v1", "items": ""}, "items", "must not be empty"),
-        ({**HMAC, "key": "v1", "prefix": "sha256="}, "prefix", "not both"),
-        ({**HMAC, "signed": "{ts}.{body}"}, "signed", "no `timestamp` says where"),
-        ({**HMAC, "signed": "{id}.{body}"}, "signed", "no `delivery_id` names its header"),
-        ({**HMAC, "signed": "{method}"}, "signed", "leaves the body out"),
-        ({**HMAC, "signed": ""}, "signed", "leaves the body out"),
-        ({**HMAC, "signed": "{bdoy}"}, "signed", "unknown variable {bdoy}; did you mean 'body'?"),
-        ({**HMAC, "signed": "{body"}, "signed", "a brace in 'signed' has no partner"),
-        ({**HMAC, "signed": "{{body}}"}, "signed", "a brace in 'signed' has no partner"),
-        ({**HMAC, "signed": "{header.}{body}"}, "signed", "unknown variable {header.}"),
-        ({**HMAC, "signed": "{header.X Y}{body}"}, "signed", "must be the name of a header"),
-        ({**HMAC, "timestamp": {"header": "X-T"}}, "signed", "the timestamp is not signed"),
-        ({**HMAC, "timestamp": "X-T"}, "timestamp", "is an object with the keys"),
-        ({**HMAC, "timestamp": {}}, "timestamp", "give one"),
-        ({**HMAC, "timestamp": {"header": "X-T", "item": "t"}}, "timestamp", "give one"),
-        ({**HMAC, "timestamp": {"item": "t"}}, "timestamp.item", "add the `key`"),
-        ({**HMAC, "timestamp": {"header": "X-T", "unit": "m"}}, "timestamp.unit", "must be s, ms or iso"),
-        ({**HMAC, "timestamp": {"hedaer": "X-T"}}, "timestamp.hedaer", "did you mean 'header'?"),
-        *(
-            ({"base": "stripe", "timestamp": {"tolerance": bad}}, "timestamp.tolerance", "from 1 to 604800")
-            for bad in (0, -1, True, 1.5, "5m", None, 604_801)
-        ),
-        ({**HMAC, "secret": "hunter2"}, "secret", "the secret itself is in the environment"),
-        ({**HMAC, "secret": {"encoding": "utf-8"}}, "secret.encoding", "did you mean 'utf8'?"),
-        ({**HMAC, "secret": {"stirp": "x"}}, "secret.stirp", "did you mean 'strip'?"),
-        ({**HMAC, "delivery_id": "no header"}, "delivery_id", "must be the name of a header"),
-    ],
-)  # fmt: skip
-def test_a_scheme_that_is_wrong_says_where_and_what_to_write(written: JSON, key: str | None, problem: str) -> None:
-    with pytest.raises(SchemeError) as caught:
-        scheme_from(written)
-
-    assert caught.value.key == key
-    assert problem in caught.value.problem
-    assert "hunter2" not in str(caught.value)
-
-
-def test_a_place_that_a_mapping_names_takes_that_of_the_scheme_it_starts_from() -> None:
-    moved = scheme_from({"base": "stripe", "timestamp": {"header": "X-Time"}, "at": "query.sig", "items": ";"})
-
-    assert (moved.header, str(moved.at), moved.items) == ((), "parameter sig of the address", ";")
-    assert (moved.timestamp and moved.timestamp.header, moved.timestamp and moved.timestamp.item) == (
-        ("X-Time",),
-        None,
-    )
-    assert scheme_from({"base": "path", "header": "X-Secret"}).at is None
-    by_body: JSON = {**HMAC, "signed": "{form}", "timestamp": {"body": "sent_at"}}
-    headers = {
-        "X-Signature": mac(f"a1sent_at{NOW}".encode()).hex(),
-        "Content-Type": "application/x-www-form-urlencoded",
-    }
-    assert accepts(by_body, headers, body=f"sent_at={NOW}&a=1".encode())
-    assert not accepts(by_body, headers, body=f"sent_at={NOW - 1}&a=1".encode())
-
-
-def test_a_scheme_of_ones_own_starts_from_one_of_the_table() -> None:
-    scheme = scheme_from({"base": "standard", "secret": {"encoding": "utf8"}})
-
-    assert scheme.secret.strip == "whsec_"
-    assert scheme.secret.encoding == "utf8"
-    assert scheme.header == schemes()["standard"].header
-    assert scheme_from({"kind": "basic"}) == schemes()["basic"]
-
-
-@settings(deadline=None)  # a busy machine is not a fault
-@given(
-    st.recursive(
-        st.none() | st.booleans() | st.integers() | st.sampled_from(["hmac", "token", "X-A", "{body}", "sha256"]),
-        lambda inner: (
-            st.lists(inner, max_size=3)
-            | st.dictionaries(
-                st.sampled_from([*Scheme.__dataclass_fields__, "base", "tolerance", "unit", "item", "strip"]),
-                inner,
-            )
-        ),
-        max_leaves=12,
-    )
-)
-def test_nothing_written_in_a_mapping_raises_anything_but_what_is_wrong_with_it(written: JSON) -> None:
-    try:
-        scheme = scheme_from(written)
-    except SchemeError:
-        return
-    assert scheme.kind == "none" or scheme.header or scheme.at or scheme.kind in get_args(Special)

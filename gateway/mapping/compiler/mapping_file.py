@@ -145,10 +145,10 @@ def _warn_of_unsigned_headers(top: ObjectNode, verify: Verify | None, diagnostic
         if verify is None or not isinstance(node, Scalar):
             continue
         for name in headers_in(str(node.value)):
-            if not verify.scheme.believes(name):
+            if not verify.scheme.trusts_header(name):
                 text = (
                     f"the header {name} is not signed: whoever has seen a webhook can send it again with another one;"
-                    f" take '{key}' from the body, or say in the scheme that it has to do:  trust: {name}"
+                    f" take '{key}' from the body, or trust it in the scheme:  trust: {name}"
                 )
                 diagnostics.warn(node.where, "unsigned-header", text)
 

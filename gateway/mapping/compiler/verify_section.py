@@ -23,7 +23,7 @@ def read_verification(top: ObjectNode, diagnostics: Diagnostics) -> Verify | Non
     match top.get("verify"):
         case None:
             text = f"'verify' is missing; say how the sender proves itself, e.g.  verify: {VERIFY_EXAMPLE}"
-            text += "  (no check at all has to be said: verify: none)"
+            text += "  (verify: none  switches the check off)"
             diagnostics.error(top.where, "verify", text)
         case Scalar(value="none") as node:
             return Verify(where=node.where, scheme=verify.schemes()["none"], secret_env=())

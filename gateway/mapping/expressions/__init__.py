@@ -1,7 +1,7 @@
-"""JMESPath, compiled once when a mapping is loaded.
+"""JMESPath expressions, compiled once when a mapping is loaded.
 
-The `jmespath` package parses; its tree becomes Python closures, so that evaluating is fast, and nulls,
-kinds and errors are the mapping language's own.
+The `jmespath` package parses. Its tree is compiled into Python closures: they are fast, and they treat nulls, kinds
+and errors as the mapping language does.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from gateway.errors import ExpressionError
 from gateway.event import JSON
 from gateway.mapping.expressions.closures import closure_of
 from gateway.mapping.expressions.function_calls import Names, check_tree
-from gateway.mapping.expressions.lint import check_slips
+from gateway.mapping.expressions.lint import lint_tokens
 from gateway.mapping.expressions.parser import check_literals, check_nesting, parse, tokenize
 from gateway.mapping.expressions.source_text import BadExpression, SourceText
 from gateway.mapping.functions import Evaluate, Scope
@@ -36,7 +36,7 @@ class Expression:
         return f"Expression({self.text!r})"
 
     def evaluate(self, current: JSON, scope: Scope) -> JSON:
-        """Evaluate on a value. The result may share parts with what went in: neither may be changed.
+        """Evaluate on a value. The result may share parts with the value and the scope: change neither.
 
         Raises ExpressionError: a value is of the wrong kind, cannot be converted or is too large.
         """
@@ -44,7 +44,7 @@ class Expression:
             result = self._run(current, scope)
         except RecursionError:
             raise ExpressionError("a value is nested too deep") from None
-        except (ArithmeticError, ValueError):  # NaN and infinity: no payload has them, but a caller may
+        except (ArithmeticError, ValueError):  # NaN or infinity, which only a caller can bring in
             raise ExpressionError("a number is beyond what can be worked on") from None
         if type(result) is float and not math.isfinite(result):
             raise ExpressionError("a number is beyond what can be worked on")
@@ -55,7 +55,7 @@ _HEADER = re.compile(r"\bheader\(\s*'([^']+)'")
 
 
 def headers_in(text: str) -> list[str]:
-    """Name the headers that an expression takes something from."""
+    """Return the names of the headers that an expression reads."""
     return _HEADER.findall(text)
 
 
@@ -67,6 +67,7 @@ def compile_expression(text: str, names: Names = _ANYWHERE) -> Expression:
 
     Raises BadExpression: the first thing that is wrong with it.
     """
+    # The order matters: each step relies on what the steps before it have refused.
     if not text.strip():
         raise BadExpression("expression", "an expression is missing after =", 0)
     if len(text) > MAX_LENGTH:
@@ -76,6 +77,6 @@ def compile_expression(text: str, names: Names = _ANYWHERE) -> Expression:
     source = SourceText(text=text, tokens=tokenize(text))
     check_nesting(source)
     tree = parse(source)
-    check_slips(source)
+    lint_tokens(source)
     check_tree(tree, source, names)
     return Expression(text, closure_of(tree))

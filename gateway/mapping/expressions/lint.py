@@ -1,4 +1,4 @@
-"""Expressions that are valid JMESPath and cannot mean what their author meant."""
+"""Refuse expressions that are valid JMESPath and cannot mean what their author meant."""
 
 from __future__ import annotations
 
@@ -18,15 +18,17 @@ from gateway.mapping.expressions.source_text import (
 )
 
 
-def check_slips(source: SourceText) -> None:
+def lint_tokens(source: SourceText) -> None:
+    """Raise BadExpression for the first token that starts a known mistake."""
     for position in range(len(source.tokens)):
-        check = _SLIPS.get(source.kind(position))
-        problem = check(source, position) if check else None
+        lint = _LINTS.get(source.kind(position))
+        problem = lint(source, position) if lint else None
         if problem:
             raise problem
 
 
-def _quoted_comparison(source: SourceText, position: int) -> BadExpression | None:
+def _lint_comparison(source: SourceText, position: int) -> BadExpression | None:
+    """Find `a == "paid"`: double quotes hold field names, so this compares two fields."""
     if source.kind(position + 1) != "quoted_identifier" or source.kind(position + 2) in FOLLOWS_FIELD:
         return None
     name = shortened(source.tokens[position + 1]["value"])
@@ -35,22 +37,24 @@ def _quoted_comparison(source: SourceText, position: int) -> BadExpression | Non
     return BadExpression("quoted-field", problem, source.offset(position + 1))
 
 
-def _bare_word(source: SourceText, position: int) -> BadExpression | None:
+def _lint_word(source: SourceText, position: int) -> BadExpression | None:
+    """Find `true`, `false` and `null` without backticks, which are field names."""
     word = source.tokens[position]["value"]
     before = source.kind(position - 1) if position else ""
-    meant = _WORDS.get(word) or (_PYTHON.get(word) if before in COMPARISONS else None)
-    if meant is None or before == "dot":
+    literal = _WORDS.get(word) or (_PYTHON.get(word) if before in COMPARISONS else None)
+    if literal is None or before == "dot":
         return None
     if source.kind(position + 1) in ("colon", "lparen", *FOLLOWS_FIELD):
         return None
-    return BadExpression("bare-word", f"'{word}' is a field name; write `{meant}`", source.offset(position))
+    return BadExpression("bare-word", f"'{word}' is a field name; write `{literal}`", source.offset(position))
 
 
 _WORDS = {"true": "true", "false": "false", "null": "null"}
-_PYTHON = {"True": "true", "False": "false", "None": "null"}  # in a comparison; a field may be called so
+_PYTHON = {"True": "true", "False": "false", "None": "null"}  # only in a comparison: a field may have such a name
 
 
-def _negated_path(source: SourceText, position: int) -> BadExpression | None:
+def _lint_negation(source: SourceText, position: int) -> BadExpression | None:
+    """Find `!a.b`: "!" binds more tightly than "." and a field of true or false is null."""
     first = position + 1
     end = _end_of_operand(source, first)
     if source.kind(end) not in ("dot", "filter", "flatten"):
@@ -64,7 +68,7 @@ def _negated_path(source: SourceText, position: int) -> BadExpression | None:
 
 
 def _end_of_operand(source: SourceText, position: int) -> int:
-    """Find the token after what "!" takes: a name, a call or a bracket, with its [indexes]."""
+    """Return the position after the operand of "!": a name, a call or a bracket, with its [indexes]."""
     while source.kind(position) == "not":
         position += 1
     position = after_bracket(source, position) if source.kind(position) in OPENING else position + 1
@@ -74,13 +78,15 @@ def _end_of_operand(source: SourceText, position: int) -> int:
 
 
 def _end_of_path(source: SourceText, position: int) -> int:
+    """Return the position after the rest of a path."""
     while source.kind(position) in (*FOLLOWS_FIELD, *NAMES, "star", "lparen", "lbrace"):
         opening = source.kind(position) in OPENING
         position = after_bracket(source, position) if opening else position + 1
     return position
 
 
-def _index_after_filter(source: SourceText, position: int) -> BadExpression | None:
+def _lint_filter(source: SourceText, position: int) -> BadExpression | None:
+    """Find `a[?x][0]`: the filter starts a projection, so the index applies to each item."""
     end = after_bracket(source, position)
     if [token["type"] for token in source.tokens[end : end + 3]] != ["lbracket", "number", "rbracket"]:
         return None
@@ -92,8 +98,8 @@ def _index_after_filter(source: SourceText, position: int) -> BadExpression | No
     return BadExpression("index-after-filter", problem, source.offset(end))
 
 
-def _loose_pipe(source: SourceText, position: int) -> BadExpression | None:
-    """Find `a || b[?x] | [0]`, which takes the first of the whole choice."""
+def _lint_pipe(source: SourceText, position: int) -> BadExpression | None:
+    """Find `a || b[?x] | [0]`: "|" binds least, so the index applies to the whole choice."""
     if source.kind(position + 1) != "lbracket" or source.kind(position + 2) != "number":
         return None
     depth = 0
@@ -107,21 +113,22 @@ def _loose_pipe(source: SourceText, position: int) -> BadExpression | None:
     return None
 
 
-def _zero_step(source: SourceText, position: int) -> BadExpression | None:
+def _lint_bracket(source: SourceText, position: int) -> BadExpression | None:
+    """Find `a[::0]`, which JMESPath refuses only when it meets a list."""
     inside = source.tokens[position + 1 : after_bracket(source, position) - 1]
-    written = [":" if token["type"] == "colon" else token["value"] for token in inside]
-    if any(token["type"] not in ("colon", "number") for token in inside) or written.count(":") != 2:
+    values = [":" if token["type"] == "colon" else token["value"] for token in inside]
+    if any(token["type"] not in ("colon", "number") for token in inside) or values.count(":") != 2:
         return None
-    if written[-1] != 0:
+    if values[-1] != 0:
         return None
     return BadExpression("slice-step", "the step of a slice cannot be 0", inside[-1]["start"])
 
 
-_SLIPS: Mapping[str, Callable[[SourceText, int], BadExpression | None]] = {
-    **dict.fromkeys(COMPARISONS, _quoted_comparison),
-    "unquoted_identifier": _bare_word,
-    "not": _negated_path,
-    "filter": _index_after_filter,
-    "pipe": _loose_pipe,
-    "lbracket": _zero_step,
+_LINTS: Mapping[str, Callable[[SourceText, int], BadExpression | None]] = {
+    **dict.fromkeys(COMPARISONS, _lint_comparison),
+    "unquoted_identifier": _lint_word,
+    "not": _lint_negation,
+    "filter": _lint_filter,
+    "pipe": _lint_pipe,
+    "lbracket": _lint_bracket,
 }

@@ -1,4 +1,7 @@
-"""From the text of an expression to its tree, or to what is wrong with it in words that hold the fix."""
+"""Parse the text of an expression into a tree, or explain a syntax error so that the message holds the fix.
+
+The package reports syntax errors as "Unexpected token"; the functions below recognise what the author wanted.
+"""
 
 from __future__ import annotations
 
@@ -26,31 +29,27 @@ _QUOTED = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|`(?P<literal>(?:\\.
 
 
 def check_literals(text: str) -> None:
-    """Refuse literals that are not JSON: the parser would take `foo` for text, and warn."""
-    for found in _QUOTED.finditer(text):
-        if found.group() in "'\"`":
-            raise BadExpression("expression", f"bad expression: {_unclosed(found.group())}", found.start())
-        literal = found["literal"]
-        if literal is not None and not _is_json(literal.replace("\\`", "`")):
+    """Raise BadExpression for a literal that is not JSON: the package would take `foo` for text, and warn."""
+    for quoted in _QUOTED.finditer(text):
+        if quoted.group() in "'\"`":
+            # YAML takes " #" for the start of a comment, which cuts the expression.
+            hint = '; if the text contains " #", write the expression as a block (key: >-)'
+            problem = f"bad expression: {quoted.group()} is opened here and never closed"
+            problem += hint if quoted.group() == "'" else ""
+            raise BadExpression("expression", problem, quoted.start())
+        literal = quoted["literal"]
+        if literal is None:
+            continue
+        try:
+            read_json(literal.replace("\\`", "`"))
+        except ExpressionError:
             shown = shortened(literal)
             problem = f"`{shown}` is not JSON; text is written '{shown}'"
-            raise BadExpression("not-json", problem, found.start())
-
-
-def _unclosed(opening: str) -> str:
-    hint = '; if the text contains " #", write the expression as a block (key: >-)' if opening == "'" else ""
-    return f"{opening} is opened here and never closed{hint}"
-
-
-def _is_json(literal: str) -> bool:
-    try:
-        read_json(literal)
-    except ExpressionError:
-        return False
-    return True
+            raise BadExpression("not-json", problem, quoted.start()) from None
 
 
 def tokenize(text: str) -> list[Token]:
+    """Return the tokens of an expression. Raises BadExpression."""
     try:
         return list(Lexer().tokenize(text))
     except LexerError as error:
@@ -75,8 +74,8 @@ _CHARACTERS = {
 
 def _unknown_character(text: str, offset: int) -> BadExpression:
     character = text[offset : offset + 1]
-    if in_name := _odd_name(text, offset):
-        return in_name
+    if bad_name := _name_without_quotes(text, offset):
+        return bad_name
     if character in _OPERATORS:
         problem = f'bad expression: there is no "{character}" in expressions; write {_OPERATORS[character]}'
     elif character in _CHARACTERS:
@@ -89,18 +88,18 @@ def _unknown_character(text: str, offset: int) -> BadExpression:
 _NAME_WITH_PATH = re.compile(r"(?P<path>(?:[A-Za-z_]\w*\.)*)(?P<name>[\w$][\w$-]*)")
 
 
-def _odd_name(text: str, offset: int) -> BadExpression | None:
-    """Explain a character in a field name that names without quotes cannot have."""
-    for found in _NAME_WITH_PATH.finditer(text):
-        if found.start("name") <= offset < found.end() and found["name"] != "$":
-            quoted = shortened(f'{found["path"]}"{found["name"]}"')
+def _name_without_quotes(text: str, offset: int) -> BadExpression | None:
+    """Explain a character that a field name without quotes cannot have."""
+    for match in _NAME_WITH_PATH.finditer(text):
+        if match.start("name") <= offset < match.end() and match["name"] != "$":
+            quoted = shortened(f'{match["path"]}"{match["name"]}"')
             problem = f"bad expression: a field name with {text[offset]!r} needs double quotes: {quoted}"
             return BadExpression("unquoted-name", problem, offset)
     return None
 
 
 def check_nesting(source: SourceText) -> None:
-    """Bound what the parser, which recurses, is given."""
+    """Raise BadExpression for brackets and prefixes that are nested too deep for the parser, which recurses."""
     depth = prefixes = 0
     for position, token in enumerate(source.tokens):
         depth += depth_change(source, position)
@@ -110,6 +109,7 @@ def check_nesting(source: SourceText) -> None:
 
 
 def parse(source: SourceText) -> Tree:
+    """Return the tree of an expression. Raises BadExpression."""
     try:
         tree: Tree = Parser().parse(source.text).parsed
     except RecursionError:
@@ -124,7 +124,7 @@ def parse(source: SourceText) -> Tree:
 
 
 def _depth(tree: Tree) -> int:
-    """Count the levels of a tree; a chain like a || b || c is one level, as it is compiled."""
+    """Return the levels of a tree. A chain like a || b || c is one level, because it is compiled into one loop."""
     deepest = 0
     waiting = [(tree, 1)]
     while waiting:
@@ -135,6 +135,7 @@ def _depth(tree: Tree) -> int:
 
 
 def _incomplete(source: SourceText) -> BadExpression:
+    """Explain an expression that ends too early."""
     opened: list[int] = []
     for position in range(len(source.tokens)):
         change = depth_change(source, position)
@@ -153,14 +154,15 @@ def _incomplete(source: SourceText) -> BadExpression:
 
 
 def _unexpected(source: SourceText, error: ParseError) -> BadExpression:
+    """Explain a token that does not fit where it stands."""
     position = next(at for at, token in enumerate(source.tokens) if token["start"] >= error.lex_position)
     kind, offset = source.kind(position), source.offset(position)
     if kind == "eof":
         return _incomplete(source)
-    if numeric := _bare_number(source, position):
-        return numeric
+    if number_problem := _bare_number(source, position):
+        return number_problem
     before = source.tokens[position - 1]["value"] if position else None
-    problem = _foreign(source.tokens[position]["value"], before) or _misplaced(source, position)
+    problem = _foreign_syntax(source.tokens[position]["value"], before) or _misplaced(source, position)
     if problem:
         return BadExpression("expression", f"bad expression: {problem}", offset)
     if "function name" in error.msg:
@@ -170,6 +172,7 @@ def _unexpected(source: SourceText, error: ParseError) -> BadExpression:
 
 
 def _bare_number(source: SourceText, position: int) -> BadExpression | None:
+    """Explain a number without backticks, which JMESPath takes only as an index."""
     kinds = [source.kind(at) if at >= 0 else "" for at in range(position - 2, position + 1)]
     if kinds[1:] == ["number", "comma"]:
         position -= 1  # the parser took [1, 2] for an index
@@ -180,8 +183,8 @@ def _bare_number(source: SourceText, position: int) -> BadExpression | None:
         return BadExpression("expression", "bad expression: an index has no dot before it: a[0]", offset)
     if kinds[1:] == ["dot", "number"]:
         return _number_in_path(source, position)
-    if re.match(r"\w-", text[max(offset - 1, 0) :]) and (in_name := _odd_name(text, offset)):
-        return in_name
+    if re.match(r"\w-", text[max(offset - 1, 0) :]) and (bad_name := _name_without_quotes(text, offset)):
+        return bad_name
     number = re.match(r"-?[0-9]+(?:\.[0-9]+)?", text[offset:])
     assert number is not None  # the token is one
     problem = f"numbers in expressions are written in backticks: `{shortened(number.group())}`"
@@ -203,7 +206,7 @@ def _number_in_path(source: SourceText, position: int) -> BadExpression:
 
 
 def _misplaced(source: SourceText, position: int) -> str | None:
-    """Explain what stands where it cannot stand."""
+    """Explain a token by the kind of the token before it."""
     kinds = source.kind(position - 1) if position else "", source.kind(position)
     text = shortened(source.between(start_of_path(source, position - 1), position + 1)) if position else ""
     if kinds == ("", "dot"):
@@ -218,8 +221,8 @@ def _misplaced(source: SourceText, position: int) -> str | None:
     return "write && instead of &" if kinds[1] == "expref" and position else None
 
 
-def _foreign(value: object, before: object) -> str | None:
-    """Recognise what other languages write."""
+def _foreign_syntax(value: object, before: object) -> str | None:
+    """Explain the syntax of other languages."""
     if value in ("and", "or"):
         return f"write {'&&' if value == 'and' else '||'} instead of {value}"
     if before == "not":

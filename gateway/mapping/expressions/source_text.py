@@ -1,4 +1,4 @@
-"""An expression as it is written, and what all who look at it share."""
+"""The source text of an expression with its tokens, and what the parser, the checks and the compiler share."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ MAX_DEPTH = 64
 Tree: TypeAlias = dict[str, Any]  # a node of the parser's tree
 Token: TypeAlias = dict[str, Any]
 
-# Types of tokens.
+# Types of tokens, as the lexer of the package names them.
 NAMES = ("unquoted_identifier", "quoted_identifier")
 FOLLOWS_FIELD = ("dot", "lbracket", "filter", "flatten")
 OPENING = {"lparen": "rparen", "lbracket": "rbracket", "filter": "rbracket", "lbrace": "rbrace"}
 _CLOSING = frozenset(OPENING.values())
-#: How each comparison is written, and what it does with two numbers or two texts.
+#: The sign of each comparison, and its function for two numbers or two texts.
 COMPARISONS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
     "eq": ("==", operator.eq),
     "ne": ("!=", operator.ne),
@@ -32,25 +32,26 @@ COMPARISONS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class SourceText:
-    """An expression as written: the parser's tree keeps no positions, the tokens do."""
+    """The text of an expression and its tokens. The parser's tree has no positions, so places come from the tokens."""
 
     text: str
     tokens: Sequence[Token]
 
     def kind(self, position: int) -> str:
-        """The type of a token; the last is "eof"."""
+        """Return the type of a token; the last is "eof"."""
         return str(self.tokens[position]["type"])
 
     def offset(self, position: int) -> int:
+        """Return where a token starts, in characters of the text from 0."""
         return int(self.tokens[position]["start"])
 
     def between(self, first: int, end: int) -> str:
-        """The text of some tokens, the one at *end* not included."""
+        """Return the text from the token *first* up to the token *end*, which is not included."""
         return self.text[self.offset(first) : self.offset(end)].rstrip()
 
 
-class BadExpression(GatewayError):  # noqa: N818 - says what it is about; an Error is what evaluating raises
-    """An expression is wrong as it is written; *offset* counts characters of its text from 0."""
+class BadExpression(GatewayError):  # noqa: N818 - names its subject; ExpressionError is what evaluating raises
+    """An expression that cannot be compiled; *offset* counts characters of its text from 0."""
 
     def __init__(self, code: str, problem: str, offset: int) -> None:
         super().__init__(problem)
@@ -60,12 +61,13 @@ class BadExpression(GatewayError):  # noqa: N818 - says what it is about; an Err
 
 
 def depth_change(source: SourceText, position: int) -> int:
-    """Give 1 for an opening bracket, -1 for a closing one, else 0."""
+    """Return 1 for an opening bracket, -1 for a closing one, else 0."""
     kind = source.kind(position)
     return (kind in OPENING) - (kind in _CLOSING)
 
 
 def too_deep(offset: int) -> BadExpression:
+    """Return the error of an expression that is nested too deep."""
     return BadExpression("too-deep", f"an expression is nested at most {MAX_DEPTH} deep", offset)
 
 
@@ -73,7 +75,10 @@ _CHAINS = frozenset({"or_expression", "and_expression", "pipe", "index_expressio
 
 
 def operands_of(node: Tree) -> list[Tree]:
-    """List the children in the order of their text, those of a chain of one operator together."""
+    """Return the children of a node in the order of the text. A chain like a || b || c is one node with three.
+
+    The parser nests chains to the left, so a long one would be a deep tree.
+    """
     if node["type"] == "slice":
         return []
     if node["type"] == "filter_projection":
@@ -86,7 +91,7 @@ def operands_of(node: Tree) -> list[Tree]:
 
 
 def after_bracket(source: SourceText, position: int) -> int:
-    """Find the token after the bracket that closes the one at a position."""
+    """Return the position after the bracket that closes the one at *position*."""
     depth = depth_change(source, position)
     while depth:
         position += 1
@@ -95,7 +100,7 @@ def after_bracket(source: SourceText, position: int) -> int:
 
 
 def start_of_path(source: SourceText, position: int) -> int:
-    """Find the first token of the names and dots that end before a position."""
+    """Return the position of the first of the names and dots that end before *position*."""
     while position and source.kind(position - 1) in ("dot", "current", *NAMES):
         position -= 1
     return position

@@ -1,7 +1,7 @@
-"""The functions that an expression may call: JMESPath's own and the gateway's, as one table.
+"""The functions that an expression may call: JMESPath's own and the gateway's, in one table.
 
-Each is entered by a decorator in the module of its subject. A null argument gives null before the
-function is asked, unless its entry says that it takes nulls.
+Each module registers the functions of one subject by a decorator. A null argument gives null without a call of
+the function, unless the function is registered with `takes_null`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Functions for numbers: decimal, so that 0.1 and 0.2 are 0.3, and exact for whole numbers."""
+"""Functions for numbers. They calculate in decimal, so 0.1 + 0.2 is 0.3, and exactly with whole numbers."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _multiply(a: int | float, b: int | float) -> JSON:
 
 @function(number("a"), number("b"), example=("divide(total, `100`)", {"total": 1999}, 19.99))
 def _divide(a: int | float, b: int | float) -> JSON:
-    """a divided by b; a whole result has no fraction."""
+    """a divided by b; a whole result is written without a fraction."""
     if b == 0:
         raise ExpressionError("divide() cannot divide by zero")
     if isinstance(a, int) and isinstance(b, int) and a % b == 0:
@@ -49,7 +49,7 @@ def _divide(a: int | float, b: int | float) -> JSON:
 
 @function(number("x"), optional(number("digits")), example=("round(price, `2`)", {"price": 2.675}, 2.68))
 def _round(x: int | float, digits: int | float = 0) -> JSON:
-    """The number with so many digits after the point (none if not said), halves away from zero."""
+    """The number rounded to a number of digits after the point (default 0); halves are rounded away from zero."""
     places = whole("round", "digits", digits)
     if abs(places) > _MAX_PLACES:
         raise ExpressionError(f"round() needs digits between -{_MAX_PLACES} and {_MAX_PLACES}")
@@ -72,13 +72,13 @@ def _abs(x: int | float) -> JSON:
 
 @function(number("x"), example=("ceil(price)", {"price": 1.2}, 2))
 def _ceil(x: int | float) -> JSON:
-    """The next whole number above."""
+    """The number rounded up to a whole number."""
     return math.ceil(x)
 
 
 @function(number("x"), example=("floor(price)", {"price": 1.8}, 1))
 def _floor(x: int | float) -> JSON:
-    """The next whole number below."""
+    """The number rounded down to a whole number."""
     return math.floor(x)
 
 
@@ -96,27 +96,27 @@ def _avg(items: list[JSON]) -> JSON:
 
 
 def _total(name: str, numbers: list[int | float]) -> int | float:
-    whole = [number for number in numbers if isinstance(number, int)]
-    total = _within(name, sum(whole))
-    if len(whole) == len(numbers):
+    integers = [number for number in numbers if isinstance(number, int)]
+    total = _within(name, sum(integers))
+    if len(integers) == len(numbers):
         return total
     exact = _decimal(total)
-    for each in numbers:
-        if isinstance(each, float):
-            exact = _EXACT.add(exact, _decimal(each))
+    for item in numbers:
+        if isinstance(item, float):
+            exact = _EXACT.add(exact, _decimal(item))
     return _result(name, exact)
 
 
-# Traps are off: what goes wrong shows in the result, which is checked.
+# Traps are off: a failed operation gives NaN or infinity, and every result is checked.
 _EXACT = Context(prec=40, traps=[])
 _WIDE = Context(prec=400, traps=[])  # room for every digit of the largest number
 _MAX_PLACES = 20
-_MAX_BITS = 1024  # whole numbers beyond this have no counterpart among the other numbers
-_EXACT_WHOLE = 2**53
+_MAX_BITS = 1024  # no float is larger, and arithmetic on longer integers would take long
+_EXACT_WHOLE = 2**53  # up to here a float holds every integer
 
 
 def _decimal(number: int | float) -> Decimal:
-    """Take a number as it is written, so that 0.1 is a tenth."""
+    """Convert a number by its shortest text, so that 0.1 is a tenth, not the float next to it."""
     return Decimal(number) if isinstance(number, int) else Decimal(repr(number))
 
 
@@ -127,7 +127,7 @@ def _result(name: str, exact: Decimal) -> int | float:
     return int(value) if value.is_integer() and abs(value) <= _EXACT_WHOLE else value
 
 
-def _within(name: str, whole: int) -> int:
-    if whole.bit_length() > _MAX_BITS:
+def _within(name: str, integer: int) -> int:
+    if integer.bit_length() > _MAX_BITS:
         raise ExpressionError(f"{name}() gives a number that is too large")
-    return whole
+    return integer

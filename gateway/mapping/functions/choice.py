@@ -1,4 +1,4 @@
-"""Functions that choose between values, and compute only the one they choose."""
+"""Functions that choose between values. They evaluate only the arguments that they need."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ function = Group("numbers, choice")
     example=("if(total > `100`, 'large', 'small')", {"total": 120}, "large"),
 )
 def _if(arguments: Sequence[Evaluate], current: JSON, scope: Scope) -> JSON:
-    """One value or the other; null, false, "", [] and {} count as false, 0 does not."""
+    """`then` if the condition is true, else `otherwise`; null, false, "", [] and {} are false, 0 is true."""
     condition, then, otherwise = arguments
     return then(current, scope) if truthy(condition(current, scope)) else otherwise(current, scope)
 

@@ -1,4 +1,4 @@
-"""Functions for what there is around the current value: the request, the body, variables and tables."""
+"""Functions for what surrounds the current value: the request, the body, variables and tables."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ function = Group("around the body")
     setting="the header X-Name: Ada",
 )
 def _header(scope: Scope, name: str) -> JSON:
-    """A header of the request, in any case; null when it was not sent."""
+    """A header of the request, in upper or lower case; null if it was not sent."""
     return scope.headers.get(name.lower())
 
 
@@ -31,13 +31,13 @@ def _header(scope: Scope, name: str) -> JSON:
     setting="?name=Ada in the request's URL",
 )
 def _query(scope: Scope, name: str) -> JSON:
-    """A parameter of the request's URL; null when it was not sent."""
+    """A query parameter of the request's URL; null if it was not sent."""
     return scope.query.get(name)
 
 
 @function(needs_scope=True, stride=CONSTANT, example=("root().id", {"id": "42"}, "42"))
 def _root(scope: Scope) -> JSON:
-    """The part that is being translated: the body, or one item of it under `split`."""
+    """The part that is translated: the body, or one item of it under `split`."""
     return scope.root
 
 
@@ -55,7 +55,7 @@ def _body(scope: Scope) -> JSON:
     setting="let: {plan: Starter}",
 )
 def _var(scope: Scope, name: str) -> JSON:
-    """A value computed under `let`."""
+    """The value of a variable of `let`."""
     if name not in scope.known:
         compute = scope.let.get(name)
         scope.known[name] = None if compute is None else compute(scope.root, scope)
@@ -72,7 +72,7 @@ def _var(scope: Scope, name: str) -> JSON:
     setting="tables: {plans: {price_1: Starter}}",
 )
 def _lookup(scope: Scope, table: str, key: str | int | float | bool | None) -> JSON:
-    """An entry of a table; a null key, or one that is not there, takes the entry "*"."""
+    """The entry of a table for a key; a null or unknown key takes the entry "*"."""
     entries = scope.tables.get(table, {})
     default = entries.get("*")
     return default if key is None else entries.get(key_text(key), default)
@@ -85,7 +85,7 @@ def _lookup(scope: Scope, table: str, key: str | int | float | bool | None) -> J
     setting="an event of the type user.created",
 )
 def _event_type(scope: Scope) -> JSON:
-    """What the mapping's `event_type` gave for this part."""
+    """The event type of the part."""
     return scope.event_type
 
 
@@ -96,11 +96,11 @@ def _event_type(scope: Scope) -> JSON:
     setting="a webhook that arrived on 2026-01-01",
 )
 def _received_at(scope: Scope) -> JSON:
-    """When the webhook arrived, in unix seconds."""
+    """The time at which the webhook arrived, in unix seconds."""
     return scope.received_at
 
 
 @function(needs_scope=True, stride=CONSTANT, example=("index()", None, 0), setting="the first item")
 def _index(scope: Scope) -> JSON:
-    """The number of the item under `each`, from 0."""
+    """The position of the item under `each`, from 0."""
     return scope.index

@@ -1,4 +1,4 @@
-"""Functions that make one kind of value out of another, and never guess."""
+"""Functions that convert values from one kind to another. They never guess: what they cannot convert is an error."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ function = Group("kinds")
 
 @function(one_of("x", str, int, float), example=("to_number(price)", {"price": "19.99"}, 19.99))
 def _to_number(x: str | int | float) -> JSON:
-    """The number that a text holds, written as in JSON."""
+    """A text converted to a number; it must be written as in JSON."""
     if not isinstance(x, str):
         return x
-    found = _JSON_NUMBER.fullmatch(x)
-    if found is None:
+    match = _JSON_NUMBER.fullmatch(x)
+    if match is None:
         raise ExpressionError("to_number() cannot read this text as a number")
     value = float(x)
     if math.isinf(value):
         raise ExpressionError("to_number() cannot read this text: the number is too large")
-    return value if found["fraction"] or found["exponent"] else int(x)
+    return value if match["fraction"] or match["exponent"] else int(x)
 
 
 _JSON_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?P<fraction>\.[0-9]+)?(?P<exponent>[eE][+-]?[0-9]+)?")
@@ -36,7 +36,7 @@ _JSON_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?P<fraction>\.[0-9]+)?(?P<expone
 
 @function(anything("x"), needs_scope=True, example=("to_string(number)", {"number": 42.0}, "42"))
 def _to_string(scope: Scope, x: JSON) -> JSON:
-    """A value as text: text as it is, numbers written out, anything else as JSON."""
+    """A value converted to text: text stays as it is, numbers are written out, all else is JSON."""
     if isinstance(x, str):
         return x
     if isinstance(x, (int, float)) and not isinstance(x, bool):
@@ -46,11 +46,11 @@ def _to_string(scope: Scope, x: JSON) -> JSON:
 
 @function(one_of("x", bool, str, int, float), example=("to_bool(subscribed)", {"subscribed": "yes"}, True))
 def _to_bool(x: bool | str | int | float) -> JSON:
-    """true or false out of true/false, yes/no or 1/0, in any case."""
-    found = _BOOLEANS.get(key_text(x).lower())
-    if found is None:
+    """true or false for true/false, yes/no or 1/0, in upper or lower case."""
+    value = _BOOLEANS.get(key_text(x).lower())
+    if value is None:
         raise ExpressionError("to_bool() needs true or false, yes or no, 1 or 0, and this is none of them")
-    return found
+    return value
 
 
 _BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
@@ -58,13 +58,13 @@ _BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, 
 
 @function(anything("x"), takes_null=True, stride=CONSTANT, example=("to_array(tags)", {"tags": "new"}, ["new"]))
 def _to_array(x: JSON) -> JSON:
-    """A list as it is, anything else as a list of one."""
+    """A list stays as it is; any other value becomes a list with one item."""
     return x if isinstance(x, list) else [x]
 
 
 @function(text("s"), stride=SLOWLY, example=("parse_json(meta).plan", {"meta": '{"plan": "pro"}'}, "pro"))
 def _parse_json(s: str) -> JSON:
-    """The value that a text holds as JSON."""
+    """The value of a JSON text."""
     try:
         return read_json(s)
     except ExpressionError as error:
@@ -72,9 +72,9 @@ def _parse_json(s: str) -> JSON:
 
 
 def read_json(text: str) -> JSON:
-    """Read JSON as strictly as a body: no NaN, no number out of range, lists and objects at most 64 deep.
+    """Parse JSON as strictly as a body: no NaN, no number out of range, at most 64 levels.
 
-    Raises ExpressionError: it is not that.
+    Raises ExpressionError: the text is not such JSON.
     """
     if is_too_deep(text.encode(errors="surrogatepass")):
         raise ExpressionError(f"it is nested more than {MAX_NESTING} deep")
@@ -86,16 +86,14 @@ def read_json(text: str) -> JSON:
 
 
 @function(
-    anything("x"),
-    needs_scope=True,
-    example=("to_json(address)", {"address": {"city": "Paris"}}, '{"city":"Paris"}'),
+    anything("x"), needs_scope=True, example=("to_json(address)", {"address": {"city": "Paris"}}, '{"city":"Paris"}')
 )
 def _to_json(scope: Scope, x: JSON) -> JSON:
     """A value as JSON text."""
     return _json_text("to_json", x, scope.budget)
 
 
-# Nothing refers to itself, so nothing has to be checked for that.
+# No value refers to itself, so there is no need to check for circles.
 _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":"))
 
 
@@ -108,21 +106,21 @@ def _json_text(name: str, value: JSON, budget: Budget) -> str:
 
 
 def _least_size(name: str, value: JSON) -> int:
-    """Find how long a value is as JSON at least: one part may stand in it many times."""
+    """Return the least length of a value as JSON, without writing it: one part may occur in it many times."""
     size = 0
     waiting = [value]
     while waiting:
-        each = waiting.pop()
-        if isinstance(each, str):
-            size += len(each) + 2
-        elif isinstance(each, list):
-            size += len(each) + 1
-            waiting += each
-        elif isinstance(each, dict):
-            size += 4 * len(each) + sum(map(len, each))
-            waiting += each.values()
+        item = waiting.pop()
+        if isinstance(item, str):
+            size += len(item) + 2
+        elif isinstance(item, list):
+            size += len(item) + 1
+            waiting += item
+        elif isinstance(item, dict):
+            size += 4 * len(item) + sum(map(len, item))
+            waiting += item.values()
         else:
-            size += each.bit_length() // 4 if isinstance(each, int) else 1
+            size += item.bit_length() // 4 if isinstance(item, int) else 1
         limit_text(name, size)
     return size
 

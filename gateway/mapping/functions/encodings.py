@@ -26,26 +26,26 @@ function = Group("hash, encode")
     ),
 )
 def _sha256(s: str) -> JSON:
-    """The SHA-256 of a text in UTF-8, as hexadecimal digits."""
+    """The SHA-256 of a text (as UTF-8) in hexadecimal digits."""
     return hashlib.sha256(_utf8(s)).hexdigest()
 
 
 @function(text("s"), example=("md5(id)", {"id": "42"}, "a1d0c6e83f027327d8461063f4ac58a6"))
 def _md5(s: str) -> JSON:
-    """The MD5 of a text in UTF-8, as hexadecimal digits."""
+    """The MD5 of a text (as UTF-8) in hexadecimal digits."""
     return hashlib.md5(_utf8(s), usedforsecurity=False).hexdigest()
 
 
 @function(text("s"), example=("base64(name)", {"name": "Ada"}, "QWRh"))
 def _base64(s: str) -> JSON:
-    """A text in UTF-8 as base64."""
+    """A text (as UTF-8) encoded in base64."""
     limit_text("base64", len(s))
     return base64.b64encode(_utf8(s)).decode("ascii")
 
 
 @function(text("s"), example=("base64_decode(name)", {"name": "QWRh"}, "Ada"))
 def _base64_decode(s: str) -> JSON:
-    """The text in UTF-8 that base64 holds, in either alphabet, with or without padding."""
+    """A text decoded from base64, in the standard or the URL alphabet, with or without padding."""
     bare = s.rstrip("=").replace("-", "+").replace("_", "/")
     try:
         return base64.b64decode(bare + "=" * (-len(bare) % 4), validate=True).decode("utf-8")
@@ -57,16 +57,16 @@ def _base64_decode(s: str) -> JSON:
 
 @function(text("s"), stride=SLOWLY, example=("url_encode(name)", {"name": "Ada & co"}, "Ada%20%26%20co"))
 def _url_encode(s: str) -> JSON:
-    """A text as it stands in an address, with everything but letters, digits and -._~ escaped."""
+    """A text encoded for a URL: all characters but letters, digits and -._~ are escaped."""
     limit_text("url_encode", len(s))
     return quote(_utf8(s), safe="")
 
 
 @function(text("s"), stride=SLOWLY, example=("url_decode(name)", {"name": "Ada%20%26%20co"}, "Ada & co"))
 def _url_decode(s: str) -> JSON:
-    """The text that an address holds; "+" stays as it is."""
+    """A text decoded from a URL; "+" stays as it is."""
     try:
-        return _ESCAPES.sub(lambda found: bytes.fromhex(found[0].replace(b"%", b"").decode()), _utf8(s)).decode()
+        return _ESCAPES.sub(lambda match: bytes.fromhex(match[0].replace(b"%", b"").decode()), _utf8(s)).decode()
     except UnicodeDecodeError:
         raise ExpressionError("url_decode() found bytes that are not text in UTF-8") from None
 

@@ -1,4 +1,4 @@
-"""What JSON values are to the functions: their kinds, their truth, when two are equal, and how large they may be."""
+"""The rules for JSON values: their kinds, which are true, which are equal, and how large they may be."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from gateway.errors import ExpressionError
 from gateway.event import JSON
 from gateway.text import number_text
 
-MAX_TEXT = 1024 * 1024  # characters that one function may give
-MAX_ITEMS = 100_000  # list items that one function may give
+MAX_TEXT = 1024 * 1024  # characters of the text that one function may return
+MAX_ITEMS = 100_000  # items of the list that one function may return
 
 _KINDS: dict[type, str] = {
     str: "text",
@@ -26,23 +26,23 @@ _PLURALS = _KINDS | {int: "numbers", float: "numbers", list: "lists", dict: "obj
 
 
 def kind(value: object) -> str:
-    """Name the kind of a value, for an error text."""
+    """Return the name of the kind of a value, for an error text."""
     return _KINDS.get(type(value), "something that is not JSON")
 
 
 def kinds_text(kinds: frozenset[type], *, plural: bool = False) -> str:
-    """Name several kinds, as in "text, a number or a boolean"; null is not named."""
+    """Return the names of kinds, such as "text, a number or a boolean", without null."""
     names = _PLURALS if plural else _KINDS
-    described = [*dict.fromkeys(name for each, name in names.items() if each in kinds - {NoneType})]
+    described = [*dict.fromkeys(name for type_, name in names.items() if type_ in kinds - {NoneType})]
     return " or ".join(filter(None, (", ".join(described[:-1]), described[-1])))
 
 
-def _free(_steps: int) -> None:
-    """Count nothing."""
+def _spend_nothing(_steps: int) -> None:
+    """Do not count steps."""
 
 
-def equal(left: JSON, right: JSON, spend: Callable[[int], None] = _free) -> bool:
-    """Compare as JSON does: 10 equals 10.0, but true is not 1, at any depth; *spend* counts what is compared."""
+def equal(left: JSON, right: JSON, spend: Callable[[int], None] = _spend_nothing) -> bool:
+    """Tell whether two values are the same JSON: 10 is 10.0, true is not 1, at any depth. *spend* counts the steps."""
     if isinstance(left, list):
         if not isinstance(right, list) or len(left) != len(right):
             return False
@@ -57,32 +57,26 @@ def equal(left: JSON, right: JSON, spend: Callable[[int], None] = _free) -> bool
 
 
 def truthy(value: JSON) -> bool:
-    """Tell whether JMESPath takes a value for true: null, false, "", [] and {} are not, 0 is."""
+    """Tell whether a value is true in JMESPath: null, false, "", [] and {} are not, 0 is."""
     return bool(value) or type(value) is int or type(value) is float
 
 
 def key_text(key: str | int | float | bool) -> str:
-    """Write a scalar as the key of a table."""
+    """Return a scalar as the key of a table."""
     if isinstance(key, bool):
         return "true" if key else "false"
     return key if isinstance(key, str) else number_text(key)
 
 
 def whole(name: str, parameter: str, number: int | float) -> int:
-    """Take a number as a whole one.
-
-    Raises ExpressionError: it has a fraction.
-    """
+    """Return a number as an integer. Raises ExpressionError: it has a fraction."""
     if isinstance(number, float) and not number.is_integer():
         raise ExpressionError(f"{name}() needs a whole number for {parameter}")
     return int(number)
 
 
 def numbers_of(name: str, items: list[JSON], needs: str) -> list[int | float]:
-    """Take the items of a list as numbers; an error says that function *name* *needs* them.
-
-    Raises ExpressionError: an item is not a number.
-    """
+    """Return the items of a list if all are numbers. Raises ExpressionError: function *name* *needs* them."""
     numbers = [item for item in items if isinstance(item, (int, float)) and not isinstance(item, bool)]
     if len(numbers) == len(items):
         return numbers
@@ -91,21 +85,21 @@ def numbers_of(name: str, items: list[JSON], needs: str) -> list[int | float]:
 
 
 def limit_text(name: str, size: int) -> None:
-    """Refuse a text that a function would give with so many characters."""
+    """Raise ExpressionError if a function would return a text of more than MAX_TEXT characters."""
     if size > MAX_TEXT:
         raise ExpressionError(f"{name}() would give more than {MAX_TEXT:,} characters")
 
 
 def limit_items(name: str, count: int) -> None:
-    """Refuse a list that a function would give with so many items."""
+    """Raise ExpressionError if a function would return a list of more than MAX_ITEMS items."""
     if count > MAX_ITEMS:
         raise ExpressionError(f"{name}() would give more than {MAX_ITEMS:,} items")
 
 
 def limited(name: str, result: JSON) -> JSON:
-    """Hand on what a function gave, unless it is too long.
+    """Return the result of a function.
 
-    Raises ExpressionError: a text is over MAX_TEXT, or a list over MAX_ITEMS.
+    Raises ExpressionError: a text is longer than MAX_TEXT, or a list than MAX_ITEMS.
     """
     if type(result) is str:
         limit_text(name, len(result))

@@ -8,17 +8,7 @@ from typing import Any
 from gateway.errors import ExpressionError
 from gateway.event import JSON
 from gateway.mapping.functions.json_values import equal, kind, numbers_of
-from gateway.mapping.functions.table import (
-    CONSTANT,
-    Apply,
-    Budget,
-    Group,
-    Scope,
-    anything,
-    array,
-    one_of,
-    reference,
-)
+from gateway.mapping.functions.table import CONSTANT, Apply, Budget, Group, Scope, anything, array, one_of, reference
 from gateway.text import number_text
 
 function = Group("objects, lists")
@@ -31,17 +21,13 @@ function = Group("objects, lists")
     example=("zip(names, prices)", {"names": ["a", "b"], "prices": [1, 2]}, [["a", 1], ["b", 2]]),
 )
 def _zip(*lists: list[JSON]) -> JSON:
-    """The items of lists side by side, as many as the shortest has."""
+    """The first items of the lists as one list, then the second ones, and so on; the shortest list ends it."""
     return [[*row] for row in zip(*lists, strict=False)]
 
 
-@function(
-    array("list"),
-    needs_scope=True,
-    example=("unique(tags)", {"tags": ["new", "vip", "new"]}, ["new", "vip"]),
-)
+@function(array("list"), needs_scope=True, example=("unique(tags)", {"tags": ["new", "vip", "new"]}, ["new", "vip"]))
 def _unique(scope: Scope, items: list[JSON]) -> JSON:
-    """The list without repetitions, the first of each staying."""
+    """The list without duplicates; the first of equal items stays."""
     first: dict[object, JSON] = {}
     for item in items:
         first.setdefault(_identity(item, scope.budget), item)
@@ -49,9 +35,9 @@ def _unique(scope: Scope, items: list[JSON]) -> JSON:
 
 
 def _identity(value: JSON, budget: Budget) -> object:
-    """Give equal values, and no others, the same key.
+    """Return the same key for equal values, and for no others.
 
-    Numbers go by their text, because Python's hashes of numbers can be made to collide by whoever sends them.
+    The key of a number is its text: a sender can choose numbers whose hashes collide, which would make a dict slow.
     """
     if isinstance(value, list):
         budget.spend(3 * len(value))
@@ -65,18 +51,16 @@ def _identity(value: JSON, budget: Budget) -> object:
 
 
 @function(
-    array("list"),
-    stride=CONSTANT,
-    example=("first(items[?paid]).sku", {"items": [{"sku": "a", "paid": True}]}, "a"),
+    array("list"), stride=CONSTANT, example=("first(items[?paid]).sku", {"items": [{"sku": "a", "paid": True}]}, "a")
 )
 def _first(items: list[JSON]) -> JSON:
-    """The first item of a list; null when there is none."""
+    """The first item of a list; null if the list is empty."""
     return items[0] if items else None
 
 
 @function(array("list"), stride=CONSTANT, example=("last(items).sku", {"items": [{"sku": "a"}, {"sku": "b"}]}, "b"))
 def _last(items: list[JSON]) -> JSON:
-    """The last item of a list; null when there is none."""
+    """The last item of a list; null if the list is empty."""
     return items[-1] if items else None
 
 
@@ -87,7 +71,7 @@ def _last(items: list[JSON]) -> JSON:
     example=("contains(tags, 'vip')", {"tags": ["new", "vip"]}, True),
 )
 def _contains(scope: Scope, where: list[JSON] | str, x: JSON) -> JSON:
-    """Whether a list has an item, or a text has a text in it."""
+    """true if a list contains an item, or a text contains another text."""
     if isinstance(where, list):
         return any(map(equal, where, repeat(x), repeat(scope.budget.spend)))
     if not isinstance(x, str):
@@ -97,29 +81,27 @@ def _contains(scope: Scope, where: list[JSON] | str, x: JSON) -> JSON:
 
 @function(one_of("x", str, list, dict), stride=CONSTANT, example=("length(items)", {"items": [1, 2, 3]}, 3))
 def _length(x: str | list[JSON] | dict[str, JSON]) -> JSON:
-    """How many characters, items or keys there are."""
+    """The number of characters, items or keys."""
     return len(x)
 
 
 @function(one_of("x", list, str), example=("reverse(items)", {"items": [1, 2, 3]}, [3, 2, 1]))
 def _reverse(x: list[JSON] | str) -> JSON:
-    """A list or text from its end to its start."""
+    """A list or text in reverse order."""
     return x[::-1]
 
 
 @function(
-    reference("expression"),
-    array("list"),
-    example=("map(&upper(@), tags)", {"tags": ["new", "vip"]}, ["NEW", "VIP"]),
+    reference("expression"), array("list"), example=("map(&upper(@), tags)", {"tags": ["new", "vip"]}, ["NEW", "VIP"])
 )
 def _map(apply: Apply, items: list[JSON]) -> JSON:
-    """What an expression gives for each item, nulls included."""
+    """The values of an expression for all items, nulls included."""
     return [*map(apply, items)]
 
 
 @function(array("list"), example=("sort(prices)", {"prices": [3, 1, 2]}, [1, 2, 3]))
 def _sort(items: list[JSON]) -> JSON:
-    """A list of text or of numbers in order."""
+    """A list of text or of numbers, sorted."""
     return sorted(_comparable("sort", items, _ITEMS))
 
 
@@ -133,49 +115,41 @@ def _sort(items: list[JSON]) -> JSON:
     ),
 )
 def _sort_by(items: list[JSON], apply: Apply) -> JSON:
-    """A list in the order of what an expression gives for each item: text, or numbers."""
+    """A list sorted by the value of an expression for each item: text or numbers."""
     keys = _comparable("sort_by", [*map(apply, items)], _KEYS)
     return [items[position] for position in sorted(range(len(keys)), key=keys.__getitem__)]
 
 
 @function(array("list"), example=("max(prices)", {"prices": [3, 1, 2]}, 3))
 def _max(items: list[JSON]) -> JSON:
-    """The largest of a list of numbers or text; null when it is empty."""
+    """The largest item of a list of numbers or text; null if the list is empty."""
     return max(_comparable("max", items, _ITEMS), default=None)
 
 
 @function(
     array("list"),
     reference("expression"),
-    example=(
-        "max_by(items, &price).sku",
-        {"items": [{"sku": "a", "price": 2}, {"sku": "b", "price": 1}]},
-        "a",
-    ),
+    example=("max_by(items, &price).sku", {"items": [{"sku": "a", "price": 2}, {"sku": "b", "price": 1}]}, "a"),
 )
 def _max_by(items: list[JSON], apply: Apply) -> JSON:
-    """The item for which an expression gives the largest number or text; null when there is none."""
+    """The item with the largest value of an expression: numbers or text; null if the list is empty."""
     keys = _comparable("max_by", [*map(apply, items)], _KEYS)
     return items[max(range(len(keys)), key=keys.__getitem__)] if keys else None
 
 
 @function(array("list"), example=("min(prices)", {"prices": [3, 1, 2]}, 1))
 def _min(items: list[JSON]) -> JSON:
-    """The smallest of a list of numbers or text; null when it is empty."""
+    """The smallest item of a list of numbers or text; null if the list is empty."""
     return min(_comparable("min", items, _ITEMS), default=None)
 
 
 @function(
     array("list"),
     reference("expression"),
-    example=(
-        "min_by(items, &price).sku",
-        {"items": [{"sku": "a", "price": 2}, {"sku": "b", "price": 1}]},
-        "b",
-    ),
+    example=("min_by(items, &price).sku", {"items": [{"sku": "a", "price": 2}, {"sku": "b", "price": 1}]}, "b"),
 )
 def _min_by(items: list[JSON], apply: Apply) -> JSON:
-    """The item for which an expression gives the smallest number or text; null when there is none."""
+    """The item with the smallest value of an expression: numbers or text; null if the list is empty."""
     keys = _comparable("min_by", [*map(apply, items)], _KEYS)
     return items[min(range(len(keys)), key=keys.__getitem__)] if keys else None
 
@@ -185,5 +159,5 @@ _KEYS = "numbers or text for all items from its expression"
 
 
 def _comparable(name: str, keys: list[JSON], needs: str) -> list[Any]:
-    """Hand on keys that have an order: all text, or all numbers."""
+    """Return keys that can be sorted: all text, or all numbers. Raises ExpressionError."""
     return keys if all(isinstance(key, str) for key in keys) else numbers_of(name, keys, needs)

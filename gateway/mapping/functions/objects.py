@@ -16,22 +16,14 @@ function = Group("objects, lists")
 @function(
     mapping("obj"),
     array("names"),
-    example=(
-        "pick(@, ['plan', 'seats'])",
-        {"plan": "pro", "seats": 3, "card": "…"},
-        {"plan": "pro", "seats": 3},
-    ),
+    example=("pick(@, ['plan', 'seats'])", {"plan": "pro", "seats": 3, "card": "…"}, {"plan": "pro", "seats": 3}),
 )
 def _pick(obj: dict[str, JSON], names: list[JSON]) -> JSON:
-    """The object with these keys only; those that it lacks are left out."""
+    """The object with these keys only; missing keys are left out."""
     return {name: obj[name] for name in _texts("pick", names) if name in obj}
 
 
-@function(
-    mapping("obj"),
-    array("names"),
-    example=("omit(@, ['card'])", {"plan": "pro", "card": "…"}, {"plan": "pro"}),
-)
+@function(mapping("obj"), array("names"), example=("omit(@, ['card'])", {"plan": "pro", "card": "…"}, {"plan": "pro"}))
 def _omit(obj: dict[str, JSON], names: list[JSON]) -> JSON:
     """The object without these keys."""
     dropped = set(_texts("omit", names))
@@ -51,17 +43,17 @@ def _texts(name: str, items: Iterable[JSON]) -> list[str]:
     example=("rename(@, {plan: 'tier'})", {"tier": "pro", "seats": 3}, {"plan": "pro", "seats": 3}),
 )
 def _rename(obj: dict[str, JSON], names: dict[str, JSON]) -> JSON:
-    """The object with keys renamed, written {new: 'old'}; old keys that it lacks are left out."""
-    moved: dict[str, list[str]] = {}
+    """The object with keys renamed, written {new: 'old'}; missing keys are left out."""
+    new_names: dict[str, list[str]] = {}
     for new, old in names.items():
         if not isinstance(old, str):
             raise ExpressionError(f"rename() needs names written as {{new: 'old'}}, got {kind(old)}")
         if old in obj:
-            moved.setdefault(old, []).append(new)
-    taken = {new for news in moved.values() for new in news}
+            new_names.setdefault(old, []).append(new)
+    replaced = {new for news in new_names.values() for new in news}
     renamed: dict[str, JSON] = {}
     for name, value in obj.items():
-        for new in moved.get(name, () if name in taken else (name,)):
+        for new in new_names.get(name, () if name in replaced else (name,)):
             renamed[new] = value
     return renamed
 
@@ -73,7 +65,7 @@ def _rename(obj: dict[str, JSON], names: dict[str, JSON]) -> JSON:
     example=("flatten(@, '_')", {"plan": {"id": 1, "name": "pro"}}, {"plan_id": 1, "plan_name": "pro"}),
 )
 def _flatten(scope: Scope, obj: dict[str, JSON], sep: str) -> JSON:
-    """The object with the objects in it made flat, keys joined by a separator; lists stay as they are."""
+    """The object without nested objects: their keys are joined by a separator; lists stay as they are."""
     flat: dict[str, JSON] = {}
     size = 0
     waiting = list(reversed(obj.items()))
@@ -95,7 +87,7 @@ def _flatten(scope: Scope, obj: dict[str, JSON], sep: str) -> JSON:
     example=("prefix_keys(utm, 'utm_')", {"utm": {"source": "ad"}}, {"utm_source": "ad"}),
 )
 def _prefix_keys(obj: dict[str, JSON], prefix: str) -> JSON:
-    """The object with a text in front of each key."""
+    """The object with a prefix before each key."""
     limit_text("prefix_keys", len(prefix) * len(obj))
     return {prefix + name: value for name, value in obj.items()}
 
@@ -107,8 +99,8 @@ def _prefix_keys(obj: dict[str, JSON], prefix: str) -> JSON:
     example=("merge(a, b, c)", {"a": {"x": 1, "y": 1}, "b": {"y": 2}}, {"x": 1, "y": 2}),
 )
 def _merge(*objects: dict[str, JSON] | None) -> JSON:
-    """The objects in one, later ones winning; nulls are skipped."""
-    return {name: value for each in objects if each is not None for name, value in each.items()}
+    """All objects in one; later ones replace keys of earlier ones; nulls are skipped."""
+    return {name: value for obj in objects if obj is not None for name, value in obj.items()}
 
 
 @function(mapping("obj"), example=("items(@)", {"a": 1, "b": 2}, [["a", 1], ["b", 2]]))
@@ -118,19 +110,18 @@ def _items(obj: dict[str, JSON]) -> JSON:
 
 
 @function(
-    array("entries"),
-    example=("from_items(fields[].[name, value])", {"fields": [{"name": "a", "value": 1}]}, {"a": 1}),
+    array("entries"), example=("from_items(fields[].[name, value])", {"fields": [{"name": "a", "value": 1}]}, {"a": 1})
 )
 def _from_items(entries: list[JSON]) -> JSON:
-    """The object that a list of [key, value] describes."""
-    made: dict[str, JSON] = {}
+    """The object made of a list of [key, value]."""
+    obj: dict[str, JSON] = {}
     for entry in entries:
         match entry:
             case [str() as name, value]:
-                made[name] = value
+                obj[name] = value
             case _:
                 raise ExpressionError("from_items() needs a list of [key, value] whose keys are text")
-    return made
+    return obj
 
 
 @function(mapping("obj"), example=("keys(@)", {"a": 1, "b": 2}, ["a", "b"]))

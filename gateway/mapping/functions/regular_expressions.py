@@ -1,6 +1,7 @@
-"""Functions for regular expressions, by RE2: its time grows with the text and never explodes.
+"""Functions for regular expressions, by RE2.
 
-It works on UTF-8, so texts are encoded once and results decoded.
+Its time grows linearly with the text. Python's own engine backtracks, so a text that a stranger sends could keep it
+busy for hours. RE2 works on UTF-8: texts are encoded once, and results are decoded.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ _Match: TypeAlias = Any  # the package has no types
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Pattern:
+class _CompiledPattern:
     """A compiled regular expression.
 
     Attributes:
-        groups: The number of a group by its number or name; 0 is the whole match.
-        size: Instructions that it takes: what each character costs at worst.
+        groups: The numbers of the groups, by number and by name; 0 is the whole match.
+        size: Its instructions: the cost of one character in the worst case.
     """
 
     regexp: Any
@@ -38,29 +39,29 @@ class _Pattern:
     size: int
 
 
-_MAX_MEMORY = 1024 * 1024  # bytes that one regular expression may take, with all that it remembers of texts
+_MAX_MEMORY = 1024 * 1024  # bytes for one regular expression, with RE2's cache of states
 
 
 @lru_cache(maxsize=4096)
-def _compiled(pattern: str) -> _Pattern:
+def _compiled(pattern: str) -> _CompiledPattern:
     options = re2.Options()
     options.log_errors = False
     options.max_mem = _MAX_MEMORY
     try:
         regexp = re2.compile(_utf8(pattern), options)
     except re2.error as error:
-        raise ExpressionError(_explained(error.args[0].decode(errors="replace"))) from None
+        raise ExpressionError(_explain(error.args[0].decode(errors="replace"))) from None
     groups: dict[int | str, int] = {number: number for number in range(regexp.groups + 1)}
     groups.update((name.decode(), number) for name, number in regexp.groupindex.items())
-    return _Pattern(regexp=regexp, groups=groups, size=regexp.programsize)
+    return _CompiledPattern(regexp=regexp, groups=groups, size=regexp.programsize)
 
 
 def _utf8(s: str) -> bytes:
     return whole_characters(s).encode()
 
 
-# What RE2 says of things that other engines have, up to what it shows of the pattern, and what to do instead.
-_EXPLAINED = {
+# The beginnings of RE2's messages for what only other engines have, and what to write instead.
+_REPLACEMENTS = {
     "missing ): ": "missing )",
     "unexpected ): ": "a ) without its (; the character itself is written \\)",
     "missing ]: ": "missing ]",
@@ -87,15 +88,15 @@ _BACKREFERENCE = re.compile(r"invalid escape sequence: (\\[1-9])")
 _POSSESSIVE = re.compile(r"bad repetition operator: ([*+?])\+")
 
 
-def _explained(problem: str) -> str:
-    if found := _BACKREFERENCE.match(problem):
-        return f"a backreference {found[1]} is not available here; compare what regex_extract() gives for two groups"
-    if found := _POSSESSIVE.match(problem):
-        return f"{found[1]}+ is not available, nor needed here; write {found[1]}"
-    return next((text for start, text in _EXPLAINED.items() if problem.startswith(start)), problem)
+def _explain(problem: str) -> str:
+    if match := _BACKREFERENCE.match(problem):
+        return f"a backreference {match[1]} is not available here; compare what regex_extract() gives for two groups"
+    if match := _POSSESSIVE.match(problem):
+        return f"{match[1]}+ is not available, nor needed here; write {match[1]}"
+    return next((text for start, text in _REPLACEMENTS.items() if problem.startswith(start)), problem)
 
 
-def _pattern_mistake(arguments: Sequence[object]) -> Mistake | None:
+def _check_pattern(arguments: Sequence[object]) -> Mistake | None:
     pattern = arguments[1]
     assert isinstance(pattern, str)  # the parameter takes nothing else
     try:
@@ -106,20 +107,20 @@ def _pattern_mistake(arguments: Sequence[object]) -> Mistake | None:
     return None
 
 
-# What a search costs, in steps: a call at all, and a character of the text for so many instructions.
+# The steps of a search: for the call, and one for each 64 instructions on a character.
 _CALL = 20
 _INSTRUCTIONS = 64
 
 
-def _encoded(s: str, pattern: _Pattern, budget: Budget) -> bytes:
+def _encoded(s: str, pattern: _CompiledPattern, budget: Budget) -> bytes:
     data = _utf8(s)
     budget.spend(_CALL + len(data) * pattern.size // _INSTRUCTIONS)
     return data
 
 
-def _taken(found: _Match, group: int) -> str | None:
-    taken: bytes | None = found.group(group)
-    return None if taken is None else taken.decode(errors="replace")
+def _group_text(match: _Match, group: int) -> str | None:
+    text: bytes | None = match.group(group)
+    return None if text is None else text.decode(errors="replace")
 
 
 @function(
@@ -127,24 +128,24 @@ def _taken(found: _Match, group: int) -> str | None:
     literal("pattern"),
     needs_scope=True,
     stride=CONSTANT,
-    check=_pattern_mistake,
+    check=_check_pattern,
     example=("regex_match(sku, '^[A-Z]{2}-[0-9]+$')", {"sku": "AB-42"}, True),
 )
 def _regex_match(scope: Scope, s: str, pattern: str) -> JSON:
-    """Whether a regular expression (RE2) matches anywhere in a text."""
+    """true if a regular expression (RE2) matches anywhere in a text."""
     compiled = _compiled(pattern)
     return compiled.regexp.search(_encoded(s, compiled, scope.budget)) is not None
 
 
 def _check_extract(arguments: Sequence[object]) -> Mistake | None:
-    if (mistake := _pattern_mistake(arguments)) or len(arguments) == 2:
+    if (mistake := _check_pattern(arguments)) or len(arguments) == 2:
         return mistake
     pattern, group = str(arguments[1]), arguments[2]
     groups = _compiled(pattern).groups
     if group in groups:
         return None
     shown, near = (f"'{group}'", did_you_mean(group, _names(groups))) if isinstance(group, str) else (f"`{group}`", "")
-    problem = f"the regular expression has no group {shown}; {_listed(groups)}{near}"
+    problem = f"the regular expression has no group {shown}; {_groups_text(groups)}{near}"
     return Mistake(problem=problem, argument=2, code="unknown-group")
 
 
@@ -152,11 +153,11 @@ def _names(groups: Mapping[int | str, int]) -> list[str]:
     return [name for name in groups if isinstance(name, str)]
 
 
-def _listed(groups: Mapping[int | str, int]) -> str:
-    """Say which groups there are."""
+def _groups_text(groups: Mapping[int | str, int]) -> str:
+    """Return which groups there are, in words."""
     named = {groups[name]: f" ('{name}')" for name in _names(groups)}
-    written = [f"`{number}`{named.get(number, '')}" for number in groups if isinstance(number, int) and number]
-    return f"it has {', '.join(written)}" if written else "it has none, and `0` is the whole match"
+    numbers = [f"`{number}`{named.get(number, '')}" for number in groups if isinstance(number, int) and number]
+    return f"it has {', '.join(numbers)}" if numbers else "it has none, and `0` is the whole match"
 
 
 @function(
@@ -169,18 +170,18 @@ def _listed(groups: Mapping[int | str, int]) -> str:
     example=("regex_extract(note, 'order #([0-9]+)')", {"note": "Paid order #42 today"}, "42"),
 )
 def _regex_extract(scope: Scope, s: str, pattern: str, group: int | str | None = None) -> JSON:
-    """What a group of a regular expression takes, by number or name (the first, else all); null if nothing."""
+    """The text of a group of a regular expression (default: the first, else the whole match); null if there is none."""
     compiled = _compiled(pattern)
-    found = compiled.regexp.search(_encoded(s, compiled, scope.budget))
-    if found is None:
+    match = compiled.regexp.search(_encoded(s, compiled, scope.budget))
+    if match is None:
         return None
-    taken = _taken(found, min(compiled.regexp.groups, 1) if group is None else compiled.groups[group])
-    limit_text("regex_extract", len(taken or ""))
-    return taken
+    extract = _group_text(match, min(compiled.regexp.groups, 1) if group is None else compiled.groups[group])
+    limit_text("regex_extract", len(extract or ""))
+    return extract
 
 
 def _check_replace(arguments: Sequence[object]) -> Mistake | None:
-    mistake, to = _pattern_mistake(arguments), arguments[2]
+    mistake, to = _check_pattern(arguments), arguments[2]
     if mistake or not isinstance(to, str):
         return mistake
     try:
@@ -193,18 +194,18 @@ def _check_replace(arguments: Sequence[object]) -> Mistake | None:
 _ESCAPE = re.compile(r"\\(.?)", re.DOTALL)
 
 
-def _template(to: str, pattern: _Pattern) -> list[str | int]:
-    """Take a replacement apart: texts, and the numbers of groups between them."""
+def _template(to: str, pattern: _CompiledPattern) -> list[str | int]:
+    """Return the parts of a replacement: texts, and between them the numbers of groups."""
     parts = _ESCAPE.split(to)
     return [_escape(part, pattern) if place % 2 else part for place, part in enumerate(parts)]
 
 
-def _escape(character: str, pattern: _Pattern) -> str | int:
+def _escape(character: str, pattern: _CompiledPattern) -> str | int:
     if character == "\\":
         return character
     if not ("0" <= character <= "9" and int(character) in pattern.groups):
         raise ExpressionError(
-            f"a \\ in 'to' of regex_replace() stands before the number of a group; {_listed(pattern.groups)}; "
+            f"a \\ in 'to' of regex_replace() stands before the number of a group; {_groups_text(pattern.groups)}; "
             "the character itself is written \\\\"
         )
     return int(character)
@@ -220,36 +221,37 @@ def _escape(character: str, pattern: _Pattern) -> str | int:
     example=("regex_replace(phone, '[^0-9+]', '')", {"phone": "+49 (30) 12-34"}, "+49301234"),
 )
 def _regex_replace(scope: Scope, s: str, pattern: str, to: str) -> JSON:
-    r"""The text with every match of a regular expression replaced; \1 stands for what its first group took."""
+    r"""The text with every match of a regular expression replaced; \1 stands for the text of its first group."""
     compiled = _compiled(pattern)
     template = _template(to, compiled)
     data = _encoded(s, compiled, scope.budget)
     pieces: list[str] = []
     size = end = 0
-    for found in _matches(data, compiled, scope.budget):
-        pieces.append(data[end : found.start()].decode(errors="replace"))
-        pieces += [part if isinstance(part, str) else _taken(found, part) or "" for part in template]
+    for match in _matches(data, compiled, scope.budget):
+        pieces.append(data[end : match.start()].decode(errors="replace"))
+        pieces += [part if isinstance(part, str) else _group_text(match, part) or "" for part in template]
         size += sum(map(len, pieces[-len(template) - 1 :]))
         limit_text("regex_replace", size)
-        end = found.end()
+        end = match.end()
     pieces.append(data[end:].decode(errors="replace"))
     limit_text("regex_replace", size + len(pieces[-1]))
     return "".join(pieces)
 
 
-# What a further match costs, in steps: at all, and for the rest of the text, which may be looked at to its end.
+# The steps of each further match: for the match, and one for each 1,024 bytes of the rest of the text, because
+# the search may read to its end.
 _MATCH = 20
-_LOOKED_AT = 1024
+_READ = 1024
 
 
-def _matches(data: bytes, pattern: _Pattern, budget: Budget) -> Iterator[_Match]:
+def _matches(data: bytes, pattern: _CompiledPattern, budget: Budget) -> Iterator[_Match]:
     place = 0
-    while place <= len(data) and (found := pattern.regexp.search(data, place)):
-        start, end = found.span()
-        budget.spend(_MATCH + (len(data) - start) // _LOOKED_AT)
-        # Nothing is found between the bytes of one character too, where a match takes nothing.
+    while place <= len(data) and (match := pattern.regexp.search(data, place)):
+        start, end = match.span()
+        budget.spend(_MATCH + (len(data) - start) // _READ)
+        # RE2 also finds empty matches between the bytes of one character.
         if start < end or not _inside_character(data, start):
-            yield found
+            yield match
         place = end if start < end else _next_character(data, end)
 
 

@@ -13,6 +13,7 @@ from gateway.mapping.functions.json_values import kind, limit_items, limit_text,
 from gateway.mapping.functions.table import (
     CONSTANT,
     SLOWLY,
+    Check,
     Group,
     Mistake,
     array,
@@ -40,25 +41,26 @@ def _upper(s: str) -> JSON:
 
 @function(text("s"), example=("trim(name)", {"name": "  Ada "}, "Ada"))
 def _trim(s: str) -> JSON:
-    """The text without blanks and line breaks around it."""
+    """The text without white space at its start and end."""
     return s.strip()
 
 
 _NO_SEPARATOR = "split() needs a separator that is not empty"
 
 
-def _check_separator(arguments: Sequence[object]) -> Mistake | None:
-    return Mistake(problem=_NO_SEPARATOR, argument=1) if arguments[1] == "" else None
+def _refuse_empty(problem: str) -> Check:
+    """Return a check that reports *problem* if the second argument is the empty text."""
+    return lambda arguments: Mistake(problem=problem, argument=1) if arguments[1] == "" else None
 
 
 @function(
     text("s"),
     text("sep"),
-    check=_check_separator,
+    check=_refuse_empty(_NO_SEPARATOR),
     example=("split(tags, ',')", {"tags": "new,vip"}, ["new", "vip"]),
 )
 def _split(s: str, sep: str) -> JSON:
-    """The parts of a text between the separators."""
+    """The parts of a text between separators."""
     if not sep:
         raise ExpressionError(_NO_SEPARATOR)
     limit_items("split", s.count(sep) + 1)
@@ -68,15 +70,11 @@ def _split(s: str, sep: str) -> JSON:
 _NOTHING_TO_REPLACE = "replace() needs a text to look for that is not empty"
 
 
-def _check_search(arguments: Sequence[object]) -> Mistake | None:
-    return Mistake(problem=_NOTHING_TO_REPLACE, argument=1) if arguments[1] == "" else None
-
-
 @function(
     text("s"),
     text("from"),
     text("to"),
-    check=_check_search,
+    check=_refuse_empty(_NOTHING_TO_REPLACE),
     example=("replace(phone, ' ', '')", {"phone": "+49 30 1234"}, "+49301234"),
 )
 def _replace(s: str, search: str, to: str) -> JSON:
@@ -93,13 +91,13 @@ def _replace(s: str, search: str, to: str) -> JSON:
     example=("join(', ', [city, state, country])", {"city": "Paris", "country": "FR"}, "Paris, FR"),
 )
 def _join(sep: str, items: list[JSON]) -> JSON:
-    """The texts and numbers of a list in one text; nulls are skipped, and null when nothing is left."""
-    texts = [_written("join", item, "a list of text or numbers") for item in items if item is not None]
+    """The texts and numbers of a list in one text; nulls are skipped; null if nothing is left."""
+    texts = [_as_text("join", item, "a list of text or numbers") for item in items if item is not None]
     limit_text("join", sum(map(len, texts)) + len(sep) * len(texts))
     return sep.join(texts) if texts else None
 
 
-def _written(name: str, value: JSON, needs: str) -> str:
+def _as_text(name: str, value: JSON, needs: str) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -118,7 +116,7 @@ def _check_format(arguments: Sequence[object]) -> Mistake | None:
 
 def _format_problem(template: str, values: int) -> str | None:
     marks = _PLACEHOLDER.findall(template)
-    if "{" in marks or "}" in marks:
+    if {"{", "}"}.intersection(marks):
         return "format() takes {} as its placeholder; a brace itself is written {{ or }}"
     places = marks.count("{}")
     if places == values:
@@ -137,7 +135,7 @@ def _format(template: str, *values: JSON) -> JSON:
     """The text with each {} replaced by the next value; a brace is written {{ or }}."""
     if problem := _format_problem(template, len(values)):
         raise ExpressionError(problem)
-    texts = [_written("format", value, "text or numbers") for value in values]
+    texts = [_as_text("format", value, "text or numbers") for value in values]
     limit_text("format", len(template) + sum(map(len, texts)))
     remaining = iter(texts)
     return _PLACEHOLDER.sub(lambda mark: next(remaining) if mark[0] == "{}" else mark[0][0], template)
@@ -150,7 +148,7 @@ def _format(template: str, *values: JSON) -> JSON:
     example=("substring(phone, `0`, `3`)", {"phone": "+49301234"}, "+49"),
 )
 def _substring(s: str, start: int | float, length: int | float | None = None) -> JSON:
-    """A piece of a text: from a position (0 is the first, -1 the last character), to the end or so long."""
+    """A part of a text, from a start position (0 is the first, -1 the last character) to the end or with a length."""
     first = whole("substring", "start", start)
     first = max(first + len(s), 0) if first < 0 else first
     if length is None:
@@ -161,15 +159,11 @@ def _substring(s: str, start: int | float, length: int | float | None = None) ->
     return s[first : first + count]
 
 
-@function(
-    text("s"),
-    stride=SLOWLY,
-    example=("slug(title)", {"title": "Crème brûlée, twice!"}, "creme-brulee-twice"),
-)
+@function(text("s"), stride=SLOWLY, example=("slug(title)", {"title": "Crème brûlée, twice!"}, "creme-brulee-twice"))
 def _slug(s: str) -> JSON:
-    """The text as it would stand in an address: lower case, no accents, words joined by "-"."""
-    # One character at a time: to bring many accents in a row into order takes time that grows with the square.
-    plain = s if s.isascii() else s.translate({ord(each): _plain(each) for each in set(s)})
+    """The text for use in a URL: lower case, no accents, words joined by "-"."""
+    # One character at a time: the time to normalise many accents in a row grows with the square of their number.
+    plain = s if s.isascii() else s.translate({ord(character): _plain(character) for character in set(s)})
     limit_text("slug", len(plain))
     return "-".join(_WORD.findall(plain.casefold()))
 
@@ -182,22 +176,14 @@ def _plain(character: str) -> str:
 
 
 @function(
-    text("s"),
-    text("suffix"),
-    stride=CONSTANT,
-    example=("ends_with(email, '.edu')", {"email": "ada@mit.edu"}, True),
+    text("s"), text("suffix"), stride=CONSTANT, example=("ends_with(email, '.edu')", {"email": "ada@mit.edu"}, True)
 )
 def _ends_with(s: str, suffix: str) -> JSON:
-    """Whether a text ends with another."""
+    """true if a text ends with another."""
     return s.endswith(suffix)
 
 
-@function(
-    text("s"),
-    text("prefix"),
-    stride=CONSTANT,
-    example=("starts_with(id, 'cus_')", {"id": "cus_42"}, True),
-)
+@function(text("s"), text("prefix"), stride=CONSTANT, example=("starts_with(id, 'cus_')", {"id": "cus_42"}, True))
 def _starts_with(s: str, prefix: str) -> JSON:
-    """Whether a text starts with another."""
+    """true if a text starts with another."""
     return s.startswith(prefix)

@@ -1,4 +1,4 @@
-"""What a function is, how it enters the table, and what it sees when it is called."""
+"""What a function is, how it is registered, and what it sees when it is called."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from gateway.errors import ExpressionError
 from gateway.event import JSON
 from gateway.mapping.functions.json_values import kind, kinds_text
 
-MAX_STEPS = 5_000_000  # of all expressions on one webhook: a second or two of one processor
+MAX_STEPS = 5_000_000  # for all expressions on one webhook: one or two seconds of a processor
 
 
 class Budget:
-    """The steps that are left to the expressions on one webhook.
+    """The steps that the expressions on one webhook may still take.
 
-    A step is what takes about as long as handing on one item of a list. They are counted, so that no
-    payload, however it suits the mapping, keeps a process busy for minutes.
+    A step takes about as long as copying one item of a list. Steps are counted so that no payload can keep a
+    process busy for minutes, whatever the mapping does with it.
     """
 
     __slots__ = ("left",)
@@ -26,10 +26,7 @@ class Budget:
         self.left = MAX_STEPS
 
     def spend(self, steps: int) -> None:
-        """Take steps away.
-
-        Raises ExpressionError: there are not so many left.
-        """
+        """Subtract steps. Raises ExpressionError: too few are left."""
         self.left -= steps
         if self.left < 0:
             raise ExpressionError(
@@ -38,20 +35,20 @@ class Budget:
             )
 
 
-# A frozen one takes more than twice as long to make, and each webhook makes several.
+# Not frozen: a frozen one takes more than twice as long to make, and each webhook makes several.
 @dataclass(kw_only=True, slots=True)
 class Scope:
     """What an expression sees besides the current value.
 
     Attributes:
-        root: The part: what names at the start of an expression refer to.
-        body: The whole decoded body; the same as the root unless the mapping splits it.
-        headers: By names in lower case.
+        root: The part: names at the start of an expression are fields of it.
+        body: The whole decoded body: the same as the root, unless the mapping splits it.
+        headers: By name in lower case.
         received_at: Unix seconds.
-        index: The number of the item under `each`, from 0.
-        let: What computes the variables, by name; called with the root.
-        known: The variables that have been asked for: each is computed once for a part.
-        budget: What all evaluations together may cost.
+        index: The position of the item under `each`, from 0.
+        let: The functions that compute the variables, by name; called with the root.
+        known: The variables that were computed already: each is computed once for a part.
+        budget: The steps that all evaluations together may still take.
     """
 
     root: JSON
@@ -66,9 +63,9 @@ class Scope:
     tables: Mapping[str, Mapping[str, JSON]] = field(default_factory=dict)
     budget: Budget = field(default_factory=Budget)
 
-    # dataclasses.replace looks at each field anew, which takes four times as long.
+    # Written out, because dataclasses.replace takes four times as long.
     def inside_each(self, index: int) -> Scope:
-        """Give what an expression sees of one item under `each`."""
+        """Return the scope of the expressions on one item under `each`."""
         return Scope(
             root=self.root,
             body=self.body,
@@ -93,9 +90,9 @@ class Parameter:
     """One parameter of a function.
 
     Attributes:
-        kinds: The Python types that its values may have; empty: any.
-        literal: It has to be written in the mapping file as it is, so that it can be checked at load.
-        expression: It is written with & in front and applied to each item.
+        kinds: The Python types of its values; empty: any.
+        literal: Its value must be a literal in the mapping file, so that it can be checked at load.
+        expression: It takes an expression such as &field, which the function applies to each item.
     """
 
     name: str
@@ -107,10 +104,10 @@ class Parameter:
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """An expression that shows a function, what it is applied to, and what it gives.
+    """An expression that shows a function, with its input and its output.
 
     Attributes:
-        setting: What else there is than the input, in words.
+        setting: What the example needs besides its input, in words.
     """
 
     expression: str
@@ -121,10 +118,10 @@ class Example:
 
 @dataclass(frozen=True, kw_only=True)
 class Mistake:
-    """What is wrong with arguments that are known at load.
+    """A mistake in arguments that are known at load.
 
     Attributes:
-        argument: Which one it is; None: all together.
+        argument: The position of the argument; None: all together.
     """
 
     problem: str
@@ -137,17 +134,17 @@ Check: TypeAlias = Callable[[Sequence[object]], "Mistake | None"]
 
 @dataclass(frozen=True, kw_only=True)
 class Function:
-    """One function, and how expressions have to call it.
+    """One function, and how expressions call it.
 
     Attributes:
-        kind: The heading that it stands under.
-        call: Takes the arguments; a *lazy* one takes (unevaluated arguments, current value, scope) instead.
+        kind: The heading under which it is listed.
+        call: The Python function. It takes the arguments, or if *lazy* (unevaluated arguments, current value, scope).
         variadic: The last parameter may be repeated.
-        takes_null: Null arguments are handed over; otherwise any of them makes the result null.
-        needs_scope: The scope is handed over first.
-        stride: How many characters of a text it gets through in one step; 0: the size of arguments does
-            not matter.
-        check: Finds what is wrong with arguments that are known at load; ... stands for those that are not.
+        takes_null: It is called with null arguments too; otherwise one of them makes the result null.
+        needs_scope: The scope is its first argument.
+        stride: The characters of a text that it processes in one step; 0: its time does not depend on the size of
+            its arguments.
+        check: Finds mistakes in arguments that are known at load; ... stands for those that are not.
     """
 
     name: str
@@ -165,16 +162,16 @@ class Function:
 
     @property
     def signature(self) -> str:
-        """How the function is written, as in `substring(s, start, length?)`."""
+        """The function with its parameters, as in `substring(s, start, length?)`."""
         names = [parameter.name + ("?" if parameter.optional else "") for parameter in self.parameters]
         return f"{self.name}({', '.join([*names, '…'] if self.variadic else names)})"
 
     def parameter(self, position: int) -> Parameter:
-        """Find the parameter that an argument belongs to."""
+        """Return the parameter of the argument at a position."""
         return self.parameters[min(position, len(self.parameters) - 1)]
 
     def arity_problem(self, count: int) -> str | None:
-        """Say what is wrong with a number of arguments; None: nothing."""
+        """Return what is wrong with a number of arguments, or None."""
         most = len(self.parameters)
         least = sum(not parameter.optional for parameter in self.parameters)
         if least <= count and (count <= most or self.variadic):
@@ -183,11 +180,11 @@ class Function:
             takes = f"at least {least}"
         else:
             takes = "no" if most == 0 else str(most) if least == most else f"{least} or {most}"
-        counted = least if self.variadic else most
-        return f"{self.name}() takes {takes} argument{'' if counted == 1 else 's'}, got {count}"
+        plural = "" if (least if self.variadic else most) == 1 else "s"
+        return f"{self.name}() takes {takes} argument{plural}, got {count}"
 
     def kind_problem(self, position: int, value: object) -> str | None:
-        """Say what is wrong with the kind of an argument, without showing its value; None: nothing."""
+        """Return what is wrong with the kind of an argument, or None. The value is not shown: it may be personal."""
         parameter = self.parameter(position)
         if not parameter.kinds or type(value) in parameter.kinds:
             return None
@@ -199,13 +196,14 @@ class Function:
         return f"{self.name}() needs {kinds_text(parameter.kinds)}{purpose}, got {kind(value)}"
 
 
-CHARACTERS = 16  # of a text that most functions get through in a step
-SLOWLY = 4  # where each character is looked at by itself
-CONSTANT = 0
+# Strides: the characters of a text that a function processes in one step.
+CHARACTERS = 16  # most functions
+SLOWLY = 4  # functions that look at each character
+CONSTANT = 0  # functions whose time does not depend on the size of their arguments
 
 
 class Group:
-    """The functions under one heading, in the order in which they are written; a decorator that enters one."""
+    """The functions under one heading, in the order of the source; also the decorator that registers them."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
@@ -226,16 +224,16 @@ class Group:
         stride: int = CHARACTERS,
         check: Check | None = None,
     ) -> Callable[[Callable[..., JSON]], Callable[..., JSON]]:
-        """Enter a function under its name without the underscore; its docstring is its description."""
+        """Register a function by its name without the underscore. Its docstring is the description for users."""
 
-        def enter(call: Callable[..., JSON]) -> Callable[..., JSON]:
-            expression, given, output = example
+        def register(call: Callable[..., JSON]) -> Callable[..., JSON]:
+            expression, data, output = example
             entry = Function(
                 name=call.__name__.removeprefix("_"),
                 kind=self.kind,
                 description=call.__doc__ or "",
                 parameters=parameters,
-                example=Example(expression=expression, input=given, output=output, setting=setting),
+                example=Example(expression=expression, input=data, output=output, setting=setting),
                 call=call,
                 variadic=variadic,
                 takes_null=takes_null,
@@ -247,49 +245,49 @@ class Group:
             self._entries.append(entry)
             return call
 
-        return enter
+        return register
 
 
 def anything(name: str) -> Parameter:
-    """A parameter for a value of any kind."""
+    """Return a parameter for values of any kind."""
     return Parameter(name=name)
 
 
 def text(name: str) -> Parameter:
-    """A parameter for text."""
+    """Return a parameter for text."""
     return Parameter(name=name, kinds=frozenset({str}))
 
 
 def literal(name: str, *kinds: type) -> Parameter:
-    """A parameter for what is written in the mapping file: text, unless it says otherwise."""
+    """Return a parameter for a literal in the mapping file: text, unless *kinds* are given."""
     return Parameter(name=name, kinds=frozenset(kinds or {str}), literal=True)
 
 
 def number(name: str) -> Parameter:
-    """A parameter for a number."""
+    """Return a parameter for numbers."""
     return Parameter(name=name, kinds=frozenset({int, float}))
 
 
 def array(name: str) -> Parameter:
-    """A parameter for a list."""
+    """Return a parameter for lists."""
     return Parameter(name=name, kinds=frozenset({list}))
 
 
 def mapping(name: str) -> Parameter:
-    """A parameter for an object."""
+    """Return a parameter for objects."""
     return Parameter(name=name, kinds=frozenset({dict}))
 
 
 def one_of(name: str, *kinds: type) -> Parameter:
-    """A parameter for values of several kinds."""
+    """Return a parameter for values of several kinds."""
     return Parameter(name=name, kinds=frozenset(kinds))
 
 
 def optional(parameter: Parameter) -> Parameter:
-    """The parameter, which may be left out."""
+    """Return the same parameter, which may be left out."""
     return replace(parameter, optional=True)
 
 
 def reference(name: str) -> Parameter:
-    """A parameter for an expression such as &field."""
+    """Return a parameter for an expression such as &field."""
     return Parameter(name=name, expression=True)

@@ -1,4 +1,4 @@
-"""Functions for moments."""
+"""The function for times."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ function = Group("time")
     example=("unix(created_at)", {"created_at": "2026-01-01T01:00:00.250+01:00"}, 1767225600),
 )
 def _unix(x: str | int | float) -> JSON:
-    """Unix seconds out of ISO 8601 (UTC unless it says otherwise), RFC 2822, seconds or milliseconds."""
+    """Unix seconds of a time in ISO 8601 (default zone UTC), RFC 2822, seconds or milliseconds."""
     if not isinstance(x, str):
         return _seconds(Decimal(x))
-    if found := _ISO.fullmatch(x):
-        return _moment(found, int(found["month"]))
-    if found := _RFC.fullmatch(x):
-        return _moment(found, _MONTHS.index(found["month"].lower()) + 1)
+    if match := _ISO.fullmatch(x):
+        return _moment(match, int(match["month"]))
+    if match := _RFC.fullmatch(x):
+        return _moment(match, _MONTHS.index(match["month"].lower()) + 1)
     if _DIGITS.fullmatch(x):
         return _seconds(Decimal(x))
     raise ExpressionError("unix() cannot read this text as a time")
@@ -44,12 +44,10 @@ _RFC = re.compile(
     re.ASCII | re.IGNORECASE,
 )
 _AMERICAN_HOURS = {"est": -5, "edt": -4, "cst": -6, "cdt": -5, "mst": -7, "mdt": -6, "pst": -8, "pdt": -7}
-# Four, six and eight digits are left out: they are more likely a date (20260102) than seconds of 1970.
+# Not four, six or eight digits: they are more likely a date (20260102) than seconds of the year 1970.
 _DIGITS = re.compile(r"-?(?!(?:[0-9]{4}|[0-9]{6}|[0-9]{8})(?![0-9]))[0-9]{1,13}(?:\.[0-9]{1,9})?")
-_FIRST_MILLISECONDS, _PAST_MILLISECONDS = (
-    10**11,
-    10**13,
-)  # seconds until the year 5138, milliseconds until 2286
+# Smaller numbers are seconds (until the year 5138), larger ones milliseconds (until 2286).
+_FIRST_MILLISECONDS, _PAST_MILLISECONDS = 10**11, 10**13
 _EPOCH = date(1970, 1, 1).toordinal()
 
 
@@ -59,15 +57,15 @@ def _seconds(number: Decimal) -> int:
     return math.floor(number if abs(number) < _FIRST_MILLISECONDS else number / 1000)
 
 
-def _moment(found: re.Match[str], month: int) -> int:
-    hour, minute, second = (int(found[part] or 0) for part in ("hour", "minute", "second"))
+def _moment(match: re.Match[str], month: int) -> int:
+    hour, minute, second = (int(match[part] or 0) for part in ("hour", "minute", "second"))
     try:
-        days = date(int(found["year"]), month, int(found["day"])).toordinal() - _EPOCH
+        days = date(int(match["year"]), month, int(match["day"])).toordinal() - _EPOCH
     except ValueError:
         raise ExpressionError("unix() cannot read this text as a time: there is no such day") from None
     if hour > 23 or minute > 59 or second > 60:  # 60 is a leap second
         raise ExpressionError("unix() cannot read this text as a time: there is no such hour")
-    return ((days * 24 + hour) * 60 + minute) * 60 + second - _zone_seconds((found["zone"] or "z").lower())
+    return ((days * 24 + hour) * 60 + minute) * 60 + second - _zone_seconds((match["zone"] or "z").lower())
 
 
 def _zone_seconds(zone: str) -> int:

@@ -1,0 +1,149 @@
+"""Read values from a request that is not verified yet: `header.X-Id`, `query.token`, `body.event.id` or `path`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, TypeAlias, get_args
+from urllib.parse import SplitResult, urlsplit
+
+from gateway import payload as payloads
+from gateway.errors import RequestError, VerificationError
+from gateway.event import JSON, Webhook
+
+RequestPart: TypeAlias = Literal["header", "query", "body", "path"]
+
+
+@dataclass(frozen=True)
+class RequestField:
+    """Names one value of a request.
+
+    Attributes:
+        name: The name of a header or query parameter, or the path of a field in the body, where ``items[].id`` is the
+            id of each item. Empty for `path`: what follows the source's name in the URL.
+    """
+
+    part: RequestPart
+    name: str = ""
+
+    def __str__(self) -> str:
+        match self.part:
+            case "path":
+                return "secret at the end of the address"
+            case "query":
+                return f"parameter {self.name} of the address"
+            case "header":
+                return f"header {self.name}"
+        return f"field {self.name} of the body"
+
+
+def parse_field(text: str) -> RequestField | None:
+    """Parse ``header.NAME``, ``query.NAME``, ``body.PATH`` or ``path``; return None for anything else."""
+    part, dot, name = text.partition(".")
+    if part not in get_args(RequestPart) or (part == "path") == bool(dot) or bool(dot) != bool(name):
+        return None
+    return RequestField(part, name)  # type: ignore[arg-type]  # checked against the names of the parts above
+
+
+class WebhookReader:
+    """Reads values from a webhook that is not trusted yet.
+
+    Args:
+        content_type: The type of the body by its scheme; None: the (unsigned) header Content-Type says it.
+        max_body: Bytes; a larger body is not decoded. None: no limit.
+    """
+
+    def __init__(self, webhook: Webhook, content_type: str | None = None, *, max_body: int | None = None) -> None:
+        self.webhook = webhook
+        self._content_type = content_type or webhook.headers.get("content-type", "")
+        self._max_body = max_body
+
+    @cached_property
+    def payload(self) -> JSON:
+        """The decoded body; None if it cannot be decoded, so that no field is found in it.
+
+        Raises:
+            VerificationError: The body is larger than the limit.
+        """
+        # Decoding takes time and memory, and until the webhook is verified any stranger can cause it.
+        if self._max_body is not None and len(self.webhook.body) > self._max_body:
+            raise VerificationError(
+                f"the body is larger than {self._max_body:,} bytes; this scheme would have to decode it before it is"
+                " verified"
+            )
+        try:
+            return payloads.decode(self.webhook.body, self._content_type)
+        except RequestError:
+            return None
+
+    @property
+    def is_form(self) -> bool:
+        """Whether the body is an urlencoded form."""
+        return self._content_type.partition(";")[0].strip().lower() == payloads.FORM
+
+    @property
+    def address(self) -> SplitResult:
+        """The parts of the URL that the webhook was sent to.
+
+        Raises:
+            VerificationError: It is no URL; path and query are the sender's text.
+        """
+        try:
+            return urlsplit(self.webhook.url)
+        except ValueError:
+            raise VerificationError("the address that the webhook was sent to cannot be parsed") from None
+
+    def has_header(self, names: Iterable[str]) -> bool:
+        """Return whether at least one of these headers was sent."""
+        return any(name.lower() in self.webhook.headers for name in names)
+
+    def values(self, field: RequestField) -> list[JSON]:
+        """Return all values of a field; under ``items[].id`` an item without the id gives None."""
+        match field.part:
+            case "header":
+                text = self.webhook.headers.get(field.name.lower())
+            case "query":
+                text = self.webhook.query.get(field.name)
+            case "path":
+                text = self.webhook.rest or None
+            case "body":
+                return _values_at(self.payload, field.name)
+        return [] if text is None else [text]
+
+    def text(self, field: RequestField) -> str:
+        """Return the text or whole number of a field; "" if there is none, or more than one value."""
+        return _single_text(self.values(field))
+
+    def required_text(self, field: RequestField, hint: str = "") -> str:
+        """Return the text of a field.
+
+        Raises:
+            VerificationError: It is missing or empty; *hint* is added to the message.
+        """
+        if text := self.text(field):
+            return text
+        raise VerificationError(f"the {field} is missing{hint}")
+
+
+def text_at(payload: JSON, path: str) -> str:
+    """Return the text or whole number at a path of a decoded body; "" if there is none, or more than one value."""
+    return _single_text(_values_at(payload, path))
+
+
+def _values_at(payload: JSON, path: str) -> list[JSON]:
+    values: list[JSON] = [payload]
+    for step in path.split("."):
+        name = step.removesuffix("[]")
+        values = [value.get(name) if isinstance(value, dict) else None for value in values]
+        if step.endswith("[]"):
+            values = [item for value in values for item in (value if isinstance(value, list) else [None])]
+    return [] if values == [None] else values
+
+
+def _single_text(values: list[JSON]) -> str:
+    value = values[0] if len(values) == 1 else None
+    if isinstance(value, int) and not isinstance(value, bool):
+        # Python refuses to write integers of more than 4,300 digits.
+        return str(value) if abs(value) < 10**40 else ""
+    return value if isinstance(value, str) else ""
