@@ -73,7 +73,7 @@ def run(*arguments: str, **environ: str) -> Result:
 
 
 @pytest.mark.parametrize("name", main.list_commands(click.Context(main)))
-def test_every_command_has_help_and_stands_in_the_readme(name: str) -> None:
+def test_every_command_has_help_and_is_in_the_readme(name: str) -> None:
     command = main.get_command(click.Context(main), name)
     assert command is not None
     assert command.help
@@ -87,8 +87,8 @@ def test_the_commands_for_mappings_load_no_database(files: Path) -> None:
     program = "import sys; from gateway.cli import main; main(['check'], standalone_mode=False)"
     loaded = "print({'sqlalchemy', 'flask', 'requests'} & {*sys.modules})"
     guarded = f"import atexit, sys; atexit.register(lambda: {loaded}); {program}"
-    done = subprocess.run([sys.executable, "-c", guarded], capture_output=True, text=True, timeout=30)
-    assert done.stdout == "1 file, 1 test: no errors\nset()\n"
+    process = subprocess.run([sys.executable, "-c", guarded], capture_output=True, text=True, timeout=30)
+    assert process.stdout == "1 file, 1 test: no errors\nset()\n"
 
 
 def test_translate_prints_the_calls(files: Path) -> None:
@@ -108,7 +108,7 @@ def test_translate_prints_the_exact_requests_without_credentials(files: Path) ->
     assert list(request["body"]) == ["name", "type", "id", "timestamp", "data"]
 
 
-def test_translate_shows_a_raw_request_as_it_goes_out(files: Path) -> None:
+def test_translate_prints_a_raw_request_exactly(files: Path) -> None:
     call = "- call: request\n      path: /v1/import\n      files: {list: =type}\n      file_names: {list: list.csv}\n"
     mapping = MAPPING.replace("events:\n", f"events:\n  upload:\n    {call}")
     (files / "mappings" / "shop.yaml").write_text(mapping)
@@ -122,7 +122,7 @@ def test_translate_shows_a_raw_request_as_it_goes_out(files: Path) -> None:
     )
 
 
-def test_translate_reads_captured_headers_query_and_standard_input(files: Path) -> None:
+def test_translate_reads_headers_a_query_and_standard_input(files: Path) -> None:
     mapping = MAPPING.replace("event_type: =type", "event_type: =header('X-Topic')").replace(
         "id: =customer", "id: =query('who')"
     )
@@ -246,7 +246,7 @@ def serving(directory: Path, *options: str, **environ: str) -> Iterator[tuple[st
 def wait_for_answer(url: str, process: subprocess.Popen[bytes]) -> None:
     ends = time.monotonic() + 20
     while True:
-        with contextlib.suppress(requests.ConnectionError):
+        with contextlib.suppress(requests.ConnectionError, requests.Timeout):
             if requests.get(url, timeout=5).status_code == 200:
                 return
         assert process.poll() is None, "serve ended by itself"
