@@ -18,11 +18,11 @@ class Diagnostics:
 
     def error(self, location: Location, code: str, text: str) -> None:
         """Add an error; *text* says what is wrong and how to fix it."""
-        self.problems[Problem(where=location, code=code, text=text)] = None
+        self.problems[Problem(location=location, code=code, text=text)] = None
 
     def warn(self, location: Location, code: str, text: str) -> None:
         """Add a warning, which leaves the source open."""
-        self.problems[Problem(where=location, code=code, text=text, severity=Severity.WARNING)] = None
+        self.problems[Problem(location=location, code=code, text=text, severity=Severity.WARNING)] = None
 
     def line(self, number: int) -> str:
         """Return a line of the file, counted from 1; "" behind the last."""
@@ -42,7 +42,7 @@ def name_of(node: Node) -> str:
 def location_of(node: ObjectNode, name: str) -> Location:
     """Return the place of a key's value, or of the object if it has no such key."""
     value = node.get(name)
-    return node.where if value is None else value.where
+    return node.location if value is None else value.location
 
 
 def listed(names: Iterable[str]) -> str:
@@ -53,7 +53,7 @@ def listed(names: Iterable[str]) -> str:
 def refuse_unless_absent(node: Node | None, text: str, diagnostics: Diagnostics) -> None:
     """Report a value of the wrong kind, unless it is missing (which is fine) or empty (which is reported as such)."""
     if node is not None and not is_empty(node):
-        diagnostics.error(node.where, "wrong-kind", text)
+        diagnostics.error(node.location, "wrong-kind", text)
 
 
 def entries_of(node: Node | None, text: str, diagnostics: Diagnostics) -> tuple[tuple[Scalar, Node], ...]:
@@ -69,7 +69,7 @@ def refuse_empty(node: Node, label: str, diagnostics: Diagnostics) -> None:
     match node:
         case Scalar(empty=True):
             text = f"{label} has no value; write null if a null is meant, or remove it"
-            diagnostics.error(node.where, "empty-value", text)
+            diagnostics.error(node.location, "empty-value", text)
         case ListNode():
             for item in node.items:
                 refuse_empty(item, "this item", diagnostics)
@@ -86,4 +86,4 @@ def refuse_unknown_keys(
         name = str(key.value)
         if name not in known:
             text = f"unknown key {name!r} {place}{did_you_mean(name, known) or hint}"
-            diagnostics.error(key.where, "unknown-key", text)
+            diagnostics.error(key.location, "unknown-key", text)

@@ -20,7 +20,6 @@ from gateway.mapping.draft_guesses import (
     Guesses,
     Path,
     empty_fields,
-    jmespath,
     segments,
     singular,
     words,
@@ -61,7 +60,7 @@ def draft(source: str, body: JSON, headers: Mapping[str, str]) -> Draft:
         *_routing(scheme, guesses),
         _events(source, guesses),
     ]
-    test = _test(body, guesses)
+    test = _test(guesses)
     expect = _calls_of("\n".join([*sections, yaml_block({"tests": [test]})]), source)
     main = {"type": guesses.type, **guesses.person, "time": guesses.time}
     return Draft(
@@ -158,9 +157,9 @@ def _headers(*guesses: Guess | None) -> list[str]:
 
 def _routing(scheme: JSON, guesses: Guesses) -> Iterator[str]:
     """Write what tells events apart, and whose they are."""
-    if guesses.first:
+    if guesses.split is not None:
         note = "One webhook carries a list of events: each is mapped on its own."
-        yield yaml_block({"split": f"={jmespath(guesses.first[:-1])}"}, note)
+        yield yaml_block({"split": f"={guesses.split or '@'}"}, note)
     if guesses.type:
         note = f"Guessed: the type of the event, here {_scalar(guesses.event_type)}."
         yield yaml_block({"event_type": f"={guesses.type.expression}"}, note)
@@ -174,8 +173,6 @@ def _routing(scheme: JSON, guesses: Guesses) -> Iterator[str]:
         notes = ["Guessed: the person that the events are about, and when they happened."]
         if "id" in guesses.person:
             notes.append("Check that `id` is the id that the person has in Customer.io.")
-        if guesses.others:
-            notes.append(f"Also found: {', '.join(f'={other.expression}' for other in guesses.others)}")
         yield yaml_block({"defaults": _expressions({**guesses.person, "timestamp": guesses.time})}, *notes)
 
 
@@ -230,14 +227,15 @@ def _title(names: Iterable[str]) -> str:
     return " ".join(word[:1].upper() + word[1:] for word in names)
 
 
-def _test(body: JSON, guesses: Guesses) -> dict[str, JSON]:
+def _test(guesses: Guesses) -> dict[str, JSON]:
     """Write a test with what the mapping reads of the webhook, and nothing else of it."""
     calls = (guesses.time, *guesses.person.values(), *guesses.of_person.values(), *guesses.of_event.values())
     read = [guess for guess in (guesses.type, *(calls if guesses.person else ())) if guess]
+    event = _pruned(guesses.sample.event, [path for guess in read for path in guess.reads])
     return {
         "name": f"a captured {guesses.event_type or 'webhook'}",
         **_call(headers={name: guesses.sample.headers[name] for name in _headers(guesses.type)}),
-        "body": _pruned(body, [(*guesses.first, *path) for guess in read for path in guess.reads]),
+        "body": {guesses.split: [event]} if guesses.split else event if guesses.split is None else [event],
         "expect": [],
     }
 

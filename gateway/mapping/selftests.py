@@ -22,7 +22,7 @@ class TestResult:
     __test__: ClassVar[bool] = False  # pytest would collect the class because of its name
 
     name: str
-    where: Location
+    location: Location
     difference: str | None
 
 
@@ -32,7 +32,8 @@ def run_tests(mapping: MappingFile, load: Callable[[str], JSON]) -> list[TestRes
     An OSError, ValueError or GatewayError of *load* fails that test only.
     """
     return [
-        TestResult(name=test.name, where=test.where, difference=_run(mapping, test, load)) for test in mapping.tests
+        TestResult(name=test.name, location=test.location, difference=_run(mapping, test, load))
+        for test in mapping.tests
     ]
 
 

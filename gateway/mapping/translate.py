@@ -125,7 +125,7 @@ def _combine(parts: list[Translation]) -> Translation:
         others = len(problems) - 1
         also = f", and {others} other part{' fails' if others == 1 else 's fail'} too" if others else ""
         text = f"{first.problem}; this is part {number} of {len(parts)}{also}"
-        problem = TranslationError(first.where, first.field, text)
+        problem = TranslationError(first.location, first.field, text)
     return Translation(
         status="failed" if problem else "accepted" if planned else "ignored",
         event_type=", ".join(event_types) or None,
@@ -183,7 +183,7 @@ class _Translator:
         parts = _evaluate_list(split, "split", self.context(self.event.payload))
         if len(parts) > MAX_PARTS:
             problem = f"gives more than {MAX_PARTS:,} parts; let the sender post smaller batches"
-            raise TranslationError(split.where, "split", problem)
+            raise TranslationError(split.location, "split", problem)
         return parts
 
     def translate_part(self, payload: JSON) -> Translation:
@@ -236,7 +236,7 @@ class _Translator:
                 self.trace.step(1, "no entry of 'events' matches")
             return (), "no entry of 'events' matches the event type"
         if self.trace is not None:
-            self.trace.step(1, f"the entry '{' | '.join(rule.event_types)}' matches", rule.where)
+            self.trace.step(1, f"the entry '{' | '.join(rule.event_types)}' matches", rule.location)
         key = self.identity_key(context)
         if key is None:
             return (), "an earlier part of the same webhook has the same 'event_key'"
@@ -252,7 +252,7 @@ class _Translator:
                     continue
                 if self.calls + len(part.planned) == MAX_CALLS:
                     problem = f"the event makes more than {MAX_CALLS:,} calls; take fewer items in 'each'"
-                    raise TranslationError(entry.where, "each" if entry.each else "call", problem)
+                    raise TranslationError(entry.location, "each" if entry.each else "call", problem)
                 part.planned.append(self.plan_call(entry, context, part))
         if not part.planned:
             return (), ignore_reasons[0] if ignore_reasons else _reason_for_no_calls(rule)
@@ -330,7 +330,7 @@ class _Translator:
                 "two calls of this event have the same, so Customer.io would drop the second; make them"
                 " differ: =join('-', [id, 'second']), or under 'each' =join('-', [id, to_string(index())])"
             )
-            raise TranslationError(entry.fields["event_id"].where, "event_id", problem)
+            raise TranslationError(entry.fields["event_id"].location, "event_id", problem)
         part.event_ids.add(event_id)
 
     def ulid(self, call: Occurrence, connection: str, identity: bytes) -> str:
@@ -355,7 +355,7 @@ def _evaluate_list(computed: Computed, name: str, context: EvaluationContext) ->
         return []
     if not isinstance(items, list):
         problem = f"needs a list, got {kind(items)}; write =to_array(…) for one or many"
-        raise TranslationError(computed.where, name, problem)
+        raise TranslationError(computed.location, name, problem)
     return items
 
 
@@ -363,7 +363,7 @@ def _call_contexts(entry: CallRule, part: EvaluationContext) -> Iterator[Evaluat
     """Yield what each call of an entry is evaluated on: the part or, under `each`, an item; if `when` is true."""
     trace = part.trace
     if trace is not None:
-        trace.step(2, entry.spec.name, entry.where)
+        trace.step(2, entry.spec.name, entry.location)
     items = (None,) if entry.each is None else _evaluate_list(entry.each, "each", part)
     for number, item in enumerate(items):
         context = part

@@ -32,7 +32,7 @@ class Scalar:
         empty: Nothing or `~` was written: the value is None. The word null is not empty.
     """
 
-    where: Location
+    location: Location
     value: bool | int | float | str | None
     quoted: bool
     empty: bool
@@ -42,7 +42,7 @@ class Scalar:
 class ListNode:
     """A list."""
 
-    where: Location
+    location: Location
     items: tuple[Node, ...]
 
 
@@ -50,7 +50,7 @@ class ListNode:
 class ObjectNode:
     """An object. No key occurs twice. A key is always text: the key `010` is "010", and the key `true` is "true"."""
 
-    where: Location
+    location: Location
     entries: tuple[tuple[Scalar, Node], ...]
 
     def get(self, name: str) -> Node | None:
@@ -70,16 +70,16 @@ def read(text: str, file: str) -> Node:
     unprintable = _UNPRINTABLE.search(text)
     if unprintable is not None:  # the parser would report it without a place
         before = _LINE_BREAK.split(text[: unprintable.start()])
-        where = Location(file=file, line=len(before), column=len(before[-1]) + 1)
+        location = Location(file=file, line=len(before), column=len(before[-1]) + 1)
         problem = f"character U+{ord(unprintable.group()):04X} is not allowed in a file; remove it"
-        raise MappingError([Problem(where=where, code="yaml", text=problem)])
+        raise MappingError([Problem(location=location, code="yaml", text=problem)])
     builder = _NodeBuilder(text, file)
     try:
         node = builder.root()
     except yaml.YAMLError as error:
         raise MappingError([*builder.problems, _syntax_problem(error, text, file)]) from None
     if builder.problems:
-        raise MappingError(sorted(builder.problems, key=lambda problem: problem.where))
+        raise MappingError(sorted(builder.problems, key=lambda problem: problem.location))
     return node
 
 
@@ -171,7 +171,7 @@ class _NodeBuilder:
         items = []
         while not isinstance(event := self._next(), yaml.SequenceEndEvent):
             items.append(self._node(event, depth + 1))
-        return ListNode(where=self._where(start), items=tuple(items))
+        return ListNode(location=self._location(start), items=tuple(items))
 
     def _object(self, start: yaml.Event, depth: int) -> ObjectNode:
         entries: list[tuple[Scalar, Node]] = []
@@ -180,7 +180,7 @@ class _NodeBuilder:
         if getattr(start, "flow_style", False):
             self._find_split_expression(entries)
         entries = self._merge(self._unique(entries))
-        return ObjectNode(where=self._where(start), entries=tuple(entries))
+        return ObjectNode(location=self._location(start), entries=tuple(entries))
 
     def _key(self, event: yaml.Event, before: list[tuple[Scalar, Node]]) -> Scalar:
         if isinstance(event, yaml.AliasEvent):
@@ -192,26 +192,26 @@ class _NodeBuilder:
         self._refuse_tag(event)
         if not event.value and not event.style:
             self._stop(event, "yaml", 'a key is missing before ":"')
-        key = Scalar(where=self._content_start(event), value=event.value, quoted=bool(event.style), empty=False)
+        key = Scalar(location=self._content_start(event), value=event.value, quoted=bool(event.style), empty=False)
         if not key.quoted and (blank := _ODD_BLANK.match(event.value)):
             text = f"this line starts with U+{ord(blank.group()):04X}, which only looks like a space"
             self._stop(event, "yaml", f"{text}; type the spaces again")
         if not key.quoted and _is_cut_expression(key.value):  # as in  - =items[].{sku: sku}
-            self.problems.append(Problem(where=key.where, code="yaml", text=_COLON))
+            self.problems.append(Problem(location=key.location, code="yaml", text=_COLON))
         return key
 
     def _scalar(self, event: yaml.ScalarEvent) -> Scalar:
         quoted = bool(event.style)
-        where = self._content_start(event)
+        location = self._content_start(event)
         if quoted:
-            return Scalar(where=where, value=event.value, quoted=True, empty=False)
+            return Scalar(location=location, value=event.value, quoted=True, empty=False)
         if event.value in ("", "~"):
-            return Scalar(where=where, value=None, quoted=False, empty=True)
+            return Scalar(location=location, value=None, quoted=False, empty=True)
         value = _typed(event.value)
         if isinstance(value, float) and math.isinf(value):
             text = "this number is too large; if text is meant, quote it"
-            self.problems.append(Problem(where=where, code="number", text=text))
-        return Scalar(where=where, value=value, quoted=False, empty=False)
+            self.problems.append(Problem(location=location, code="number", text=text))
+        return Scalar(location=location, value=value, quoted=False, empty=False)
 
     def _unique(self, entries: list[tuple[Scalar, Node]]) -> list[tuple[Scalar, Node]]:
         """Return the first entry of each key, and report the others."""
@@ -219,8 +219,8 @@ class _NodeBuilder:
         for key, value in entries:
             name = str(key.value)
             if name in first:
-                text = f"duplicate key {name!r} (first on line {first[name][0].where.line})"
-                self.problems.append(Problem(where=key.where, code="duplicate-key", text=text))
+                text = f"duplicate key {name!r} (first on line {first[name][0].location.line})"
+                self.problems.append(Problem(location=key.location, code="duplicate-key", text=text))
             else:
                 first[name] = (key, value)
         return list(first.values())
@@ -237,7 +237,7 @@ class _NodeBuilder:
             objects = [source for source in sources if isinstance(source, ObjectNode)]
             if len(objects) != len(sources):
                 text = "<< takes an object, or a list of objects"
-                self.problems.append(Problem(where=key.where, code="merge-key", text=text))
+                self.problems.append(Problem(location=key.location, code="merge-key", text=text))
             for entry in (entry for source in objects for entry in source.entries):
                 if entry[0].value not in seen:
                     seen.add(entry[0].value)
@@ -251,7 +251,7 @@ class _NodeBuilder:
             has_no_value = isinstance(value, Scalar) and value.empty
             if has_no_value and not key.quoted and (after_expression or _is_unbalanced(str(key.value))):
                 text = f"'{key.value}' is not a key: {_COMMA}"
-                self.problems.append(Problem(where=key.where, code="unquoted-expression", text=text))
+                self.problems.append(Problem(location=key.location, code="unquoted-expression", text=text))
                 return
             after_expression = _is_cut_value(value)
 
@@ -290,18 +290,18 @@ class _NodeBuilder:
 
     def _content_start(self, event: yaml.ScalarEvent) -> Location:
         """Return where the text of a scalar starts, after its anchor: offsets into an expression count from there."""
-        start = self._where(event)
+        start = self._location(event)
         end = _place(event.end_mark, self._file)
         if event.anchor is None or event.style or start.line != end.line:
             return start
         return replace(end, column=end.column - len(event.value))
 
-    def _where(self, event: yaml.Event) -> Location:
+    def _location(self, event: yaml.Event) -> Location:
         return _place(event.start_mark, self._file)
 
     def _stop(self, event: yaml.Event, code: str, text: str) -> NoReturn:
-        problem = Problem(where=self._where(event), code=code, text=text)
-        raise MappingError(sorted([*self.problems, problem], key=lambda problem: problem.where))
+        problem = Problem(location=self._location(event), code=code, text=text)
+        raise MappingError(sorted([*self.problems, problem], key=lambda problem: problem.location))
 
 
 _TAG = '"!" starts a YAML tag; write =!(…)'
@@ -342,18 +342,18 @@ def _is_unbalanced(text: str) -> bool:
 
 def _syntax_problem(error: yaml.YAMLError, text: str, file: str) -> Problem:
     """Explain a syntax error by what the parser reports and by the line where it stopped."""
-    where = _place(getattr(error, "problem_mark", None), file)
+    location = _place(getattr(error, "problem_mark", None), file)
     report = ": ".join(filter(None, (getattr(error, "context", None), getattr(error, "problem", None))))
     lines = _LINE_BREAK.split(text)
-    line = lines[where.line - 1] if where.line <= len(lines) else ""
-    before, at = line[: where.column - 1], line[where.column - 1 : where.column]
+    line = lines[location.line - 1] if location.line <= len(lines) else ""
+    before, at = line[: location.column - 1], line[location.column - 1 : location.column]
     for explanation in _EXPLANATIONS:
         if explanation.fits(report, before, at):
             opening = getattr(error, "context_mark", None)
             if explanation.opening and opening is not None:
-                where = _place(opening, file)
-            return Problem(where=where, code=explanation.code, text=explanation.text)
-    return Problem(where=where, code="yaml", text=f"this is not YAML: {report}")
+                location = _place(opening, file)
+            return Problem(location=location, code=explanation.code, text=explanation.text)
+    return Problem(location=location, code="yaml", text=f"this is not YAML: {report}")
 
 
 def _place(position: _ParserPosition | None, file: str) -> Location:

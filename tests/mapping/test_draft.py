@@ -78,11 +78,10 @@ a body may be the customer:
   headers: {X-Mill-Topic: customers/update, X-Mill-Delivery: d1}
   body: {id: 8, email: ida@example.com, first_name: Ida, default_address: {city: Kiel}}
   guesses: {event_type: header('X-Mill-Topic'), event_key: header('X-Mill-Delivery'), id: id, email: lower(email)}
-an email among answers:
+an email in the text of an answer is nobody's:
   body: {event_id: 01J, event_type: form_answered, form_response: {submitted_at: 2026-01-01T10:00:00Z, answers:
     [{type: text, text: write to nobody@example.com}, {type: email, email: Ida@Example.com}]}}
-  guesses: {event_type: event_type, event_key: event_id, timestamp: unix(form_response.submitted_at),
-    email: "lower(first(form_response.answers[?type=='email'].email))"}
+  guesses: {event_type: event_type, event_key: event_id}
 the one who booked, not the host:
   body: {event: invitee.booked, created_at: 2026-01-01T10:00:00Z, created_by: https://meet.example.com/users/7,
     payload: {email: ida@example.com, name: Ida Mill, timezone: Europe/Berlin,
@@ -145,7 +144,8 @@ a time that cannot be read gives way to the next best:
 """)
 INVOICE = WEBHOOKS["an invoice is its customer's, not its owner's"]["body"]
 ORDER = WEBHOOKS["an order is its customer's, not the clerk's"]["body"]
-FORM = WEBHOOKS["an email among answers"]["body"]
+FORM = WEBHOOKS["an email in the text of an answer is nobody's"]["body"]
+MAIL = WEBHOOKS["the one who got the mail, not the one who sent it"]["body"]
 
 
 @pytest.mark.parametrize("name", WEBHOOKS)
@@ -171,10 +171,7 @@ PEOPLE = data("""
 - [{user: {id: 8, email: null}}, {id: user.id, email: lower(user.email)}]
 - [{recipient: " A@b.co ", message-id: <x@b.co>}, {email: lower(trim(recipient))}]
 - [{From: a@b.co, To: us@b.co, TextBody: hello}, {email: lower(From)}]
-- [{From: "+4915123456789", To: "+4930123456", Status: received}, {id: From}]
-- [{From: "+4930123456", To: "+4915123456789", Status: delivered}, {id: To}]
 - [{lead: {E-Mail: a@b.co}}, {email: lower(lead."E-Mail")}]
-- [{values: [{name: Email, value: a@b.co}]}, {email: "lower(first(values[?name=='Email'].value))"}]
 - [{id: 8, email: a@b.co, first_name: Ida}, {id: id, email: lower(email)}]
 - [{id: 8, email: a@b.co}, {email: lower(email)}]
 - [{customer_id: "0"}, {}]
@@ -212,10 +209,9 @@ def test_attributes_with_a_meaning_to_customer_io_and_tokens_are_never_guessed()
 
 
 def test_the_body_of_the_test_is_what_the_mapping_reads() -> None:
-    (test,) = compiled(drafted(FORM | {"noise": ["x"] * 9})).tests
-    answers = [{"type": "email", "email": "Ida@Example.com"}]
-    response = {"submitted_at": "2026-01-01T10:00:00Z", "answers": answers}
-    assert test.body == {"event_type": "form_answered", "form_response": response}
+    (test,) = compiled(drafted(MAIL | {"noise": ["x"] * 9})).tests
+    read = {"to": ["Ida <Ida@Example.com>"], "subject": "Hi"}
+    assert test.body == {"type": "email.opened", "created_at": "2026-01-01T10:00:00Z", "data": read}
 
 
 def test_a_deleted_person_is_not_created_again() -> None:

@@ -29,17 +29,17 @@ def read_tests(top: ObjectNode, diagnostics: Diagnostics) -> tuple[MappingTest, 
 
 def _read_test(node: Node, diagnostics: Diagnostics) -> MappingTest | None:
     if not isinstance(node, ObjectNode):
-        diagnostics.error(node.where, "test", "a test must be an object that starts with  name: …")
+        diagnostics.error(node.location, "test", "a test must be an object that starts with  name: …")
         return None
     refuse_unknown_keys(node, TEST_KEYS, "in a test", diagnostics)
     name, body, payload = node.get("name"), node.get("body"), node.get("payload")
     if name is None:
-        diagnostics.error(node.where, "test", "a test needs a 'name' that says what it shows")
+        diagnostics.error(node.location, "test", "a test needs a 'name' that says what it shows")
     if (body is None) == (payload is None):
-        diagnostics.error(node.where, "test", "a test needs either 'body', or 'payload' with the name of a file")
+        diagnostics.error(node.location, "test", "a test needs either 'body', or 'payload' with the name of a file")
     expect, error = _read_expectation(node, diagnostics)
     return MappingTest(
-        where=node.where,
+        location=node.location,
         name="" if name is None else _read_text(name, "name", diagnostics),
         body=None if body is None else yaml_nodes.plain(body),
         payload=None if payload is None else _read_text(payload, "payload", diagnostics),
@@ -56,7 +56,7 @@ def _read_text(node: Node, name: str, diagnostics: Diagnostics) -> str:
     if isinstance(node, Scalar) and node.value is not None:
         return node.value if isinstance(node.value, str) else json.dumps(node.value)
     if not is_empty(node):
-        diagnostics.error(node.where, "test", f"'{name}' must be text")
+        diagnostics.error(node.location, "test", f"'{name}' must be text")
     return ""
 
 
@@ -83,14 +83,14 @@ def _read_expectation(
     match node.get("expect"):
         case None:
             text = "a test needs 'expect': a list of calls ([] for none), or {error: text}"
-            diagnostics.error(node.where, "test", text)
+            diagnostics.error(node.location, "test", text)
         case ListNode() as calls:
             return tuple(_read_expected_call(item, diagnostics) for item in calls.items), None
         case ObjectNode() as failure:
             hint = "; a list of calls starts each with '- call: …'"
             refuse_unknown_keys(failure, ("error",), "in 'expect'", diagnostics, hint)
             if not failure.entries:
-                diagnostics.error(failure.where, "test", _EXPECT)
+                diagnostics.error(failure.location, "test", _EXPECT)
             error = failure.get("error")
             return None, "" if error is None else _read_text(error, "error", diagnostics)
         case other:
@@ -106,5 +106,5 @@ def _read_expected_call(node: Node, diagnostics: Diagnostics) -> dict[str, JSON]
     if isinstance(data, dict) and isinstance(data.get("call"), str) and data["call"] in CALLS:
         return data
     text = f"an expected call must be an object with  call: {'|'.join(CALLS)}"
-    diagnostics.error(node.where, "test", text)
+    diagnostics.error(node.location, "test", text)
     return {}

@@ -217,30 +217,30 @@ class Group:
         *parameters: Parameter,
         example: tuple[str, JSON, JSON],
         setting: str = "",
-        variadic: bool = False,
-        takes_null: bool = False,
-        lazy: bool = False,
-        needs_scope: bool = False,
         stride: int = CHARACTERS,
         check: Check | None = None,
+        **flags: bool,
     ) -> Callable[[Callable[..., JSON]], Callable[..., JSON]]:
-        """Register a function by its name without the underscore. Its docstring is the description for users."""
+        """Register a function by its name. Its docstring is the description for users.
+
+        An underscore at the end of the name, as in `sum_`, keeps it apart from one of Python's own.
+
+        Args:
+            flags: variadic, takes_null, lazy and needs_scope, as in Function.
+        """
 
         def register(call: Callable[..., JSON]) -> Callable[..., JSON]:
             expression, data, output = example
             entry = Function(
-                name=call.__name__.removeprefix("_"),
+                name=call.__name__.removesuffix("_"),
                 kind=self.kind,
                 description=call.__doc__ or "",
                 parameters=parameters,
                 example=Example(expression=expression, input=data, output=output, setting=setting),
                 call=call,
-                variadic=variadic,
-                takes_null=takes_null,
-                lazy=lazy,
-                needs_scope=needs_scope,
                 stride=stride,
                 check=check,
+                **flags,
             )
             self._entries.append(entry)
             return call

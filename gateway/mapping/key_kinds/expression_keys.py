@@ -65,7 +65,7 @@ class TimestampKey(_ExpressionKey):
             problem = "must be whole unix seconds; write =unix(…)"
         else:
             return int(moment)
-        raise TranslationError(value.where, self.name, problem)
+        raise TranslationError(value.location, self.name, problem)
 
 
 class ObjectKey(_ExpressionKey):
@@ -76,7 +76,7 @@ class ObjectKey(_ExpressionKey):
         for attribute in sorted(_certain_names(computed.expression.text)) if computed is not None else ():
             if is_steering(attribute):
                 text = f"'{attribute}' is never taken out of '{self.name}', for it steers Customer.io; write it"
-                diagnostics.warn(node.where, "steering-attribute", f"{text} under 'attributes'")
+                diagnostics.warn(node.location, "steering-attribute", f"{text} under 'attributes'")
         return computed
 
     def evaluate(self, value: Value, context: EvaluationContext) -> dict[str, JSON]:
@@ -84,7 +84,7 @@ class ObjectKey(_ExpressionKey):
         if whole is None:
             return {}
         if not isinstance(whole, dict):
-            raise TranslationError(value.where, self.name, f"needs an object, got {kind(whole)}")
+            raise TranslationError(value.location, self.name, f"needs an object, got {kind(whole)}")
         return without_steering(whole)
 
 

@@ -65,7 +65,7 @@ def required_text(value: Value, name: str, context: EvaluationContext) -> str:
     text = text_of(value, name, context)
     if not text:
         problem = "null or empty; if that may be, write =not_null(…, 'another text'), or give the call a 'when'"
-        raise TranslationError(value.where, name, problem)
+        raise TranslationError(value.location, name, problem)
     return text
 
 

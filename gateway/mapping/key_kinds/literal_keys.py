@@ -41,7 +41,7 @@ class TextKey(KeyKind):
             return _checked_constant(self, node, text, diagnostics)
         if not is_empty(literal):
             problem = f"'{self.name}' must be text that is not empty, or an expression"
-            diagnostics.error(node.where, "not-text", problem)
+            diagnostics.error(node.location, "not-text", problem)
         return None
 
     def evaluate(self, value: Value, context: EvaluationContext) -> str | None:
@@ -98,8 +98,8 @@ def _checked_constant(key: KeyKind, node: Node, text: str, diagnostics: Diagnost
     if choices and text not in choices:
         problem = f"must be one of {listed(choices)}{did_you_mean(text, choices)}"
     if problem is None:
-        return Constant(where=node.where, value=text)
-    diagnostics.error(node.where, key.name.replace("_", "-"), f"'{key.name}' {problem}")
+        return Constant(location=node.location, value=text)
+    diagnostics.error(node.location, key.name.replace("_", "-"), f"'{key.name}' {problem}")
     return None
 
 
@@ -110,7 +110,7 @@ class SecondsKey(_ConstantKey):
         del names
         value = node.value if isinstance(node, Scalar) else None
         if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= MAX_TIMEOUT:
-            return Constant(where=node.where, value=value)
+            return Constant(location=node.location, value=value)
         text = f"'{self.name}' must be a number of seconds, over 0 and at most {MAX_TIMEOUT:g}"
         refuse_unless_absent(node, text, diagnostics)
         return None
@@ -125,7 +125,7 @@ class FlagKey(_ConstantKey):
     def compile(self, node: Node, names: Names, diagnostics: Diagnostics) -> Value | None:
         del names
         if isinstance(node, Scalar) and isinstance(node.value, bool):
-            return Constant(where=node.where, value=node.value)
+            return Constant(location=node.location, value=node.value)
         refuse_unless_absent(node, f"'{self.name}' must be true or false", diagnostics)
         return None
 
@@ -149,8 +149,8 @@ class RetryKey(_ConstantKey):
             if name not in RETRY_SETTINGS or is_empty(setting):
                 continue  # reported already
             if problem := retry_problem(name, yaml_nodes.plain(setting)):
-                diagnostics.error(setting.where, "retry", f"'{name}' {problem}")
-        return Constant(where=node.where, value=yaml_nodes.plain(node))
+                diagnostics.error(setting.location, "retry", f"'{name}' {problem}")
+        return Constant(location=node.location, value=yaml_nodes.plain(node))
 
     def schema(self) -> Schema:
         settings: dict[str, Schema] = {}
