@@ -162,7 +162,7 @@ def test_a_broken_file_closes_its_own_source_only(tmp_path: Path) -> None:
     sources = load_sources(tmp_path, {"TOKEN": "t"})
     assert sources["shop"].closed is None
     assert sources["stripe"].closed == f"{tmp_path}/payments.yaml has errors; gateway check shows them"
-    assert [problem.where.line for problem in sources["stripe"].problems] == [4]
+    assert [problem.location.line for problem in sources["stripe"].problems] == [4]
 
 
 @pytest.mark.parametrize(("names", "say"), [("ab", "both say"), ("abc", "all say")])

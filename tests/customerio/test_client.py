@@ -172,9 +172,7 @@ def test_a_slow_answer_is_ended_at_the_deadline(beginning: bytes, trickle: bytes
     with serving(handle) as url:
         attempt = attempt_at(url, deadline=0.5)
         left.set()
-    reasons = ["no whole answer within 0.5 s"] + ([] if trickle else ["no answer in time"])
-    assert attempt.status is None
-    assert attempt.reason in reasons
+    assert (attempt.status, attempt.reason) == (None, "no whole answer within 0.5 s")
     assert 0.4 < attempt.seconds < 2
 
 
@@ -480,7 +478,7 @@ def test_a_raw_request_may_be_given_less_time_but_not_more(
     with (
         TrackAPI(answer=lambda _: Hang()) as api,
         calling(api.url, deadline=deadline, policy=NO_RETRY) as (client, _),
-        pytest.raises(SendError, match=f"^no whole answer within {seconds} s$|^no answer in time$"),
+        pytest.raises(SendError, match=f"^no whole answer within {seconds} s$"),
     ):
         client.call(RawRequest(path="/v1/accounts/region", timeout=timeout), on_attempt=attempts.append)
     assert 0.1 < attempts[0].seconds < 2

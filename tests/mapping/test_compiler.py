@@ -30,7 +30,7 @@ def problems(text: str) -> list[str]:
     except MappingError as error:
         found = error.problems
     return [
-        f"{problem.where.line}:{problem.where.column} "
+        f"{problem.location.line}:{problem.location.column} "
         + ("warning: " if problem.severity is Severity.WARNING else "")
         + f"{problem.code}: {problem.text}"
         for problem in found
@@ -320,7 +320,7 @@ def test_the_event_type_and_key_of_a_scheme_are_used() -> None:
     assert (mapping.event_key, mapping.deduplicate) == (None, True)
     # The place of what a scheme says is that of the scheme.
     assert mapping.event_type is not None
-    assert str(mapping.event_type.where) == "m.yaml:3:9"
+    assert str(mapping.event_type.location) == "m.yaml:3:9"
 
 
 def test_a_scheme_that_starts_from_another_has_its_event_type_and_key() -> None:
