@@ -41,10 +41,8 @@ def secret_problem(scheme: Scheme, secret: str) -> str | None:
         key = secret_key(scheme, secret)
         if not key:
             return "the secret has nothing after its prefix"
-        if scheme.kind == "ed25519":
-            _ed25519_key(key)
-        elif scheme.kind == "ecdsa":
-            _ecdsa_key(key)
+        if scheme.kind in _PUBLIC_KEYS:
+            _public_key(scheme.kind, key)
     except ValueError:
         return _wrong_format(scheme)
     return None
@@ -104,34 +102,34 @@ def decode_signature(encoding: Encoding, text: str) -> bytes | None:
 def public_key_accepts(scheme: Scheme, key: bytes, signature: bytes, signed: bytes) -> bool:
     """Return whether a signature of *signed* was made with the private key that belongs to *key*."""
     from cryptography.exceptions import InvalidSignature
-    from cryptography.hazmat.primitives.asymmetric.ec import ECDSA
+    from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, EllipticCurvePublicKey
     from cryptography.hazmat.primitives.hashes import SHA256
 
+    public_key = _public_key(scheme.kind, key)
     try:
-        if scheme.kind == "ed25519":
-            _ed25519_key(key).verify(signature, signed)
+        if isinstance(public_key, EllipticCurvePublicKey):
+            public_key.verify(signature, signed, ECDSA(SHA256()))
         else:
-            _ecdsa_key(key).verify(signature, signed, ECDSA(SHA256()))
+            public_key.verify(signature, signed)
     except InvalidSignature:
         return False
     return True
 
 
 @lru_cache(maxsize=64)
-def _ed25519_key(key: bytes) -> Ed25519PublicKey:
-    """Load a public key of 32 bytes; raise ValueError for anything else."""
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+def _public_key(kind: str, key: bytes) -> Ed25519PublicKey | EllipticCurvePublicKey:
+    """Load an Ed25519 key of 32 bytes, or for `ecdsa` a key on the curve P-256 in DER.
 
-    return Ed25519PublicKey.from_public_bytes(key)
-
-
-@lru_cache(maxsize=64)
-def _ecdsa_key(key: bytes) -> EllipticCurvePublicKey:
-    """Load a public key on the curve P-256 in DER; raise ValueError for anything else."""
+    Raises:
+        ValueError: It is no such key.
+    """
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
     from cryptography.hazmat.primitives.serialization import load_der_public_key
 
+    if kind == "ed25519":
+        return Ed25519PublicKey.from_public_bytes(key)
     try:
         loaded = load_der_public_key(key)
     except UnsupportedAlgorithm as error:

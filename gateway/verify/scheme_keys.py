@@ -77,10 +77,6 @@ def _header_names(key: str, value: JSON) -> tuple[str, ...]:
     return tuple(_header_name(key, name) for name in names)
 
 
-def _delivery_id(key: str, value: JSON) -> tuple[tuple[str, ...], ...]:
-    return tuple(_header_names(key, names) for names in (value if isinstance(value, list) else [value]))
-
-
 def _field_without_header(key: str, value: JSON) -> RequestField:
     field = parse_field(_text(key, value))
     if field is None or field.part == "header":
@@ -168,7 +164,9 @@ _READERS: Mapping[str, Callable[[str, JSON], Any]] = {
     "timestamp.body": _nonempty_text,
     "timestamp.unit": one_of(Unit),
     "timestamp.tolerance": _tolerance,
-    "delivery_id": _delivery_id,
+    "delivery_id": lambda key, value: tuple(
+        _header_names(key, names) for names in (value if isinstance(value, list) else [value])
+    ),
     "trust": _header_names,
 }
 
