@@ -101,8 +101,10 @@ def _list_sources(names: Collection[str], environ: Mapping[str, str], *, as_json
     # What is known without the database is shown even if the database cannot be read.
     events: Mapping[str, EventSummary] = {}
     refusals: Mapping[str, Refusal] = {}
-    missing_file, problem = _missing_file(config), None
-    if missing_file is None:
+    problem, file = None, Path(config.database_url.removeprefix("sqlite:///"))
+    # To connect to a SQLite file that does not exist yet would create it.
+    is_missing = config.embedded and not file.exists()
+    if not is_missing:
         try:
             with open_database(config) as database:
                 require_schema(database)
@@ -121,19 +123,11 @@ def _list_sources(names: Collection[str], environ: Mapping[str, str], *, as_json
     else:
         blocks = _blocks(listings, in_full=bool(names), history_is_known=problem is None)
         no_events = "; no events yet" if problem is None and not events else ""
-        if missing_file is not None:
-            no_events += f": there is no {missing_file}, which gateway serve will create"
+        if is_missing:
+            no_events += f": there is no {file}, which gateway serve will create"
         click.echo("\n\n".join((*blocks, _summary(listings, no_events))))
     if problem is not None:  # at the end, where nobody overlooks it
         raise click.ClickException(f"last events and refusals cannot be read: {problem}")
-
-
-def _missing_file(config: Config) -> Path | None:
-    """Return the SQLite file if it does not exist yet: to connect would create it."""
-    if not config.embedded:
-        return None
-    file = Path(config.database_url.removeprefix("sqlite:///"))
-    return None if file.exists() else file
 
 
 def _listing(

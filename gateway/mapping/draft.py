@@ -177,8 +177,8 @@ def _routing(scheme: Scheme, guesses: Guesses) -> Iterator[str]:
 
 def _events(source: str, guesses: Guesses) -> str:
     event_type = guesses.event_type or "*"
-    identify = _call(call="identify", attributes=_expressions(guesses.of_person))
-    track = _call(name=_event_name(source, guesses.event_type), attributes=_expressions(guesses.of_event))
+    identify = _nonempty(call="identify", attributes=_expressions(guesses.of_person))
+    track = _nonempty(name=_event_name(source, guesses.event_type), attributes=_expressions(guesses.of_event))
     calls: list[JSON] = [*([identify] if guesses.identifies else []), {"call": "track", **track}]
     notes = []
     if guesses.removes:
@@ -199,7 +199,7 @@ def _events(source: str, guesses: Guesses) -> str:
     return _with_notes(yaml_block({"events": {event_type: calls}}, *notes), guesses)
 
 
-def _call(**keys: JSON) -> dict[str, JSON]:
+def _nonempty(**keys: JSON) -> dict[str, JSON]:
     return {key: value for key, value in keys.items() if value}
 
 
@@ -235,7 +235,7 @@ def _test(guesses: Guesses) -> dict[str, JSON]:
         body = {guesses.split: [body]} if guesses.split else [body]
     return {
         "name": f"a captured {guesses.event_type or 'webhook'}",
-        **_call(headers={name: guesses.sample.headers[name] for name in _headers(guesses.type)}),
+        **_nonempty(headers={name: guesses.sample.headers[name] for name in _headers(guesses.type)}),
         "body": body,
         "expect": [],
     }

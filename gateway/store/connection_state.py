@@ -158,7 +158,10 @@ class ConnectionStateTable:
             if state.cause is None:
                 self._notices.end(connection, "paused", str(target))
             else:
-                self._notices.begin(connection, "paused", str(target), _notice_text(target, state))
+                # Customer.io's own words are left out, as they may quote a call; those of a probe cannot.
+                reason = f": {state.reason}" if state.cause in ("unreachable", "misconfigured") else ""
+                text = f"connection {target} is paused ({state.cause}){reason}"
+                self._notices.begin(connection, "paused", str(target), text)
         return ConnectionStates(now=states.now, by_target=after, probe_leases=states.probe_leases), changes
 
     def lease_probes(
@@ -207,12 +210,6 @@ def _after_turn(
         )
         for target, state in states.by_target.items()
     }
-
-
-def _notice_text(target: Target, state: ConnectionState) -> str:
-    """Write the notice of a pause. Customer.io's own words are left out: they may quote a call."""
-    reason = f": {state.reason}" if state.cause in ("unreachable", "misconfigured") else ""
-    return f"connection {target} is paused ({state.cause}){reason}"
 
 
 def _states(rows: Sequence[Any]) -> ConnectionStates:

@@ -36,7 +36,12 @@ def likely_cause(scheme: Scheme, secrets: Sequence[str], webhook: Webhook, now: 
     No text shows a secret, or anything of the webhook that no secret has signed.
     """
     if scheme.header and not WebhookReader(webhook).has_header(scheme.header):
-        return _other_sender(webhook)
+        # It may come from the sender of another scheme. Headers such as Authorization belong to many senders.
+        sent = webhook.headers.keys() - ALWAYS_SECRET
+        others = ((name, header) for name, other in schemes().items() for header in other.header)
+        name, header = next((other for other in others if other[1].lower() in sent), ("", ""))
+        text = f"it bears the header {header}, as webhooks of the scheme '{name}' do; is the scheme right?"
+        return text if name else None
     for text, other_scheme, other_webhook in _variants(scheme, webhook) if len(webhook.body) <= MAX_BODY else ():
         if _verifies(other_scheme, secrets, other_webhook, now):
             return text
@@ -57,16 +62,6 @@ def _verifies(scheme: Scheme, secrets: Sequence[str], webhook: Webhook, now: flo
     except VerificationError:
         return False
     return True
-
-
-def _other_sender(webhook: Webhook) -> str | None:
-    """Name the scheme whose header the webhook carries; it may come from that sender."""
-    for name, scheme in schemes().items():
-        for header in scheme.header:
-            # Headers such as Authorization belong to many senders.
-            if header.lower() in webhook.headers and header.lower() not in ALWAYS_SECRET:
-                return f"it bears the header {header}, as webhooks of the scheme '{name}' do; is the scheme right?"
-    return None
 
 
 def _variants(scheme: Scheme, webhook: Webhook) -> Iterator[Variant]:
