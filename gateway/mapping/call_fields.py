@@ -42,21 +42,15 @@ def fields_of(
         fields[key.field] = key.evaluate(value, context)
 
     if "attributes_from" in fields:
-        fields["attributes"] = _merge_attributes(rule, fields.pop("attributes_from"), fields.get("attributes"))
+        whole, listed = fields.pop("attributes_from"), rule.fields.get("attributes")
+        # A listed name wins even when its expression gives null.
+        for name, _ in listed.entries if isinstance(listed, ObjectValue) else ():
+            whole.pop(name, None)
+        fields["attributes"] = whole | fields.get("attributes", {})
     if "timestamp" in keys and "timestamp" not in fields:
         default = defaults.get("timestamp")
         fields["timestamp"] = None if default is None else keys["timestamp"].evaluate(default, part)
     return fields
-
-
-def _merge_attributes(rule: CallRule, whole: dict[str, Any], attributes: dict[str, Any] | None) -> dict[str, Any]:
-    """Add the listed attributes to a whole object. A listed name wins even when its expression gives null."""
-    if attributes is None:
-        return whole
-    listed = rule.fields["attributes"]
-    for name, _ in listed.entries if isinstance(listed, ObjectValue) else ():
-        whole.pop(name, None)
-    return whole | attributes
 
 
 def field_place(field: str, rule: CallRule, defaults: Mapping[str, Value]) -> tuple[str, Location]:

@@ -28,6 +28,39 @@ class Diagnostics:
         """Return a line of the file, counted from 1; "" behind the last."""
         return self._lines[number - 1] if number <= len(self._lines) else ""
 
+    def refuse_unless_absent(self, node: Node | None, text: str) -> None:
+        """Report a value of the wrong kind, unless it is missing (which is fine) or empty (reported as such)."""
+        if node is not None and not is_empty(node):
+            self.error(node.location, "wrong-kind", text)
+
+    def entries_of(self, node: Node | None, text: str) -> tuple[tuple[Scalar, Node], ...]:
+        """Return the entries of an optional object; report anything else with *text*."""
+        if isinstance(node, ObjectNode):
+            return node.entries
+        self.refuse_unless_absent(node, text)
+        return ()
+
+    def refuse_empty(self, node: Node, label: str) -> None:
+        """Report every empty value in a node, at any depth."""
+        match node:
+            case Scalar(empty=True):
+                text = f"{label} has no value; write null if a null is meant, or remove it"
+                self.error(node.location, "empty-value", text)
+            case ListNode():
+                for item in node.items:
+                    self.refuse_empty(item, "this item")
+            case ObjectNode():
+                for key, value in node.entries:
+                    self.refuse_empty(value, f"'{key.value}'")
+
+    def refuse_unknown_keys(self, node: ObjectNode, known: Iterable[str], place: str, hint: str = "") -> None:
+        """Report keys that are not known, with the nearest known one; with *hint* where none is near."""
+        for key, _ in node.entries:
+            name = str(key.value)
+            if name not in known:
+                text = f"unknown key {name!r} {place}{did_you_mean(name, known) or hint}"
+                self.error(key.location, "unknown-key", text)
+
 
 def is_empty(node: Node) -> bool:
     """Return whether the value is missing; `refuse_empty` reports that, so nobody else has to."""
@@ -48,42 +81,3 @@ def location_of(node: ObjectNode, name: str) -> Location:
 def listed(names: Iterable[str]) -> str:
     """Join names for a message."""
     return ", ".join(names) or "no keys of its own"
-
-
-def refuse_unless_absent(node: Node | None, text: str, diagnostics: Diagnostics) -> None:
-    """Report a value of the wrong kind, unless it is missing (which is fine) or empty (which is reported as such)."""
-    if node is not None and not is_empty(node):
-        diagnostics.error(node.location, "wrong-kind", text)
-
-
-def entries_of(node: Node | None, text: str, diagnostics: Diagnostics) -> tuple[tuple[Scalar, Node], ...]:
-    """Return the entries of an optional object; report anything else with *text*."""
-    if isinstance(node, ObjectNode):
-        return node.entries
-    refuse_unless_absent(node, text, diagnostics)
-    return ()
-
-
-def refuse_empty(node: Node, label: str, diagnostics: Diagnostics) -> None:
-    """Report every empty value in a node, at any depth."""
-    match node:
-        case Scalar(empty=True):
-            text = f"{label} has no value; write null if a null is meant, or remove it"
-            diagnostics.error(node.location, "empty-value", text)
-        case ListNode():
-            for item in node.items:
-                refuse_empty(item, "this item", diagnostics)
-        case ObjectNode():
-            for key, value in node.entries:
-                refuse_empty(value, f"'{key.value}'", diagnostics)
-
-
-def refuse_unknown_keys(
-    node: ObjectNode, known: Iterable[str], place: str, diagnostics: Diagnostics, hint: str = ""
-) -> None:
-    """Report keys that are not known, with the nearest known one; with *hint* where none is near."""
-    for key, _ in node.entries:
-        name = str(key.value)
-        if name not in known:
-            text = f"unknown key {name!r} {place}{did_you_mean(name, known) or hint}"
-            diagnostics.error(key.location, "unknown-key", text)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
 from typing import Literal
@@ -136,6 +136,7 @@ def _combine(parts: list[Translation]) -> Translation:
     )
 
 
+@dataclass(slots=True)
 class _Part:
     """One part of an event while its calls are planned.
 
@@ -144,17 +145,14 @@ class _Part:
         key: The event key from which the identities of its calls are made.
         planned: Its calls so far.
         event_ids: Their event ids.
-        repeats: How often it has asked for each call so far, by what `_identity_text` gives.
+        repeats: How often it has asked for each call so far, by the text of what makes it the same call.
     """
 
-    __slots__ = ("context", "event_ids", "key", "planned", "repeats")
-
-    def __init__(self, context: EvaluationContext, key: str) -> None:
-        self.context = context
-        self.key = key
-        self.planned: list[PlannedCall] = []
-        self.event_ids: set[str] = set()
-        self.repeats: dict[str, int] = {}
+    context: EvaluationContext
+    key: str
+    planned: list[PlannedCall] = field(default_factory=list)
+    event_ids: set[str] = field(default_factory=set)
+    repeats: dict[str, int] = field(default_factory=dict)
 
 
 class _Translator:
@@ -248,14 +246,23 @@ class _Translator:
         for entry in rule.calls:
             for context in _call_contexts(entry, part.context):
                 if entry.spec.name not in CALLS:
-                    ignore_reasons.append(_ignore_reason(entry))
+                    reason = entry.fields.get("reason")
+                    ignore_reasons.append(
+                        str(reason.value) if isinstance(reason, Constant) else "the mapping says 'ignore'"
+                    )
                     continue
                 if self.calls + len(part.planned) == MAX_CALLS:
                     problem = f"the event makes more than {MAX_CALLS:,} calls; take fewer items in 'each'"
                     raise TranslationError(entry.location, "each" if entry.each else "call", problem)
                 part.planned.append(self.plan_call(entry, context, part))
         if not part.planned:
-            return (), ignore_reasons[0] if ignore_reasons else _reason_for_no_calls(rule)
+            if ignore_reasons:
+                return (), ignore_reasons[0]
+            name = f"'{' | '.join(rule.event_types)}'"
+            if not rule.calls:
+                return (), f"the entry {name} has no calls"
+            problem = "each has a 'when' that is not true, or nothing in its 'each'"
+            return (), f"no call of the entry {name} applies: {problem}"
 
         # Only now: the calls of a part that fails do not count for the parts after it.
         self.calls += len(part.planned)
@@ -293,7 +300,10 @@ class _Translator:
         event_id = content.get("event_id")
         origin = ("key", part.key) if event_id is None else ("event_id", event_id)
         lasting = {name: value for name, value in content.items() if name != "timestamp"} if undated else content
-        text = _identity_text([event.source, *origin, connection, region, lasting])
+        try:
+            text = _canonical([event.source, *origin, connection, region, lasting])
+        except ValueError:  # a number that JSON cannot write, which is a violation
+            text = None
 
         for violation in call.violations(text):
             name, place = field_place(violation.field, entry, mapping.defaults)
@@ -375,26 +385,6 @@ def _call_contexts(entry: CallRule, part: EvaluationContext) -> Iterator[Evaluat
             yield context
         elif trace is not None:
             trace.step(3, "no call: its 'when' is not true")
-
-
-def _ignore_reason(entry: CallRule) -> str:
-    reason = entry.fields.get("reason")
-    return str(reason.value) if isinstance(reason, Constant) else "the mapping says 'ignore'"
-
-
-def _reason_for_no_calls(rule: Rule) -> str:
-    name = f"'{' | '.join(rule.event_types)}'"
-    if not rule.calls:
-        return f"the entry {name} has no calls"
-    return f"no call of the entry {name} applies: each has a 'when' that is not true, or nothing in its 'each'"
-
-
-def _identity_text(facts: list[object]) -> str | None:
-    """Return what makes a call the same call as one text; None: it holds a number that JSON cannot write."""
-    try:
-        return _canonical(facts)
-    except ValueError:
-        return None
 
 
 # Encoders made once, because json.dumps makes a new one for each text. No value refers to itself.

@@ -22,7 +22,12 @@ def read_value(node: Node, names: Names, diagnostics: Diagnostics) -> Value | No
             if node.empty:
                 return None
             if isinstance(node.value, str):
-                _warn_of_path(node, node.value, diagnostics)
+                if _PATH.fullmatch(node.value):
+                    text = f"'{node.value}' is literal text but looks like a path"
+                    hint = f"write ={node.value}, or {{literal: {node.value}}}"
+                    diagnostics.warn(node.location, "looks-like-a-path", f"{text}; {hint}")
+                else:
+                    warn_of_template(node, node.value, diagnostics)
             return Constant(location=node.location, value=node.value)
         case ListNode():
             items = [read_value(item, names, diagnostics) for item in node.items]
@@ -31,6 +36,7 @@ def read_value(node: Node, names: Names, diagnostics: Diagnostics) -> Value | No
             return _read_object(node, names, diagnostics)
 
 
+_PATH = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*|\[\d+\])+", re.ASCII)
 _ALONE = "'{}' stands alone in its braces; an object with such a key is written {{literal: {{…}}}}"
 
 
@@ -91,14 +97,3 @@ def read_optional_text(node: ObjectNode, name: str, diagnostics: Diagnostics) ->
     """Read the literal text of a key that may be missing."""
     value = node.get(name)
     return None if value is None else read_literal_text(value, name, diagnostics)
-
-
-_PATH = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*|\[\d+\])+", re.ASCII)
-
-
-def _warn_of_path(node: Scalar, text: str, diagnostics: Diagnostics) -> None:
-    if _PATH.fullmatch(text):
-        warning = f"'{text}' is literal text but looks like a path; write ={text}, or {{literal: {text}}}"
-        diagnostics.warn(node.location, "looks-like-a-path", warning)
-    else:
-        warn_of_template(node, text, diagnostics)

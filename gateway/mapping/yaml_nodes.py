@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import NoReturn, Protocol, TypeAlias
 
 import yaml
@@ -131,21 +131,18 @@ class _NodeBuilder:
 
     def root(self) -> Node:
         """Return the root node of the document. Raises MappingError or yaml.YAMLError."""
-        self._next()  # the start of the stream
-        start = self._next()
+        next(self._events)  # the start of the stream
+        start = next(self._events)
         if isinstance(start, yaml.StreamEndEvent):
             self._stop(start, "empty", "the file is empty; it starts with  version: 1")
-        node = self._node(self._next(), depth=1)
-        self._next()  # the end of the document
-        after = self._next()
+        node = self._node(next(self._events), depth=1)
+        next(self._events)  # the end of the document
+        after = next(self._events)
         if isinstance(after, yaml.DocumentStartEvent):
             self._stop(after, "yaml", "a second document starts here; a mapping file holds one")
         if isinstance(node, Scalar) and node.empty:
             self._stop(start, "empty", "the file is empty; it starts with  version: 1")
         return node
-
-    def _next(self) -> yaml.Event:
-        return next(self._events)
 
     def _node(self, event: yaml.Event, depth: int) -> Node:
         if isinstance(event, yaml.AliasEvent):
@@ -160,23 +157,20 @@ class _NodeBuilder:
         if isinstance(event, yaml.ScalarEvent):
             node = self._scalar(event)
         elif isinstance(event, yaml.SequenceStartEvent):
-            node = self._list(event, depth)
+            items = []
+            while not isinstance(item := next(self._events), yaml.SequenceEndEvent):
+                items.append(self._node(item, depth + 1))
+            node = ListNode(location=self._location(event), items=tuple(items))
         else:
             node = self._object(event, depth)
         if anchor is not None:
             self._anchors[anchor] = node
         return node
 
-    def _list(self, start: yaml.Event, depth: int) -> ListNode:
-        items = []
-        while not isinstance(event := self._next(), yaml.SequenceEndEvent):
-            items.append(self._node(event, depth + 1))
-        return ListNode(location=self._location(start), items=tuple(items))
-
     def _object(self, start: yaml.Event, depth: int) -> ObjectNode:
         entries: list[tuple[Scalar, Node]] = []
-        while not isinstance(event := self._next(), yaml.MappingEndEvent):
-            entries.append((self._key(event, entries), self._node(self._next(), depth + 1)))
+        while not isinstance(event := next(self._events), yaml.MappingEndEvent):
+            entries.append((self._key(event, entries), self._node(next(self._events), depth + 1)))
         if getattr(start, "flow_style", False):
             self._find_split_expression(entries)
         entries = self._merge(self._unique(entries))
@@ -361,8 +355,8 @@ def _place(position: _ParserPosition | None, file: str) -> Location:
     return Location(file=file, line=line + 1, column=column + 1)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _SyntaxExplanation:
+@dataclass(frozen=True)
+class _Explanation:
     """The explanation of a syntax error, and how to recognise the error: by three patterns.
 
     Attributes:
@@ -373,11 +367,12 @@ class _SyntaxExplanation:
     """
 
     report: str
+    text: str
+    _: KW_ONLY
     before: str = ""
     at: str = ""
     opening: bool = False
     code: str = "yaml"
-    text: str
 
     def fits(self, report: str, before: str, at: str) -> bool:
         """Tell whether all three patterns match."""
@@ -388,62 +383,46 @@ class _SyntaxExplanation:
 # The first that fits is used, so the special ones come before the general ones.
 _EXPLANATIONS = (
     # The parser in C has a limit of its own, which it may meet while it reads ahead.
-    _SyntaxExplanation(report="maximum nesting depth", code="too-deep", text=_TOO_DEEP),
-    _SyntaxExplanation(report="(?:scanning|parsing) a tag|undefined tag", opening=True, code="yaml-tag", text=_TAG),
-    _SyntaxExplanation(
-        report="scanning an alias",
-        opening=True,
-        text='"*" starts a YAML alias; if text is meant, quote it, as in  "*.created":',
+    _Explanation("maximum nesting depth", _TOO_DEEP, code="too-deep"),
+    _Explanation("(?:scanning|parsing) a tag|undefined tag", _TAG, opening=True, code="yaml-tag"),
+    _Explanation(
+        "scanning an alias", '"*" starts a YAML alias; if text is meant, quote it, as in  "*.created":', opening=True
     ),
-    _SyntaxExplanation(
-        report="scanning an anchor", opening=True, text='"&" starts a YAML anchor; if text is meant, quote it'
-    ),
-    _SyntaxExplanation(
-        report="mapping values are not allowed",
+    _Explanation("scanning an anchor", '"&" starts a YAML anchor; if text is meant, quote it', opening=True),
+    _Explanation(
+        "mapping values are not allowed",
+        "bad expression: a choice is written if(condition, then, otherwise)",
         before=r"(?:^|[:-]) *=[^'\"`]* \? ",
         code="expression",
-        text="bad expression: a choice is written if(condition, then, otherwise)",
     ),
-    _SyntaxExplanation(report="mapping values are not allowed", before="(?:^|[:-]) *=", text=_COLON),
-    _SyntaxExplanation(
-        report="mapping values are not allowed",
-        text='this ":" cannot stand here: check the indentation; a text that contains ": " must be quoted',
+    _Explanation("mapping values are not allowed", _COLON, before="(?:^|[:-]) *="),
+    _Explanation(
+        "mapping values are not allowed",
+        'this ":" cannot stand here: check the indentation; a text that contains ": " must be quoted',
     ),
-    _SyntaxExplanation(
-        report="entries are not allowed",
-        text='a list starts on a line of its own; a text that starts with "- " must be quoted',
+    _Explanation(
+        "entries are not allowed", 'a list starts on a line of its own; a text that starts with "- " must be quoted'
     ),
-    _SyntaxExplanation(
-        report="cannot start any token|tab character", at="\t", text="a tab is used for indentation; use spaces"
+    _Explanation("cannot start any token|tab character", "a tab is used for indentation; use spaces", at="\t"),
+    _Explanation("cannot start any token", 'a text cannot start with "@"; an expression is written =@', at="@"),
+    _Explanation("cannot start any token", "a text cannot start with this character; quote it"),
+    _Explanation(
+        "quoted scalar: found (?:unknown escape|invalid)",
+        "in double quotes a backslash starts an escape; use single quotes or a block (key: >-)",
     ),
-    _SyntaxExplanation(
-        report="cannot start any token", at="@", text='a text cannot start with "@"; an expression is written =@'
-    ),
-    _SyntaxExplanation(report="cannot start any token", text="a text cannot start with this character; quote it"),
-    _SyntaxExplanation(
-        report="quoted scalar: found (?:unknown escape|invalid)",
-        text="in double quotes a backslash starts an escape; use single quotes or a block (key: >-)",
-    ),
-    _SyntaxExplanation(report="quoted scalar", opening=True, text="a quote is opened here and never closed"),
-    _SyntaxExplanation(
-        report="flow (?:mapping|sequence)",
+    _Explanation("quoted scalar", "a quote is opened here and never closed", opening=True),
+    _Explanation(
+        "flow (?:mapping|sequence)",
+        "an expression with , [ ] { or } inside { } or [ ] must be quoted",
         before="=",
         at=".",
-        text="an expression with , [ ] { or } inside { } or [ ] must be quoted",
     ),
-    _SyntaxExplanation(
-        report="flow (?:mapping|sequence)", at="^$", opening=True, text="a bracket is opened here and never closed"
-    ),
-    _SyntaxExplanation(
-        report="flow mapping", text="inside { } entries are written  key: value  with commas between them"
-    ),
-    _SyntaxExplanation(report="flow sequence", text="inside [ ] items are written with commas between them"),
-    _SyntaxExplanation(
-        report="could not find expected ':'", opening=True, text='this line has no "key: "; check its indentation'
-    ),
-    _SyntaxExplanation(report="block scalar", opening=True, text="after | or > the text starts on the next line"),
-    _SyntaxExplanation(
-        report="block (?:mapping|collection)",
-        text="this does not continue the lines above; check the indentation and the quotes",
+    _Explanation("flow (?:mapping|sequence)", "a bracket is opened here and never closed", at="^$", opening=True),
+    _Explanation("flow mapping", "inside { } entries are written  key: value  with commas between them"),
+    _Explanation("flow sequence", "inside [ ] items are written with commas between them"),
+    _Explanation("could not find expected ':'", 'this line has no "key: "; check its indentation', opening=True),
+    _Explanation("block scalar", "after | or > the text starts on the next line", opening=True),
+    _Explanation(
+        "block (?:mapping|collection)", "this does not continue the lines above; check the indentation and the quotes"
     ),
 )

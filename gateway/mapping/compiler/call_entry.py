@@ -12,8 +12,6 @@ from gateway.mapping.diagnostics import (
     listed,
     location_of,
     name_of,
-    refuse_empty,
-    refuse_unknown_keys,
 )
 from gateway.mapping.expressions import Names
 from gateway.mapping.key_kinds import CALL_KEYS
@@ -107,9 +105,9 @@ def _check_keys(spec: CallSpec, node: ObjectNode, defaults: frozenset[str], diag
     hint = f"; it takes {listed(spec.keys)}"
     if "attributes" in spec.keys:
         hint = "; an attribute stands under 'attributes'"
-    refuse_unknown_keys(node, (*COMMON_KEYS, *spec.keys), f"in call '{spec.name}'", diagnostics, hint)
+    diagnostics.refuse_unknown_keys(node, (*COMMON_KEYS, *spec.keys), f"in call '{spec.name}'", hint)
     for key, value in node.entries:
-        refuse_empty(value, f"'{key.value}'", diagnostics)
+        diagnostics.refuse_empty(value, f"'{key.value}'")
     by_default = defaults.intersection(spec.identifiers)
     if spec.identifiers and not by_default and all(node.get(name) is None for name in spec.identifiers):
         known = listed(spec.identifiers)

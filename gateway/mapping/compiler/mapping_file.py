@@ -13,12 +13,8 @@ from gateway.mapping.compiler.tests_section import read_tests
 from gateway.mapping.compiler.verify_section import read_verification
 from gateway.mapping.diagnostics import (
     Diagnostics,
-    entries_of,
     is_empty,
     name_of,
-    refuse_empty,
-    refuse_unknown_keys,
-    refuse_unless_absent,
 )
 from gateway.mapping.expressions import Names, compile_expression, headers_in
 from gateway.mapping.key_kinds import DEFAULT_KEYS
@@ -108,11 +104,11 @@ def _read_mapping(top: ObjectNode, file: str, diagnostics: Diagnostics) -> Mappi
 def _check_keys(top: ObjectNode, diagnostics: Diagnostics) -> None:
     """Check the version, and report unknown keys and empty values."""
     extensions = [str(key.value) for key, _ in top.entries if str(key.value).startswith("x-")]
-    refuse_unknown_keys(top, (*TOP_KEYS, *extensions), "at the top of the file", diagnostics)
+    diagnostics.refuse_unknown_keys(top, (*TOP_KEYS, *extensions), "at the top of the file")
     for key, value in top.entries:
         # Calls report their own empty values, after a better guess at what was meant.
         if key.value != "events":
-            refuse_empty(value, f"'{key.value}'", diagnostics)
+            diagnostics.refuse_empty(value, f"'{key.value}'")
     version = top.get("version")
     if version is None:
         diagnostics.error(top.location, "version", "'version' is missing; this language is  version: 1")
@@ -188,10 +184,10 @@ def _read_defaults(top: ObjectNode, names: Names, diagnostics: Diagnostics) -> t
     """Compile `defaults`; return with them the names of all, also of those whose expressions are wrong."""
     node = top.get("defaults")
     if not isinstance(node, ObjectNode):
-        refuse_unless_absent(node, "'defaults' must be an object of identifiers and 'timestamp'", diagnostics)
+        diagnostics.refuse_unless_absent(node, "'defaults' must be an object of identifiers and 'timestamp'")
         return {}, frozenset()
     hint = "; defaults are identifiers and 'timestamp'"
-    refuse_unknown_keys(node, DEFAULT_KEYS, "in 'defaults'", diagnostics, hint)
+    diagnostics.refuse_unknown_keys(node, DEFAULT_KEYS, "in 'defaults'", hint)
     written = frozenset(str(key.value) for key, _ in node.entries)
     return compile_keys(node, DEFAULT_KEYS, names, diagnostics), written
 
@@ -199,7 +195,7 @@ def _read_defaults(top: ObjectNode, names: Names, diagnostics: Diagnostics) -> t
 def _read_let(top: ObjectNode, names: Names, diagnostics: Diagnostics) -> dict[str, Value]:
     """Compile the variables. A wrong one keeps its name, so that its uses are not reported too."""
     let: dict[str, Value] = {}
-    for key, node in entries_of(top.get("let"), "'let' must be an object of names and values", diagnostics):
+    for key, node in diagnostics.entries_of(top.get("let"), "'let' must be an object of names and values"):
         earlier = replace(names, variables=frozenset(let))
         value = read_value(node, earlier, diagnostics)
         let[str(key.value)] = value or Constant(location=node.location, value=None)
@@ -209,7 +205,7 @@ def _read_let(top: ObjectNode, names: Names, diagnostics: Diagnostics) -> dict[s
 def _read_tables(top: ObjectNode, diagnostics: Diagnostics) -> dict[str, dict[str, JSON]]:
     text = "'tables' must be an object: the name of each table, and its entries"
     tables = {}
-    for table, node in entries_of(top.get("tables"), text, diagnostics):
-        entries = entries_of(node, f"the table '{table.value}' must be an object of keys and values", diagnostics)
+    for table, node in diagnostics.entries_of(top.get("tables"), text):
+        entries = diagnostics.entries_of(node, f"the table '{table.value}' must be an object of keys and values")
         tables[str(table.value)] = {str(key.value): read_constant(value, diagnostics) for key, value in entries}
     return tables

@@ -7,7 +7,7 @@ import json
 from gateway.customerio.calls import CALLS
 from gateway.event import JSON
 from gateway.mapping import yaml_nodes
-from gateway.mapping.diagnostics import Diagnostics, entries_of, is_empty, refuse_unknown_keys, refuse_unless_absent
+from gateway.mapping.diagnostics import Diagnostics, is_empty
 from gateway.mapping.model import MappingTest
 from gateway.mapping.yaml_nodes import ListNode, Node, ObjectNode, Scalar
 
@@ -23,7 +23,7 @@ def read_tests(top: ObjectNode, diagnostics: Diagnostics) -> tuple[MappingTest, 
     if isinstance(node, ListNode):
         tests = [_read_test(item, diagnostics) for item in node.items]
         return tuple(test for test in tests if test is not None)
-    refuse_unless_absent(node, "'tests' must be a list: each starts with '- name: …'", diagnostics)
+    diagnostics.refuse_unless_absent(node, "'tests' must be a list: each starts with '- name: …'")
     return ()
 
 
@@ -31,12 +31,17 @@ def _read_test(node: Node, diagnostics: Diagnostics) -> MappingTest | None:
     if not isinstance(node, ObjectNode):
         diagnostics.error(node.location, "test", "a test must be an object that starts with  name: …")
         return None
-    refuse_unknown_keys(node, TEST_KEYS, "in a test", diagnostics)
+    diagnostics.refuse_unknown_keys(node, TEST_KEYS, "in a test")
     name, body, payload = node.get("name"), node.get("body"), node.get("payload")
     if name is None:
         diagnostics.error(node.location, "test", "a test needs a 'name' that says what it shows")
     if (body is None) == (payload is None):
         diagnostics.error(node.location, "test", "a test needs either 'body', or 'payload' with the name of a file")
+    time, received_at = node.get("received_at"), TEST_RECEIVED_AT
+    if isinstance(time, Scalar) and type(time.value) is int:
+        received_at = time.value
+    else:
+        diagnostics.refuse_unless_absent(time, "'received_at' must be whole unix seconds")
     expect, error = _read_expectation(node, diagnostics)
     return MappingTest(
         location=node.location,
@@ -45,7 +50,7 @@ def _read_test(node: Node, diagnostics: Diagnostics) -> MappingTest | None:
         payload=None if payload is None else _read_text(payload, "payload", diagnostics),
         headers=_read_texts(node, "headers", diagnostics),
         query=_read_texts(node, "query", diagnostics),
-        received_at=_read_time(node, diagnostics),
+        received_at=received_at,
         expect=expect,
         error=error,
     )
@@ -61,16 +66,8 @@ def _read_text(node: Node, name: str, diagnostics: Diagnostics) -> str:
 
 
 def _read_texts(node: ObjectNode, name: str, diagnostics: Diagnostics) -> dict[str, str]:
-    entries = entries_of(node.get(name), f"'{name}' must be an object of names and texts", diagnostics)
+    entries = diagnostics.entries_of(node.get(name), f"'{name}' must be an object of names and texts")
     return {str(key.value): _read_text(value, str(key.value), diagnostics) for key, value in entries}
-
-
-def _read_time(node: ObjectNode, diagnostics: Diagnostics) -> int:
-    time = node.get("received_at")
-    if isinstance(time, Scalar) and type(time.value) is int:
-        return time.value
-    refuse_unless_absent(time, "'received_at' must be whole unix seconds", diagnostics)
-    return TEST_RECEIVED_AT
 
 
 _EXPECT = "'expect' must be a list of calls ([] for none), or {error: text}"
@@ -88,13 +85,13 @@ def _read_expectation(
             return tuple(_read_expected_call(item, diagnostics) for item in calls.items), None
         case ObjectNode() as failure:
             hint = "; a list of calls starts each with '- call: …'"
-            refuse_unknown_keys(failure, ("error",), "in 'expect'", diagnostics, hint)
+            diagnostics.refuse_unknown_keys(failure, ("error",), "in 'expect'", hint)
             if not failure.entries:
                 diagnostics.error(failure.location, "test", _EXPECT)
             error = failure.get("error")
             return None, "" if error is None else _read_text(error, "error", diagnostics)
         case other:
-            refuse_unless_absent(other, _EXPECT, diagnostics)
+            diagnostics.refuse_unless_absent(other, _EXPECT)
     return (), None
 
 

@@ -8,7 +8,7 @@ from ipaddress import ip_interface, ip_network
 from gateway import verify
 from gateway.errors import Location
 from gateway.mapping import yaml_nodes
-from gateway.mapping.diagnostics import Diagnostics, is_empty, location_of, name_of, refuse_unknown_keys
+from gateway.mapping.diagnostics import Diagnostics, is_empty, location_of, name_of
 from gateway.mapping.model import Network, Verify
 from gateway.mapping.yaml_nodes import ListNode, Node, ObjectNode, Scalar
 
@@ -39,7 +39,7 @@ def read_verification(top: ObjectNode, diagnostics: Diagnostics) -> Verify | Non
 
 def _read_proof(node: ObjectNode, diagnostics: Diagnostics) -> Verify | None:
     hint = "; a scheme of your own is written  scheme: {…}"
-    refuse_unknown_keys(node, VERIFY_KEYS, "in 'verify'", diagnostics, hint)
+    diagnostics.refuse_unknown_keys(node, VERIFY_KEYS, "in 'verify'", hint)
     scheme = _read_scheme(node, diagnostics)
     secret_env = _read_variables(node, "secret_env", diagnostics)
     token_env = _read_variables(node, "verify_token_env", diagnostics)
@@ -122,23 +122,21 @@ def _read_networks(node: ObjectNode, diagnostics: Diagnostics) -> tuple[Network,
     items = value.items if isinstance(value, ListNode) else (value,)
     if not items:
         diagnostics.error(value.location, "networks", "'networks' must name at least one address or network")
-    networks = [_read_network(item, diagnostics) for item in items]
-    return tuple(network for network in networks if network is not None)
-
-
-def _read_network(node: Node, diagnostics: Diagnostics) -> Network | None:
-    text = str(node.value) if isinstance(node, Scalar) else ""  # ip_network takes a number for an address
-    try:
-        network = ip_network(text, strict=False)
-    except ValueError:
-        network = None
-    if network is None or "%" in text:
-        problem = "'networks' must hold IP addresses or networks, such as 3.18.12.63 or 10.0.0.0/8"
-    elif network.version == 6 and network.network_address.ipv4_mapped is not None:
-        problem = f"'{text}' never matches: an IPv4 address is written as such, e.g.  10.0.0.0/8"
-    elif "/" in text and ip_interface(text).ip != network.network_address:
-        problem = f"'{text}' names one address of a network; did you mean {network}?"
-    else:
-        return network
-    diagnostics.error(node.location, "networks", problem)
-    return None
+    networks = []
+    for item in items:
+        text = str(item.value) if isinstance(item, Scalar) else ""  # ip_network takes a number for an address
+        try:
+            network = ip_network(text, strict=False)
+        except ValueError:
+            network = None
+        if network is None or "%" in text:
+            problem = "'networks' must hold IP addresses or networks, such as 3.18.12.63 or 10.0.0.0/8"
+        elif network.version == 6 and network.network_address.ipv4_mapped is not None:
+            problem = f"'{text}' never matches: an IPv4 address is written as such, e.g.  10.0.0.0/8"
+        elif "/" in text and ip_interface(text).ip != network.network_address:
+            problem = f"'{text}' names one address of a network; did you mean {network}?"
+        else:
+            networks.append(network)
+            continue
+        diagnostics.error(item.location, "networks", problem)
+    return tuple(networks)

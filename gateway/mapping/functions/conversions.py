@@ -98,15 +98,7 @@ _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=
 
 
 def _json_text(name: str, value: JSON, budget: Budget) -> str:
-    budget.spend(_least_size(name, value) // SLOWLY)
-    try:
-        return _ENCODER.encode(value)
-    except ValueError:
-        raise ExpressionError(f"{name}() met a number that cannot be written as JSON") from None
-
-
-def _least_size(name: str, value: JSON) -> int:
-    """Return the least length of a value as JSON, without writing it: one part may occur in it many times."""
+    # First the least length of the text, without writing it: one part may occur in a value many times.
     size = 0
     waiting = [value]
     while waiting:
@@ -122,7 +114,11 @@ def _least_size(name: str, value: JSON) -> int:
         else:
             size += item.bit_length() // 4 if isinstance(item, int) else 1
         limit_text(name, size)
-    return size
+    budget.spend(size // SLOWLY)
+    try:
+        return _ENCODER.encode(value)
+    except ValueError:
+        raise ExpressionError(f"{name}() met a number that cannot be written as JSON") from None
 
 
 @function(anything("x"), takes_null=True, stride=CONSTANT, example=("type(total)", {"total": 4900}, "number"))

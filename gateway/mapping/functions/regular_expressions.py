@@ -193,19 +193,18 @@ _ESCAPE = re.compile(r"\\(.?)", re.DOTALL)
 
 def _template(to: str, pattern: _CompiledPattern) -> list[str | int]:
     """Return the parts of a replacement: texts, and between them the numbers of groups."""
-    parts = _ESCAPE.split(to)
-    return [_escape(part, pattern) if place % 2 else part for place, part in enumerate(parts)]
-
-
-def _escape(character: str, pattern: _CompiledPattern) -> str | int:
-    if character == "\\":
-        return character
-    if not ("0" <= character <= "9" and int(character) in pattern.groups):
-        raise ExpressionError(
-            f"a \\ in 'to' of regex_replace() stands before the number of a group; {_groups_text(pattern.groups)}; "
-            "the character itself is written \\\\"
-        )
-    return int(character)
+    parts: list[str | int] = []
+    for place, part in enumerate(_ESCAPE.split(to)):
+        if place % 2 == 0 or part == "\\":
+            parts.append(part)
+        elif "0" <= part <= "9" and int(part) in pattern.groups:
+            parts.append(int(part))
+        else:
+            raise ExpressionError(
+                "a \\ in 'to' of regex_replace() stands before the number of a group; "
+                f"{_groups_text(pattern.groups)}; the character itself is written \\\\"
+            )
+    return parts
 
 
 @function(

@@ -27,15 +27,8 @@ class _ExpressionKey(KeyKind):
         return EXPRESSION
 
 
-class IdentifierKey(_ExpressionKey):
-    """An identifier of a person. Null or empty is None: another identifier may do."""
-
-    def evaluate(self, value: Value, context: EvaluationContext) -> str | None:
-        return text_of(value, self.name, context) or None
-
-
-class EventIdKey(_ExpressionKey):
-    """The id of an event. Null or empty is None: the gateway derives one."""
+class OptionalIdKey(_ExpressionKey):
+    """An identifier of a person, or the id of an event. Null or empty is None: another one may do, or is derived."""
 
     def evaluate(self, value: Value, context: EvaluationContext) -> str | None:
         return text_of(value, self.name, context) or None

@@ -7,17 +7,10 @@ from gateway.customerio.limits import MAX_TIMEOUT
 from gateway.errors import did_you_mean
 from gateway.event import JSON
 from gateway.mapping import yaml_nodes
-from gateway.mapping.diagnostics import Diagnostics, is_empty, listed, refuse_unknown_keys, refuse_unless_absent
+from gateway.mapping.diagnostics import Diagnostics, is_empty, listed
 from gateway.mapping.evaluate import EvaluationContext, text_of
 from gateway.mapping.expressions import Names
-from gateway.mapping.key_kinds.key_kind import (
-    EXPRESSION,
-    LITERAL_MARKER,
-    LITERAL_TEXT,
-    KeyKind,
-    Schema,
-    required_text,
-)
+from gateway.mapping.key_kinds.key_kind import EXPRESSION, LITERAL_MARKER, LITERAL_TEXT, KeyKind, Schema, required_text
 from gateway.mapping.located_expression import is_expression, read_computed, warn_of_template
 from gateway.mapping.model import Constant, Value
 from gateway.mapping.value_nodes import read_literal_text
@@ -34,8 +27,10 @@ class TextKey(KeyKind):
         literal = node
         if isinstance(node, ObjectNode) and len(node.entries) == 1:
             literal = node.get("literal") or node
-        text = _literal_text(literal)
-        if text:
+        text = literal.value if isinstance(literal, Scalar) else None
+        if isinstance(text, int | float) and not isinstance(text, bool):
+            text = number_text(text)
+        if text and isinstance(text, str):
             if isinstance(node, Scalar):
                 warn_of_template(node, text, diagnostics)
             return _checked_constant(self, node, text, diagnostics)
@@ -60,14 +55,6 @@ class TextKey(KeyKind):
             "additionalProperties": False,
         }
         return {"anyOf": [literal, EXPRESSION, marked]}
-
-
-def _literal_text(node: Node) -> str:
-    """Return literal text, or a number written out; "" for anything else."""
-    value = node.value if isinstance(node, Scalar) else None
-    if isinstance(value, str):
-        return value
-    return "" if isinstance(value, bool) or not isinstance(value, int | float) else number_text(value)
 
 
 class _ConstantKey(KeyKind):
@@ -112,7 +99,7 @@ class SecondsKey(_ConstantKey):
         if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= MAX_TIMEOUT:
             return Constant(location=node.location, value=value)
         text = f"'{self.name}' must be a number of seconds, over 0 and at most {MAX_TIMEOUT:g}"
-        refuse_unless_absent(node, text, diagnostics)
+        diagnostics.refuse_unless_absent(node, text)
         return None
 
     def schema(self) -> Schema:
@@ -126,7 +113,7 @@ class FlagKey(_ConstantKey):
         del names
         if isinstance(node, Scalar) and isinstance(node.value, bool):
             return Constant(location=node.location, value=node.value)
-        refuse_unless_absent(node, f"'{self.name}' must be true or false", diagnostics)
+        diagnostics.refuse_unless_absent(node, f"'{self.name}' must be true or false")
         return None
 
     def schema(self) -> Schema:
@@ -140,10 +127,10 @@ class RetryKey(_ConstantKey):
         del names
         if not isinstance(node, ObjectNode):
             text = f"'{self.name}' must be an object of {listed(RETRY_SETTINGS)}"
-            refuse_unless_absent(node, text, diagnostics)
+            diagnostics.refuse_unless_absent(node, text)
             return None
         hint = f"; it takes {listed(RETRY_SETTINGS)}"
-        refuse_unknown_keys(node, RETRY_SETTINGS, f"in '{self.name}'", diagnostics, hint)
+        diagnostics.refuse_unknown_keys(node, RETRY_SETTINGS, f"in '{self.name}'", hint)
         for key, setting in node.entries:
             name = str(key.value)
             if name not in RETRY_SETTINGS or is_empty(setting):

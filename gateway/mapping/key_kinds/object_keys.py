@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
+from gateway.customerio.calls import Kind
 from gateway.customerio.calls.raw_request import header_problem, value_problem
 from gateway.customerio.wire import plain_text
 from gateway.errors import Location, TranslationError
 from gateway.event import JSON
-from gateway.mapping.diagnostics import Diagnostics, is_empty, listed, refuse_unknown_keys, refuse_unless_absent
+from gateway.mapping.diagnostics import Diagnostics, is_empty, listed
 from gateway.mapping.evaluate import EvaluationContext, as_text, evaluate, resolve, text_of
 from gateway.mapping.expressions import Names
 from gateway.mapping.functions import kind
-from gateway.mapping.key_kinds.expression_keys import IdentifierKey
-from gateway.mapping.key_kinds.key_kind import ANY_VALUE, KeyKind, Schema, compile_keys, object_schema
+from gateway.mapping.key_kinds.key_kind import ANY_VALUE, KeyKind, Keys, Schema, compile_keys, object_schema
 from gateway.mapping.located_expression import is_expression, read_computed
 from gateway.mapping.model import Constant, ListValue, ObjectValue, Value
 from gateway.mapping.value_nodes import read_entries, read_value
@@ -28,9 +27,6 @@ class DataKey(KeyKind):
     def compile(self, node: Node, names: Names, diagnostics: Diagnostics) -> Value | None:
         return read_value(node, names, diagnostics)
 
-    def evaluate(self, value: Value, context: EvaluationContext) -> JSON:
-        return evaluate(value, self.name, context)
-
     def schema(self) -> Schema:
         # The types are listed so that an editor writes a colon after the key.
         return {"type": ["object", "array", "string", "number", "boolean", "null"], "allOf": [ANY_VALUE]}
@@ -41,7 +37,7 @@ class _NamedValuesKey(KeyKind):
 
     def compile(self, node: Node, names: Names, diagnostics: Diagnostics) -> Value | None:
         if not isinstance(node, ObjectNode):
-            refuse_unless_absent(node, f"'{self.name}' must be an object of names and values", diagnostics)
+            diagnostics.refuse_unless_absent(node, f"'{self.name}' must be an object of names and values")
             return None
         entries = []
         for key, item in node.entries:
@@ -68,9 +64,6 @@ class ParametersKey(_NamedValuesKey):
     def _check(self, key: Scalar, value: Value, diagnostics: Diagnostics) -> None:
         if problem := value_problem(_known_part(value)):
             diagnostics.error(value.location, "wrong-kind", f"'{key.value}' in '{self.name}' {problem}")
-
-    def evaluate(self, value: Value, context: EvaluationContext) -> JSON:
-        return evaluate(value, self.name, context)
 
 
 class FilesKey(_NamedValuesKey):
@@ -238,20 +231,18 @@ class MembersKey(KeyKind):
         }
 
 
-def _compile_member(
-    node: Node, owner: str, keys: Mapping[str, KeyKind], names: Names, diagnostics: Diagnostics
-) -> ObjectValue | None:
+def _compile_member(node: Node, owner: str, keys: Keys, names: Names, diagnostics: Diagnostics) -> ObjectValue | None:
     place = f"in '{owner}'"
     if not isinstance(node, ObjectNode):
         if not is_empty(node):
             diagnostics.error(node.location, "members", f"each item {place} is an object with {listed(keys)}")
         return None
-    refuse_unknown_keys(node, keys, place, diagnostics, f"; it takes {listed(keys)}")
+    diagnostics.refuse_unknown_keys(node, keys, place, f"; it takes {listed(keys)}")
     for name, key in keys.items():
         if key.key.required and node.get(name) is None:
             text = f"'{name}' is missing {place}, e.g.  {name}: {key.key.example}"
             diagnostics.error(node.location, "missing-key", text)
-    identifiers = [name for name, key in keys.items() if isinstance(key, IdentifierKey)]
+    identifiers = [name for name, key in keys.items() if key.key.kind is Kind.IDENTIFIER]
     if identifiers and all(node.get(name) is None for name in identifiers):
         text = f"this names nobody; it needs one of {listed(identifiers)}"
         diagnostics.error(node.location, "no-identifier", text)
