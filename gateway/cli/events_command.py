@@ -58,10 +58,7 @@ def list_events(wanted: EventFilter, limit: int, before: int | None, as_json: bo
 
 def _row(summary: EventSummary) -> tuple[object, ...]:
     received = format_time(summary.received_at)
-    return (
-        *(summary.id, received, summary.source, summary.event_type),
-        *(summary.status, summary.calls, summary.problem),
-    )
+    return (summary.id, received, summary.source, summary.event_type, summary.status, summary.calls, summary.problem)
 
 
 @events.command()
