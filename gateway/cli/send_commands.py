@@ -15,7 +15,6 @@ import click
 
 from gateway import config as configuration
 from gateway import payload
-from gateway.cli.options import plain_errors
 from gateway.cli.output import json_text, printable, printable_lines
 from gateway.customerio.calls import Call, Destroy, Identify, Page, RawRequest, Track
 from gateway.customerio.calls.raw_request import METHODS, RESPONSE_TYPES, RETRY_SETTINGS
@@ -121,7 +120,6 @@ _event_id_option = click.option(
 @_person_options
 @_attribute_options
 @_connection_options
-@plain_errors
 def identify(
     attributes: tuple[str, ...],
     data: str | None,
@@ -142,7 +140,6 @@ def identify(
 @_attribute_options
 @_event_id_option
 @_connection_options
-@plain_errors
 def track(
     name: str,
     attributes: tuple[str, ...],
@@ -166,7 +163,6 @@ def track(
 @_attribute_options
 @_event_id_option
 @_connection_options
-@plain_errors
 def page(
     url: str,
     attributes: tuple[str, ...],
@@ -191,7 +187,6 @@ def page(
 @click.argument("words", nargs=-1, metavar="")
 @_person_options
 @_connection_options
-@plain_errors
 def destroy(words: tuple[str, ...], connection: str, region: str | None, **person: str | None) -> None:
     """Delete a person now, and print the answer. A later call creates them anew."""
     if words:
@@ -288,7 +283,6 @@ _retry_options = _options(
 @_retry_options
 @click.option("--debug", is_flag=True, help="Print request and answer on standard error, without credentials.")
 @_connection_options
-@plain_errors
 def request(
     path: str,
     method: str | None,

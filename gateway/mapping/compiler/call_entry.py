@@ -6,13 +6,7 @@ from dataclasses import replace
 
 from gateway.customerio.connection import HOSTS
 from gateway.errors import did_you_mean
-from gateway.mapping.diagnostics import (
-    Diagnostics,
-    is_empty,
-    listed,
-    location_of,
-    name_of,
-)
+from gateway.mapping.diagnostics import Diagnostics, is_empty, listed, location_of, name_of
 from gateway.mapping.expressions import Names
 from gateway.mapping.key_kinds import CALL_KEYS
 from gateway.mapping.key_kinds.key_kind import compile_keys
