@@ -116,12 +116,12 @@ class Kind(NamedTuple):
 
 KINDS = (
     Kind("stripe", _stripe, "a paid invoice", ['"evt_11'], ['"cus_42', '"ann']),
-    Kind("github", _github, "a push, which has no action", ['{"id": "a'], ['"sender": {"id": 1']),
+    Kind("github", _github, "a push tracks an event", ['{"id": "a'], ['"sender": {"id": 1']),
     Kind("shopify", _shopify, "a new order is an event", ['{"id": 9'], ['"customer": {"id": 1', '"bob']),
-    Kind("sendgrid", _sendgrid, "the events of one webhook are handled each on its own", ['"e-'], ['"ann']),
+    Kind("sendgrid", _sendgrid, "each event of a webhook is handled separately", ['"e-'], ['"ann']),
     Kind("twilio", _twilio, "a delivered message is an event", ["MessageSid=SM5"], ["&To=%2B1555"]),
-    Kind("slack", _slack, "a message, without", ['"Ev5'], ['"U1']),
-    Kind("mailgun", None, "a delivered mail", ['"abc', '"e-1'], ['"Ann']),
+    Kind("slack", _slack, "a message tracks an event", ['"Ev5'], ['"U1']),
+    Kind("mailgun", None, "a delivered email", ['"abc', '"e-1'], ['"Ann']),
 )
 
 

@@ -73,7 +73,7 @@ def run(*arguments: str, **environ: str) -> Result:
 
 
 @pytest.mark.parametrize("name", main.list_commands(click.Context(main)))
-def test_every_command_has_help_and_stands_in_the_readme(name: str) -> None:
+def test_every_command_has_help_and_is_in_the_readme(name: str) -> None:
     command = main.get_command(click.Context(main), name)
     assert command is not None
     assert command.help
@@ -87,35 +87,8 @@ def test_the_commands_for_mappings_load_no_database(files: Path) -> None:
     program = "import sys; from gateway.cli import main; main(['check'], standalone_mode=False)"
     loaded = "print({'sqlalchemy', 'flask', 'requests'} & {*sys.modules})"
     guarded = f"import atexit, sys; atexit.register(lambda: {loaded}); {program}"
-    done = subprocess.run([sys.executable, "-c", guarded], capture_output=True, text=True, timeout=30)
-    assert done.stdout == "1 file, 1 test: no errors\nset()\n"
-
-
-@pytest.mark.parametrize(
-    ("before", "after", "messages"),
-    [
-        ("", "", ["1 file, 1 test: no errors\n"]),
-        (
-            "id: =customer\n      name: Order Paid",
-            "id: customer\n      nmae: Order Paid",
-            [
-                *("mappings/shop.yaml:9:11: error", "did you mean  id: =customer"),
-                *("mappings/shop.yaml:10:7: error", "did you mean 'name'?"),
-            ],
-        ),
-        (
-            "total: 9}, timestamp",
-            "total: 8}, timestamp",
-            ["mappings/shop.yaml:18:5: error test-failed", '-      "total": 8', '+      "total": 9'],
-        ),
-    ],
-)
-def test_check_prints_each_error_with_its_place(files: Path, before: str, after: str, messages: list[str]) -> None:
-    (files / "mappings" / "shop.yaml").write_text(MAPPING.replace(before, after) if before else MAPPING)
-    result = run("check", *(["mappings/shop.yaml"] if before else []))
-    assert result.exit_code == bool(before)
-    assert [message for message in messages if message not in result.output] == []
-    assert before or [result.output] == messages
+    process = subprocess.run([sys.executable, "-c", guarded], capture_output=True, text=True, timeout=30)
+    assert process.stdout == "1 file, 1 test: no errors\nset()\n"
 
 
 def test_translate_prints_the_calls(files: Path) -> None:
@@ -135,7 +108,7 @@ def test_translate_prints_the_exact_requests_without_credentials(files: Path) ->
     assert list(request["body"]) == ["name", "type", "id", "timestamp", "data"]
 
 
-def test_translate_shows_a_raw_request_as_it_goes_out(files: Path) -> None:
+def test_translate_prints_a_raw_request_exactly(files: Path) -> None:
     call = "- call: request\n      path: /v1/import\n      files: {list: =type}\n      file_names: {list: list.csv}\n"
     mapping = MAPPING.replace("events:\n", f"events:\n  upload:\n    {call}")
     (files / "mappings" / "shop.yaml").write_text(mapping)
@@ -149,7 +122,7 @@ def test_translate_shows_a_raw_request_as_it_goes_out(files: Path) -> None:
     )
 
 
-def test_translate_reads_captured_headers_query_and_standard_input(files: Path) -> None:
+def test_translate_reads_headers_a_query_and_standard_input(files: Path) -> None:
     mapping = MAPPING.replace("event_type: =type", "event_type: =header('X-Topic')").replace(
         "id: =customer", "id: =query('who')"
     )
@@ -246,8 +219,8 @@ def test_a_worker_does_not_start_on_a_database_without_its_schema(files: Path, d
 
 
 def test_serve_fails_on_a_port_in_use(files: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        result = run("serve", "--dry-run", "--port", str(taken.getsockname()[1]))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        result = run("serve", "--dry-run", "--port", str(listener.getsockname()[1]))
     assert result.exit_code == 1
     assert "choose another with --port" in result.output
 
@@ -273,7 +246,7 @@ def serving(directory: Path, *options: str, **environ: str) -> Iterator[tuple[st
 def wait_for_answer(url: str, process: subprocess.Popen[bytes]) -> None:
     ends = time.monotonic() + 20
     while True:
-        with contextlib.suppress(requests.ConnectionError):
+        with contextlib.suppress(requests.ConnectionError, requests.Timeout):
             if requests.get(url, timeout=5).status_code == 200:
                 return
         assert process.poll() is None, "serve ended by itself"

@@ -210,7 +210,7 @@ def test_without_an_address_notices_are_only_logged(database: Database, caplog: 
 # Housekeeping
 
 
-def test_each_task_runs_at_its_own_pace_and_what_goes_wrong_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_each_task_runs_at_its_own_interval_and_an_error_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     runs = {"good": 0, "gone": 0, "bad": 0}
 
     def task(name: str, error: Exception | None = None) -> Task:
