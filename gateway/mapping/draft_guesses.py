@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TypeAlias
@@ -23,9 +23,9 @@ Path: TypeAlias = tuple[str | int, ...]
 # Words in names, in lower case and in the singular
 
 
-def _ranked(words: str) -> dict[str, int]:
-    """Weigh words by their place: 100 for the first, 1 less for each further one."""
-    return {word: 100 - at for at, word in enumerate(words.split())}
+def _ranked(words: str, step: int = 1) -> dict[str, int]:
+    """Weigh words by their place: 100 for the first, *step* less for each further one."""
+    return {word: 100 - step * at for at, word in enumerate(words.split())}
 
 
 def _set(words: str) -> frozenset[str]:
@@ -34,8 +34,15 @@ def _set(words: str) -> frozenset[str]:
 
 TYPES = _ranked(
     "event_type event_name event topic notification_type record_type subscription_type type webhook_event webhook_type"
-    " trigger trigger_event message_type alert_name action event_action scope kind metric message_status sms_status"
+    " trigger trigger_event message_type alert_name action event_action scope kind metric message_status sms_status",
+    step=2,
 )
+#: The noun beside a verb, where only both say what happened.
+NOUNS = {
+    **dict.fromkeys(("action", "metric"), "type object_type object resource resource_type entity model event"),
+    **dict.fromkeys(("event", "event_type"), "object_type object resource resource_type model"),
+    "type": "table",
+}
 #: A type of these words alone says only that there is an event.
 VAGUE = _set("event notification webhook callback hook message api")
 KEYS = {"event_id": 100, "sg_event_id": 100, "notification_id": 95, "message_id": 70, "delivery_id": 60}
@@ -281,14 +288,9 @@ def score(field: Field, weight: int, *, per_wrapper: int = 3) -> int:
     if not weight or has_word(field.names, STRANGERS):
         return 0
     for name in field.names[:-1]:
-        weight -= per_wrapper if name in WRAPPERS or role_of(name) or has_word([name], NEAR) else 15
+        is_near = role_of(name) or has_word([name], NEAR)
+        weight -= per_wrapper if name in WRAPPERS else 3 if is_near else 15
     return max(0, weight)
-
-
-def _best(fields: Iterable[Field], points: Callable[[Field], int]) -> Guess | None:
-    """Return the guess of the field with the most points, of equal ones the first; None if all have 0."""
-    best = max(fields, key=points, default=None)
-    return best.guess if best is not None and points(best) > 0 else None
 
 
 # The event
@@ -317,7 +319,7 @@ def _first_event(body: JSON) -> tuple[str | None, JSON]:
 
 
 def _guess_type(sample: Sample) -> Guess | None:
-    """Guess what tells the type of an event: a header or a field, with the action beside it if it says too little."""
+    """Guess what tells the type of an event: a header, a field, or two that belong together."""
 
     def points(field: Field) -> int:
         if not _is_type(field.value) or len(field.path) > 2 or not WRAPPERS.issuperset(field.names[:-1]):
@@ -327,17 +329,28 @@ def _guess_type(sample: Sample) -> Guess | None:
 
     headers = [name for name, value in sample.headers.items() if _TYPE_HEADER.search(name.lower()) and _is_type(value)]
     if headers:
-        guess = Guess(expression=f"header('{max(headers, key=lambda name: len(segments(sample.headers[name])))}')")
-    elif (best := _best(sample.fields, points)) is not None:
-        guess = best
-    else:
+        name = max(headers, key=lambda name: len(segments(sample.headers[name])))
+        guess = Guess(expression=f"header('{name}')")
+        action = next((field for field in sample.top if field.names == ("action",) and _is_type(field.value)), None)
+        # `orders/paid` is whole; where the header says only `order`, the body says what happened to it.
+        return guess if action is None or len(segments(sample.headers[name])) > 1 else _joined(guess, action.guess)
+    best = max(sample.fields, key=points, default=None)
+    if best is None or not points(best):
         return None
-    action = next((field.guess for field in sample.top if field.names == ("action",) and _is_type(field.value)), guess)
-    # `orders/paid` is whole; `order` says only what the action happened to.
-    if action == guess or re.search("[./: ]", str(sample.value_of(guess))):
-        return guess
-    joined = f"join('.', [{guess.expression}, {action.expression}])"
-    return Guess(expression=joined, reads=guess.reads + action.reads)
+    beside = {field.names[-1]: field for field in sample.fields if field.owner is best.owner and _is_type(field.value)}
+    plain = {name for name, field in beside.items() if len(words(field.value)) == 1 and not _is_vague(field.value)}
+    for verb, nouns in NOUNS.items() if len(words(best.value)) == 1 else ():
+        for noun in nouns.split():
+            if {noun, verb} <= plain and beside[noun].value != beside[verb].value:
+                return _joined(beside[noun].guess, beside[verb].guess)
+    if best.names[-1] == "event" and "type" in beside:  # some senders name only a part of their events
+        other = beside["type"].guess
+        return Guess(expression=f"{best.guess.expression} || {other.expression}", reads=best.guess.reads + other.reads)
+    return best.guess
+
+
+def _joined(first: Guess, second: Guess) -> Guess:
+    return Guess(expression=f"join('.', [{first.expression}, {second.expression}])", reads=first.reads + second.reads)
 
 
 def _is_vague(value: JSON) -> bool:
@@ -371,7 +384,8 @@ def _guess_key(sample: Sample, event_type: Guess | None) -> Guess | None:
             weight = 85 if (is_envelope and is_whole) or _EVENT_ID.fullmatch(text) else 0
         return score(field, weight, per_wrapper=20)
 
-    return _best(sample.fields, points)
+    best = max(sample.fields, key=points, default=None)
+    return best.guess if best is not None and points(best) else None
 
 
 def _guess_time(sample: Sample, event_type: str | None) -> Guess | None:
@@ -470,16 +484,17 @@ _NAMED_EMAIL = re.compile(rf"[^<>@]*<{_EMAIL.pattern}>")
 def _emails(sample: Sample, event_type: str | None) -> Iterator[Guess]:
     """Yield what may be the person's email."""
     is_inbound = any("body" in field.words and {"text", "html", "raw"} & {*field.words} for field in sample.top)
-    ours = TO if is_inbound else FROM
+    theirs, ours = (FROM, TO) if is_inbound else (TO, FROM)
     is_of_many = has_word(subject(event_type)[-1:], ORGANISATIONS)
     for field in sample.fields:
         near = [name for name in field.names if name not in WRAPPERS]
         direction = {word for name in near[-2:] for word in name.split("_")}
         is_other = has_word(near[-2:], THINGS) or IDS & {*field.words} or (is_of_many and not field.around)
         expression = _email_in(field)
-        if expression is None or is_other or (direction & ours and not direction & EMAILS):
+        if expression is None or is_other:
             continue
-        points = score(field, LEAST_SCORE if field.value is None else 60)
+        weight = 60 if direction & EMAILS else 58 if direction & theirs else 0 if direction & ours else 45
+        points = score(field, LEAST_SCORE if field.value is None else weight)
         roles = (role for name in reversed(near) for word in reversed(name.split("_")) if (role := role_of(word)))
         role = next(roles, None)
         points += ROLES.get(role or "", 0) // 10 if points else 0
@@ -542,6 +557,8 @@ def _name_of_person(field: Field, person: Mapping[str, Guess]) -> str | None:
             return name
         if guess.role and field.words[0] == guess.role and len(field.words) > 1:  # customer_name
             return "_".join(field.words[1:])
+        if guess.role and [words(around)[:1] for around in field.around] == [(guess.role,)]:  # customer_details.name
+            return name
         # Beside an email of nobody in particular; but a name with digits is the number of an order.
         is_beside = guess.role is None and guess.reads[0][:-1] == field.path[:-1] and name in PERSONAL
         if is_beside and not (name == "name" and re.search("[0-9#]", str(field.value))):

@@ -449,11 +449,10 @@ def _read_head(stream: io.BufferedIOBase) -> _Head | None:
     while (line := stream.readline(_MAX_LINE)) != b"\r\n":
         if not line and not lines:
             return None
-        if line.endswith(b"\n") or len(line) == _MAX_LINE:
-            if not line.endswith(b"\r\n") or len(lines) > _MAX_HEADERS:
-                raise RefusedError("a line is too long or does not end with CR LF, or there are too many")
-        else:
+        if not line.endswith(b"\n") and len(line) < _MAX_LINE:
             raise ConnectionAbortedError("the client left in the middle of a request")
+        if not line.endswith(b"\r\n") or len(lines) > _MAX_HEADERS:
+            raise RefusedError("a line is too long or does not end with CR LF, or there are too many")
         lines.append(line[:-2])
     first = _REQUEST_LINE.fullmatch(lines[0]) if lines else None
     fields = [_HEADER.fullmatch(line) for line in lines[1:]]
