@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from importlib import import_module
+from typing import Any
 
 import click
 
 from gateway import __version__
+from gateway.errors import GatewayError
 from gateway.logs import configure_logging
 
 #: The module of each command, with the function's name if it differs.
@@ -29,7 +31,16 @@ _COMMANDS = {
 
 
 class _Commands(click.Group):
-    """Imports the module of a command when it runs: commands for mappings start three times as fast."""
+    """Imports the module of a command when it runs: commands for mappings start three times as fast.
+
+    The gateway's own errors end a command with their message, without a traceback.
+    """
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except GatewayError as error:
+            raise click.ClickException(str(error)) from error
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # as click asks
         return sorted(_COMMANDS)

@@ -14,7 +14,6 @@ import click
 
 from gateway import config as configuration
 from gateway.cli.captured import payload_loader
-from gateway.cli.options import plain_errors
 from gateway.cli.output import count
 from gateway.errors import Location, Problem, Severity, printable
 from gateway.mapping import selftests
@@ -49,7 +48,6 @@ class _Report:
     help="For people (the default), for programs, or as annotations of a GitHub workflow.",
 )
 @click.option("--strict", is_flag=True, help="Report warnings as errors.")
-@plain_errors
 def check(paths: tuple[Path, ...], form: str, strict: bool) -> None:
     """Find what is wrong in mapping files, and run their own tests.
 
@@ -80,19 +78,16 @@ def _check_files(files: Iterable[Path]) -> _Report:
         other = file_of_source.setdefault(source.name, file)
         if other != file:
             text = f"{other} says  source: {source.name}  too; give one of them another name"
-            report.problems.append(Problem(location=_location_of_source(file), code="duplicate-source", text=text))
+            lines = enumerate(_lines(str(file)), start=1)
+            number = next((number for number, line in lines if re.match(r"source\s*:", line)), 1)
+            location = Location(file=str(file), line=number, column=1)
+            report.problems.append(Problem(location=location, code="duplicate-source", text=text))
         for result in selftests.run_tests(source.mapping, payload_loader(file)):
             report.tests += 1
             if result.difference is not None:
                 text = f"the test '{result.name}' fails\n{result.difference}"
                 report.problems.append(Problem(location=result.location, code="test-failed", text=text))
     return report
-
-
-def _location_of_source(file: Path) -> Location:
-    lines = enumerate(_lines(str(file)), start=1)
-    number = next((number for number, line in lines if re.match(r"source\s*:", line)), 1)
-    return Location(file=str(file), line=number, column=1)
 
 
 def _lines(file: str) -> list[str]:

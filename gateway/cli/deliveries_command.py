@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from gateway.cli import operator_options as operators
-from gateway.cli.options import json_option, plain_errors
+from gateway.cli.options import json_option
 from gateway.cli.output import count, format_time, json_text, name_value_lines, printable_lines, table
 from gateway.customerio.calls import IDENTIFIERS
 from gateway.operate.queries import STATUSES, DeliveryDetails, DeliveryFilter, DeliverySummary, Queries, Status
@@ -47,11 +47,8 @@ def deliveries() -> None:
     _status_option(STATUSES),
     *_filter_options,
     click.option("--event", "event_id", type=operators.ID, metavar="ID", help="Of this event only."),
+    *operators.page_options,
 )
-@operators.limit_option
-@operators.before_option
-@json_option
-@plain_errors
 def list_deliveries(wanted: DeliveryFilter, limit: int, before: int | None, as_json: bool) -> None:
     """List deliveries, newest first."""
     with operators.open_current_database() as database:
@@ -66,7 +63,6 @@ def list_deliveries(wanted: DeliveryFilter, limit: int, before: int | None, as_j
 @deliveries.command()
 @click.argument("id_", metavar="ID", type=operators.ID)
 @json_option
-@plain_errors
 def show(id_: int, as_json: bool) -> None:
     """Show one delivery with its call and every attempt."""
     with operators.open_current_database() as database:
@@ -83,12 +79,7 @@ def show(id_: int, as_json: bool) -> None:
 
 @deliveries.command()
 @click.argument("ids", metavar="[ID]...", nargs=-1, type=operators.ID)
-@operators.filter_options(DeliveryFilter, *_filter_options)
-@operators.all_option
-@operators.dry_run_option
-@operators.yes_option
-@json_option
-@plain_errors
+@operators.filter_options(DeliveryFilter, *_filter_options, *operators.bulk_options)
 def retry(ids: tuple[int, ...], wanted: DeliveryFilter, everything: bool, **options: bool) -> None:
     """Send failed deliveries again, each at the end of the queue of its customer."""
     operators.require_choice(ids, everything, wanted)
@@ -99,12 +90,7 @@ def retry(ids: tuple[int, ...], wanted: DeliveryFilter, everything: bool, **opti
 
 @deliveries.command()
 @click.argument("ids", metavar="[ID]...", nargs=-1, type=operators.ID)
-@operators.filter_options(DeliveryFilter, _status_option(_UNSENT), *_filter_options)
-@operators.all_option
-@operators.dry_run_option
-@operators.yes_option
-@json_option
-@plain_errors
+@operators.filter_options(DeliveryFilter, _status_option(_UNSENT), *_filter_options, *operators.bulk_options)
 def cancel(ids: tuple[int, ...], wanted: DeliveryFilter, everything: bool, **options: bool) -> None:
     """Cancel deliveries that have not arrived; the ones behind them go on."""
     operators.require_choice(ids, everything, wanted)

@@ -10,7 +10,7 @@ import click
 
 from gateway import config as configuration
 from gateway.cli.open_database import open_database
-from gateway.cli.options import environment_of, mappings_option, plain_errors
+from gateway.cli.options import environment_of, mappings_option
 from gateway.config import Config
 from gateway.customerio.client import Client
 from gateway.errors import ConfigError, Severity, StoreError
@@ -20,7 +20,6 @@ from gateway.store.schema import require_schema
 
 @click.command()
 @mappings_option
-@plain_errors
 def doctor(mappings: Path | None) -> None:
     """Check the environment, the database, the mappings, the secrets and the connections."""
     environ = environment_of(mappings, None)
@@ -37,7 +36,15 @@ def _check(environ: Mapping[str, str]) -> Iterator[tuple[bool, str]]:
         yield from ((False, line) for line in str(error).splitlines())
         return
     yield True, "environment"
-    yield _check_database(config)
+    if config.embedded and not Path(config.database_url.removeprefix("sqlite:///")).exists():
+        yield True, "database: SQLite; gateway serve will create it"
+    else:
+        try:
+            with open_database(config) as database:
+                schema = require_schema(database)
+            yield True, f"database: {database.engine.dialect.name}, schema {schema}"
+        except StoreError as error:
+            yield False, f"database: {error}"
     yield from _check_sources(config, environ)
     if not config.connections:
         yield False, "Customer.io: CUSTOMERIO_SITE_ID and CUSTOMERIO_API_KEY are not set"
@@ -46,16 +53,6 @@ def _check(environ: Mapping[str, str]) -> Iterator[tuple[bool, str]]:
         probe = client.probe(name)
         yield probe.cause is None, f"Customer.io connection {name}: {probe.reason or connection.region}"
     client.close()
-
-
-def _check_database(config: Config) -> tuple[bool, str]:
-    if config.embedded and not Path(config.database_url.removeprefix("sqlite:///")).exists():
-        return True, "database: SQLite; gateway serve will create it"
-    try:
-        with open_database(config) as database:
-            return True, f"database: {database.engine.dialect.name}, schema {require_schema(database)}"
-    except StoreError as error:
-        return False, f"database: {error}"
 
 
 def _check_sources(config: Config, environ: Mapping[str, str]) -> Iterator[tuple[bool, str]]:

@@ -14,7 +14,7 @@ import click
 
 from gateway import config as configuration
 from gateway.cli import operator_options as operators
-from gateway.cli.options import environment_of, json_option, mappings_option, plain_errors
+from gateway.cli.options import environment_of, json_option, mappings_option
 from gateway.cli.output import count, format_time, json_text, name_value_lines, printable, table
 from gateway.mapping.model import MappingFile
 from gateway.operate.queries import EVENT_STATUSES, EventDetails, EventFilter, EventSummary, Queries
@@ -44,7 +44,6 @@ def events() -> None:
 @operators.limit_option
 @operators.before_option
 @json_option
-@plain_errors
 def list_events(wanted: EventFilter, limit: int, before: int | None, as_json: bool) -> None:
     """List events, newest first."""
     with operators.open_current_database() as database:
@@ -58,16 +57,12 @@ def list_events(wanted: EventFilter, limit: int, before: int | None, as_json: bo
 
 def _row(summary: EventSummary) -> tuple[object, ...]:
     received = format_time(summary.received_at)
-    return (
-        *(summary.id, received, summary.source, summary.event_type),
-        *(summary.status, summary.calls, summary.problem),
-    )
+    return (summary.id, received, summary.source, summary.event_type, summary.status, summary.calls, summary.problem)
 
 
 @events.command()
 @click.argument("id_", metavar="ID", type=operators.ID)
 @json_option
-@plain_errors
 def show(id_: int, as_json: bool) -> None:
     """Show one event: headers, body, and its deliveries."""
     with operators.open_current_database() as database:
@@ -86,7 +81,6 @@ def show(id_: int, as_json: bool) -> None:
 @operators.yes_option
 @json_option
 @mappings_option
-@plain_errors
 def replay(
     ids: tuple[int, ...],
     wanted: EventFilter,

@@ -13,7 +13,7 @@ import click
 
 from gateway import config as configuration
 from gateway.cli.open_database import open_database
-from gateway.cli.options import environment_of, mappings_option, plain_errors
+from gateway.cli.options import FILE_OR_INPUT, environment_of, mappings_option
 from gateway.cli.output import json_text
 from gateway.config import Config
 from gateway.errors import ConfigError, StoreError, did_you_mean
@@ -27,9 +27,7 @@ from gateway.store.schema import migrate, require_schema
 
 @click.command()
 @click.argument("source")
-@click.argument(
-    "files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path)
-)
+@click.argument("files", nargs=-1, required=True, type=FILE_OR_INPUT)
 @click.option("--header", "headers", multiple=True, metavar="'NAME: VALUE'", help="A header of each body.")
 @click.option("--query", "query", multiple=True, metavar="K=V", help="A parameter of each body's query.")
 @click.option("--whole", is_flag=True, help="Each file is one body, even if it is an array or has several lines.")
@@ -37,7 +35,6 @@ from gateway.store.schema import migrate, require_schema
 @click.option("--dry-run", is_flag=True, help="Translate and count; record nothing and search no duplicates.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 @mappings_option
-@plain_errors
 def ingest(
     source: str,
     files: tuple[Path, ...],
@@ -96,10 +93,7 @@ def _mapping_of(config: Config, environ: Mapping[str, str], name: str) -> Mappin
     source = sources.get(name)
     if source is None:
         raise ConfigError(f"there is no source {name} in {config.mappings}{did_you_mean(name, sources)}")
-    if source.mapping is None:
-        # A source that is closed because its secret is not set has a mapping; no secret is needed here.
-        raise ConfigError("\n".join(map(str, source.problems)) or str(source.closed))
-    return source.mapping
+    return source.require_mapping()
 
 
 def _pairs(option: str, texts: tuple[str, ...], separator: str) -> Iterator[tuple[str, str]]:

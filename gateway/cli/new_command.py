@@ -10,7 +10,7 @@ import click
 
 from gateway import config as configuration
 from gateway.cli.captured import payload_loader, read_payload, read_sent
-from gateway.cli.options import plain_errors
+from gateway.cli.options import FILE, FILE_OR_INPUT
 from gateway.errors import ConfigError
 from gateway.mapping.compiler import parse
 from gateway.mapping.draft import Draft, DraftError, draft
@@ -26,12 +26,12 @@ _ELSEWHERE = "to write the new one elsewhere, add  -o FILE  (-o - prints it)"
 @click.option(
     "--payload",
     required=True,
-    type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path),
+    type=FILE_OR_INPUT,
     help="A file with the body of a webhook, JSON or a form; - for standard input.",
 )
 @click.option(
     "--headers",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=FILE,
     help="A JSON file of its headers: they tell the type of the body, and often how it is signed.",
 )
 @click.option(
@@ -40,7 +40,6 @@ _ELSEWHERE = "to write the new one elsewhere, add  -o FILE  (-o - prints it)"
     type=click.Path(dir_okay=False, allow_dash=True, path_type=Path),
     help="Where to write the mapping; - prints it.  [SOURCE.yaml in GATEWAY_MAPPINGS, else in mappings]",
 )
-@plain_errors
 def new(source: str, payload: Path, headers: Path | None, output: Path | None) -> None:
     """Write a mapping to start from, made from a captured webhook of SOURCE.
 
@@ -63,7 +62,12 @@ def new(source: str, payload: Path, headers: Path | None, output: Path | None) -
         hint = 'if it is a form, add --headers with {"Content-Type": "application/x-www-form-urlencoded"}'
         raise ConfigError(f"{error}; {hint}") from error
     drafted = draft(source, body, sent)
-    _check(drafted, target)
+    # As gateway check does: a draft that has to be repaired is no help.
+    mapping, problems = parse(drafted.text, str(target))
+    differences = [test.difference for test in run_tests(mapping, payload_loader(target)) if test.difference]
+    if problems or differences:
+        reasons = "\n".join([*map(str, problems), *differences])
+        raise DraftError(f"no mapping can be drafted from this payload; write one by hand\n{reasons}")
     if str(target) == "-":
         click.echo(drafted.text, nl=False)
     else:
@@ -84,15 +88,6 @@ def _default_target(source: str) -> Path:
     if source in sources:
         raise ConfigError(f"{source} has a mapping already: {sources[source].file}; {_ELSEWHERE}")
     return directory / f"{source}.yaml"
-
-
-def _check(drafted: Draft, target: Path) -> None:
-    """Check a draft as `gateway check` does: one that has to be repaired is no help."""
-    mapping, problems = parse(drafted.text, str(target))
-    differences = [test.difference for test in run_tests(mapping, payload_loader(target)) if test.difference]
-    if problems or differences:
-        reasons = "\n".join([*map(str, problems), *differences])
-        raise DraftError(f"no mapping can be drafted from this payload; write one by hand\n{reasons}")
 
 
 def _write(drafted: Draft, target: Path, *, make_directory: bool) -> None:

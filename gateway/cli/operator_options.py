@@ -15,6 +15,7 @@ import click
 
 from gateway import config as configuration
 from gateway.cli.open_database import open_database
+from gateway.cli.options import json_option
 from gateway.cli.output import table
 from gateway.operate.queries import DeliveryFilter, DeliverySummary, EventFilter, EventSummary
 from gateway.operate.requeue import PORTION, in_portions
@@ -53,10 +54,10 @@ class TimeParam(click.ParamType[float]):
 
 
 def filter_options(kind: type[Filter], *options: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Give a command several options, in this order, and pass them to it as one filter named *wanted*.
+    """Give a command several options, in this order, and pass those of a filter to it as one named *wanted*.
 
     Args:
-        kind: A dataclass with a field for each option; a field without an option keeps its default.
+        kind: A dataclass with a field for each option of the filter; a field without an option keeps its default.
     """
 
     def decorate(command: Callable[..., object]) -> Callable[..., object]:
@@ -84,6 +85,8 @@ before_option = click.option("--before", type=ID, metavar="ID", help="Older than
 all_option = click.option("--all", "everything", is_flag=True, help="All that there are.")
 yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
 dry_run_option = click.option("--dry-run", is_flag=True, help="Show what would happen, and change nothing.")
+page_options = (limit_option, before_option, json_option)
+bulk_options = (all_option, dry_run_option, yes_option, json_option)
 
 
 @contextmanager

@@ -1,33 +1,15 @@
-"""What all commands share: options, and errors without a traceback."""
+"""The options that several commands share."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
-from typing import ParamSpec, TypeVar
 
 import click
 
-from gateway.errors import GatewayError
-
-Parameters = ParamSpec("Parameters")
-Result = TypeVar("Result")
-
-
-def plain_errors(command: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
-    """Print the gateway's own errors as one message, without a traceback."""
-
-    @wraps(command)
-    def with_plain_errors(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
-        try:
-            return command(*args, **kwargs)
-        except GatewayError as error:
-            raise click.ClickException(str(error)) from error
-
-    return with_plain_errors
-
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+#: A file, or - for standard input.
+FILE_OR_INPUT = click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path)
 
 mappings_option = click.option(
     "--mappings",

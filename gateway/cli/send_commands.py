@@ -15,7 +15,6 @@ import click
 
 from gateway import config as configuration
 from gateway import payload
-from gateway.cli.options import plain_errors
 from gateway.cli.output import json_text, printable, printable_lines
 from gateway.customerio.calls import IDENTIFIERS, Call, Destroy, Identify, Page, RawRequest, Track
 from gateway.customerio.calls.raw_request import METHODS, RESPONSE_TYPES, RETRY_SETTINGS
@@ -113,7 +112,6 @@ _event_options = _options(
 @_person_options
 @_attribute_options
 @_connection_options
-@plain_errors
 def identify(**options: Any) -> None:
     """Create or update a person now, and print the answer."""
     _send_call(Identify, **options)
@@ -122,7 +120,6 @@ def identify(**options: Any) -> None:
 @click.command(cls=_SendCommand, epilog=_ATTRIBUTES)
 @click.argument("name")
 @_event_options
-@plain_errors
 def track(**options: Any) -> None:
     """Record an event of a person now, and print the answer."""
     _send_call(Track, **options)
@@ -131,7 +128,6 @@ def track(**options: Any) -> None:
 @click.command(cls=_SendCommand, epilog=_ATTRIBUTES)
 @click.argument("url")
 @_event_options
-@plain_errors
 def page(**options: Any) -> None:
     """Record that a person viewed a page now, and print the answer.
 
@@ -144,7 +140,6 @@ def page(**options: Any) -> None:
 @click.argument("words", nargs=-1, metavar="")
 @_person_options
 @_connection_options
-@plain_errors
 def destroy(words: tuple[str, ...], **options: Any) -> None:
     """Delete a person now, and print the answer. A later call creates them anew."""
     if words:
@@ -243,7 +238,6 @@ def _send_call(kind: type[Call], *, connection: str, region: str | None, **field
 )
 @click.option("--debug", is_flag=True, help="Print request and answer on standard error, without credentials.")
 @_connection_options
-@plain_errors
 def request(
     path: str,
     method: str | None,

@@ -17,7 +17,7 @@ import click
 
 from gateway import config as configuration
 from gateway.cli.open_database import open_database
-from gateway.cli.options import environment_of, mappings_option, plain_errors
+from gateway.cli.options import environment_of, mappings_option
 from gateway.config import Config
 from gateway.customerio.client import DEADLINE, Client, Sender
 from gateway.customerio.dry_run import DryRun
@@ -45,7 +45,6 @@ log = logging.getLogger(__name__)
     is_flag=True,
     help="Print each request instead of sending it, on a temporary database whatever DATABASE_URL says.",
 )
-@plain_errors
 def serve(port: int | None, host: str | None, mappings: Path | None, workers: int | None, dry_run: bool) -> None:
     """Receive webhooks and deliver calls: web and worker together."""
     temporary = tempfile.TemporaryDirectory(prefix="gateway-dry-run-") if dry_run else nullcontext(None)
@@ -75,7 +74,6 @@ def serve(port: int | None, host: str | None, mappings: Path | None, workers: in
 
 @click.command()
 @click.option("--lease", type=click.FloatRange(min=1), default=LEASE, hidden=True)
-@plain_errors
 def worker(lease: float) -> None:
     """Deliver the calls that are due, until stopped."""
     config = configuration.load(os.environ)
@@ -97,7 +95,6 @@ def worker(lease: float) -> None:
 
 
 @click.command(name="migrate")
-@plain_errors
 def migrate_command() -> None:
     """Create or upgrade the schema of the database."""
     config = configuration.load(os.environ)

@@ -16,7 +16,7 @@ import yaml
 
 from gateway import config as configuration
 from gateway.cli.open_database import open_database
-from gateway.cli.options import environment_of, json_option, mappings_option, plain_errors
+from gateway.cli.options import environment_of, json_option, mappings_option
 from gateway.cli.output import count, json_text, printable
 from gateway.config import Config
 from gateway.errors import StoreError, did_you_mean
@@ -43,7 +43,6 @@ Known = TypeVar("Known")
 )
 @mappings_option
 @json_option
-@plain_errors
 def sources(names: tuple[str, ...], of_schemes: bool, mappings: Path | None, as_json: bool) -> None:
     """List the sources: address, secret variables, open or closed and why, last event and last refusal.
 

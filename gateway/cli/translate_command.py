@@ -12,7 +12,7 @@ import click
 
 from gateway import config as configuration
 from gateway.cli.captured import captured_event
-from gateway.cli.options import plain_errors
+from gateway.cli.options import FILE, FILE_OR_INPUT
 from gateway.customerio.calls import as_json
 from gateway.customerio.connection import Connection
 from gateway.errors import shortened
@@ -23,13 +23,12 @@ from gateway.receive.sources import load_source
 
 
 @click.command(name="translate")
-@click.argument("mapping", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.argument("payload", type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path))
-@click.option("--headers", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A JSON file of headers.")
+@click.argument("mapping", type=FILE)
+@click.argument("payload", type=FILE_OR_INPUT)
+@click.option("--headers", type=FILE, help="A JSON file of headers.")
 @click.option("--query", multiple=True, metavar="K=V", help="A parameter of the URL's query.")
 @click.option("--http", is_flag=True, help="Print the exact requests instead of the calls.")
 @click.option("--explain", is_flag=True, help="First print which entry matched, and the value of each expression.")
-@plain_errors
 def translate_command(
     mapping: Path, payload: Path, headers: Path | None, query: tuple[str, ...], http: bool, explain: bool
 ) -> None:
@@ -37,12 +36,10 @@ def translate_command(
 
     PAYLOAD is a file with the body of a webhook, or - for standard input.
     """
-    source = load_source(mapping, os.environ)
-    if source.mapping is None:
-        raise click.ClickException("\n".join(map(str, source.problems)) or str(source.closed))
-    event = captured_event(source.mapping, payload, headers, query)
+    mapping_file = load_source(mapping, os.environ).require_mapping()
+    event = captured_event(mapping_file, payload, headers, query)
     trace = Trace() if explain else None
-    translation = translate(source.mapping, event, trace=trace)
+    translation = translate(mapping_file, event, trace=trace)
     for line in _explanation(trace.steps) if trace is not None else ():
         click.echo(line)
     if translation.reason is not None:

@@ -28,10 +28,10 @@ class Diagnostics:
         """Return a line of the file, counted from 1; "" behind the last."""
         return self._lines[number - 1] if number <= len(self._lines) else ""
 
-    def refuse_unless_absent(self, node: Node | None, text: str) -> None:
+    def refuse_unless_absent(self, node: Node | None, text: str, code: str = "wrong-kind") -> None:
         """Report a value of the wrong kind, unless it is missing (which is fine) or empty (reported as such)."""
         if node is not None and not is_empty(node):
-            self.error(node.location, "wrong-kind", text)
+            self.error(node.location, code, text)
 
     def entries_of(self, node: Node | None, text: str) -> tuple[tuple[Scalar, Node], ...]:
         """Return the entries of an optional object; report anything else with *text*."""

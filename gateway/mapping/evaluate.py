@@ -52,15 +52,17 @@ def resolve(value: Value, name: str, context: EvaluationContext) -> JSON | _Left
         return LEFT_OUT if result is None else result
     match value:
         case ObjectValue():
-            entries = [(key, resolve(item, f"{name}.{key}", context)) for key, item in value.entries]
-            return {key: result for key, result in entries if result is not LEFT_OUT}
+            return {
+                key: entry
+                for key, item in value.entries
+                if (entry := resolve(item, f"{name}.{key}", context)) is not LEFT_OUT
+            }
         case Constant():
             return value.value
         case OrNull():
             return evaluate(value.computed, name, context)
         case ListValue():
-            items = [resolve(item, name, context) for item in value.items]
-            return [item for item in items if item is not LEFT_OUT]
+            return [entry for item in value.items if (entry := resolve(item, name, context)) is not LEFT_OUT]
 
 
 def evaluate(value: Value, name: str, context: EvaluationContext) -> JSON:

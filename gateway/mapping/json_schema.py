@@ -152,8 +152,7 @@ _CALL: Schema = {
     "type": "object",
     "properties": {
         "call": described(
-            "The kind of call.",
-            {"enum": [*CALL_KEYS], "enumDescriptions": [SPECS[name].about for name in CALL_KEYS]},
+            "The kind of call.", {"enum": [*CALL_KEYS], "enumDescriptions": [SPECS[name].about for name in CALL_KEYS]}
         )
     },
     "required": ["call"],

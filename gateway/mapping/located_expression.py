@@ -7,7 +7,7 @@ import re
 from dataclasses import replace
 
 from gateway.errors import Location
-from gateway.mapping.diagnostics import Diagnostics, is_empty
+from gateway.mapping.diagnostics import Diagnostics
 from gateway.mapping.expressions import BadExpression, Names, compile_expression
 from gateway.mapping.model import Computed
 from gateway.mapping.yaml_nodes import Node, ObjectNode, Scalar
@@ -22,9 +22,8 @@ def read_expression(node: Node, name: str, names: Names, diagnostics: Diagnostic
     """Compile the value of a key that takes only an expression; None: it is wrong, and reported."""
     if is_expression(node):
         return read_computed(node, names, diagnostics)
-    if not is_empty(node):
-        text = f"'{name}' must be an expression{_suggestion(node, name)}"
-        diagnostics.error(node.location, "not-an-expression", text)
+    text = f"'{name}' must be an expression{_suggestion(node, name)}"
+    diagnostics.refuse_unless_absent(node, text, "not-an-expression")
     return None
 
 

@@ -9,7 +9,7 @@ import json
 import sys
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -81,14 +81,13 @@ class BodyFiles:
                 yield Body(where=str(path), problem=f"cannot be read any further, after body {number}: {reason}")
 
 
-@contextmanager
-def _open(path: Path) -> Iterator[io.BufferedReader]:
-    if str(path) == STANDARD_INPUT:
-        stream = sys.stdin.buffer
-        yield (stream if isinstance(stream, io.BufferedReader) else io.BufferedReader(cast("io.RawIOBase", stream)))
-        return
-    with path.open("rb") as file:
-        yield file
+def _open(path: Path) -> AbstractContextManager[io.BufferedReader]:
+    if str(path) != STANDARD_INPUT:
+        return path.open("rb")
+    stream = sys.stdin.buffer
+    return nullcontext(
+        stream if isinstance(stream, io.BufferedReader) else io.BufferedReader(cast("io.RawIOBase", stream))
+    )
 
 
 def _bodies(stream: BinaryIO, name: str, *, whole: bool) -> Iterator[Body]:

@@ -54,10 +54,6 @@ class Metrics:
         """
         return run_in_native_thread(lambda: generate_latest(self._registry))
 
-    def describe(self) -> Iterator[GaugeMetricFamily]:
-        """Return no names: without this method the registry would read the database for them."""
-        yield from ()
-
     def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
         """Read the metrics, for the registry."""
         with reading(self._database) as connection:

@@ -188,7 +188,8 @@ class Queries:
 
     def delivery(self, id_: int) -> DeliveryDetails | None:
         """Return a delivery with its attempts and its place; None: there is none with this id."""
-        select_attempts = select(attempts).where(attempts.c.delivery_id == id_).order_by(attempts.c.id)
+        columns = (attempts.c.at, attempts.c.seconds, attempts.c.status, attempts.c.reason, attempts.c.debug)
+        select_attempts = select(*columns).where(attempts.c.delivery_id == id_).order_by(attempts.c.id)
         select_place: Select[Any] = select(
             deliveries.c.status, deliveries.c.lane, deliveries.c.other_lane, PLACE.label("place")
         )
@@ -200,13 +201,7 @@ class Queries:
             return DeliveryDetails(
                 summary=summaries[0],
                 attempts=tuple(
-                    AttemptDetails(
-                        at=row.at,
-                        seconds=row.seconds,
-                        status=row.status,
-                        reason=row.reason,
-                        debug=None if row.debug is None else row.debug.decode(),
-                    )
+                    AttemptDetails(**{**row._mapping, "debug": None if row.debug is None else row.debug.decode()})
                     for row in connection.execute(select_attempts)
                 ),
                 ahead=_count_ahead(connection, place),

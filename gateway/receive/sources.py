@@ -36,6 +36,16 @@ class Source:
     is_unused: bool = False
     problems: tuple[Problem, ...] = ()
 
+    def require_mapping(self) -> MappingFile:
+        """Return the mapping, whether or not the source is open: its secret may not be set.
+
+        Raises:
+            ConfigError: The file cannot be used; the text holds all problems.
+        """
+        if self.mapping is None:
+            raise ConfigError("\n".join(map(str, self.problems)) or str(self.closed))
+        return self.mapping
+
     @property
     def path(self) -> str:
         """The path that senders post to, with a placeholder for a secret in it."""

@@ -6,13 +6,7 @@ from dataclasses import replace
 
 from gateway.customerio.connection import HOSTS
 from gateway.errors import did_you_mean
-from gateway.mapping.diagnostics import (
-    Diagnostics,
-    is_empty,
-    listed,
-    location_of,
-    name_of,
-)
+from gateway.mapping.diagnostics import Diagnostics, is_empty, listed, location_of, name_of
 from gateway.mapping.expressions import Names
 from gateway.mapping.key_kinds import CALL_KEYS
 from gateway.mapping.key_kinds.key_kind import compile_keys
@@ -55,8 +49,15 @@ def _read_call(node: Node, names: Names, defaults: frozenset[str], diagnostics: 
     if not isinstance(node, ObjectNode):
         diagnostics.error(node.location, "calls", "a call must be an object that starts with  call: …")
         return None
-    spec = _read_spec(node, diagnostics)
+    value = node.get("call")
+    if value is None or is_empty(value):
+        diagnostics.error(node.location, "missing-key", f"'call' is missing; it is one of {', '.join(SPECS)}")
+        return None
+    spec = SPECS.get(name_of(value))
     if spec is None:
+        name = name_of(value)
+        guess = did_you_mean(name, SPECS) or f"; it is one of {', '.join(SPECS)}"
+        diagnostics.error(value.location, "unknown-call", f"unknown call {name!r}{guess}")
         return None
 
     _check_keys(spec, node, defaults, diagnostics)
@@ -85,19 +86,6 @@ def _call_not_flat(node: Node) -> str | None:
     key, value = node.entries[0]
     nested = isinstance(value, ObjectNode) or (isinstance(value, Scalar) and value.value is None)
     return str(key.value) if nested and key.value in SPECS else None
-
-
-def _read_spec(node: ObjectNode, diagnostics: Diagnostics) -> CallSpec | None:
-    value = node.get("call")
-    if value is None or is_empty(value):
-        diagnostics.error(node.location, "missing-key", f"'call' is missing; it is one of {', '.join(SPECS)}")
-        return None
-    name = name_of(value)
-    if name not in SPECS:
-        guess = did_you_mean(name, SPECS) or f"; it is one of {', '.join(SPECS)}"
-        diagnostics.error(value.location, "unknown-call", f"unknown call {name!r}{guess}")
-        return None
-    return SPECS[name]
 
 
 def _check_keys(spec: CallSpec, node: ObjectNode, defaults: frozenset[str], diagnostics: Diagnostics) -> None:

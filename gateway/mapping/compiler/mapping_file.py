@@ -11,11 +11,7 @@ from gateway.mapping.compiler.call_entry import read_destination
 from gateway.mapping.compiler.events_section import read_rules, routes_of
 from gateway.mapping.compiler.tests_section import read_tests
 from gateway.mapping.compiler.verify_section import read_verification
-from gateway.mapping.diagnostics import (
-    Diagnostics,
-    is_empty,
-    name_of,
-)
+from gateway.mapping.diagnostics import Diagnostics, is_empty, name_of
 from gateway.mapping.expressions import Names, compile_expression, headers_in
 from gateway.mapping.key_kinds import DEFAULT_KEYS
 from gateway.mapping.key_kinds.key_kind import compile_keys

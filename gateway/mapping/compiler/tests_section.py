@@ -7,7 +7,7 @@ import json
 from gateway.customerio.calls import CALLS
 from gateway.event import JSON
 from gateway.mapping import yaml_nodes
-from gateway.mapping.diagnostics import Diagnostics, is_empty
+from gateway.mapping.diagnostics import Diagnostics
 from gateway.mapping.model import MappingTest
 from gateway.mapping.yaml_nodes import ListNode, Node, ObjectNode, Scalar
 
@@ -60,8 +60,7 @@ def _read_text(node: Node, name: str, diagnostics: Diagnostics) -> str:
     """Read text; a number or a boolean is taken as it is written."""
     if isinstance(node, Scalar) and node.value is not None:
         return node.value if isinstance(node.value, str) else json.dumps(node.value)
-    if not is_empty(node):
-        diagnostics.error(node.location, "test", f"'{name}' must be text")
+    diagnostics.refuse_unless_absent(node, f"'{name}' must be text", "test")
     return ""
 
 

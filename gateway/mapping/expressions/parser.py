@@ -113,20 +113,14 @@ def parse(source: SourceText) -> Tree:
         raise _incomplete(source) from None
     except ParseError as error:
         raise _unexpected(source, error) from None
-    if _depth(tree) > MAX_DEPTH:
-        raise too_deep(0)
-    return tree
-
-
-def _depth(tree: Tree) -> int:
-    """Return the levels of a tree. A chain like a || b || c is one level, because it is compiled into one loop."""
-    deepest = 0
+    # A chain like a || b || c is one level, because it is compiled into one loop.
     waiting = [(tree, 1)]
     while waiting:
         node, depth = waiting.pop()
-        deepest = max(deepest, depth)
+        if depth > MAX_DEPTH:
+            raise too_deep(0)
         waiting.extend((child, depth + 1) for child in operands_of(node))
-    return deepest
+    return tree
 
 
 def _incomplete(source: SourceText) -> BadExpression:

@@ -8,15 +8,13 @@ from gateway.event import JSON
 from gateway.mapping.functions.json_values import truthy
 from gateway.mapping.functions.table import Evaluate, Group, Scope, anything
 
-function = Group("numbers, choice")
+function = Group("numbers, choice", lazy=True, takes_null=True)
 
 
 @function(
     anything("condition"),
     anything("then"),
     anything("otherwise"),
-    lazy=True,
-    takes_null=True,
     example=("if(total > `100`, 'large', 'small')", {"total": 120}, "large"),
 )
 def if_(arguments: Sequence[Evaluate], current: JSON, scope: Scope) -> JSON:
@@ -25,13 +23,7 @@ def if_(arguments: Sequence[Evaluate], current: JSON, scope: Scope) -> JSON:
     return then(current, scope) if truthy(condition(current, scope)) else otherwise(current, scope)
 
 
-@function(
-    anything("a"),
-    variadic=True,
-    lazy=True,
-    takes_null=True,
-    example=("not_null(phone, mobile)", {"phone": None, "mobile": "1234"}, "1234"),
-)
+@function(anything("a"), variadic=True, example=("not_null(phone, mobile)", {"phone": None, "mobile": "1234"}, "1234"))
 def not_null(arguments: Sequence[Evaluate], current: JSON, scope: Scope) -> JSON:
     """The first value that is not null."""
     for argument in arguments:

@@ -8,52 +8,34 @@ from gateway.event import JSON
 from gateway.mapping.functions.json_values import key_text
 from gateway.mapping.functions.table import CONSTANT, Group, Scope, literal, one_of
 
-function = Group("around the body")
+function = Group("around the body", needs_scope=True, stride=CONSTANT)
 
 
-@function(
-    literal("name"),
-    needs_scope=True,
-    stride=CONSTANT,
-    example=("header('X-Name')", None, "Ada"),
-    setting="the header X-Name: Ada",
-)
+@function(literal("name"), example=("header('X-Name')", None, "Ada"), setting="the header X-Name: Ada")
 def header(scope: Scope, name: str) -> JSON:
     """A header of the request, in upper or lower case; null if it was not sent."""
     return scope.headers.get(name.lower())
 
 
-@function(
-    literal("name"),
-    needs_scope=True,
-    stride=CONSTANT,
-    example=("query('name')", None, "Ada"),
-    setting="?name=Ada in the request's URL",
-)
+@function(literal("name"), example=("query('name')", None, "Ada"), setting="?name=Ada in the request's URL")
 def query(scope: Scope, name: str) -> JSON:
     """A query parameter of the request's URL; null if it was not sent."""
     return scope.query.get(name)
 
 
-@function(needs_scope=True, stride=CONSTANT, example=("root().id", {"id": "42"}, "42"))
+@function(example=("root().id", {"id": "42"}, "42"))
 def root(scope: Scope) -> JSON:
     """The part that is translated: the body, or one item of it under `split`."""
     return scope.root
 
 
-@function(needs_scope=True, stride=CONSTANT, example=("body().id", {"id": "42"}, "42"))
+@function(example=("body().id", {"id": "42"}, "42"))
 def body(scope: Scope) -> JSON:
     """The whole body of the request."""
     return scope.body
 
 
-@function(
-    literal("name"),
-    needs_scope=True,
-    stride=CONSTANT,
-    example=("var('plan')", None, "Starter"),
-    setting="let: {plan: Starter}",
-)
+@function(literal("name"), example=("var('plan')", None, "Starter"), setting="let: {plan: Starter}")
 def var(scope: Scope, name: str) -> JSON:
     """The value of a variable of `let`."""
     if name not in scope.known:
@@ -65,9 +47,7 @@ def var(scope: Scope, name: str) -> JSON:
 @function(
     literal("table"),
     one_of("key", str, int, float, bool, NoneType),
-    needs_scope=True,
     takes_null=True,
-    stride=CONSTANT,
     example=("lookup('plans', plan)", {"plan": "price_1"}, "Starter"),
     setting="tables: {plans: {price_1: Starter}}",
 )
@@ -78,29 +58,19 @@ def lookup(scope: Scope, table: str, key: str | int | float | bool | None) -> JS
     return default if key is None else entries.get(key_text(key), default)
 
 
-@function(
-    needs_scope=True,
-    stride=CONSTANT,
-    example=("event_type()", None, "user.created"),
-    setting="an event of the type user.created",
-)
+@function(example=("event_type()", None, "user.created"), setting="an event of the type user.created")
 def event_type(scope: Scope) -> JSON:
     """The event type of the part."""
     return scope.event_type
 
 
-@function(
-    needs_scope=True,
-    stride=CONSTANT,
-    example=("received_at()", None, 1767225600),
-    setting="a webhook that arrived on 2026-01-01",
-)
+@function(example=("received_at()", None, 1767225600), setting="a webhook that arrived on 2026-01-01")
 def received_at(scope: Scope) -> JSON:
     """The time at which the webhook arrived, in unix seconds."""
     return scope.received_at
 
 
-@function(needs_scope=True, stride=CONSTANT, example=("index()", None, 0), setting="the first item")
+@function(example=("index()", None, 0), setting="the first item")
 def index(scope: Scope) -> JSON:
     """The position of the item under `each`, from 0."""
     return scope.index

@@ -20,7 +20,7 @@ from gateway.mapping.functions.json_values import limit_text
 from gateway.mapping.functions.table import CONSTANT, Budget, Group, Mistake, Scope, literal, optional, text
 from gateway.payload import utf8
 
-function = Group("text")
+function = Group("text", needs_scope=True, stride=CONSTANT)
 
 _Match: TypeAlias = Any  # the package has no types
 
@@ -123,8 +123,6 @@ def _group_text(match: _Match, group: int) -> str | None:
 @function(
     text("s"),
     literal("pattern"),
-    needs_scope=True,
-    stride=CONSTANT,
     check=_check_pattern,
     example=("regex_match(sku, '^[A-Z]{2}-[0-9]+$')", {"sku": "AB-42"}, True),
 )
@@ -161,8 +159,6 @@ def _groups_text(groups: Mapping[int | str, int]) -> str:
     text("s"),
     literal("pattern"),
     optional(literal("group", str, int, float)),
-    needs_scope=True,
-    stride=CONSTANT,
     check=_check_extract,
     example=("regex_extract(note, 'order #([0-9]+)')", {"note": "Paid order #42 today"}, "42"),
 )
@@ -211,8 +207,6 @@ def _template(to: str, pattern: _CompiledPattern) -> list[str | int]:
     text("s"),
     literal("pattern"),
     text("to"),
-    needs_scope=True,
-    stride=CONSTANT,
     check=_check_replace,
     example=("regex_replace(phone, '[^0-9+]', '')", {"phone": "+49 (30) 12-34"}, "+49301234"),
 )

@@ -205,10 +205,16 @@ CONSTANT = 0  # functions whose time does not depend on the size of their argume
 
 
 class Group:
-    """The functions under one heading, in the order of the source; also the decorator that registers them."""
+    """The functions under one heading, in the order of the source; also the decorator that registers them.
 
-    def __init__(self, kind: str) -> None:
+    Args:
+        stride, flags: Those of all its functions that say nothing else.
+    """
+
+    def __init__(self, kind: str, *, stride: int = CHARACTERS, **flags: bool) -> None:
         self.kind = kind
+        self.stride = stride
+        self.flags = flags
         self._entries: list[Function] = []
 
     def __iter__(self) -> Iterator[Function]:
@@ -219,7 +225,7 @@ class Group:
         *parameters: Parameter,
         example: tuple[str, JSON, JSON],
         setting: str = "",
-        stride: int = CHARACTERS,
+        stride: int | None = None,
         check: Check | None = None,
         **flags: bool,
     ) -> Callable[[Callable[..., JSON]], Callable[..., JSON]]:
@@ -240,9 +246,9 @@ class Group:
                 parameters=parameters,
                 example=Example(expression=expression, input=data, output=output, setting=setting),
                 call=call,
-                stride=stride,
+                stride=self.stride if stride is None else stride,
                 check=check,
-                **flags,
+                **(self.flags | flags),
             )
             self._entries.append(entry)
             return call

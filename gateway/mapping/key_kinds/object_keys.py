@@ -9,7 +9,7 @@ from gateway.customerio.calls.raw_request import header_problem, value_problem
 from gateway.customerio.wire import plain_text
 from gateway.errors import Location, TranslationError
 from gateway.event import JSON
-from gateway.mapping.diagnostics import Diagnostics, is_empty, listed
+from gateway.mapping.diagnostics import Diagnostics, listed
 from gateway.mapping.evaluate import EvaluationContext, as_text, evaluate, resolve, text_of
 from gateway.mapping.expressions import Names
 from gateway.mapping.functions import kind
@@ -117,8 +117,7 @@ class AttributesKey(KeyKind):
             text = (
                 f"'{self.name}' lists attributes one by one; a whole object is taken by  {self.name}_from: {node.value}"
             )
-        if not is_empty(node):
-            diagnostics.error(node.location, "attributes", text)
+        diagnostics.refuse_unless_absent(node, text, "attributes")
         return None
 
     def evaluate(self, value: Value, context: EvaluationContext) -> Any:
@@ -156,9 +155,8 @@ class PersonKey(KeyKind):
 
     def compile(self, node: Node, names: Names, diagnostics: Diagnostics) -> Value | None:
         if not isinstance(node, ObjectNode):
-            if not is_empty(node):
-                text = f"'{self.name}' must be an object with one identifier, e.g.  {self.name}: {self.key.example}"
-                diagnostics.error(node.location, "person", text)
+            text = f"'{self.name}' must be an object with one identifier, e.g.  {self.name}: {self.key.example}"
+            diagnostics.refuse_unless_absent(node, text, "person")
             return None
         person = _compile_member(node, self.name, self.keys, names, diagnostics)
         if len(node.entries) != 1:
@@ -185,9 +183,8 @@ class MembersKey(KeyKind):
                 diagnostics.error(node.location, "members", text)
             items = [_compile_member(item, self.name, self.keys, names, diagnostics) for item in node.items]
             return ListValue(location=node.location, items=tuple(item for item in items if item is not None))
-        if not is_empty(node):
-            text = f"'{self.name}' must be a list, each item with {listed(self.keys)}; or an expression that gives one"
-            diagnostics.error(node.location, "members", text)
+        text = f"'{self.name}' must be a list, each item with {listed(self.keys)}; or an expression that gives one"
+        diagnostics.refuse_unless_absent(node, text, "members")
         return None
 
     def evaluate(self, value: Value, context: EvaluationContext) -> list[JSON]:
@@ -234,8 +231,7 @@ class MembersKey(KeyKind):
 def _compile_member(node: Node, owner: str, keys: Keys, names: Names, diagnostics: Diagnostics) -> ObjectValue | None:
     place = f"in '{owner}'"
     if not isinstance(node, ObjectNode):
-        if not is_empty(node):
-            diagnostics.error(node.location, "members", f"each item {place} is an object with {listed(keys)}")
+        diagnostics.refuse_unless_absent(node, f"each item {place} is an object with {listed(keys)}", "members")
         return None
     diagnostics.refuse_unknown_keys(node, keys, place, f"; it takes {listed(keys)}")
     for name, key in keys.items():
