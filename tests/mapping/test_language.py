@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from textwrap import dedent, indent
+from textwrap import dedent
 from typing import Any
 
 import pytest
 
 from gateway.customerio.calls import as_json
 from gateway.errors import MappingError
-from gateway.event import JSON, Event
+from gateway.event import JSON
 from gateway.mapping.compiler import parse
-from gateway.mapping.model import MappingFile
 from gateway.mapping.selftests import run_tests
 from gateway.mapping.translate import Translation, event_key, translate
-from tests.mapping.test_translate import HEAD, NOW, mapping_of
-
-
-def of_calls(calls: str, top: str = "") -> MappingFile:
-    """A mapping whose events of the type "a" make these calls."""
-    return mapping_of(f"{HEAD}{dedent(top)}events:\n  a:\n{indent(dedent(calls).strip(chr(10)), '    ')}\n")
+from tests.mapping.test_translate import HEAD, NOW, event, mapping_of, of_calls
 
 
 def problems(text: str) -> list[str]:
@@ -31,49 +25,12 @@ def problems(text: str) -> list[str]:
     return [str(each).removeprefix("m.yaml:") for each in found]
 
 
-def event(payload: JSON, **given: Any) -> Event:
-    fields: dict[str, Any] = {"key": "k", "headers": {}, "query": {}, "received_at": NOW, **given}
-    return Event(source="shop", payload=payload, **fields)
-
-
 def calls(translation: Translation) -> list[dict[str, JSON]]:
     assert translation.problem is None
     return [as_json(planned.call) for planned in translation.planned]
 
 
-def attributes(written: str, payload: dict[str, JSON], top: str = "") -> JSON:
-    """Return the attributes of an identify call with these lines."""
-    mapping = of_calls(f"- call: identify\n  id: =`1`\n  attributes:\n{indent(dedent(written), '    ')}", top)
-    (call,) = calls(translate(mapping, event({"type": "a", **payload})))
-    return call.get("attributes", {})
-
-
 # The one rule for values
-
-
-def test_a_string_that_starts_with_equals_is_an_expression_and_every_other_scalar_is_literal_text() -> None:
-    written = """\
-    computed: =plan
-    quoted: "=plan"
-    text: plan is pro
-    number: 42
-    yes: yes
-    time: 12:30
-    octal: 010
-    day: 2026-01-02
-    flag: true
-    """
-    assert attributes(written, {"plan": "pro"}) == {
-        "computed": "pro",
-        "quoted": "pro",
-        "text": "plan is pro",
-        "number": 42,
-        "yes": "yes",
-        "time": "12:30",
-        "octal": "010",
-        "day": "2026-01-02",
-        "flag": True,
-    }
 
 
 def test_in_tests_everything_is_data() -> None:
@@ -100,36 +57,7 @@ def test_text_where_an_expression_is_required_is_an_error_with_the_fix(key: str)
     assert said.endswith(f"error not-an-expression: '{key}' must be an expression; did you mean  {key}: =user.x")
 
 
-def test_an_attribute_with_such_a_name_may_be_text() -> None:
-    assert attributes("email: office\ntoken: t\n", {}) == {"email": "office", "token": "t"}
-
-
 # let and tables
-
-
-LET = """\
-let:
-  plan: =data.plan
-  named: =lookup('plans', var('plan'))
-  fixed: basic
-  both: {plan: =var('named'), seats: =data.seats}
-tables:
-  plans: {price_1: Starter, 7: Seven, "*": Other}
-  sizes: {s: [1, 2], m: {wide: true}}
-"""
-
-
-def test_a_variable_may_refer_to_those_before_it() -> None:
-    written = """\
-    plan: =var('named')
-    fixed: =var('fixed')
-    both: =var('both')
-    """
-    assert attributes(written, {"data": {"plan": "price_1"}}, LET) == {
-        "plan": "Starter",
-        "fixed": "basic",
-        "both": {"plan": "Starter"},
-    }
 
 
 def test_a_variable_may_not_refer_to_one_after_it() -> None:
@@ -164,24 +92,6 @@ def test_variables_are_known_to_the_event_type_the_event_key_when_and_the_defaul
     # Once there is an event type, a variable that asks for it sees it.
     assert (call["id"], call["name"]) == ("42", "user.user.new")
     assert translate(mapping, event({"object": "user", "action": "new"})).status == "ignored"
-
-
-@pytest.mark.parametrize(
-    ("expression", "expected"),
-    [
-        ("lookup('plans', 'price_1')", "Starter"),
-        ("lookup('plans', `7`)", "Seven"),
-        ("lookup('plans', `7.0`)", "Seven"),
-        ("lookup('plans', 'price_9')", "Other"),
-        ("lookup('plans', nothing)", "Other"),
-        ("lookup('sizes', 's')", [1, 2]),
-        ("lookup('sizes', 'm')", {"wide": True}),
-        ("lookup('sizes', 'x')", None),
-    ],
-)
-def test_a_null_key_and_an_unknown_key_take_the_star_of_a_table(expression: str, expected: JSON) -> None:
-    found = attributes(f'it: {{or_null: "={expression}"}}\n', {}, LET)
-    assert found == {"it": expected}
 
 
 def test_a_table_is_fixed_when_the_file_is_read() -> None:
@@ -364,34 +274,6 @@ def test_a_test_expects_the_error_of_a_part_at_its_place() -> None:
     assert '-    "error": "something else"' in str(results[1].difference)
 
 
-# Null
-
-
-def test_a_null_argument_gives_null_unless_the_language_says_otherwise() -> None:
-    written = """\
-    lower: {or_null: "=lower(n)"}
-    nested: {or_null: "=upper(trim(n))"}
-    chosen: "=if(n, 'yes', 'no')"
-    first: "=not_null(n, 'second')"
-    kind: =type(n)
-    list: =to_array(n)
-    merged: "=merge(n, {a: `1`})"
-    joined: "=join('.', [n, 'opened', `2`])"
-    nobody: {or_null: "=join('.', [n])"}
-    """
-    assert attributes(written, {}) == {
-        "lower": None,
-        "nested": None,
-        "chosen": "no",
-        "first": "second",
-        "kind": "null",
-        "list": [None],
-        "merged": {"a": 1},
-        "joined": "opened.2",
-        "nobody": None,
-    }
-
-
 # Globs
 
 
@@ -418,12 +300,3 @@ def test_a_star_matches_any_characters_and_a_null_type_matches_only_a_star(
 def test_inside_braces_an_expression_with_a_comma_is_quoted() -> None:
     text = f"{HEAD}events:\n  a:\n    - {{call: identify, id: =id, attributes: {{x: =join('-', [a, b])}}}}\n"
     assert any("must be quoted" in said for said in problems(text))
-    assert attributes("x: \"=join('-', [a, b])\"\n", {"a": "1", "b": "2"}) == {"x": "1-2"}
-
-
-def test_an_expression_with_a_colon_or_a_hash_is_written_as_a_block() -> None:
-    written = """\
-    x: >-
-      =items[].{sku: sku, note: '# 1'}
-    """
-    assert attributes(written, {"items": [{"sku": "a"}]}) == {"x": [{"sku": "a", "note": "# 1"}]}
