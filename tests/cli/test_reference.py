@@ -65,7 +65,7 @@ def test_a_function_is_printed_with_its_example(names: list[str], shown: str) ->
 
 def test_json_holds_the_same_facts() -> None:
     listed = json.loads(run("--json").stdout)
-    assert [each["name"] for each in listed] == [*FUNCTIONS]
+    assert [function["name"] for function in listed] == [*FUNCTIONS]
     assert json.loads(run("header", "--json").stdout) == [
         {
             "name": "header",

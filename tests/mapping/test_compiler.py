@@ -150,7 +150,7 @@ def verified(verify: str, *lines: str) -> MappingFile:
 
 
 @pytest.mark.parametrize(
-    ("written", "networks"),
+    ("value", "networks"),
     [
         ("10.0.0.0/8", ["10.0.0.0/8"]),
         ("3.18.12.63", ["3.18.12.63/32"]),
@@ -158,8 +158,8 @@ def verified(verify: str, *lines: str) -> MappingFile:
         ("[3.18.12.63, '2001:db8::/32', 10.0.0.0/255.0.0.0]", ["3.18.12.63/32", "2001:db8::/32", "10.0.0.0/8"]),
     ],
 )
-def test_the_networks_of_a_sender_are_read(written: str, networks: list[str]) -> None:
-    mapping = verified(f"{{scheme: github, secret_env: A, networks: {written}}}")
+def test_the_networks_of_a_sender_are_read(value: str, networks: list[str]) -> None:
+    mapping = verified(f"{{scheme: github, secret_env: A, networks: {value}}}")
     assert [str(network) for network in mapping.verify.networks] == networks
 
 
@@ -248,11 +248,11 @@ def test_the_values_of_attributes_are_checked(case: Case) -> None:
 
 
 @pytest.mark.parametrize(
-    ("written", "name"),
+    ("text", "name"),
     [("Invoice Paid", "Invoice Paid"), ("42", "42"), ("2.0", "2"), ("{literal: '=1+1'}", "=1+1"), ("no", "no")],
 )
-def test_an_event_name_may_be_any_literal_text(written: str, name: str) -> None:
-    (call,) = good(with_call(f"track\n  id: =id\n  name: {written}")).rules[0].calls
+def test_an_event_name_may_be_any_literal_text(text: str, name: str) -> None:
+    (call,) = good(with_call(f"track\n  id: =id\n  name: {text}")).rules[0].calls
     value = call.fields["name"]
     assert isinstance(value, Constant)
     assert value.value == name

@@ -106,8 +106,8 @@ def test_a_null_argument_gives_null_except_where_the_language_says_otherwise(fun
     if function.takes_null or not function.parameters or function.parameters[0].literal:
         return
     least = [parameter for parameter in function.parameters if not parameter.optional]
-    written = ", ".join(_argument(function, position, "nothing") for position in range(len(least)))
-    assert evaluate(f"{function.name}({written})", {"x": 1}) is None
+    arguments = ", ".join(_argument(function, position, "nothing") for position in range(len(least)))
+    assert evaluate(f"{function.name}({arguments})", {"x": 1}) is None
 
 
 @pytest.mark.parametrize(
@@ -249,11 +249,11 @@ NOT_JSON: list[JSON] = [float("nan"), float("inf"), float("-inf"), [float("nan")
 @pytest.mark.parametrize("function", FUNCTIONS.values(), ids=lambda function: function.name)
 def test_every_function_gives_json_or_an_expression_error_for_awkward_values(function: Function) -> None:
     call = compile_expression(_call(function), NAMES)
-    taken = [place for place, parameter in enumerate(function.parameters) if not parameter.literal]
-    pool = AWKWARD if len(taken) < 3 else AWKWARD[::2]
-    for values in product(pool, repeat=len(taken)):
+    places = [place for place, parameter in enumerate(function.parameters) if not parameter.literal]
+    pool = AWKWARD if len(places) < 3 else AWKWARD[::2]
+    for values in product(pool, repeat=len(places)):
         data: list[JSON] = ["a"] * len(function.parameters)
-        for place, value in zip(taken, values, strict=True):
+        for place, value in zip(places, values, strict=True):
             data[place] = value
         scope = Scope(root=data, body=data, headers={}, query={}, received_at=0)
         with suppress(ExpressionError):

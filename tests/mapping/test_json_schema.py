@@ -123,7 +123,11 @@ BY_KEY = {
 
 def test_each_key_of_a_scheme_has_an_example() -> None:
     assert set(BY_KEY) == {key for keys in signatures.KEYS.values() for key in keys}
-    assert set(BY_KEY) == {each.name for each in fields(signatures.Scheme)} - {"name", "kind", *read_scheme.TABLE_ONLY}
+    assert set(BY_KEY) == {field.name for field in fields(signatures.Scheme)} - {
+        "name",
+        "kind",
+        *read_scheme.TABLE_ONLY,
+    }
 
 
 def test_each_kind_of_scheme_has_its_keys() -> None:
@@ -222,8 +226,8 @@ def test_a_key_takes_the_same_in_every_call() -> None:
 
 def schemas_below(schema: Any) -> Iterator[Schema]:
     """The schema and all that it is made of."""
-    for each in schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else ():
-        yield from schemas_below(each)
+    for part in schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else ():
+        yield from schemas_below(part)
     if isinstance(schema, dict):
         yield schema
 

@@ -78,8 +78,12 @@ events:
 """
 
 
-def parts_of(*parts: JSON, **given: Any) -> Translation:
-    return translate(mapping_of(SPLIT), event(list(parts), **given))
+def parts_of(*parts: JSON, **changes: Any) -> Translation:
+    return translate(mapping_of(SPLIT), event(list(parts), **changes))
+
+
+def statuses(translation: Translation) -> list[str]:
+    return [result.status for result in translation.parts]
 
 
 def part(kind: str, **more: JSON) -> dict[str, JSON]:
@@ -141,8 +145,8 @@ def test_a_part_that_fails_leaves_the_calls_of_the_others() -> None:
         part("open", key="1"), part("fails", key="2"), part("click", key="3"), part("fails", key="4")
     )
     assert translation.status == "failed"
-    assert [each.status for each in translation.parts] == ["accepted", "failed", "accepted", "failed"]
-    assert [as_json(each.call)["name"] for each in translation.planned] == ["open", "click"]
+    assert statuses(translation) == ["accepted", "failed", "accepted", "failed"]
+    assert [as_json(planned.call)["name"] for planned in translation.planned] == ["open", "click"]
     assert str(translation.problem) == (
         "m.yaml:24:27: name: null or empty; if that may be, write =not_null(…, 'another text'), or give the call"
         " a 'when'; this is part 2 of 4, and 1 other part fails too"
@@ -159,13 +163,13 @@ def test_the_same_part_in_two_webhooks_gives_the_same_call() -> None:
     first = parts_of(part("open", key="1"), part("open", key="2"))
     again = translate(mapping_of(SPLIT), event([part("open", key="3"), part("open", key="2")], key="another"))
     assert first.planned[1].identity == again.planned[1].identity
-    assert len({each.identity for each in (*first.planned, *again.planned)}) == 3
+    assert len({planned.identity for planned in (*first.planned, *again.planned)}) == 3
 
 
 def test_a_part_that_is_in_a_webhook_twice_counts_once() -> None:
     translation = parts_of(part("open", key="1"), part("open", key="1"), part("open"), part("open"))
-    assert [each.status for each in translation.parts] == ["accepted", "ignored", "accepted", "accepted"]
-    assert len({each.identity for each in translation.planned}) == 3
+    assert statuses(translation) == ["accepted", "ignored", "accepted", "accepted"]
+    assert len({planned.identity for planned in translation.planned}) == 3
 
 
 def test_two_webhooks_are_the_same_if_all_their_parts_are_the_same() -> None:
@@ -181,12 +185,12 @@ def test_two_webhooks_are_the_same_if_all_their_parts_are_the_same() -> None:
 
 def test_an_event_id_has_to_differ_between_all_calls_of_a_webhook() -> None:
     translation = parts_of(part("ids", key="1", it="x"), part("ids", key="2", it="x"), part("ids", key="3", it="y"))
-    assert [each.status for each in translation.parts] == ["accepted", "failed", "accepted"]
+    assert statuses(translation) == ["accepted", "failed", "accepted"]
 
 
 def test_a_webhook_makes_at_most_a_thousand_calls_and_has_at_most_ten_thousand_parts() -> None:
     translation = parts_of(*(part("open", key=str(number)) for number in range(1_001)))
-    assert [each.status for each in translation.parts] == ["accepted"] * 1_000 + ["failed"]
+    assert statuses(translation) == ["accepted"] * 1_000 + ["failed"]
     assert "more than 1,000 calls" in str(translation.problem)
     assert "more than 10,000 parts" in str(parts_of(*([None] * 10_001)).problem)
 

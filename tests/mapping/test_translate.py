@@ -43,8 +43,8 @@ def of_calls(calls: str, top: str = "") -> MappingFile:
 
 
 def event(payload: JSON = None, **changes: Any) -> Event:
-    made = Event(source="shop", key="k", payload=payload, headers={}, query={}, received_at=NOW)
-    return replace(made, **changes)
+    fields: dict[str, Any] = {"source": "shop", "key": "k", "headers": {}, "query": {}, "received_at": NOW, **changes}
+    return Event(payload=payload, **fields)
 
 
 def translated(mapping: MappingFile, payload: dict[str, JSON], **changes: Any) -> Translation:
@@ -52,22 +52,22 @@ def translated(mapping: MappingFile, payload: dict[str, JSON], **changes: Any) -
 
 
 def planned(mapping: MappingFile, payload: dict[str, JSON], **changes: Any) -> tuple[PlannedCall, ...]:
-    found = translated(mapping, payload, **changes)
-    assert found.problem is None
-    assert found.status == "accepted"
-    return found.planned
+    translation = translated(mapping, payload, **changes)
+    assert translation.problem is None
+    assert translation.status == "accepted"
+    return translation.planned
 
 
-def written(mapping: MappingFile, payload: dict[str, JSON], **changes: Any) -> list[dict[str, JSON]]:
-    return [as_json(each.call) for each in planned(mapping, payload, **changes)]
+def calls_of(mapping: MappingFile, payload: dict[str, JSON], **changes: Any) -> list[dict[str, JSON]]:
+    return [as_json(planned_call.call) for planned_call in planned(mapping, payload, **changes)]
 
 
 def problem(mapping: MappingFile, payload: dict[str, JSON]) -> str:
-    found = translated(mapping, payload)
-    assert found.status == "failed"
-    assert found.planned == ()
-    assert found.problem is not None
-    return str(found.problem)
+    translation = translated(mapping, payload)
+    assert translation.status == "failed"
+    assert translation.planned == ()
+    assert translation.problem is not None
+    return str(translation.problem)
 
 
 # Webhooks and their calls
@@ -94,22 +94,22 @@ def test_a_webhook_becomes_its_calls(case: dict[str, str], payload: dict[str, JS
         assert (translation.status, translation.planned) == ("ignored", ())
         outcome = {"ignored": translation.reason}
     else:
-        outcome = [*written(mapping, payload)]
+        outcome = [*calls_of(mapping, payload)]
     assert json.dumps(outcome) == json.dumps(expected)  # as texts, for true is not 1, and 1 is not 1.0
 
 
 @pytest.mark.parametrize(
-    ("when", "made"),
+    ("when", "is_made"),
     [
         *((when, False) for when in ("null", "false", '""', "[]", "{}")),
         *((when, True) for when in ("true", "0", '"x"', "[null]")),
     ],
 )
-def test_when_decides_whether_a_call_is_made(when: str, made: bool) -> None:
+def test_when_decides_whether_a_call_is_made(when: str, is_made: bool) -> None:
     mapping = of_calls("- {call: destroy, id: =id, when: =w}")
-    found = translated(mapping, {"id": "u", "w": json.loads(when)})
-    assert (found.status == "accepted") is made
-    assert len(found.planned) == made
+    translation = translated(mapping, {"id": "u", "w": json.loads(when)})
+    assert (translation.status == "accepted") is is_made
+    assert len(translation.planned) == is_made
 
 
 def test_only_track_page_and_screen_have_a_ulid() -> None:
@@ -190,12 +190,9 @@ def test_an_event_without_calls_is_ignored_with_the_reason(payload: JSON, event_
 def test_a_number_where_text_is_required_is_written_out(value: JSON, text: str) -> None:
     mapping = of_calls("- {call: track, email: =e, name: =n, event_id: =n}")
     if len(text) <= 100:
-        (found,) = written(mapping, {"e": "u@x.y", "n": value})
-        assert (found["name"], found["event_id"]) == (text, text)
-    assert (
-        event_key(mapping_of(HEAD.replace(": none\nevent_t", ": =n\nevent_t") + "events: {}\n"), event({"n": value}))
-        == text
-    )
+        (call,) = calls_of(mapping, {"e": "u@x.y", "n": value})
+        assert (call["name"], call["event_id"]) == (text, text)
+    assert key_of("=n", {"n": value}) == text
 
 
 # Timestamps
@@ -217,16 +214,16 @@ STEERING = [
 
 @pytest.mark.parametrize("name", STEERING)
 def test_a_name_that_controls_customerio_is_taken_only_from_attributes(name: str) -> None:
-    taken = of_calls("- {call: track, id: =who, name: x, attributes_from: =o}")
-    assert "attributes" not in written(taken, {"who": "u", "o": {name: "x"}})[0]
+    whole = of_calls("- {call: track, id: =who, name: x, attributes_from: =o}")
+    assert "attributes" not in calls_of(whole, {"who": "u", "o": {name: "x"}})[0]
     named = of_calls(f"- {{call: track, id: =who, name: x, attributes_from: =o, attributes: {{{name}: =v}}}}")
-    assert written(named, {"who": "u", "o": {name: "x"}, "v": "y"})[0]["attributes"] == {name: "y"}
+    assert calls_of(named, {"who": "u", "o": {name: "x"}, "v": "y"})[0]["attributes"] == {name: "y"}
 
 
 @pytest.mark.parametrize("name", ["email", "Recipient", "recipient_name", "anonymous_id", "cio_subscription"])
 def test_names_that_resemble_such_a_name_are_taken(name: str) -> None:
     mapping = of_calls("- {call: track, id: =who, name: x, attributes_from: =o}")
-    assert written(mapping, {"who": "u", "o": {name: "x"}})[0]["attributes"] == {name: "x"}
+    assert calls_of(mapping, {"who": "u", "o": {name: "x"}})[0]["attributes"] == {name: "x"}
 
 
 # Limits
@@ -260,9 +257,9 @@ def test_too_many_attributes_of_an_object_are_a_problem_at_attributes_from() -> 
 
 def test_the_name_of_an_attribute_out_of_the_payload_is_not_shown() -> None:
     mapping = of_calls("- call: identify\n  id: =id\n  attributes_from: =o\n  attributes: {mine: =m}")
-    taken = problem(mapping, {"id": "u", "o": {"secret": "x" * 1_001}})
-    assert taken.startswith("m.yaml:10:24: attributes_from: is 1001 bytes long")
-    assert "secret" not in taken
+    message = problem(mapping, {"id": "u", "o": {"secret": "x" * 1_001}})
+    assert message.startswith("m.yaml:10:24: attributes_from: is 1001 bytes long")
+    assert "secret" not in message
     assert problem(mapping, {"id": "u", "m": "x" * 1_001}).startswith("m.yaml:11:26: attributes.mine: is 1001 ")
 
 
@@ -276,8 +273,8 @@ def test_a_call_may_name_its_own_connection_and_region() -> None:
         "- {call: destroy, id: =id, region: us}",
         "connection: first\nregion: eu\n",
     )
-    found = planned(mapping, {"id": "u"})
-    assert [(each.connection, each.region) for each in found] == [("first", "eu"), ("second", "eu"), ("first", "us")]
+    calls = planned(mapping, {"id": "u"})
+    assert [(call.connection, call.region) for call in calls] == [("first", "eu"), ("second", "eu"), ("first", "us")]
     (plain,) = planned(of_calls("- {call: destroy, id: =id}"), {"id": "u"})
     assert (plain.connection, plain.region) == ("default", None)
 
@@ -288,8 +285,8 @@ TRACK = "- {call: track, id: =id, name: =name, event_id: =eid, attributes: {n: =
 
 
 def one(payload: dict[str, JSON], calls: str = TRACK, **changes: Any) -> PlannedCall:
-    (found,) = planned(of_calls(calls), {"id": "u", "name": "x", **payload}, **changes)
-    return found
+    (planned_call,) = planned(of_calls(calls), {"id": "u", "name": "x", **payload}, **changes)
+    return planned_call
 
 
 def test_an_identity_is_the_hash_of_the_facts_of_a_call() -> None:
@@ -304,9 +301,9 @@ def test_an_identity_is_the_hash_of_the_facts_of_a_call() -> None:
 
 def test_a_call_is_stored_as_compact_ascii_json_in_the_order_of_its_keys() -> None:
     value: JSON = {"ü": ['😀"\n', 1.5, 10**30, True, None], "b": {}, "a": {"d": 1e22, "c": -0.0}}
-    found = one({"n": value})
-    assert found.text == json.dumps(as_json(found.sealed), separators=(",", ":"))
-    assert found.text.isascii()
+    planned_call = one({"n": value})
+    assert planned_call.text == json.dumps(as_json(planned_call.sealed), separators=(",", ":"))
+    assert planned_call.text.isascii()
 
 
 def test_the_same_event_translated_again_gives_the_same_identities_and_ulids() -> None:
@@ -340,19 +337,19 @@ def test_a_written_timestamp_is_part_of_what_a_call_is() -> None:
 
 def test_equal_calls_of_one_event_differ_by_their_ordinal() -> None:
     mapping = of_calls("- {call: track, each: =items, id: =@, name: x}")
-    found = planned(mapping, {"items": ["u", "v", "u", "u"]})
-    assert len({each.identity for each in found}) == 4
-    assert len({each.sealed.event_id for each in found if isinstance(each.sealed, Track)}) == 4
-    assert found[0].identity == planned(mapping, {"items": ["u"]})[0].identity
-    assert found[2].identity == planned(mapping, {"items": ["u", "u", "v"]})[1].identity
+    calls = planned(mapping, {"items": ["u", "v", "u", "u"]})
+    assert len({call.identity for call in calls}) == 4
+    assert len({call.sealed.event_id for call in calls if isinstance(call.sealed, Track)}) == 4
+    assert calls[0].identity == planned(mapping, {"items": ["u"]})[0].identity
+    assert calls[2].identity == planned(mapping, {"items": ["u", "u", "v"]})[1].identity
 
 
 ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 
-def ulid_of(each: PlannedCall) -> tuple[int, int]:
+def ulid_of(planned_call: PlannedCall) -> tuple[int, int]:
     """The milliseconds and the rest of the ULID under which a call is sent."""
-    text = getattr(each.sealed, "event_id", None)
+    text = getattr(planned_call.sealed, "event_id", None)
     assert isinstance(text, str)
     assert len(text) == 26
     number = 0
@@ -363,17 +360,20 @@ def ulid_of(each: PlannedCall) -> tuple[int, int]:
 
 
 def test_only_the_event_id_differs_between_the_call_and_the_sealed_call() -> None:
-    found = one({"n": 1, "eid": "o"})
-    assert isinstance(found.call, Track)
-    assert isinstance(found.sealed, Track)
-    assert (found.call.event_id, found.sealed) == ("o", replace(found.call, event_id=found.sealed.event_id))
+    planned_call = one({"n": 1, "eid": "o"})
+    assert isinstance(planned_call.call, Track)
+    assert isinstance(planned_call.sealed, Track)
+    assert (planned_call.call.event_id, planned_call.sealed) == (
+        "o",
+        replace(planned_call.call, event_id=planned_call.sealed.event_id),
+    )
     untouched = one({}, "- {call: identify, id: =id}")
     assert untouched.sealed == untouched.call
 
 
 def test_without_an_event_id_the_ulid_is_made_of_the_timestamp_and_the_identity() -> None:
-    found = one({"n": 1})
-    assert ulid_of(found) == (NOW * 1000, int.from_bytes(found.identity[:10], "big"))
+    planned_call = one({"n": 1})
+    assert ulid_of(planned_call) == (NOW * 1000, int.from_bytes(planned_call.identity[:10], "big"))
     dated = one({"t": 99_999_999_999}, "- {call: page, id: =id, url: '*', timestamp: =t}")
     assert ulid_of(dated)[0] == 99_999_999_999_000
 
@@ -395,7 +395,7 @@ def test_the_date_in_a_hashed_ulid_is_plausible(event_id: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("event_id", "kept"),
+    ("event_id", "is_ulid"),
     [
         ("01ARZ3NDEKTSV4RRFFQ69G5FAV", True),
         ("01arz3ndektsv4rrffq69g5fav", True),
@@ -410,9 +410,9 @@ def test_the_date_in_a_hashed_ulid_is_plausible(event_id: str) -> None:
         ("01ARZ3NDEKTSV4RRFFQ69G5FA\u212a", False),  # the Kelvin sign, whose lower case is k
     ],
 )
-def test_an_event_id_that_is_a_ulid_is_sent_as_it_is(event_id: str, kept: bool) -> None:
+def test_an_event_id_that_is_a_ulid_is_sent_as_it_is(event_id: str, is_ulid: bool) -> None:
     sent = getattr(one({"eid": event_id}).sealed, "event_id", None)
-    assert (sent == event_id.upper()) is kept
+    assert (sent == event_id.upper()) is is_ulid
     ulid_of(one({"eid": event_id}))
 
 
@@ -430,13 +430,13 @@ def test_two_calls_of_an_event_with_the_same_event_id_are_an_error(ids: list[JSO
 # The key of an event
 
 
-def key_of(written: str, payload: JSON, **given: Any) -> str | None:
-    text = HEAD.replace("event_key: none", f"event_key: {written}") + "events: {}\n"
-    return event_key(mapping_of(text), event(payload, **given))
+def key_of(expression: str, payload: JSON, **changes: Any) -> str | None:
+    text = HEAD.replace("event_key: none", f"event_key: {expression}") + "events: {}\n"
+    return event_key(mapping_of(text), event(payload, **changes))
 
 
 @pytest.mark.parametrize(
-    ("written", "payload", "expected"),
+    ("expression", "payload", "expected"),
     [
         ("=id", {"id": "evt_1"}, "evt_1"),
         ("=id", {"id": 7.0}, "7"),
@@ -447,8 +447,8 @@ def key_of(written: str, payload: JSON, **given: Any) -> str | None:
         ("=join('-', [event_type(), id])", {"id": 1, "type": "a"}, "a-1"),
     ],
 )
-def test_the_key_of_an_event_is_text_or_none(written: str, payload: JSON, expected: str | None) -> None:
-    assert key_of(written, payload) == expected
+def test_the_key_of_an_event_is_text_or_none(expression: str, payload: JSON, expected: str | None) -> None:
+    assert key_of(expression, payload) == expected
 
 
 def test_the_key_of_an_event_may_come_out_of_the_request() -> None:
@@ -498,12 +498,12 @@ EVERYTHING = of_calls(
 
 @given(st.fixed_dictionaries({}, optional=dict.fromkeys("abcdefgh", HOSTILE)))
 def test_no_payload_makes_translate_raise_and_no_problem_shows_its_values(payload: dict[str, JSON]) -> None:
-    found = translated(EVERYTHING, payload)
-    assert found.status in ("accepted", "failed")
-    assert "s3cret" not in str(found.problem)
-    for each in found.planned:
-        assert len(each.identity) == 32
-        json.dumps(as_json(each.sealed), ensure_ascii=False).encode()
+    translation = translated(EVERYTHING, payload)
+    assert translation.status in ("accepted", "failed")
+    assert "s3cret" not in str(translation.problem)
+    for planned_call in translation.planned:
+        assert len(planned_call.identity) == 32
+        json.dumps(as_json(planned_call.sealed), ensure_ascii=False).encode()
 
 
 def test_a_thousand_calls_take_a_fraction_of_a_second() -> None:
@@ -529,7 +529,7 @@ def test_a_salt_changes_the_ulid_and_the_end_of_the_identity(payload: dict[str, 
     )
     assert first == same
     identities = [plain.identity, first.identity, other.identity]
-    assert {each[:-SALT] for each in identities} == {plain.identity[:-SALT]}
+    assert {planned_call[:-SALT] for planned_call in identities} == {plain.identity[:-SALT]}
     assert len(set(identities)) == 3
-    ulids = {each.sealed.event_id for each in (plain, first, other)}  # type: ignore[attr-defined] # all are tracks
+    ulids = {planned_call.sealed.event_id for planned_call in (plain, first, other)}  # type: ignore[attr-defined] # all are tracks
     assert len(ulids) == 3

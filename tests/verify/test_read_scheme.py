@@ -16,7 +16,7 @@ TOKEN: dict[str, JSON] = {"base": "token", "header": "X-Token"}
 
 
 @pytest.mark.parametrize(
-    ("written", "key", "problem"),
+    ("scheme", "key", "problem"),
     [
         ("strip", None, "unknown scheme 'strip'; did you mean 'stripe'?"),
         ("Stripe", None, "did you mean 'stripe'?"),
@@ -75,9 +75,9 @@ TOKEN: dict[str, JSON] = {"base": "token", "header": "X-Token"}
         ({**HMAC, "delivery_id": "no header"}, "delivery_id", "must be the name of a header"),
     ],
 )  # fmt: skip
-def test_a_wrong_scheme_says_where_it_is_wrong_and_the_fix(written: JSON, key: str | None, problem: str) -> None:
+def test_a_wrong_scheme_says_where_it_is_wrong_and_the_fix(scheme: JSON, key: str | None, problem: str) -> None:
     with pytest.raises(SchemeError) as caught:
-        scheme_from(written)
+        scheme_from(scheme)
 
     assert caught.value.key == key
     assert problem in caught.value.problem
@@ -118,9 +118,9 @@ def test_a_template_may_name_fields_of_the_request_beside_the_body() -> None:
         max_leaves=12,
     )
 )
-def test_any_value_of_a_mapping_gives_a_scheme_that_can_verify_or_a_scheme_error(written: JSON) -> None:
+def test_any_value_of_a_mapping_gives_a_scheme_that_can_verify_or_a_scheme_error(value: JSON) -> None:
     try:
-        scheme = scheme_from(written)
+        scheme = scheme_from(value)
     except SchemeError:
         return
     assert scheme.kind == "none" or scheme.header or scheme.at or scheme.kind in get_args(Special)
