@@ -35,12 +35,6 @@ def test_functions_are_grouped_by_kind() -> None:
     ("names", "shown"),
     [
         (
-            ["lower"],
-            "TEXT\n\n"
-            "lower(s)  The text in lower case.\n"
-            '    lower(email) → "ada@example.com"   of {"email": "Ada@Example.com"}\n',
-        ),
-        (
             ["if()", "unix"],
             "NUMBERS, CHOICE\n\n"
             'if(condition, then, otherwise)  `then` if the condition is true, else `otherwise`; null, false, "",\n'
