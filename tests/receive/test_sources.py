@@ -75,6 +75,10 @@ class Watched:
             return None
         return [type_ for rule in source.mapping.rules for type_ in rule.event_types]
 
+    def refresh_types(self) -> tuple[list[str], list[str] | None]:
+        """Refresh; return what is logged, and the event types of the shop."""
+        return self.refresh(), self.types()
+
     def closed(self, name: str = "shop") -> str | None:
         source = self.sources.get(name)
         assert source is not None
@@ -113,8 +117,7 @@ def test_a_good_edit_is_used_for_the_webhooks_after_it(shop: Path, watched: Watc
     previous = watched.sources.get("shop")
     shop.write_text(mapping(type_="y"))
     assert watched.types() == ["x"]
-    assert watched.refresh() == [read_again(shop)]
-    assert watched.types() == ["y"]
+    assert watched.refresh_types() == ([read_again(shop)], ["y"])
     assert previous is not None
     assert previous.mapping is not None
     assert previous.mapping.rules[0].event_types == ("x",)
@@ -141,8 +144,7 @@ def test_a_broken_edit_leaves_the_last_good_version_in_use_and_is_logged_once(sh
     assert watched.types() == ["y"]
     assert [watched.refresh() for _ in range(3)] == [[], [], []]
     shop.write_text(mapping(type_="z"))
-    assert watched.refresh() == [read_again(shop)]
-    assert watched.types() == ["z"]
+    assert watched.refresh_types() == ([read_again(shop)], ["z"])
 
 
 def test_a_file_that_is_half_written_is_used_when_it_is_complete(shop: Path, watched: Watched) -> None:
@@ -152,8 +154,7 @@ def test_a_file_that_is_half_written_is_used_when_it_is_complete(shop: Path, wat
         assert watched.refresh()[-1].startswith(stays(""))
         assert watched.types() == ["x"]
     shop.write_text(text)
-    assert watched.refresh() == [read_again(shop)]
-    assert watched.types() == ["y"]
+    assert watched.refresh_types() == ([read_again(shop)], ["y"])
 
 
 def test_a_file_that_cannot_be_read_leaves_the_last_good_version_in_use(shop: Path, watched: Watched) -> None:
@@ -162,14 +163,12 @@ def test_a_file_that_cannot_be_read_leaves_the_last_good_version_in_use(shop: Pa
     shop.unlink()
     shop.mkdir()
     assert watched.refresh() == [stays(f"{shop} cannot be read as UTF-8 text (IsADirectoryError)")]
-    assert watched.refresh() == []
-    assert watched.types() == ["x"]
+    assert watched.refresh_types() == ([], ["x"])
 
 
 def test_an_edit_that_would_close_the_source_is_not_used(shop: Path, watched: Watched) -> None:
     shop.write_text(mapping(type_="y", secret="TOKEN_OF_SHOP"))
-    assert watched.refresh() == [stays("TOKEN_OF_SHOP is not set: it holds the secret of source shop")]
-    assert watched.types() == ["x"]
+    assert watched.refresh_types() == ([stays("TOKEN_OF_SHOP is not set: it holds the secret of source shop")], ["x"])
 
 
 def test_a_good_edit_opens_a_closed_source(shop: Path, watched: Watched) -> None:
@@ -195,21 +194,16 @@ def test_a_closed_source_keeps_its_name_while_its_file_is_rewritten(shop: Path, 
 
 
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
-def test_a_file_that_is_rewritten_with_the_same_text_is_not_compiled(
-    shop: Path, watched: Watched, newline: str
-) -> None:
-    before = watched.sources.get("shop")
+def test_only_changed_files_are_compiled(shop: Path, watched: Watched, newline: str) -> None:
+    shop.with_name("pay.yaml").write_text(mapping("pay"))
+    sources = watched.load()
+    before = sources.get("shop"), sources.get("pay")
     shop.write_text(mapping(), newline=newline)
     assert watched.refresh() == []
-    assert watched.sources.get("shop") is before
-
-
-def test_only_changed_files_are_compiled(shop: Path, watched: Watched) -> None:
-    shop.with_name("pay.yaml").write_text(mapping("pay"))
-    before = watched.load().get("pay")
+    assert (sources.get("shop"), sources.get("pay")) == before
     shop.write_text(mapping(type_="y"))
     assert watched.refresh() == [read_again(shop)]
-    assert watched.sources.get("pay") is before
+    assert sources.get("pay") is before[1]
 
 
 def test_two_versions_with_the_same_stamp_are_told_apart(shop: Path, watched: Watched) -> None:
@@ -224,14 +218,12 @@ def test_two_versions_with_the_same_stamp_are_told_apart(shop: Path, watched: Wa
     shop.write_text(mapping(type_="long"))
     watched.refresh()
     shop.write_text(mapping(type_="LONG"))
-    assert watched.refresh() == [read_again(shop)]
-    assert watched.types() == ["LONG"]
+    assert watched.refresh_types() == ([read_again(shop)], ["LONG"])
     os.utime(shop, (0, 0))
     watched.refresh()
     shop.write_text(mapping(type_="last"))
     os.utime(shop, (0, 0))
-    assert watched.refresh() == [read_again(shop)]
-    assert watched.types() == ["last"]
+    assert watched.refresh_types() == ([read_again(shop)], ["last"])
 
 
 def test_nothing_holds_a_mapping_that_was_replaced(shop: Path, watched: Watched) -> None:
@@ -287,11 +279,9 @@ def test_a_source_is_removed_when_its_file_is_missing_twice(shop: Path, watched:
         shop.unlink()
         assert watched.refresh() == []
         shop.write_text(mapping(type_=type_))
-        assert watched.refresh() == [read_again(shop)]
-        assert watched.types() == [type_]
+        assert watched.refresh_types() == ([read_again(shop)], [type_])
     shop.unlink()
-    assert watched.refresh() == []
-    assert watched.types() == ["z"]
+    assert watched.refresh_types() == ([], ["z"])
     assert watched.refresh() == [f"source shop is removed: {shop} is gone"]
     assert watched.sources.get("shop") is None
 
@@ -300,14 +290,12 @@ def test_a_file_that_is_replaced_by_renaming_is_read(shop: Path, watched: Watche
     new = shop.with_name("shop.yaml.new")
     new.write_text(mapping(type_="y"))
     new.rename(shop)
-    assert watched.refresh() == [read_again(shop)]
-    assert watched.types() == ["y"]
+    assert watched.refresh_types() == ([read_again(shop)], ["y"])
 
 
 def test_a_source_stays_open_when_its_file_is_renamed(shop: Path, watched: Watched) -> None:
     store = shop.rename(shop.with_name("store.yaml"))
-    assert watched.refresh() == []
-    assert watched.types() == ["x"]
+    assert watched.refresh_types() == ([], ["x"])
     assert watched.refresh() == [read_again(store)]
 
 
@@ -316,7 +304,7 @@ def test_a_source_stays_open_when_its_file_is_renamed_and_broken_at_once(shop: P
     store.write_text(BROKEN)
     watched.refresh()
     assert watched.refresh() == [stays(has_errors(store))]
-    assert (watched.refresh(), watched.types()) == ([], ["x"])
+    assert watched.refresh_types() == ([], ["x"])
     store.write_text(mapping(type_="y"))
     assert watched.refresh() == [read_again(store)]
 
@@ -358,12 +346,10 @@ def test_a_copy_of_a_file_in_use_does_no_harm(shop: Path, watched: Watched) -> N
     assert watched.refresh() == [stays(both(copy, shop))]
     assert watched.refresh() == []
     shop.write_text(mapping(type_="y"))
-    assert watched.refresh() == [read_again(shop)]
-    assert watched.types() == ["y"]
+    assert watched.refresh_types() == ([read_again(shop)], ["y"])
     shop.unlink()
-    assert (watched.refresh(), watched.types()) == ([], ["y"])
-    assert watched.refresh() == [read_again(copy)]
-    assert watched.types() == ["copied"]
+    assert watched.refresh_types() == ([], ["y"])
+    assert watched.refresh_types() == ([read_again(copy)], ["copied"])
 
 
 def test_of_two_new_files_of_one_source_neither_is_used(shop: Path, watched: Watched) -> None:
