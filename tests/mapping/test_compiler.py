@@ -377,23 +377,6 @@ def test_everything_in_a_test_is_data() -> None:
     assert compiled.expect == ({"call": "track", "name": "=y"},)
 
 
-@pytest.mark.parametrize(
-    ("expression", "steering"),
-    [
-        ("{plan: plan, recipient: mail}", ["recipient"]),
-        ('{"id":id, unsubscribed:gone}', ["id", "unsubscribed"]),
-        ("pick(user, ['plan', 'cio_id'])", ["cio_id"]),
-        ("{user: {id: id}}", []),
-        ("{plan: 'id: x', items: items[?id == `1`]}", []),
-        ("omit(user, ['id', 'recipient'])", []),
-        ("pick(user, keys(names))", []),
-        ("user", []),
-    ],
-)
-def test_a_name_that_is_never_taken_from_an_object_is_a_warning(expression: str, steering: list[str]) -> None:
-    text = with_call(f"identify\n  id: =who\n  attributes_from: >-\n    ={expression}")
-    assert problems(text) == [
-        f"9:24 warning: steering-attribute: '{name}' is never taken out of 'attributes_from', for it steers"
-        " Customer.io; write it under 'attributes'"
-        for name in steering
-    ]
+@pytest.mark.parametrize("case", CASES["attributes_from"], ids=lambda case: case.text)
+def test_a_name_that_is_never_taken_from_an_object_is_a_warning(case: Case) -> None:
+    assert report(with_call(f"identify\n  id: =who\n  attributes_from: >-\n    {case.text}")) == case.expected

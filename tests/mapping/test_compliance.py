@@ -272,27 +272,10 @@ def test_sums_are_decimal(expression: str, theirs: float, exactly: float) -> Non
 
 # Written by hand: every kind of node, and text that is no expression
 
-PEOPLE: JSON = {
-    "people": [
-        {"name": "ann", "age": 30, "tags": ["x", "y"], "home": {"city": "Oslo", "zip": "0150"}},
-        {"name": "bob", "age": 41.5, "tags": [], "home": {"city": "Rome"}, "admin": True},
-        {"name": "cat", "age": 7, "home": None, "admin": False},
-        {"name": "dan", "tags": ["z"]},
-    ],
-    "count": 4,
-    "empty": {"list": [], "object": {}, "text": "", "null": None, "zero": 0, "no": False},
-    "grid": [[1, 2, 3], [4, [5, 6]], 7, [], None, [[]]],
-    "first-name": "Eve",
-    "with space": {"a.b": {'"quoted"': 1, "back\\slash": 2, "new\nline": 3, "é": 4, "✓": 5, "": 6}},
-    "numbers": [3, 1, 2.5, -4, 0],
-    "words": ["pear", "apple", "fig", "Apple"],
-    "mixed": [1, "a", None, True, [1], {"a": 1}],
-    "nested": {"a": {"b": {"c": {"d": [{"e": 1}, {"e": 2}]}}}},
-}
-LISTS: JSON = [[0, 1, 2, 3, 4, 5, 6, 7, 8, 9], ["a", "b"], {"x": 1, "y": {"x": 2}}, None, "text", 5, True]
-
-BY_HAND = Path(__file__).with_name("expressions_valid.txt").read_text(encoding="utf-8").splitlines()
-NO_EXPRESSIONS = Path(__file__).with_name("expressions_invalid.txt").read_text(encoding="utf-8").splitlines()
+HERE = Path(__file__)
+PEOPLE, LISTS = json.loads(HERE.with_name("expressions_inputs.json").read_text(encoding="utf-8"))
+BY_HAND = HERE.with_name("expressions_valid.txt").read_text(encoding="utf-8").splitlines()
+NO_EXPRESSIONS = HERE.with_name("expressions_invalid.txt").read_text(encoding="utf-8").splitlines()
 NO_EXPRESSIONS.append("\u00a0a")  # a blank that looks like a space
 
 

@@ -438,15 +438,14 @@ def test_equality_is_that_of_json(left: JSON, right: JSON, expected: bool) -> No
     assert equal(right, left) is expected
 
 
-@pytest.mark.parametrize(
-    ("value", "expected"),
-    [
-        *((value, False) for value in (None, False, "", [], {})),
-        *((value, True) for value in (True, 0, 0.0, "0", [None])),
-    ],
-)
-def test_truth_is_that_of_jmespath(value: JSON, expected: bool) -> None:
-    assert truthy(value) is expected
+@pytest.mark.parametrize("value", [None, False, "", [], {}])
+def test_null_false_and_what_is_empty_are_false(value: JSON) -> None:
+    assert truthy(value) is False
+
+
+@pytest.mark.parametrize("value", [True, 0, 0.0, "0", [None]])
+def test_anything_else_is_true_as_in_jmespath(value: JSON) -> None:
+    assert truthy(value) is True
 
 
 @pytest.mark.parametrize(

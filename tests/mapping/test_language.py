@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
@@ -48,34 +49,7 @@ def test_variables_are_known_to_the_event_type_the_event_key_when_and_the_defaul
     assert translate(mapping, event({"object": "user", "action": "new"})).status == "ignored"
 
 
-SPLIT = """\
-version: 1
-source: mail
-verify: none
-event_type: =event
-event_key: =key
-split: =@
-when: =not_null(live, `true`)
-let: {person: =lower(email)}
-defaults:
-  email: =var('person')
-events:
-  open | click:
-    - call: track
-      name: =event_type()
-      attributes:
-        number: =length(body())
-        same: =root().email
-        from: =header('X-From')
-    - call: track
-      each: =items
-      name: Item
-      attributes: {item: =@, at: =index(), of: =root().key}
-  fails:
-    - {call: track, name: =nothing}
-  ids:
-    - {call: track, name: n, event_id: =it}
-"""
+SPLIT = Path(__file__).with_name("split.yaml").read_text(encoding="utf-8")
 
 
 def parts_of(*parts: JSON, **changes: Any) -> Translation:
