@@ -13,6 +13,13 @@ a worker delivers to a stand-in for Customer.io. There are three situations:
 All servers run at once and take turns; a turn ends when everything is delivered. The load shares the machine's cores:
 read the ratios. The exit status is 1 where a p99.9 of the gateway is a second or more, or where a webhook was not
 accepted or a call not delivered.
+
+    p50 … highest  of the answers, in milliseconds
+    ratio          of the p50, to that of bare Flask
+    *_mib          memory of the largest process of the web and of the worker
+    behind         seconds from the last answer until all calls were delivered
+    missing        calls that were not delivered
+    statuses       of the genuine webhooks, 0 for no answer in time; flood: those of the flood
 """
 
 from __future__ import annotations
@@ -31,7 +38,7 @@ from pathlib import Path
 
 from bench import fast_trackapi, harness
 from bench.fast_trackapi import StandIn
-from bench.harness import MAPPINGS, Load, Web, percentile
+from bench.harness import MAPPINGS, Load, Row, Web, percentile
 from bench.senders import PUBLIC_URL, Traffic, made_up_secrets
 from gateway.receive.sources import load_sources
 
@@ -42,35 +49,6 @@ LIMIT = 1_000.0  # milliseconds
 PATIENCE = 60.0
 FLOODERS = 8
 ANSWER_MS = 20.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Figures:
-    """What senders saw of one server in one situation; times in milliseconds.
-
-    Attributes:
-        ratio: Of the p50, to that of bare Flask.
-        web_mib, worker_mib: Memory of the largest process of each.
-        behind: Seconds from the last answer until all calls were delivered.
-        missing: Calls that were not delivered.
-        statuses: Of the genuine webhooks, 0 for no answer in time; *flood*: those of the flood.
-    """
-
-    situation: str
-    server: str
-    per_second: int
-    p50: float
-    p99: float
-    p999: float
-    highest: float
-    ratio: float
-    web_mib: float
-    worker_mib: float
-    behind: float
-    missing: int
-    met: bool
-    statuses: dict[int, int]
-    flood: dict[int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +64,7 @@ class Server:
 def main() -> None:
     """Measure and print; the exit status says whether the limit is kept."""
     options = harness.options(__doc__, seconds=10.0, rate=200.0, senders=32)
-    rows: list[Figures] = []
+    rows: list[Row] = []
     with ExitStack() as stack, fast_trackapi.running(ANSWER_MS) as api:
         secrets = made_up_secrets()
         traffic = Traffic(secrets)
@@ -99,12 +77,11 @@ def main() -> None:
             bare_p50 = None
             for server in servers:
                 rows.append(measure(server, situation, api, traffic, options, bare_p50))
-                bare_p50 = bare_p50 or rows[-1].p50  # bare Flask is the first
+                bare_p50 = bare_p50 or rows[-1]["p50"]  # bare Flask is the first
         errors = {server.name: _frequent_errors(server.log) for server in servers}
-    harness.print_table(rows)
+    harness.report(__file__, options, rows, limit=LIMIT, errors=errors)
     print("errors in the logs:", errors)
-    harness.keep(__file__, options, rows, limit=LIMIT, errors=errors)
-    sys.exit(not all(row.met for row in rows))
+    sys.exit(not all(row["met"] for row in rows))
 
 
 def start(stack: ExitStack, name: str, address: str | None, api: StandIn, secrets: dict[str, str]) -> Server:
@@ -126,7 +103,7 @@ def start(stack: ExitStack, name: str, address: str | None, api: StandIn, secret
 
 def measure(
     server: Server, situation: str, api: StandIn, traffic: Traffic, options: argparse.Namespace, bare_p50: float | None
-) -> Figures:
+) -> Row:
     """Post to one server in one situation, and wait until everything is delivered."""
     api.reset()
     # Unless greedy there are as many senders as wait at once if every answer takes a second.
@@ -146,23 +123,23 @@ def measure(
     times = load.milliseconds()
     p50, p999 = percentile(times, 50), percentile(times, 99.9)
     all_accepted = all(200 <= status < 300 for status in load.statuses) and not missing
-    return Figures(
-        situation=situation,
-        server=server.name,
-        per_second=round((len(times) - load.statuses.get(0, 0)) / load.seconds),
-        p50=round(p50, 2),
-        p99=round(percentile(times, 99), 2),
-        p999=round(p999, 2),
-        highest=round(times[-1], 2),
-        ratio=round(p50 / (bare_p50 or p50), 2),
-        web_mib=round(max(harness.memory(server.web.pid)[1:]), 1),
-        worker_mib=round(max(harness.memory(server.worker.pid)), 1) if server.worker else 0.0,
-        behind=round(behind, 1),
-        missing=missing,
-        met=server.name == BARE or (p999 < LIMIT and all_accepted),
-        statuses=load.statuses,
-        flood=flood,
-    )
+    return {
+        "situation": situation,
+        "server": server.name,
+        "per_second": round(load.per_second),
+        "p50": p50,
+        "p99": percentile(times, 99),
+        "p999": p999,
+        "highest": times[-1],
+        "ratio": p50 / (bare_p50 or p50),
+        "web_mib": max(harness.memory(server.web.pid)[1:]),
+        "worker_mib": max(harness.memory(server.worker.pid)) if server.worker else 0.0,
+        "behind": behind,
+        "missing": missing,
+        "met": server.name == BARE or (p999 < LIMIT and all_accepted),
+        "statuses": load.statuses,
+        "flood": flood,
+    }
 
 
 def _drain(api: StandIn, server: Server, load: Load, traffic: Traffic) -> tuple[float, int]:
@@ -170,10 +147,9 @@ def _drain(api: StandIn, server: Server, load: Load, traffic: Traffic) -> tuple[
     if server.worker is None:
         return 0.0, 0
     accepted = [number for number, reply in load.replies.items() if 200 <= reply.status < 300]
-    wanted, start_time = sum(map(traffic.calls, accepted)), time.monotonic()
-    while (arrived := api.counts().distinct) < wanted and time.monotonic() < start_time + PATIENCE:
-        time.sleep(0.1)
-    return time.monotonic() - start_time, max(wanted - arrived, 0)
+    wanted, start = sum(map(traffic.calls, accepted)), time.monotonic()
+    arrived = api.wait_for(wanted, PATIENCE).distinct
+    return time.monotonic() - start, max(wanted - arrived, 0)
 
 
 def _frequent_errors(log: Path) -> dict[str, int]:

@@ -34,7 +34,6 @@ class Counts:
         calls: Events; a batch holds many.
         distinct: Different event ids among them.
         refused: Requests that were answered 400.
-        first, last: When the first and the last request came, by the monotonic clock that all processes share.
         cpu_seconds: Processor time of the stand-in since it started.
     """
 
@@ -42,8 +41,6 @@ class Counts:
     calls: int = 0
     distinct: int = 0
     refused: int = 0
-    first: float = 0.0
-    last: float = 0.0
     cpu_seconds: float = 0.0
 
 
@@ -61,6 +58,18 @@ class StandIn:
     def counts(self) -> Counts:
         """Return what arrived since the last reset."""
         return Counts(**self._ask("GET", "/counts"))
+
+    def wait_for(self, calls: int, seconds: float, interval: float = 0.1) -> Counts:
+        """Wait until so many different calls arrived, at most some seconds; return what arrived."""
+        deadline = time.monotonic() + seconds
+        while (counts := self.counts()).distinct < calls and time.monotonic() < deadline:
+            time.sleep(interval)
+        return counts
+
+    def require_each_once(self, calls: int) -> None:
+        """Require that so many calls arrived, each once."""
+        counts = self.counts()
+        assert (counts.calls, counts.distinct, counts.refused) == (calls, calls, 0), f"of {calls} calls: {counts}"
 
     def applied(self) -> dict[str, float]:
         """Return when each event was answered, by its attribute `key`."""
@@ -118,8 +127,7 @@ class _Tally:
 
     def answer(self, method: bytes, path: bytes, body: bytes, answered_at: float) -> bytes:
         """Count the events of a request of the gateway."""
-        counts, now = self.counts, time.monotonic()
-        counts.first, counts.last = counts.first or now, now
+        counts = self.counts
         counts.requests += 1
         if (method, path) == (b"GET", b"/api/v1/accounts/region"):
             return _http(200, REGION)

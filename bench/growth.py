@@ -7,6 +7,10 @@ parked behind one failing customer. Then, on all of them in turns, webhooks are 
 and their calls are claimed and settled in groups. Ratios are to the smallest database of the same run: at most 1.2.
 At the end web and worker run on the largest database, and their memory is read after a third of the webhooks and after
 all. `--rows 1000000` takes minutes.
+
+    received   processor time of a webhook in the web processes, in microseconds: the median of the rounds
+    rates      webhooks accepted a second; here SQLite's checkpoints count too
+    delivered  time to settle one delivery and claim the next, in microseconds: the median of the groups
 """
 
 from __future__ import annotations
@@ -21,12 +25,12 @@ from dataclasses import dataclass, field
 from sqlalchemy import text
 
 from bench import fast_trackapi, harness
-from bench.harness import Load, Web
-from bench.ingest import post_invoices
+from bench.harness import Load, Row, Web
 from gateway.customerio.connection import DEFAULT
 from gateway.customerio.retry import Attempt, Delivered
 from gateway.store import ClaimRequest, Outcome, Store
-from gateway.store.database import Database, connect
+from gateway.store.database import Database
+from tests.support.databases import opened
 
 TARGET = 1.2
 MEMORY_TARGET = 150.0  # MiB
@@ -34,38 +38,6 @@ SMALLEST, PARKED = 1_000, 50_000  # rows
 GROUP, CONNECTIONS, SENDERS = 32, 32, 8
 #: Rows of one transaction while a database is filled.
 PORTION = 50_000
-
-
-@dataclass(frozen=True, kw_only=True)
-class Figures:
-    """The cost of one event on one database, and its ratio to that on the smallest.
-
-    Attributes:
-        receive_us: Processor time of a webhook in the web processes; the median of the rounds.
-        per_second: Webhooks accepted; here SQLite's checkpoints count too.
-        deliver_us: Time to settle one delivery and claim the next; the median of the groups.
-    """
-
-    database: str
-    rows: int
-    parked: int
-    receive_us: int
-    receive_ratio: float
-    per_second: int
-    per_second_ratio: float
-    deliver_us: float
-    deliver_ratio: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Memory:
-    """MiB that the largest process of each kind held after a third of the webhooks and at the end."""
-
-    database: str
-    web_early: float
-    web_late: float
-    worker_early: float
-    worker_late: float
 
 
 @dataclass(kw_only=True)
@@ -84,11 +56,11 @@ class Filled:
     def measure(self, seconds: float) -> None:
         """Receive for some seconds, then deliver all of it, so that the lanes are free again."""
         cpu_before = harness.processor_seconds(self.web.pid)
-        load = post_invoices(self.web, CONNECTIONS, seconds)
-        assert load.statuses.keys() == {202}, f"not every webhook was accepted: {load.statuses}"
+        load = post(self.web, seconds=seconds)
+        load.require_status(202)
         cpu_seconds = harness.processor_seconds(self.web.pid) - cpu_before
         self.received.append(cpu_seconds / len(load.replies) * 1e6)
-        self.rates.append(len(load.replies) / load.seconds)
+        self.rates.append(load.per_second)
         store, outcomes = Store(self.database), list[Outcome]()
         while True:
             start = time.perf_counter()
@@ -101,11 +73,25 @@ class Filled:
             attempt = Attempt(status=200, at=time.time(), seconds=0.05)
             outcomes = [Outcome(delivery=delivery, attempt=attempt, decision=Delivered()) for delivery in claimed]
 
+    def row(self, name: str, smallest: Filled) -> Row:
+        """Sum up the rounds, with ratios to the smallest database."""
+        row: Row = {"database": name, "rows": self.rows, "parked": self.parked}
+        for column in ("received", "rates", "delivered"):
+            median = statistics.median(getattr(self, column))
+            row |= {column: median, f"{column}_ratio": median / statistics.median(getattr(smallest, column))}
+        return row
+
+
+def post(web: Web, *, seconds: float = 3_600.0, count: int | None = None, senders: int = CONNECTIONS) -> Load:
+    """Post signed webhooks as fast as they are answered."""
+    return Load(web.port, harness.webhooks(harness.new_run()), senders=senders, seconds=seconds, count=count).join()
+
 
 def main() -> None:
     """Measure and print."""
     options = harness.options(__doc__, rows=100_000, rounds=8, seconds=1.5, webhooks=6_000)
-    growth, memory = [], []
+    growth: list[Row] = []
+    memory: list[Row] = []
     for name, server in harness.servers(options.postgresql).items():
         with ExitStack() as stack:
             sizes = ((SMALLEST, 0), (options.rows, 0), (options.rows, PARKED))
@@ -113,60 +99,27 @@ def main() -> None:
             for _ in range(options.rounds):
                 for database in databases:
                     database.measure(options.seconds)
-            growth += [_figures(name, database, databases[0]) for database in databases]
-            memory.append(measure_memory(name, databases[-1], options.webhooks))
-    harness.print_table(growth)
+            growth += [database.row(name, databases[0]) for database in databases]
+            memory.append({"database": name, **measure_memory(databases[-1], options.webhooks)})
     harness.print_table(memory)
-    met = all(max(row.receive_ratio, row.deliver_ratio) <= TARGET for row in growth)
-    memory_met = all(max(row.web_late, row.worker_late) <= MEMORY_TARGET for row in memory)
-    harness.keep(__file__, options, [*growth, *memory], growth_met=met, memory_met=memory_met)
+    met = all(max(row["received_ratio"], row["delivered_ratio"]) <= TARGET for row in growth)
+    memory_met = all(max(row["web_late"], row["worker_late"]) <= MEMORY_TARGET for row in memory)
+    harness.report(__file__, options, growth, memory=memory, growth_met=met, memory_met=memory_met)
 
 
-def _figures(name: str, database: Filled, smallest: Filled) -> Figures:
-    receive, rate, deliver = _medians(database)
-    base_receive, base_rate, base_deliver = _medians(smallest)
-    return Figures(
-        database=name,
-        rows=database.rows,
-        parked=database.parked,
-        receive_us=round(receive),
-        receive_ratio=round(receive / base_receive, 2),
-        per_second=round(rate),
-        per_second_ratio=round(rate / base_rate, 2),
-        deliver_us=round(deliver, 1),
-        deliver_ratio=round(deliver / base_deliver, 2),
-    )
-
-
-def _medians(database: Filled) -> tuple[float, ...]:
-    return tuple(map(statistics.median, (database.received, database.rates, database.delivered)))
-
-
-def measure_memory(name: str, largest: Filled, count: int) -> Memory:
-    """Post webhooks while a worker delivers them; read what the processes hold after a third and after all."""
-    early_and_late = []
+def measure_memory(largest: Filled, count: int) -> Row:
+    """Post webhooks while a worker delivers them; return the MiB of the largest processes after a third and all."""
+    row: Row = {}
     with fast_trackapi.running(latency_ms=0) as api:
         credentials = {"CUSTOMERIO_SITE_ID": "site", "CUSTOMERIO_API_KEY": "key", "CUSTOMERIO_BASE_URL": api.url}
         environ = largest.environ | credentials
         with harness.web(environ) as web, harness.worker(environ) as worker:
-            for part, wanted in ((count // 3, count // 3), (count - count // 3, count)):
-                run = time.monotonic_ns()
-
-                def request(number: int, run: int = run) -> bytes:
-                    return harness.webhook(f"{run}-{number}", customer=f"m{number % 1000}")
-
-                load = Load(web.port, request, senders=SENDERS, count=part).join()
-                assert load.statuses.keys() == {202}, load.statuses
-                deadline = time.monotonic() + 300
-                while api.counts().distinct < wanted:
-                    assert time.monotonic() < deadline, "the calls did not arrive within 300 s"
-                    time.sleep(0.1)
-                sizes = max(harness.memory(web.pid)), max(harness.memory(worker.pid))
-                early_and_late.append([round(size, 1) for size in sizes])
-    (web_early, worker_early), (web_late, worker_late) = early_and_late
-    return Memory(
-        database=name, web_early=web_early, web_late=web_late, worker_early=worker_early, worker_late=worker_late
-    )
+            for when, part, total in (("early", count // 3, count // 3), ("late", count - count // 3, count)):
+                post(web, count=part, senders=SENDERS).require_status(202)
+                api.wait_for(total, seconds=300)
+                row[f"web_{when}"] = round(max(harness.memory(web.pid)), 1)
+                row[f"worker_{when}"] = round(max(harness.memory(worker.pid)), 1)
+    return row
 
 
 # Filling a database
@@ -176,8 +129,8 @@ def measure_memory(name: str, largest: Filled, count: int) -> Memory:
 def filled_database(server: str, rows: int, parked: int) -> Iterator[Filled]:
     """Fill a database with rows that are done and with parked ones, and run a web on it."""
     with harness.bench_gateway(server, name=f"rows_{rows}_{parked}") as environ:
-        database, url = connect(environ["DATABASE_URL"]), environ["DATABASE_URL"]
-        try:
+        url = environ["DATABASE_URL"]
+        with opened(url) as database:
             for first in range(1, rows + 1, PORTION):
                 bounds = {"first": first, "last": min(first + PORTION - 1, rows)}
                 _insert(database, (_EVENTS, _DONE, _ATTEMPTS), bounds)
@@ -186,10 +139,8 @@ def filled_database(server: str, rows: int, parked: int) -> Iterator[Filled]:
             harness.collect_statistics(url)
             print(f"filled {url.partition(':')[0]} with {rows:,} rows and {parked:,} parked", flush=True)
             with harness.web(environ) as web:
-                post_invoices(web, CONNECTIONS, seconds=1.0)
+                post(web, seconds=1.0)  # warm up
                 yield Filled(rows=rows, parked=parked, environ=environ, database=database, web=web)
-        finally:
-            database.engine.dispose()
 
 
 def _insert(database: Database, statements: tuple[str, ...], numbers: dict[str, int]) -> None:

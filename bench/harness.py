@@ -14,6 +14,7 @@ import os
 import re
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -22,13 +23,15 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import psycopg
 from sqlalchemy import create_engine
+
+#: What was measured, by the names of the columns.
+Row: TypeAlias = dict[str, Any]
 
 MAPPINGS = Path(__file__).parents[1] / "mappings"
 GATEWAY = (sys.executable, "-m", "gateway")
@@ -130,8 +133,7 @@ def migrate(environ: Mapping[str, str]) -> None:
     subprocess.run([*GATEWAY, "migrate"], env=dict(environ), check=True, capture_output=True)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Web:
+class Web(NamedTuple):
     """A gunicorn with two worker processes."""
 
     port: int
@@ -145,16 +147,16 @@ def web(environ: Mapping[str, str], application: str = APPLICATION, *, log: Path
         port = listener.getsockname()[1]
     logging = ("--capture-output", "--error-logfile", str(log)) if log else ()
     with running([*GUNICORN, "--bind", f"127.0.0.1:{port}", *logging, application], environ) as process:
-        deadline = time.monotonic() + START_PATIENCE
-        while True:
-            with suppress(OSError):
-                socket.create_connection(("127.0.0.1", port)).close()
-                break
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"the server did not answer within {START_PATIENCE:g} s")
-            time.sleep(0.1)
+        wait_until(lambda: _accepts_connections(port), START_PATIENCE, "the server accepts connections")
         time.sleep(1.0)
         yield Web(port=port, pid=process.pid)
+
+
+def _accepts_connections(port: int) -> bool:
+    with suppress(OSError):
+        socket.create_connection(("127.0.0.1", port)).close()
+        return True
+    return False
 
 
 @contextmanager
@@ -177,6 +179,15 @@ def running(
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+def wait_until(condition: Callable[[], bool], seconds: float, expected: str, *, interval: float = 0.1) -> None:
+    """Return as soon as a condition holds; raise TimeoutError after some seconds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not within {seconds:g} s: {expected}")
+        time.sleep(interval)
 
 
 def process_family(pid: int) -> list[int]:
@@ -256,12 +267,21 @@ def webhook(key: str, *, customer: str) -> bytes:
     return http_post("/hooks/bench", body, {"X-Hub-Signature-256": f"sha256={signature}"})
 
 
+def webhooks(run: str, customers: str = "cus") -> Callable[[int], bytes]:
+    """Return a function that makes the signed webhook of each number, with the key ``{run}-{number}``."""
+    return lambda number: webhook(f"{run}-{number}", customer=f"{customers}-{number % 1000}")
+
+
+def new_run() -> str:
+    """Return a beginning of keys that no earlier run has used."""
+    return str(time.monotonic_ns())
+
+
 # Load
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What a sender saw: the status (0: no answer in time), when it came, and seconds since the request was due."""
+class Reply(NamedTuple):
+    """One answer: the status (0: none in time), when it came, and the seconds since the request was due."""
 
     status: int
     at: float
@@ -317,6 +337,15 @@ class Load:
     def statuses(self) -> dict[int, int]:
         """The number of replies by status."""
         return dict(sorted(Counter(reply.status for reply in self.replies.values()).items()))
+
+    @property
+    def per_second(self) -> float:
+        """Answers a second."""
+        return (len(self.replies) - self.statuses.get(0, 0)) / self.seconds
+
+    def require_status(self, status: int) -> None:
+        """Require the same status of all answers."""
+        assert self.statuses.keys() == {status}, f"not every answer was {status}: {self.statuses}"
 
     def milliseconds(self) -> list[float]:
         """Return how long each reply took, sorted."""
@@ -387,28 +416,35 @@ def percentile(values: Sequence[float], percent: float) -> float:
     return values[min(int(len(values) * percent / 100), len(values) - 1)]
 
 
-def print_table(rows: Sequence[Any]) -> None:
-    """Print dataclass instances as a table whose columns are their fields."""
-    columns = [field.name for field in fields(rows[0])]
-    cells = [columns, *([_cell(getattr(row, column)) for column in columns] for row in rows)]
+def rates(per_second: Sequence[float]) -> Row:
+    """Return the median of the rounds, and those of the slowest and the fastest round."""
+    return {"per_second": statistics.median(per_second), "lowest": min(per_second), "highest": max(per_second)}
+
+
+def report(script: str, command_line: argparse.Namespace, rows: Sequence[Row], **further: object) -> None:
+    """Print rows of the same columns as a table, and write them to the JSON file beside a benchmark."""
+    figures = [{name: _rounded(value) for name, value in row.items()} for row in rows]
+    print_table(figures)
+    settings = {name: value for name, value in vars(command_line).items() if name != "postgresql"}
+    document = {"options": settings, **further, "figures": figures}
+    Path(script).with_suffix(".json").write_text(json.dumps(document, indent=1) + "\n")
+
+
+def print_table(rows: Sequence[Row]) -> None:
+    """Print rows of the same columns."""
+    cells = [list(rows[0]), *(list(map(_cell, row.values())) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for line in cells:
-        padded = (cell.rjust(width) for cell, width in zip(line, widths, strict=True))
-        print("  ".join(padded).rstrip(), flush=True)
+        print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)), flush=True)
+
+
+def _rounded(value: object) -> object:
+    if isinstance(value, float):
+        return round(value, 2) if abs(value) < 100 else round(value)
+    return value
 
 
 def _cell(value: object) -> str:
     if isinstance(value, dict):
         return " ".join(f"{key}:{number}" for key, number in value.items()) or "-"
-    return (
-        f"{value:,.2f}"
-        if isinstance(value, float) and abs(value) < 100
-        else (f"{value:,.0f}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value))
-    )
-
-
-def keep(script: str, command_line: argparse.Namespace, rows: Sequence[Any], **further: object) -> None:
-    """Write figures to the JSON file beside a benchmark."""
-    settings = {name: value for name, value in vars(command_line).items() if name != "postgresql"}
-    kept = {"options": settings, **further, "figures": [asdict(row) for row in rows]}
-    Path(script).with_suffix(".json").write_text(json.dumps(kept, indent=1) + "\n")
+    return f"{value:,}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value)

@@ -5,89 +5,51 @@
 Each webhook is signed, verified, translated into one call or two, and committed durably before its 202. All servers
 run at once and take turns, round after round: a machine that is slow for a while is slow for all of them. The load
 comes from one process of the same machine and shares its cores: read the ratios, not the figures.
+
+    ratio     of the median of the rounds, to bare Flask in the same run
+    p50, p99  of all answers, in milliseconds
+    cpu_us    processor time of a webhook in the web processes, in microseconds
+    refused   answers other than 202
 """
 
 from __future__ import annotations
 
 import re
-import statistics
-import time
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 
 from bench import harness
-from bench.harness import Load, Web
+from bench.harness import Load, Row, Web, percentile
 
 TARGET = 0.6
 
 
-@dataclass(frozen=True, kw_only=True)
-class Figures:
-    """What one server did under the load.
-
-    Attributes:
-        per_second: The median of the rounds; *lowest* and *highest* are those of single rounds.
-        ratio: To bare Flask of the same run.
-        p50, p99: Of all answers, in milliseconds.
-        cpu_us: Processor time of a webhook in the web processes, in microseconds.
-        refused: Answers other than 202.
-    """
-
-    server: str
-    per_second: int
-    lowest: int
-    highest: int
-    ratio: float
-    p50: float
-    p99: float
-    cpu_us: int
-    refused: int
-
-
-@dataclass(kw_only=True)
 class Server:
     """One server and what it has done so far."""
 
-    name: str
-    web: Web
-    rates: list[float] = field(default_factory=list)
-    milliseconds: list[float] = field(default_factory=list)
-    cpu_seconds: float = 0.0
-    refused: int = 0
+    def __init__(self, name: str, web: Web) -> None:
+        self.name = name
+        self._web = web
+        self._loads: list[Load] = []
+        self._cpu_seconds = 0.0
 
     def measure(self, connections: int, seconds: float) -> None:
-        """Post to it for some seconds."""
-        cpu_before = harness.processor_seconds(self.web.pid)
-        load = post_invoices(self.web, connections, seconds)
-        self.cpu_seconds += harness.processor_seconds(self.web.pid) - cpu_before
-        self.rates.append(len(load.replies) / load.seconds)
-        self.milliseconds += load.milliseconds()
-        self.refused += len(load.replies) - load.statuses.get(202, 0)
+        """Post to it for some seconds, as fast as it answers."""
+        cpu_before = harness.processor_seconds(self._web.pid)
+        requests = harness.webhooks(harness.new_run())
+        self._loads.append(Load(self._web.port, requests, senders=connections, seconds=seconds).join())
+        self._cpu_seconds += harness.processor_seconds(self._web.pid) - cpu_before
 
-    def figures(self, bare_rate: float) -> Figures:
+    def row(self) -> Row:
         """Sum up the rounds."""
-        milliseconds, rate = sorted(self.milliseconds), statistics.median(self.rates)
-        return Figures(
-            server=self.name,
-            per_second=round(rate),
-            lowest=round(min(self.rates)),
-            highest=round(max(self.rates)),
-            ratio=round(rate / bare_rate, 2),
-            p50=round(harness.percentile(milliseconds, 50), 1),
-            p99=round(harness.percentile(milliseconds, 99), 1),
-            cpu_us=round(self.cpu_seconds / len(milliseconds) * 1e6),
-            refused=self.refused,
-        )
-
-
-def post_invoices(web: Web, connections: int, seconds: float) -> Load:
-    """Post signed webhooks as fast as they are answered, of 1,000 customers."""
-    run = time.monotonic_ns()
-
-    def request(number: int) -> bytes:
-        return harness.webhook(f"{run}-{number}", customer=f"cus_{number % 1000}")
-
-    return Load(web.port, request, senders=connections, seconds=seconds).join()
+        milliseconds = sorted(time for load in self._loads for time in load.milliseconds())
+        return {
+            "server": self.name,
+            **harness.rates([load.per_second for load in self._loads]),
+            "p50": percentile(milliseconds, 50),
+            "p99": percentile(milliseconds, 99),
+            "cpu_us": self._cpu_seconds / len(milliseconds) * 1e6,
+            "refused": sum(len(load.replies) - load.statuses.get(202, 0) for load in self._loads),
+        }
 
 
 def main() -> None:
@@ -104,15 +66,15 @@ def main() -> None:
             environ = stack.enter_context(harness.bench_gateway(address or "", mapping=mapping, name=database_name))
             application = harness.APPLICATION if address is not None else harness.BARE_APPLICATION
             web = stack.enter_context(harness.web(environ, application))
-            post_invoices(web, connections=8, seconds=1.0)
-            servers.append(Server(name=name, web=web))
+            Load(web.port, harness.webhooks(harness.new_run()), senders=8, seconds=1.0).join()  # warm up
+            servers.append(Server(name, web))
         for _ in range(options.rounds):
             for server in servers:
                 server.measure(options.connections, options.seconds)
-    bare_rate = statistics.median(servers[0].rates)
-    rows = [server.figures(bare_rate) for server in servers]
-    harness.print_table(rows)
-    harness.keep(__file__, options, rows, target=TARGET)
+    rows = [server.row() for server in servers]
+    for row in rows:
+        row["ratio"] = row["per_second"] / rows[0]["per_second"]
+    harness.report(__file__, options, rows, target=TARGET)
 
 
 if __name__ == "__main__":

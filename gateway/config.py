@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import overload
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 from gateway.customerio.connection import DEFAULT, DEFAULT_RATE, HOSTS, MAX_RATE, Connection, variable_prefix
@@ -19,6 +19,8 @@ DEFAULT_MAX_BODY = 1_048_576
 DEFAULT_PORT = 8000
 DEFAULT_RETENTION_DAYS = 30
 DEFAULT_ALERT_MINUTES = 15
+
+Default = TypeVar("Default", int, None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,13 +113,7 @@ class _Reader:
     def text(self, name: str) -> str | None:
         return self._environ.get(name, "").strip() or None
 
-    @overload
-    def number(self, name: str, default: int, *, least: int, most: int) -> int: ...
-
-    @overload
-    def number(self, name: str, default: None = None, *, least: int, most: int) -> int | None: ...
-
-    def number(self, name: str, default: int | None = None, *, least: int, most: int) -> int | None:
+    def number(self, name: str, default: Default, *, least: int, most: int) -> int | Default:
         text = self.text(name)
         if text is None:
             return default
@@ -134,19 +130,15 @@ class _Reader:
 
     def url(self, name: str) -> str | None:
         text = self.text(name)
-        if text is None:
-            return None
-        if not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", text):
+        if text is not None and not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", text):
             self.problems.append(f"{name} must be an address such as https://hooks.example.com")
-        return text.rstrip("/")
+        return text and text.rstrip("/")
 
     def alert_url(self) -> str | None:
         text = self.text("GATEWAY_ALERT_URL")
-        if text is None:
-            return None
-        if not re.fullmatch(r"https?://[^\s/?#@]+([/?][^\s#]*)?", text):
+        if text is not None and not re.fullmatch(r"https?://[^\s/?#@]+([/?][^\s#]*)?", text):
             self.problems.append("GATEWAY_ALERT_URL must be an address such as https://hooks.slack.com/…")
-        elif _is_readable_by_the_network(text):
+        elif text is not None and _is_readable_by_the_network(text):
             self.problems.append("GATEWAY_ALERT_URL must start with https://: plain http would show it to the network")
         return text
 
@@ -189,7 +181,7 @@ class _Reader:
             region=region,
             base_url=self._base_url(f"{prefix}BASE_URL"),
             policy=Policy(
-                max=self.number(f"{prefix}RETRY_MAX", least=0, most=1_000),
+                max=self.number(f"{prefix}RETRY_MAX", None, least=0, most=1_000),
                 delay=self.number(f"{prefix}RETRY_DELAY_MS", 1_000, least=1, most=600_000) / 1_000,
                 exponential=self.flag(f"{prefix}RETRY_EXPONENTIAL", default=True),
                 jitter=self.flag(f"{prefix}RETRY_JITTER", default=True),
@@ -201,11 +193,9 @@ class _Reader:
 
     def _base_url(self, name: str) -> str | None:
         url = self.url(name)
-        if url is None:
-            return None
-        if urlsplit(url).path:
+        if url is not None and urlsplit(url).path:
             self.problems.append(f"{name} must be a scheme and a host without a path")
-        if _is_readable_by_the_network(url):
+        if url is not None and _is_readable_by_the_network(url):
             self.problems.append(f"{name} must start with https://: plain http would show the API key to the network")
         return url
 

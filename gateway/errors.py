@@ -56,13 +56,13 @@ class Severity(Enum):
 class Problem:
     """One problem in a mapping file; *text* also says how to fix it."""
 
-    where: Location
+    location: Location
     code: str
     text: str
     severity: Severity = Severity.ERROR
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.severity.value} {self.code}: {self.text}"
+        return f"{self.location}: {self.severity.value} {self.code}: {self.text}"
 
 
 class MappingError(GatewayError):
@@ -95,9 +95,9 @@ class ExpressionError(GatewayError):
 class TranslationError(GatewayError):
     """A mapping failed on a payload."""
 
-    def __init__(self, where: Location, field: str, problem: str) -> None:
-        super().__init__(f"{where}: {field}: {problem}")
-        self.where = where
+    def __init__(self, location: Location, field: str, problem: str) -> None:
+        super().__init__(f"{location}: {field}: {problem}")
+        self.location = location
         self.field = field
         self.problem = problem
 

@@ -1,9 +1,9 @@
-"""A webhook before and after verification, and JSON."""
+"""What the rooms pass on to each other: a webhook before and after verification, a call to deliver, and JSON."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
@@ -46,3 +46,24 @@ class Event:
     headers: Mapping[str, str]
     query: Mapping[str, str]
     received_at: int
+
+
+# Not frozen, although nobody changes one: a frozen value takes more than twice as long to make.
+@dataclass(kw_only=True, slots=True)
+class NewDelivery:
+    """A call to record: what translation makes and the store inserts.
+
+    Attributes:
+        identity: 32 bytes, unique among all deliveries; the same whenever the same event asks for the same call.
+        connection: The Customer.io workspace by name.
+        region: The region that the mapping asks for; None leaves it to the connection.
+        lanes: The one lane, or two of a merge, in which the call keeps its order; none: it has no order.
+        text: The call as it is stored: compact JSON in ASCII.
+    """
+
+    identity: bytes
+    connection: str
+    region: str | None
+    lanes: tuple[int, ...]
+    # Not compared: payloads that differ only in the order of an object's keys ask for the same call.
+    text: str = field(compare=False)

@@ -146,6 +146,11 @@ def whole_characters(text: str) -> str:
     return _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
+def utf8(text: str) -> bytes:
+    """Encode a text as UTF-8, with lone surrogates replaced."""
+    return whole_characters(text).encode()
+
+
 def _without_surrogates(value: JSON) -> JSON:
     """Replace lone surrogates in all texts and keys; the parser has already joined pairs."""
     if isinstance(value, str):

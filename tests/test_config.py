@@ -154,7 +154,7 @@ def test_a_broken_file_closes_its_own_source_only(tmp_path: Path) -> None:
     sources = load_sources(tmp_path, {"TOKEN": "t"})
     assert sources["shop"].closed is None
     assert sources["stripe"].closed == f"{tmp_path}/payments.yaml has errors; gateway check shows them"
-    assert [problem.where.line for problem in sources["stripe"].problems] == [4]
+    assert [problem.location.line for problem in sources["stripe"].problems] == [4]
 
 
 def test_several_files_of_one_source_close_it_and_are_all_named(tmp_path: Path) -> None:

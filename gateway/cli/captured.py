@@ -15,11 +15,7 @@ from gateway.mapping.model import MappingFile
 
 def payload_loader(file: Path) -> Callable[[str], JSON]:
     """Return a function that reads the payloads of a mapping file's tests; their names are relative to the file."""
-
-    def load(name: str) -> JSON:
-        return read_payload(file.parent / name)
-
-    return load
+    return lambda name: read_payload(file.parent / name)
 
 
 def read_payload(path: Path, content_type: str = "") -> JSON:

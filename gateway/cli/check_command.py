@@ -75,17 +75,17 @@ def _check_files(files: Iterable[Path]) -> _Report:
         if source.mapping is None:
             if not source.problems:
                 location = Location(file=source.file, line=1, column=1)
-                report.problems.append(Problem(where=location, code="unreadable", text=str(source.closed)))
+                report.problems.append(Problem(location=location, code="unreadable", text=str(source.closed)))
             continue
         other = file_of_source.setdefault(source.name, file)
         if other != file:
             text = f"{other} says  source: {source.name}  too; give one of them another name"
-            report.problems.append(Problem(where=_location_of_source(file), code="duplicate-source", text=text))
+            report.problems.append(Problem(location=_location_of_source(file), code="duplicate-source", text=text))
         for result in selftests.run_tests(source.mapping, payload_loader(file)):
             report.tests += 1
             if result.difference is not None:
                 text = f"the test '{result.name}' fails\n{result.difference}"
-                report.problems.append(Problem(where=result.where, code="test-failed", text=text))
+                report.problems.append(Problem(location=result.location, code="test-failed", text=text))
     return report
 
 
@@ -110,7 +110,7 @@ def _as_text(report: _Report) -> Iterator[str]:
     for problem in report.problems:
         first, *rest = str(problem).split("\n")
         yield click.style(first, bold=True)
-        yield from _excerpt(problem.where)
+        yield from _excerpt(problem.location)
         for line in rest:
             color = {"-": "red", "+": "green"}.get(line[:1])
             yield f"    {click.style(line, fg=color) if color else line}"
@@ -140,7 +140,7 @@ def _as_json(report: _Report) -> Iterator[str]:
         "warnings": report.number(Severity.WARNING),
         "problems": [
             {
-                **asdict(problem.where),
+                **asdict(problem.location),
                 "severity": problem.severity.value,
                 "code": problem.code,
                 "message": problem.text,
@@ -154,7 +154,7 @@ def _as_json(report: _Report) -> Iterator[str]:
 def _as_github(report: _Report) -> Iterator[str]:
     """Yield workflow commands, which GitHub shows as annotations: one line for each problem."""
     for problem in report.problems:
-        location = problem.where
+        location = problem.location
         place = f"file={_escaped(location.file)},line={location.line},col={location.column}"
         title = f"title={_escaped(problem.code)}"
         yield f"::{problem.severity.value} {place},{title}::{_escaped(problem.text, message=True)}"

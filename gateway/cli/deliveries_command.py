@@ -11,24 +11,7 @@ from typing import Any
 
 import click
 
-from gateway.cli.operator_options import (
-    ID,
-    all_option,
-    before_option,
-    confirm,
-    dry_run_option,
-    filter_options,
-    limit_option,
-    open_current_database,
-    print_page,
-    print_refusals,
-    require_choice,
-    run_in_portions,
-    since_option,
-    source_option,
-    until_option,
-    yes_option,
-)
+from gateway.cli import operator_options as operators
 from gateway.cli.options import json_option, plain_errors
 from gateway.cli.output import count, format_time, json_text, name_value_lines, printable_lines, table
 from gateway.customerio.calls import IDENTIFIERS
@@ -39,11 +22,11 @@ from gateway.store.database import Database
 _UNSENT: tuple[Status, ...] = ("parked", "pending", "failed")
 
 _filter_options = (
-    source_option,
+    operators.source_option,
     click.option("--connection", help="Over this connection only."),
     click.option("--error", "reason", metavar="TEXT", help="With this text in the reason, in upper or lower case."),
-    since_option,
-    until_option,
+    operators.since_option,
+    operators.until_option,
 )
 
 
@@ -59,34 +42,34 @@ def deliveries() -> None:
 
 
 @deliveries.command(name="list")
-@filter_options(
+@operators.filter_options(
     DeliveryFilter,
     _status_option(STATUSES),
     *_filter_options,
-    click.option("--event", "event_id", type=ID, metavar="ID", help="Of this event only."),
+    click.option("--event", "event_id", type=operators.ID, metavar="ID", help="Of this event only."),
 )
-@limit_option
-@before_option
+@operators.limit_option
+@operators.before_option
 @json_option
 @plain_errors
 def list_deliveries(wanted: DeliveryFilter, limit: int, before: int | None, as_json: bool) -> None:
     """List deliveries, newest first."""
-    with open_current_database() as database:
+    with operators.open_current_database() as database:
         summaries = Queries(database).deliveries(wanted, limit=limit, before=before)
     if as_json:
         click.echo(json_text([_summary_as_json(summary) for summary in summaries]))
         return
     head = ("id", "event", "received", "source", "call", "status", "tries", "reason")
-    print_page(summaries, head=head, row=_row, none="no delivery matches", limit=limit)
+    operators.print_page(summaries, head=head, row=_row, none="no delivery matches", limit=limit)
 
 
 @deliveries.command()
-@click.argument("id_", metavar="ID", type=ID)
+@click.argument("id_", metavar="ID", type=operators.ID)
 @json_option
 @plain_errors
 def show(id_: int, as_json: bool) -> None:
     """Show one delivery with its call and every attempt."""
-    with open_current_database() as database:
+    with operators.open_current_database() as database:
         details = Queries(database).delivery(id_)
     if details is None:
         raise click.ClickException(f"there is no delivery {id_}")
@@ -99,40 +82,36 @@ def show(id_: int, as_json: bool) -> None:
 
 
 @deliveries.command()
-@click.argument("ids", metavar="[ID]...", nargs=-1, type=ID)
-@filter_options(DeliveryFilter, *_filter_options)
-@all_option
-@dry_run_option
-@yes_option
+@click.argument("ids", metavar="[ID]...", nargs=-1, type=operators.ID)
+@operators.filter_options(DeliveryFilter, *_filter_options)
+@operators.all_option
+@operators.dry_run_option
+@operators.yes_option
 @json_option
 @plain_errors
-def retry(
-    ids: tuple[int, ...], wanted: DeliveryFilter, everything: bool, dry_run: bool, yes: bool, as_json: bool
-) -> None:
+def retry(ids: tuple[int, ...], wanted: DeliveryFilter, everything: bool, **options: bool) -> None:
     """Send failed deliveries again, each at the end of the queue of its customer."""
-    require_choice(ids, everything, wanted)
-    with open_current_database() as database:
+    operators.require_choice(ids, everything, wanted)
+    with operators.open_current_database() as database:
         chosen = list(ids) or Queries(database).delivery_ids(replace(wanted, statuses=("failed",)))
-        _act(database, chosen, cancel=False, dry_run=dry_run, yes=yes, as_json=as_json)
+        _act(database, chosen, cancel=False, **options)
 
 
 @deliveries.command()
-@click.argument("ids", metavar="[ID]...", nargs=-1, type=ID)
-@filter_options(DeliveryFilter, _status_option(_UNSENT), *_filter_options)
-@all_option
-@dry_run_option
-@yes_option
+@click.argument("ids", metavar="[ID]...", nargs=-1, type=operators.ID)
+@operators.filter_options(DeliveryFilter, _status_option(_UNSENT), *_filter_options)
+@operators.all_option
+@operators.dry_run_option
+@operators.yes_option
 @json_option
 @plain_errors
-def cancel(
-    ids: tuple[int, ...], wanted: DeliveryFilter, everything: bool, dry_run: bool, yes: bool, as_json: bool
-) -> None:
+def cancel(ids: tuple[int, ...], wanted: DeliveryFilter, everything: bool, **options: bool) -> None:
     """Cancel deliveries that have not arrived; the ones behind them go on."""
-    require_choice(ids, everything, wanted)
-    with open_current_database() as database:
+    operators.require_choice(ids, everything, wanted)
+    with operators.open_current_database() as database:
         chosen = list(ids) or Queries(database).delivery_ids(replace(wanted, statuses=wanted.statuses or _UNSENT))
         # From the end: otherwise the next of a lane would be promoted, and sent, between two portions.
-        _act(database, chosen[::-1], cancel=True, dry_run=dry_run, yes=yes, as_json=as_json)
+        _act(database, chosen[::-1], cancel=True, **options)
 
 
 def _act(database: Database, ids: Sequence[int], *, cancel: bool, dry_run: bool, yes: bool, as_json: bool) -> None:
@@ -144,8 +123,8 @@ def _act(database: Database, ids: Sequence[int], *, cancel: bool, dry_run: bool,
     results: list[Requeued] = []
     if not dry_run:
         if len(allowed) > 1:
-            confirm(f"{verb} {len(allowed):,} deliveries?", yes=yes)
-        results = run_in_portions(allowed, work, label=verb)
+            operators.confirm(f"{verb} {len(allowed):,} deliveries?", yes=yes)
+        results = operators.run_in_portions(allowed, work, label=verb)
     done = allowed if dry_run else [id_ for result in results for id_ in result.ids]
     for result in results:
         refused |= result.refused
@@ -153,7 +132,7 @@ def _act(database: Database, ids: Sequence[int], *, cancel: bool, dry_run: bool,
         refusals = {str(id_): reason for id_, reason in refused.items()}
         click.echo(json_text({"dry_run": dry_run, participle: done, "refused": refusals}))
     else:
-        print_refusals(refused)
+        operators.print_refusals(refused)
         click.echo(f"{count(len(done), 'delivery', 'deliveries')} {'would be ' if dry_run else ''}{participle}")
     sys.exit(0 if done and not refused else 1)
 

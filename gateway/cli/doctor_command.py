@@ -39,7 +39,13 @@ def _check(environ: Mapping[str, str]) -> Iterator[tuple[bool, str]]:
     yield True, "environment"
     yield _check_database(config)
     yield from _check_sources(config, environ)
-    yield from _check_connections(config)
+    if not config.connections:
+        yield False, "Customer.io: CUSTOMERIO_SITE_ID and CUSTOMERIO_API_KEY are not set"
+    client = Client(config.connections)
+    for name, connection in config.connections.items():
+        probe = client.probe(name)
+        yield probe.cause is None, f"Customer.io connection {name}: {probe.reason or connection.region}"
+    client.close()
 
 
 def _check_database(config: Config) -> tuple[bool, str]:
@@ -68,13 +74,3 @@ def _check_sources(config: Config, environ: Mapping[str, str]) -> Iterator[tuple
             yield False, f"source {source.name}: closed: {source.closed}"
     if unused := list_unused(sources.values()):
         yield True, unused
-
-
-def _check_connections(config: Config) -> Iterator[tuple[bool, str]]:
-    if not config.connections:
-        yield False, "Customer.io: CUSTOMERIO_SITE_ID and CUSTOMERIO_API_KEY are not set"
-    client = Client(config.connections)
-    for name, connection in config.connections.items():
-        probe = client.probe(name)
-        yield probe.cause is None, f"Customer.io connection {name}: {probe.reason or connection.region}"
-    client.close()

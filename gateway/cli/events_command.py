@@ -13,24 +13,7 @@ from typing import Any
 import click
 
 from gateway import config as configuration
-from gateway.cli.operator_options import (
-    ID,
-    all_option,
-    before_option,
-    confirm,
-    dry_run_option,
-    filter_options,
-    limit_option,
-    open_current_database,
-    print_page,
-    print_refusals,
-    require_choice,
-    run_in_portions,
-    since_option,
-    source_option,
-    until_option,
-    yes_option,
-)
+from gateway.cli import operator_options as operators
 from gateway.cli.options import environment_of, json_option, mappings_option, plain_errors
 from gateway.cli.output import count, format_time, json_text, name_value_lines, printable, table
 from gateway.mapping.model import MappingFile
@@ -41,13 +24,13 @@ from gateway.receive.sources import load_sources
 #: Events of one portion; each is a transaction of its own.
 PORTION = 20
 
-_event_filter = filter_options(
+_event_filter = operators.filter_options(
     EventFilter,
     click.option("--status", type=click.Choice(EVENT_STATUSES), help="With this status only."),
-    source_option,
+    operators.source_option,
     click.option("--type", "event_type", help="Of this event type only."),
-    since_option,
-    until_option,
+    operators.since_option,
+    operators.until_option,
 )
 
 
@@ -58,19 +41,19 @@ def events() -> None:
 
 @events.command(name="list")
 @_event_filter
-@limit_option
-@before_option
+@operators.limit_option
+@operators.before_option
 @json_option
 @plain_errors
 def list_events(wanted: EventFilter, limit: int, before: int | None, as_json: bool) -> None:
     """List events, newest first."""
-    with open_current_database() as database:
+    with operators.open_current_database() as database:
         summaries = Queries(database).events(wanted, limit=limit, before=before)
     if as_json:
         click.echo(json_text([dataclasses.asdict(summary) for summary in summaries]))
         return
     head = ("id", "received", "source", "type", "status", "calls", "problem")
-    print_page(summaries, head=head, row=_row, none="no event matches", limit=limit)
+    operators.print_page(summaries, head=head, row=_row, none="no event matches", limit=limit)
 
 
 def _row(summary: EventSummary) -> tuple[object, ...]:
@@ -82,12 +65,12 @@ def _row(summary: EventSummary) -> tuple[object, ...]:
 
 
 @events.command()
-@click.argument("id_", metavar="ID", type=ID)
+@click.argument("id_", metavar="ID", type=operators.ID)
 @json_option
 @plain_errors
 def show(id_: int, as_json: bool) -> None:
     """Show one event: headers, body, and its deliveries."""
-    with open_current_database() as database:
+    with operators.open_current_database() as database:
         details = Queries(database).event(id_)
     if details is None:
         raise click.ClickException(f"there is no event {id_}")
@@ -95,12 +78,12 @@ def show(id_: int, as_json: bool) -> None:
 
 
 @events.command()
-@click.argument("ids", metavar="[ID]...", nargs=-1, type=ID)
+@click.argument("ids", metavar="[ID]...", nargs=-1, type=operators.ID)
 @_event_filter
-@all_option
+@operators.all_option
 @click.option("--again", is_flag=True, help="Send what was delivered too; Customer.io will count it twice.")
-@dry_run_option
-@yes_option
+@operators.dry_run_option
+@operators.yes_option
 @json_option
 @mappings_option
 @plain_errors
@@ -119,22 +102,22 @@ def replay(
     New calls are sent, failed ones are sent again, and unsent ones that are no longer wanted are cancelled.
     Delivered calls stay as they are, unless --again.
     """
-    require_choice(ids, everything, wanted)
+    operators.require_choice(ids, everything, wanted)
     environ = environment_of(mappings, None)
     sources = load_sources(configuration.load(environ).mappings, environ)
     mapping_files = {name: source.mapping for name, source in sources.items() if source.mapping is not None}
-    with open_current_database() as database:
+    with operators.open_current_database() as database:
         queries, replayer = Queries(database), Replay(database)
         events_to_replay, refused = _mappings_of(queries, list(ids) or queries.event_ids(wanted), mapping_files)
         totals = _add_up(events_to_replay, replayer.preview, again=again, label="looking")
         if not as_json:
-            print_refusals(refused)
+            operators.print_refusals(refused)
             text = _totals_as_text(totals, would=True) if events_to_replay else "no event matches"
             click.echo(text, err=not dry_run)
         if not dry_run and events_to_replay:
             warning = " What was delivered is sent once more and counts twice." if again else ""
             if len(events_to_replay) > 1 or again:
-                confirm(f"replay {count(len(events_to_replay), 'event')}?{warning}", yes=yes)
+                operators.confirm(f"replay {count(len(events_to_replay), 'event')}?{warning}", yes=yes)
             totals = _add_up(events_to_replay, replayer.replay, again=again, label="replaying")
     if as_json:
         refusals = {str(id_): reason for id_, reason in refused.items()}
@@ -187,7 +170,7 @@ def _add_up(
             if replayed.status == "failed":
                 problems.append(f"event {id_}: {replayed.problem}")
 
-    run_in_portions(list(mappings), work_on, label=label, size=PORTION)
+    operators.run_in_portions(list(mappings), work_on, label=label, size=PORTION)
     return {"events": total["events"], **{name: total[name] for name in _NUMBERS}, "failed": problems}
 
 

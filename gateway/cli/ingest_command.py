@@ -28,10 +28,7 @@ from gateway.store.schema import migrate, require_schema
 @click.command()
 @click.argument("source")
 @click.argument(
-    "files",
-    nargs=-1,
-    required=True,
-    type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path),
+    "files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path)
 )
 @click.option("--header", "headers", multiple=True, metavar="'NAME: VALUE'", help="A header of each body.")
 @click.option("--query", "query", multiple=True, metavar="K=V", help="A parameter of each body's query.")

@@ -12,7 +12,7 @@ import click
 from gateway.cli.options import json_option
 from gateway.errors import did_you_mean
 from gateway.event import JSON
-from gateway.mapping.functions import FUNCTIONS, Example, Function
+from gateway.mapping.functions import FUNCTIONS, Function
 from gateway.mapping.json_schema import language
 
 WIDTH = 100  # columns
@@ -36,7 +36,11 @@ def functions(names: tuple[str, ...], as_json: bool) -> None:
 
     With NAMEs, only those.
     """
-    chosen = [_function(name.removesuffix("()")) for name in names] or list(FUNCTIONS.values())
+    wanted = [name.removesuffix("()") for name in names]
+    for name in wanted:
+        if name not in FUNCTIONS:
+            raise click.ClickException(f"there is no function {name}(){did_you_mean(name, FUNCTIONS, '{}()')}")
+    chosen = [FUNCTIONS[name] for name in wanted] or list(FUNCTIONS.values())
     if as_json:
         click.echo(json.dumps([_function_as_json(function) for function in chosen], indent=2, ensure_ascii=False))
         return
@@ -44,12 +48,6 @@ def functions(names: tuple[str, ...], as_json: bool) -> None:
     for kind, functions_of_kind in groupby(chosen, key=lambda function: function.kind):
         paragraphs += [kind.upper(), *map(_paragraph, functions_of_kind)]
     click.echo("\n\n".join(paragraphs))
-
-
-def _function(name: str) -> Function:
-    if name not in FUNCTIONS:
-        raise click.ClickException(f"there is no function {name}(){did_you_mean(name, FUNCTIONS, '{}()')}")
-    return FUNCTIONS[name]
 
 
 def _function_as_json(function: Function) -> dict[str, Any]:
@@ -69,19 +67,16 @@ def _function_as_json(function: Function) -> dict[str, Any]:
 
 
 def _paragraph(function: Function) -> str:
-    signature = f"{function.signature}  {function.description}"
-    lines = [*wrap(signature, WIDTH, subsequent_indent="    "), *(f"    {line}" for line in _lines(function.example))]
-    return "\n".join(lines)
-
-
-def _lines(example: Example) -> list[str]:
-    """Write an example in one line, or in two if one would be too long."""
+    """Write a function with its example, in two lines if one would be too long."""
+    example = function.example
     result = f"{example.expression} → {_as_json(example.output)}"
     setting = f"with {example.setting}" if example.setting else ""
     if example.input is not None:
         setting = f"of {_as_json(example.input)} {setting}".rstrip()
     line = f"{result}   {setting}"
-    return [line] if len(line) + 4 <= WIDTH else [result, f"  {setting}"]
+    lines = [line] if len(line) + 4 <= WIDTH else [result, f"  {setting}"]
+    signature = wrap(f"{function.signature}  {function.description}", WIDTH, subsequent_indent="    ")
+    return "\n".join([*signature, *(f"    {line}" for line in lines)])
 
 
 def _as_json(value: JSON) -> str:

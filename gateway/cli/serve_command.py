@@ -144,26 +144,18 @@ def _tasks(config: Config, database: Database, poster: AlertPoster) -> list[Task
     """Return what the worker process does beside delivering."""
     retention = Retention(database, config.retention_days)
     detector = NoticeDetector(database, late_after=config.late_after)
+
+    def delete_old_events(stopping: threading.Event) -> None:
+        removed = retention.sweep(stopping)
+        if removed.events:
+            counts = (removed.events, removed.deliveries, removed.attempts)
+            log.info("deleted %d finished events with %d deliveries and %d attempts", *counts)
+
     return [
         Task(name="posting alerts", every=3.0, run=poster.post_due),
         Task(name="detecting late calls and failing mappings", every=15.0, run=lambda _stopping: detector.run()),
-        Task(
-            name="deleting old events",
-            every=600.0,
-            run=lambda stopping: _sweep(retention, stopping),
-        ),
+        Task(name="deleting old events", every=600.0, run=delete_old_events),
     ]
-
-
-def _sweep(retention: Retention, stopping: threading.Event) -> None:
-    removed = retention.sweep(stopping)
-    if removed.events:
-        log.info(
-            "deleted %d finished events with %d deliveries and %d attempts",
-            removed.events,
-            removed.deliveries,
-            removed.attempts,
-        )
 
 
 def _worker(config: Config, database: Database, sender: Sender, *, lease: float, deadline: float) -> Worker:

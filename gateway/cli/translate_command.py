@@ -64,7 +64,7 @@ def _explanation(steps: list[Step]) -> Iterator[str]:
     for step in steps:
         indentation = "  " * step.depth
         if step.expression is None:
-            place = f"  ({step.where})" if step.where is not None else ""
+            place = f"  ({step.location})" if step.location is not None else ""
             yield click.style(f"{indentation}{step.label}{place}", bold=True)
         else:
             name = f"{indentation}{step.label}".ljust(min(widest, _WIDEST_NAME) + 2 * _DEEPEST)

@@ -62,13 +62,9 @@ def send_batch(
     attempt = send(wire.batch(item.body for item in items))
     refused = attempt.refused_items
     if attempt.status == 207 and refused and max(refused) < len(items):
-        return [_attempt_of_item(attempt, number) for number in range(len(items))]
+        reasons = [refused.get(number) for number in range(len(items))]
+        return [replace(attempt, reason=reason, refused_items={0: reason} if reason else {}) for reason in reasons]
     if attempt.status in (207, 413) or (attempt.status == 400 and attempt.understood):
         middle = len(items) // 2
         return send_batch(items[:middle], send, may_send) + send_batch(items[middle:], send, may_send)
     return [attempt] * len(items)
-
-
-def _attempt_of_item(attempt: Attempt, number: int) -> Attempt:
-    reason = attempt.refused_items.get(number)
-    return replace(attempt, reason=reason, refused_items={} if reason is None else {0: reason})

@@ -167,52 +167,32 @@ class Client:
 
     def probe(self, connection: str, region: str | None = None) -> Probe:
         """Return whether a connection is well: reachable, with the right credentials, in the expected region."""
-        found = self._find_region(connection, region)
-        if isinstance(found, Probe):
-            return found
-        expected = region or self._connections[connection].region
-        if found == expected:
-            return Probe()
-        fix = f"set {variable_prefix(connection)}REGION={found}"
-        if region is not None:
-            fix = f"write region: {found} in the mapping, or leave the region out"
-        return Probe(cause="misconfigured", reason=f"the workspace is in {found}, not in {expected}: {fix}")
-
-    def region_of(self, connection: str, region: str | None = None) -> tuple[str | None, str | None]:
-        """Ask Customer.io for the region of a workspace, at the host of *region* or of the connection's own.
-
-        Returns:
-            The region, or None and what is wrong.
-        """
-        found = self._find_region(connection, region)
-        return (None, found.reason) if isinstance(found, Probe) else (found, None)
-
-    def _find_region(self, name: str, region: str | None) -> str | Probe:
-        """Return the region of a workspace, or a bad probe."""
-        connection = self._connections.get(name)
-        if connection is None:
-            return Probe(cause="misconfigured", reason=_unknown_connection(name))
-        deadline = min(PROBE_DEADLINE, self._deadline)
+        known = self._connections.get(connection)
+        if known is None:
+            return Probe(cause="misconfigured", reason=_unknown_connection(connection))
+        prefix, deadline = variable_prefix(connection), min(PROBE_DEADLINE, self._deadline)
         try:
-            response = self._transport.exchange(_REGION_REQUEST, connection, region, deadline)
+            response = self._transport.exchange(_REGION_REQUEST, known, region, deadline)
         except NoAnswerError as error:
             return Probe(cause="unreachable", reason=str(error))
-        if found := _region_in(response):
-            return found
-        if response.status != 401:
+        found, expected = _region_in(response), region or known.region
+        if found is None and response.status != 401:
             return Probe(cause="unreachable", reason=reason_of(response))
         # A host may not know the key of a workspace in another region: ask the other hosts before the key is blamed.
-        for other in HOSTS:
-            if connection.host(other) == connection.host(region):
-                continue
+        others = [other for other in HOSTS if known.host(other) != known.host(region)] if found is None else []
+        for other in others:
             try:
-                found = _region_in(self._transport.exchange(_REGION_REQUEST, connection, other, deadline))
+                found = found or _region_in(self._transport.exchange(_REGION_REQUEST, known, other, deadline))
             except NoAnswerError:
                 continue
-            if found:
-                return found
-        prefix = variable_prefix(name)
-        reason = f"HTTP 401: the site id or the API key is wrong ({prefix}SITE_ID, {prefix}API_KEY)"
+        if found == expected:
+            return Probe()
+        reason = f"the workspace is in {found}, not in {expected}: set {prefix}REGION={found}"
+        if found is None:
+            reason = f"HTTP 401: the site id or the API key is wrong ({prefix}SITE_ID, {prefix}API_KEY)"
+        elif region is not None:
+            fix = f"write region: {found} in the mapping, or leave the region out"
+            reason = f"the workspace is in {found}, not in {expected}: {fix}"
         return Probe(cause="misconfigured", reason=reason)
 
     def _attempt(self, request: HttpRequest, name: str, region: str | None) -> tuple[Response | None, Attempt]:

@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC
+from functools import cached_property
 from typing import Any
 
 from gateway.customerio.retry import Attempt
@@ -29,7 +30,7 @@ class Response:
     body: bytes
     headers: Mapping[str, str]
 
-    @property
+    @cached_property
     def json(self) -> JSON:
         """The body as JSON; None when it is empty or no JSON."""
         try:
@@ -54,17 +55,17 @@ def attempt_of(request: HttpRequest, response: Response, *, at: float, seconds: 
     """
     expects_json = request.response_type == "json"
     refused_items = _refused_items(response) if response.status == 207 else {}
+    understood = not expects_json or not response.body or isinstance(response.json, dict)
     if response.status == 207:
         understood = bool(refused_items)
-    else:
-        understood = not expects_json or not response.body or isinstance(response.json, dict)
+    names_field = any(isinstance(error, dict) and error.get("field") for error in _errors_of(response.json))
     arrived = 200 <= response.status < 300 and response.status != 207 and understood
     return Attempt(
         status=response.status,
         reason=None if arrived else reason_of(response, expects_json=expects_json),
         understood=understood,
         refused_items=refused_items,
-        about_call=not arrived and _names_field(response),
+        about_call=not arrived and names_field,
         retry_after=_retry_after(response.headers.get("retry-after"), now=now),
         at=at,
         seconds=seconds,
@@ -86,25 +87,17 @@ def reason_of(response: Response, *, expects_json: bool = True) -> str:
     body = response.json
     # Customer.io has three shapes of errors: meta.error, meta.errors, and errors with a field each.
     meta = body.get("meta") if isinstance(body, dict) else None
-    errors: list[JSON] = [meta.get("error"), *_as_list(meta.get("errors"))] if isinstance(meta, dict) else []
-    texts = [str(error) for error in errors if error] + [_error_text(error) for error in _v2_errors(response) if error]
+    errors = [meta.get("error"), *_errors_of(meta)] if isinstance(meta, dict) else []
+    texts = [str(error) for error in errors if error] + [_error_text(error) for error in _errors_of(body) if error]
     reason = printable("; ".join(texts), MAX_REASON)
     if expects_json and not reason and response.body and not isinstance(body, dict):
         reason = "the answer is not Customer.io's JSON: something else answers at this address"
     return f"{prefix}: {reason}"[:MAX_REASON] if reason else prefix
 
 
-def _v2_errors(response: Response) -> list[JSON]:
-    body = response.json
-    return _as_list(body.get("errors")) if isinstance(body, dict) else []
-
-
-def _names_field(response: Response) -> bool:
-    return any(isinstance(error, dict) and bool(error.get("field")) for error in _v2_errors(response))
-
-
-def _as_list(value: JSON) -> list[JSON]:
-    return value if isinstance(value, list) else []
+def _errors_of(body: JSON) -> list[JSON]:
+    errors = body.get("errors") if isinstance(body, dict) else None
+    return errors if isinstance(errors, list) else []
 
 
 def _error_text(error: JSON) -> str:
@@ -117,7 +110,7 @@ def _error_text(error: JSON) -> str:
 def _refused_items(response: Response) -> dict[int, str]:
     """Return which items of a batch were refused, and why; nothing when the answer does not say it for certain."""
     refused: dict[int, str] = {}
-    for error in _v2_errors(response):
+    for error in _errors_of(response.json):
         index: Any = error.get("batch_index") if isinstance(error, dict) else None
         if type(index) is not int or index < 0:
             return {}

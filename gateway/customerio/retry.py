@@ -167,7 +167,7 @@ def judge(attempt: Attempt, *, tries: int, failing_for: float, policy: Policy, j
         failing_for: Seconds since its first failure, without those in which its connection was paused.
         jitter: A random number in [0, 1).
     """
-    kind, reason = _kind(attempt), _reason(attempt)
+    kind, reason = _kind(attempt), attempt.reason or f"HTTP {attempt.status}"
     if kind == "doubtful":
         # The connection is well, so a 4xx is the call's own fault. But a 401 or 403 is about the key, and a 404 about
         # the endpoint unless it names something of the call: no call is lost for an answer wrong for a moment.
@@ -193,7 +193,7 @@ def judge(attempt: Attempt, *, tries: int, failing_for: float, policy: Policy, j
 
 def postpone(attempt: Attempt) -> Postponed:
     """Decide what follows a doubtful attempt after a bad probe: it does not count against the delivery."""
-    return Postponed(reason=_reason(attempt))
+    return Postponed(reason=attempt.reason or f"HTTP {attempt.status}")
 
 
 def retry_delay_at_once(attempt: Attempt, *, tries: int, policy: Policy, jitter: float) -> float | None:
@@ -211,10 +211,6 @@ def retry_delay_at_once(attempt: Attempt, *, tries: int, policy: Policy, jitter:
     if attempt.retry_after is not None:
         return attempt.retry_after if attempt.retry_after <= LONGEST_PAUSE else None
     return _delay(policy, tries, jitter)
-
-
-def _reason(attempt: Attempt) -> str:
-    return attempt.reason or f"HTTP {attempt.status}"
 
 
 def _delay(policy: Policy, tries: int, jitter: float) -> float:

@@ -63,7 +63,8 @@ class Transport:
                 # By the adapter: the session looks at where a redirect leads even when it does not follow it.
                 response = self._session.adapter.send(prepared, timeout=timeout, **self._environment[host])
                 return _read(response)
-        except DeadlineError as error:
+        except (DeadlineError, requests.ReadTimeout, urllib3.exceptions.ReadTimeoutError) as error:
+            # The timeout of a read is the deadline too: which of the two comes first is chance.
             raise NoAnswerError(f"no whole answer within {deadline:g} s") from error
         except NETWORK_ERRORS as error:
             raise NoAnswerError(_network_reason(error)) from error
@@ -87,8 +88,6 @@ def _network_reason(error: BaseException) -> str:
     """Describe a network error without the URL's path, which holds the customer's id."""
     if isinstance(error, requests.ConnectTimeout | urllib3.exceptions.ConnectTimeoutError):
         return f"no connection within {CONNECT_TIMEOUT:g} s"
-    if isinstance(error, requests.ReadTimeout | urllib3.exceptions.ReadTimeoutError):
-        return "no answer in time"
     if isinstance(error, requests.exceptions.SSLError | urllib3.exceptions.SSLError):
         return "no trusted connection: the certificate or the TLS handshake was refused"
     # What the system said is in the innermost error; those around it quote the URL.

@@ -35,28 +35,22 @@ def fields_of(
     fields = {name: keys[name].evaluate(value, of_identifiers) for name, value in identifiers}
     if fields and not any(fields.values()):
         problem = f"null or empty, so '{spec.name}' names nobody; if that may be, give the call a 'when'"
-        raise TranslationError(identifiers[0][1].where, ", ".join(fields), problem)
+        raise TranslationError(identifiers[0][1].location, ", ".join(fields), problem)
 
     for name, value in rule.other_fields:
         key = keys[name]
         fields[key.field] = key.evaluate(value, context)
 
     if "attributes_from" in fields:
-        fields["attributes"] = _merge_attributes(rule, fields.pop("attributes_from"), fields.get("attributes"))
+        whole, listed = fields.pop("attributes_from"), rule.fields.get("attributes")
+        # A listed name wins even when its expression gives null.
+        for name, _ in listed.entries if isinstance(listed, ObjectValue) else ():
+            whole.pop(name, None)
+        fields["attributes"] = whole | fields.get("attributes", {})
     if "timestamp" in keys and "timestamp" not in fields:
         default = defaults.get("timestamp")
         fields["timestamp"] = None if default is None else keys["timestamp"].evaluate(default, part)
     return fields
-
-
-def _merge_attributes(rule: CallRule, whole: dict[str, Any], attributes: dict[str, Any] | None) -> dict[str, Any]:
-    """Add the listed attributes to a whole object. A listed name wins even when its expression gives null."""
-    if attributes is None:
-        return whole
-    listed = rule.fields["attributes"]
-    for name, _ in listed.entries if isinstance(listed, ObjectValue) else ():
-        whole.pop(name, None)
-    return whole | attributes
 
 
 def field_place(field: str, rule: CallRule, defaults: Mapping[str, Value]) -> tuple[str, Location]:
@@ -69,10 +63,10 @@ def field_place(field: str, rule: CallRule, defaults: Mapping[str, Value]) -> tu
         name, rest = ("attributes_from" if "attributes_from" in rule.fields else name), ""
     value = rule.fields.get(name) or defaults.get(name)
     if value is None:
-        return name, rule.where
+        return name, rule.location
     location = _location_below(value, rest)
     if location is None:
-        return name, value.where
+        return name, value.location
     return (field if rest else name), location
 
 
@@ -84,13 +78,13 @@ def _location_below(value: Value, path: str) -> Location | None:
     """Return the place of what stands at a path below a value; None: the file has nothing there."""
     step = _STEP.fullmatch(path)
     if step is None:
-        return value.where
+        return value.location
     number, rest, key = step.groups()
     if number is not None:
         items = value.items if isinstance(value, ListValue) else ()
         return _location_below(items[int(number)], rest) if int(number) < len(items) else None
     entries = dict(value.entries) if isinstance(value, ObjectValue) else {}
     if key in entries:  # the whole rest first: an attribute's name may hold dots
-        return entries[key].where
+        return entries[key].location
     first, dot, rest = key.partition(".")
     return _location_below(entries[first], dot + rest) if first in entries else None

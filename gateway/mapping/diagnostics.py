@@ -18,15 +18,48 @@ class Diagnostics:
 
     def error(self, location: Location, code: str, text: str) -> None:
         """Add an error; *text* says what is wrong and how to fix it."""
-        self.problems[Problem(where=location, code=code, text=text)] = None
+        self.problems[Problem(location=location, code=code, text=text)] = None
 
     def warn(self, location: Location, code: str, text: str) -> None:
         """Add a warning, which leaves the source open."""
-        self.problems[Problem(where=location, code=code, text=text, severity=Severity.WARNING)] = None
+        self.problems[Problem(location=location, code=code, text=text, severity=Severity.WARNING)] = None
 
     def line(self, number: int) -> str:
         """Return a line of the file, counted from 1; "" behind the last."""
         return self._lines[number - 1] if number <= len(self._lines) else ""
+
+    def refuse_unless_absent(self, node: Node | None, text: str) -> None:
+        """Report a value of the wrong kind, unless it is missing (which is fine) or empty (reported as such)."""
+        if node is not None and not is_empty(node):
+            self.error(node.location, "wrong-kind", text)
+
+    def entries_of(self, node: Node | None, text: str) -> tuple[tuple[Scalar, Node], ...]:
+        """Return the entries of an optional object; report anything else with *text*."""
+        if isinstance(node, ObjectNode):
+            return node.entries
+        self.refuse_unless_absent(node, text)
+        return ()
+
+    def refuse_empty(self, node: Node, label: str) -> None:
+        """Report every empty value in a node, at any depth."""
+        match node:
+            case Scalar(empty=True):
+                text = f"{label} has no value; write null if a null is meant, or remove it"
+                self.error(node.location, "empty-value", text)
+            case ListNode():
+                for item in node.items:
+                    self.refuse_empty(item, "this item")
+            case ObjectNode():
+                for key, value in node.entries:
+                    self.refuse_empty(value, f"'{key.value}'")
+
+    def refuse_unknown_keys(self, node: ObjectNode, known: Iterable[str], place: str, hint: str = "") -> None:
+        """Report keys that are not known, with the nearest known one; with *hint* where none is near."""
+        for key, _ in node.entries:
+            name = str(key.value)
+            if name not in known:
+                text = f"unknown key {name!r} {place}{did_you_mean(name, known) or hint}"
+                self.error(key.location, "unknown-key", text)
 
 
 def is_empty(node: Node) -> bool:
@@ -42,48 +75,9 @@ def name_of(node: Node) -> str:
 def location_of(node: ObjectNode, name: str) -> Location:
     """Return the place of a key's value, or of the object if it has no such key."""
     value = node.get(name)
-    return node.where if value is None else value.where
+    return node.location if value is None else value.location
 
 
 def listed(names: Iterable[str]) -> str:
     """Join names for a message."""
     return ", ".join(names) or "no keys of its own"
-
-
-def refuse_unless_absent(node: Node | None, text: str, diagnostics: Diagnostics) -> None:
-    """Report a value of the wrong kind, unless it is missing (which is fine) or empty (which is reported as such)."""
-    if node is not None and not is_empty(node):
-        diagnostics.error(node.where, "wrong-kind", text)
-
-
-def entries_of(node: Node | None, text: str, diagnostics: Diagnostics) -> tuple[tuple[Scalar, Node], ...]:
-    """Return the entries of an optional object; report anything else with *text*."""
-    if isinstance(node, ObjectNode):
-        return node.entries
-    refuse_unless_absent(node, text, diagnostics)
-    return ()
-
-
-def refuse_empty(node: Node, label: str, diagnostics: Diagnostics) -> None:
-    """Report every empty value in a node, at any depth."""
-    match node:
-        case Scalar(empty=True):
-            text = f"{label} has no value; write null if a null is meant, or remove it"
-            diagnostics.error(node.where, "empty-value", text)
-        case ListNode():
-            for item in node.items:
-                refuse_empty(item, "this item", diagnostics)
-        case ObjectNode():
-            for key, value in node.entries:
-                refuse_empty(value, f"'{key.value}'", diagnostics)
-
-
-def refuse_unknown_keys(
-    node: ObjectNode, known: Iterable[str], place: str, diagnostics: Diagnostics, hint: str = ""
-) -> None:
-    """Report keys that are not known, with the nearest known one; with *hint* where none is near."""
-    for key, _ in node.entries:
-        name = str(key.value)
-        if name not in known:
-            text = f"unknown key {name!r} {place}{did_you_mean(name, known) or hint}"
-            diagnostics.error(key.where, "unknown-key", text)

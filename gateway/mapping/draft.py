@@ -20,14 +20,13 @@ from gateway.mapping.draft_guesses import (
     Guesses,
     Path,
     empty_fields,
-    jmespath,
     segments,
     singular,
     words,
 )
 from gateway.mapping.expressions import headers_in
 from gateway.mapping.translate import translate
-from gateway.verify import Kind, SchemeError, scheme_from, schemes
+from gateway.verify import Kind, Scheme, scheme_from, schemes
 
 __all__ = ["Draft", "DraftError", "draft", "yaml_block"]
 
@@ -56,12 +55,11 @@ def draft(source: str, body: JSON, headers: Mapping[str, str]) -> Draft:
     guesses = Guesses(body, headers)
     scheme, notes = _guess_scheme(source, guesses.sample.headers)
     sections = [
-        _head(source, scheme, guesses),
-        _verify(source, scheme, notes, guesses),
-        *_routing(scheme, guesses),
+        *_verification(source, scheme, notes, guesses),
+        *_routing(scheme_from(scheme), guesses),
         _events(source, guesses),
     ]
-    test = _test(body, guesses)
+    test = _test(guesses)
     expect = _calls_of("\n".join([*sections, yaml_block({"tests": [test]})]), source)
     main = {"type": guesses.type, **guesses.person, "time": guesses.time}
     return Draft(
@@ -125,22 +123,20 @@ def _expressions(guesses: Mapping[str, Guess | None]) -> dict[str, JSON]:
     return {name: f"={guess.expression}" for name, guess in guesses.items() if guess is not None}
 
 
-def _head(source: str, scheme: JSON, guesses: Guesses) -> str:
+def _verification(source: str, scheme: JSON, notes: list[str], guesses: Guesses) -> Iterator[str]:
+    """Write the head of the file, and how the sender proves itself."""
+    signed, variable = scheme_from(scheme), _variable(source)
     about = f"{_title(words(source)) or source} webhooks, drafted from a captured {guesses.event_type or 'payload'}"
-    return yaml_block(
+    yield yaml_block(
         {"version": 1, "source": source, "description": about},
         f"Where: let the sender post to https://<your gateway>/hooks/{source}",
-        f"The secret: {_ORIGINS.get(scheme_from(scheme).kind, 'the sender shows it where its webhooks are set up.')}",
-        f"The environment variable that holds it here: {_variable(source)}",
+        f"The secret: {_ORIGINS.get(signed.kind, 'the sender shows it where its webhooks are set up.')}",
+        f"The environment variable that holds it here: {variable}",
         "",
         "Drafted from one captured webhook. Comments say what was guessed: check it, change what is wrong, and run",
         "  gateway check",
     )
-
-
-def _verify(source: str, scheme: JSON, notes: list[str], guesses: Guesses) -> str:
-    section: dict[str, JSON] = {"scheme": scheme, "secret_env": _variable(source)}
-    signed = scheme_from(scheme)
+    section: dict[str, JSON] = {"scheme": scheme, "secret_env": variable}
     unsigned: list[JSON] = [name for name in _headers(guesses.type, guesses.key) if not signed.trusts_header(name)]
     if unsigned:
         section["scheme"] = {**(scheme if isinstance(scheme, dict) else {"base": scheme}), "trust": unsigned}
@@ -149,33 +145,33 @@ def _verify(source: str, scheme: JSON, notes: list[str], guesses: Guesses) -> st
         notes.append("The sender signs the address that it posts to: set GATEWAY_PUBLIC_URL to how that begins.")
     if signed.asks_token:
         section["verify_token_env"] = _variable(source, "VERIFY_TOKEN")
-    return yaml_block({"verify": section}, *notes)
+    yield yaml_block({"verify": section}, *notes)
 
 
 def _headers(*guesses: Guess | None) -> list[str]:
     return list(dict.fromkeys(name for guess in guesses if guess for name in headers_in(guess.expression)))
 
 
-def _routing(scheme: JSON, guesses: Guesses) -> Iterator[str]:
+def _routing(scheme: Scheme, guesses: Guesses) -> Iterator[str]:
     """Write what tells events apart, and whose they are."""
-    if guesses.first:
+    if guesses.split is not None:
         note = "One webhook carries a list of events: each is mapped on its own."
-        yield yaml_block({"split": f"={jmespath(guesses.first[:-1])}"}, note)
+        yield yaml_block({"split": f"={guesses.split or '@'}"}, note)
     if guesses.type:
         note = f"Guessed: the type of the event, here {_scalar(guesses.event_type)}."
         yield yaml_block({"event_type": f"={guesses.type.expression}"}, note)
-    if guesses.key and not scheme_from(scheme).names_deliveries:
-        note = "Guessed: the id of the event, by which a repeated webhook counts once."
-        yield yaml_block({"event_key": f"={guesses.key.expression}"}, note)
-    elif not scheme_from(scheme).names_deliveries:
-        note = "No id of the event itself was found, so webhooks with equal bodies count as one."
-        yield yaml_block({"event_key": "=sha256(to_json(@))"}, note)
+    if not scheme.names_deliveries:
+        key, note = (
+            "sha256(to_json(@))",
+            "No id of the event itself was found, so webhooks with equal bodies count as one.",
+        )
+        if guesses.key:
+            key, note = guesses.key.expression, "Guessed: the id of the event, by which a repeated webhook counts once."
+        yield yaml_block({"event_key": f"={key}"}, note)
     if guesses.person:
         notes = ["Guessed: the person that the events are about, and when they happened."]
         if "id" in guesses.person:
             notes.append("Check that `id` is the id that the person has in Customer.io.")
-        if guesses.others:
-            notes.append(f"Also found: {', '.join(f'={other.expression}' for other in guesses.others)}")
         yield yaml_block({"defaults": _expressions({**guesses.person, "timestamp": guesses.time})}, *notes)
 
 
@@ -230,14 +226,17 @@ def _title(names: Iterable[str]) -> str:
     return " ".join(word[:1].upper() + word[1:] for word in names)
 
 
-def _test(body: JSON, guesses: Guesses) -> dict[str, JSON]:
+def _test(guesses: Guesses) -> dict[str, JSON]:
     """Write a test with what the mapping reads of the webhook, and nothing else of it."""
     calls = (guesses.time, *guesses.person.values(), *guesses.of_person.values(), *guesses.of_event.values())
     read = [guess for guess in (guesses.type, *(calls if guesses.person else ())) if guess]
+    body = _pruned(guesses.sample.event, [path for guess in read for path in guess.reads])
+    if guesses.split is not None:
+        body = {guesses.split: [body]} if guesses.split else [body]
     return {
         "name": f"a captured {guesses.event_type or 'webhook'}",
         **_call(headers={name: guesses.sample.headers[name] for name in _headers(guesses.type)}),
-        "body": _pruned(body, [(*guesses.first, *path) for guess in read for path in guess.reads]),
+        "body": body,
         "expect": [],
     }
 
@@ -287,20 +286,20 @@ def _guess_scheme(source: str, headers: Mapping[str, str]) -> tuple[JSON, list[s
         return named, ["Guessed from the name of the source."]
     if signed:
         # Of senders that sign alike, it is the one whose own header names the delivery.
-        ids = {name: [[header.lower() for header in id_] for id_ in known[name].delivery_id] for name in signed}
-        best = next((name for name in signed if any(sent.keys() >= {*id_} for id_ in ids[name])), next(iter(signed)))
+        ids = {name: [{header.lower() for header in id_} for id_ in known[name].delivery_id] for name in signed}
+        best = next((name for name in signed if any(sent.keys() >= id_ for id_ in ids[name])), next(iter(signed)))
         return best, [f"Guessed from the header {signed[best]}."]
-    for name in filter(lambda name: _SIGNATURE.search(name.lower()), headers):
-        if scheme := _inline_scheme(name, headers[name].strip()):
-            return scheme, [
+    for name in headers:
+        if _SIGNATURE.search(name.lower()):
+            return _inline_scheme(name, headers[name].strip()), [
                 f"Guessed from the header {name}, which looks like a signature. Check in the sender's documentation",
                 "what is signed, with which algorithm, how it is written, and where the secret is shown: a signature",
                 "that is read wrongly refuses every webhook with 401.",
             ]
-    for name in filter(lambda name: _TOKEN.search(name.lower()), headers):
-        return {"kind": "token", "header": name}, [
-            f"Guessed from the header {name}: it has to hold the secret as it is."
-        ]
+    for name in headers:
+        if _TOKEN.search(name.lower()):
+            note = f"Guessed from the header {name}: it has to hold the secret as it is."
+            return {"kind": "token", "header": name}, [note]
     authorization = sent.get("authorization", "").lower()
     for scheme_name in ("basic", "bearer"):
         if authorization.startswith(f"{scheme_name} "):
@@ -311,8 +310,8 @@ def _guess_scheme(source: str, headers: Mapping[str, str]) -> tuple[JSON, list[s
     ]
 
 
-def _inline_scheme(name: str, value: str) -> dict[str, JSON] | None:
-    """Return a scheme that could read a signature; None: no scheme can be written for it."""
+def _inline_scheme(name: str, value: str) -> dict[str, JSON]:
+    """Return a scheme that could read a signature."""
     scheme: dict[str, JSON] = {"kind": "hmac", "header": name}
     mark = ";" if ";" in value else ","
     items = dict(re.findall(rf"(\w+)=([^{mark}]+)", value))
@@ -326,10 +325,6 @@ def _inline_scheme(name: str, value: str) -> dict[str, JSON] | None:
         scheme |= {"prefix": prefix[0], **_digest(value[prefix.end() :]), "algorithm": prefix[1].lower()}
     else:
         scheme |= _digest(value)
-    try:
-        scheme_from(scheme)
-    except SchemeError:
-        return None
     return scheme
 
 

@@ -23,9 +23,9 @@ Path: TypeAlias = tuple[str | int, ...]
 # Words in names, in lower case and in the singular
 
 
-def _ranked(words: str, step: int = 1) -> dict[str, int]:
-    """Weigh words by their place: 100 for the first, *step* less for each further one."""
-    return {word: 100 - step * at for at, word in enumerate(words.split())}
+def _ranked(words: str) -> dict[str, int]:
+    """Weigh words by their place: 100 for the first, 1 less for each further one."""
+    return {word: 100 - at for at, word in enumerate(words.split())}
 
 
 def _set(words: str) -> frozenset[str]:
@@ -34,15 +34,8 @@ def _set(words: str) -> frozenset[str]:
 
 TYPES = _ranked(
     "event_type event_name event topic notification_type record_type subscription_type type webhook_event webhook_type"
-    " trigger trigger_event message_type alert_name action event_action scope kind metric message_status sms_status",
-    step=2,
+    " trigger trigger_event message_type alert_name action event_action scope kind metric message_status sms_status"
 )
-#: The noun beside a verb, where only both say what happened.
-NOUNS = {
-    **dict.fromkeys(("action", "metric"), "type object_type object resource resource_type entity model event"),
-    **dict.fromkeys(("event", "event_type"), "object_type object resource resource_type model"),
-    "type": "table",
-}
 #: A type of these words alone says only that there is an event.
 VAGUE = _set("event notification webhook callback hook message api")
 KEYS = {"event_id": 100, "sg_event_id": 100, "notification_id": 95, "message_id": 70, "delivery_id": 60}
@@ -80,7 +73,6 @@ KINDS = _set("object type object_type record_type resource_type kind")
 OF_PEOPLE = _set("first_name last_name firstname lastname username given_name full_name")
 EMAILS = _set("email emails mail emailaddress")
 FROM, TO = _set("from sender return"), _set("to recipient rcpt")
-OUTBOUND = _set("outbound sent delivered queued undelivered failed")
 #: Objects around a field that do not say whose it is.
 NEAR = EMAILS | FROM | TO | _set("billing shipping detail info receipt primary headers")
 #: Objects that only wrap what is around them: ``member.current`` is a member.
@@ -89,9 +81,6 @@ WRAPPERS = _set(
     " response form_response entity model traits properties context hidden new current after message message_data"
     " merges merge_fields variables user_variables metadata custom_data fields body meta"
 )
-#: Lists that hold events, and names of what holds the name of a value in a list such as the answers of a form.
-BATCHES = ("events", "batch", "notifications", "records", "entries", "messages")
-LABELS = _set("type name key field label slug ref code question title")
 
 #: Attributes. Only names of these tables are taken, so that no secret is ever sent on.
 PERSONAL = _set(
@@ -105,6 +94,9 @@ USEFUL = _set(
 )
 #: Money is often a whole number of cents.
 MONEY = _set("amount total price subtotal tax discount fee balance revenue")
+
+#: Names of lists that hold events.
+BATCHES = ("events", "batch", "notifications", "records", "entries", "messages")
 
 MAX_DEPTH = 8
 MAX_NAME = 80  # characters; a longer name is data that somebody uses as a name
@@ -121,8 +113,9 @@ class Guesses:
     """All guesses at one webhook.
 
     Attributes:
-        first: The path to the first event of a body that is a list of events, or holds one; else ().
-        person: The identifiers by their names in a mapping; *others* may name the person too.
+        split: The list of events that the body is (""), or its name in the body; None: the body is one event.
+        sample: The fields of the event, or of the first one of the list.
+        person: The identifiers by their names in a mapping.
         of_person: The attributes of `identify`, and *of_event* those of `track`, by their names.
         removes: The event says that the person is gone; *identifies*: it says something about one who is not.
 
@@ -130,7 +123,7 @@ class Guesses:
     """
 
     def __init__(self, body: JSON, headers: Mapping[str, str]) -> None:
-        self.first, event = _first_event(body)
+        self.split, event = _first_event(body)
         if not isinstance(event, dict) or not event:
             raise DraftError("the payload has no fields: it has to be an object, or a list of objects, of a webhook")
         self.sample = sample = Sample(event, headers)
@@ -138,12 +131,12 @@ class Guesses:
         self.event_type = str(sample.value_of(self.type)) if self.type else None
         self.key = _guess_key(sample, self.type)
         self.time = _guess_time(sample, self.event_type)
-        self.person, self.others = _guess_person(sample, self.event_type, self.key)
-        used = {path for guess in (self.type, self.key, self.time) if guess for path in guess.reads}
-        used |= {path for guess in self.person.values() for path in guess.reads}
+        self.person = _guess_person(sample, self.event_type, self.key)
+        routing = filter(None, (self.type, self.key, self.time))
+        used = {path for guess in (*routing, *self.person.values()) for path in guess.reads}
         self.of_person, self.of_event = _guess_attributes(sample, self.person, self.event_type, used)
         is_removal = re.search("delet|destroy|remov|eras|redact|suppress", (self.event_type or "").lower())
-        self.removes = is_removal is not None and role_of(*subject(self.event_type)) is not None
+        self.removes = bool(is_removal and role_of(*subject(self.event_type)))
         names = self.person.keys() & {"id", "email"}
         self.identifies = not self.removes and (len(names) == 2 or bool(names and self.of_person))
         self.of_person = self.of_person if self.identifies else {}
@@ -166,22 +159,21 @@ class Guess:
     role: str | None = None
     holder: tuple[str, ...] | None = None
 
-    def within(self, function: str) -> Guess:
-        """Return the guess with a function applied."""
-        return replace(self, expression=f"{function}({self.expression})")
-
 
 # Fields
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Field:
-    """A text, number, boolean or null of a payload, the expression for it, and the object that it stands in."""
+    """A text, number, boolean or null of a payload, and the object that it stands in."""
 
     path: Path
     value: JSON
-    guess: Guess
     owner: Mapping[str, JSON]
+
+    @cached_property
+    def guess(self) -> Guess:
+        return Guess(expression=jmespath(self.path), reads=(self.path,))
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -206,7 +198,7 @@ class Sample:
     """The fields of an event, those *top* that stand in no object, and the headers by their names as captured."""
 
     def __init__(self, event: JSON, headers: Mapping[str, str]) -> None:
-        self._event = event
+        self.event = event
         # A name with other characters cannot stand in header('…').
         self.headers = {name: value for name, value in headers.items() if re.fullmatch("[A-Za-z0-9_-]+", name)}
         self.fields = [field for field in _flatten(event, (), {}) if field.names and field.words]
@@ -215,36 +207,23 @@ class Sample:
     def value_of(self, guess: Guess) -> JSON:
         """Evaluate a guess; an expression that fails on this event gives null."""
         headers = {name.lower(): value for name, value in self.headers.items()}
-        scope = Scope(root=self._event, body=self._event, headers=headers, query={}, received_at=0)
+        scope = Scope(root=self.event, body=self.event, headers=headers, query={}, received_at=0)
         try:
-            return compile_expression(guess.expression).evaluate(self._event, scope)
+            return compile_expression(guess.expression).evaluate(self.event, scope)
         except (BadExpression, ExpressionError):
             return None
 
 
 def _flatten(value: JSON, path: Path, owner: Mapping[str, JSON]) -> Iterator[Field]:
-    """Yield the fields of a payload; of each list those of the first item, and emails by their labels."""
+    """Yield the fields of a payload; of each list those of the first item."""
     if isinstance(value, str | None) or (isinstance(value, int | float) and abs(value) < LARGEST):
-        yield Field(path=path, value=value, owner=owner, guess=Guess(expression=jmespath(path), reads=(path,)))
+        yield Field(path=path, value=value, owner=owner)
     elif isinstance(value, dict) and len(path) < MAX_DEPTH:
         for name, item in value.items():
             if 0 < len(name) <= MAX_NAME:
                 yield from _flatten(item, (*path, name), value)
     elif isinstance(value, list) and value and len(path) < MAX_DEPTH:
         yield from _flatten(value[0], (*path, 0), owner)
-        for at, item in enumerate(value):
-            yield from _labelled(item, (*path, at)) if isinstance(item, dict) else ()
-
-
-def _labelled(item: Mapping[str, JSON], path: Path) -> Iterator[Field]:
-    """Yield the texts of an object that is labelled as an email, such as an answer of a form."""
-    for key, label in item.items():
-        is_label = snake(key) in LABELS and isinstance(label, str) and not EMAILS.isdisjoint(words(label))
-        for name, value in item.items() if is_label and re.fullmatch(r"\w[\w .?-]{0,60}", str(label)) else ():
-            if name and name != key and isinstance(value, str):
-                read = f"first({jmespath(path[:-1])}[?{jmespath((key,))}=='{label}'].{jmespath((name,))})"
-                guess = Guess(expression=read, reads=((*path, key), (*path, name)))
-                yield Field(path=(*path[:-1], str(label)), value=value, owner=item, guess=guess)
 
 
 def jmespath(path: Path) -> str:
@@ -302,29 +281,17 @@ def score(field: Field, weight: int, *, per_wrapper: int = 3) -> int:
     if not weight or has_word(field.names, STRANGERS):
         return 0
     for name in field.names[:-1]:
-        is_near = role_of(name) or has_word([name], NEAR)
-        weight -= per_wrapper if name in WRAPPERS else 3 if is_near else 15
+        weight -= per_wrapper if name in WRAPPERS or role_of(name) or has_word([name], NEAR) else 15
     return max(0, weight)
 
 
-def _best(fields: Iterable[Field], points: Callable[[Field], int]) -> Field | None:
-    """Return the field with the most points, of equal ones the first of the payload; None if all have 0."""
+def _best(fields: Iterable[Field], points: Callable[[Field], int]) -> Guess | None:
+    """Return the guess of the field with the most points, of equal ones the first; None if all have 0."""
     best = max(fields, key=points, default=None)
-    return best if best is not None and points(best) > 0 else None
+    return best.guess if best is not None and points(best) > 0 else None
 
 
 # The event
-
-
-def _first_event(body: JSON) -> tuple[Path, JSON]:
-    """Return the first event of a body that is a list of events or holds one, and the path to it; else the body."""
-    if isinstance(body, list):
-        return next((((at,), item) for at, item in enumerate(body) if isinstance(item, dict) and item), ((), None))
-    for name in BATCHES if isinstance(body, dict) and not _type_field(Sample(body, {})) else ():
-        path, event = _first_event(body.get(name)) if isinstance(body, dict) else ((), None)
-        if path and _type_field(Sample(event, {})):
-            return (name, *path), event
-    return (), body
 
 
 # A word or some, without what has a meaning under `events` of a mapping; neither a link, an email, an id nor a number.
@@ -336,45 +303,45 @@ def _is_type(value: JSON) -> bool:
     return isinstance(value, str) and value.isprintable() and _TYPE.fullmatch(value) is not None
 
 
-def _type_field(sample: Sample) -> Field | None:
-    def points(field: Field) -> int:
-        weight = TYPES.get(field.names[-1], 0)
-        return score(field, weight // 3 if _is_vague(field.value) else weight, per_wrapper=30)
-
-    fields = (field for field in sample.fields if _is_type(field.value) and not field.in_list and len(field.path) < 3)
-    return _best((field for field in fields if WRAPPERS.issuperset(field.names[:-1])), points)
+def _first_event(body: JSON) -> tuple[str | None, JSON]:
+    """Return the name of the list of events in a body ("": the body is the list) and its first event."""
+    names = BATCHES if isinstance(body, dict) and _guess_type(Sample(body, {})) is None else ()
+    lists = {"": body, **({name: body.get(name) for name in names} if isinstance(body, dict) else {})}
+    for name, items in lists.items():
+        event = (
+            next((item for item in items if isinstance(item, dict) and item), None) if isinstance(items, list) else None
+        )
+        if event is not None and (not name or _guess_type(Sample(event, {}))):
+            return name, event
+    return None, body
 
 
 def _guess_type(sample: Sample) -> Guess | None:
-    """Guess what tells the type of an event: a header, a field, or two that belong together."""
+    """Guess what tells the type of an event: a header or a field, with the action beside it if it says too little."""
+
+    def points(field: Field) -> int:
+        if not _is_type(field.value) or len(field.path) > 2 or not WRAPPERS.issuperset(field.names[:-1]):
+            return 0
+        weight = TYPES.get(field.names[-1], 0)
+        return score(field, weight // 3 if _is_vague(field.value) else weight, per_wrapper=30)
+
     headers = [name for name, value in sample.headers.items() if _TYPE_HEADER.search(name.lower()) and _is_type(value)]
     if headers:
-        name = max(headers, key=lambda name: (len(segments(sample.headers[name])), name.lower().endswith("topic")))
-        action = next((field for field in sample.top if field.names == ("action",) and _is_type(field.value)), None)
-        guess = Guess(expression=f"header('{name}')")
-        # `orders/paid` is whole; where the header says only `order`, the body says what happened to it.
-        return guess if action is None or len(segments(sample.headers[name])) > 1 else _joined(guess, action.guess)
-    best = _type_field(sample)
-    if best is None:
+        guess = Guess(expression=f"header('{max(headers, key=lambda name: len(segments(sample.headers[name])))}')")
+    elif (best := _best(sample.fields, points)) is not None:
+        guess = best
+    else:
         return None
-    beside = {field.names[-1]: field for field in sample.fields if field.owner is best.owner and _is_type(field.value)}
-    plain = {name for name, field in beside.items() if len(words(field.value)) == 1 and not _is_vague(field.value)}
-    for verb in NOUNS if len(words(best.value)) == 1 else ():
-        for noun in NOUNS[verb].split():
-            if {noun, verb} <= plain and beside[noun].value != beside[verb].value:
-                return _joined(beside[noun].guess, beside[verb].guess)
-    if best.names[-1] == "event" and "type" in beside:  # some senders name only a part of their events
-        other = beside["type"].guess
-        return Guess(expression=f"{best.guess.expression} || {other.expression}", reads=best.guess.reads + other.reads)
-    return best.guess
+    action = next((field.guess for field in sample.top if field.names == ("action",) and _is_type(field.value)), guess)
+    # `orders/paid` is whole; `order` says only what the action happened to.
+    if action == guess or re.search("[./: ]", str(sample.value_of(guess))):
+        return guess
+    joined = f"join('.', [{guess.expression}, {action.expression}])"
+    return Guess(expression=joined, reads=guess.reads + action.reads)
 
 
 def _is_vague(value: JSON) -> bool:
     return VAGUE.issuperset(words(value))
-
-
-def _joined(first: Guess, second: Guess) -> Guess:
-    return Guess(expression=f"join('.', [{first.expression}, {second.expression}])", reads=first.reads + second.reads)
 
 
 _KEY_HEADER = re.compile(r"(?:^|-)(?:delivery|delivery-id|event-id|message-id|notification-id|idempotency-key)$")
@@ -390,7 +357,10 @@ def _guess_key(sample: Sample, event_type: Guess | None) -> Guess | None:
     is_mail = has_word((field.names[-1] for field in sample.top), EMAILS | FROM | TO | {"subject", "sms", "status"})
 
     def points(field: Field) -> int:
-        name, weight = field.names[-1], KEYS.get(field.names[-1], 0)
+        name, text = field.names[-1], str(field.value)
+        if field.in_list or field.around or not isinstance(field.value, str | int) or not 0 < len(text.strip()) <= 200:
+            return 0
+        weight = KEYS.get(name, 0)
         if name == "message_id" and (is_mail or len(field.names) > 1):
             weight = 0
         if name in ("id", "uuid"):
@@ -398,24 +368,21 @@ def _guess_key(sample: Sample, event_type: Guess | None) -> Guess | None:
             is_envelope = event_type is not None and field.path[:-1] in {path[:-1] for path in event_type.reads}
             has_content = any(isinstance(item, dict) and len(item) > 1 for item in field.owner.values())
             is_whole = has_content or field.names[-2:-1] in (("event",), ("event_data",))
-            weight = 85 if (is_envelope and is_whole) or _EVENT_ID.fullmatch(str(field.value)) else 0
-        is_key = isinstance(field.value, str | int) and 0 < len(str(field.value).strip()) <= 200
-        return score(field, weight, per_wrapper=20) if is_key and not field.in_list and not field.around else 0
+            weight = 85 if (is_envelope and is_whole) or _EVENT_ID.fullmatch(text) else 0
+        return score(field, weight, per_wrapper=20)
 
-    best = _best(sample.fields, points)
-    return best.guess if best else None
+    return _best(sample.fields, points)
 
 
 def _guess_time(sample: Sample, event_type: str | None) -> Guess | None:
     """Guess when the event happened: the likeliest field that holds a time which Customer.io takes."""
-    kind = snake(event_type or "")
 
     def points(field: Field) -> int:
-        is_near = not field.in_list and all(name in kind for name in field.around)
+        is_near = not field.in_list and all(name in snake(event_type or "") for name in field.around)
         return score(field, TIMES.get(field.names[-1], 0), per_wrapper=12) if is_near else 0
 
-    for field in sorted((field for field in sample.fields if points(field)), key=points, reverse=True):
-        for guess in (field.guess, field.guess.within("unix")):
+    for field in sorted(filter(points, sample.fields), key=points, reverse=True):
+        for guess in (field.guess, replace(field.guess, expression=f"unix({field.guess.expression})")):
             if is_moment(sample.value_of(guess)):
                 return guess
     return None
@@ -424,8 +391,8 @@ def _guess_time(sample: Sample, event_type: str | None) -> Guess | None:
 # The person
 
 
-def _guess_person(sample: Sample, event_type: str | None, key: Guess | None) -> tuple[dict[str, Guess], list[Guess]]:
-    """Guess who an event is about, by the names of identifiers, and what is nearly as likely.
+def _guess_person(sample: Sample, event_type: str | None, key: Guess | None) -> dict[str, Guess]:
+    """Guess who an event is about, by the names of identifiers.
 
     Payloads also name those who sell, send, own or look after something.
     """
@@ -437,16 +404,9 @@ def _guess_person(sample: Sample, event_type: str | None, key: Guess | None) -> 
         emails = [email for email in emails if email.role in {ids[0].role, *ANY_ROLE}]
     else:
         emails = [email for email in emails if sample.value_of(email) is not None]
-        ids = [] if emails else _phones(sample)
     unknown = [field.guess for field in sample.fields if field.names[-1] == "anonymous_id" and _is_id(field.value)]
-    others = [
-        other
-        for likely in (ids, emails)
-        for other in likely[1:3]
-        if other.score > likely[0].score - 15 and sample.value_of(other) != sample.value_of(likely[0])
-    ]
     guesses = {"id": ids, "email": emails, "anonymous_id": unknown}
-    return {name: likely[0] for name, likely in guesses.items() if likely}, others
+    return {name: likely[0] for name, likely in guesses.items() if likely}
 
 
 # Guests have the id 0, or a word for none.
@@ -510,42 +470,35 @@ _NAMED_EMAIL = re.compile(rf"[^<>@]*<{_EMAIL.pattern}>")
 def _emails(sample: Sample, event_type: str | None) -> Iterator[Guess]:
     """Yield what may be the person's email."""
     is_inbound = any("body" in field.words and {"text", "html", "raw"} & {*field.words} for field in sample.top)
-    theirs, ours = (FROM, TO) if is_inbound else (TO, FROM)
+    ours = TO if is_inbound else FROM
     is_of_many = has_word(subject(event_type)[-1:], ORGANISATIONS)
     for field in sample.fields:
-        guess = _email_in(field)
         near = [name for name in field.names if name not in WRAPPERS]
         direction = {word for name in near[-2:] for word in name.split("_")}
         is_other = has_word(near[-2:], THINGS) or IDS & {*field.words} or (is_of_many and not field.around)
-        if guess is None or is_other:
+        expression = _email_in(field)
+        if expression is None or is_other or (direction & ours and not direction & EMAILS):
             continue
-        weight = 60 if direction & EMAILS else 58 if direction & theirs else 0 if direction & ours else 45
-        points = score(field, LEAST_SCORE if field.value is None else weight)
-        roles = [role for name in reversed(near) for word in reversed(name.split("_")) if (role := role_of(word))]
-        role = roles[0] if roles else None
+        points = score(field, LEAST_SCORE if field.value is None else 60)
+        roles = (role for name in reversed(near) for word in reversed(name.split("_")) if (role := role_of(word)))
+        role = next(roles, None)
         points += ROLES.get(role or "", 0) // 10 if points else 0
         holder = field.names[:-1] if _role_around(field) else None
-        yield replace(guess.within("lower"), score=points, role=role, holder=holder)
+        yield replace(field.guess, expression=f"lower({expression})", score=points, role=role, holder=holder)
 
 
-def _email_in(field: Field) -> Guess | None:
-    """Return the guess of the email in a field; an empty field of that name holds one in other webhooks."""
-    text = str(field.value).strip()
+def _email_in(field: Field) -> str | None:
+    """Return the expression for the email in a field; an empty field of that name holds one in other webhooks."""
+    text, expression = str(field.value).strip(), field.guess.expression
     if field.value is None:
-        return field.guess if EMAILS & {*field.words} else None
+        return expression if EMAILS & {*field.words} else None
     if not text.isprintable() or len(text.encode()) > MAX_ID_BYTES:
         return None
     if _NAMED_EMAIL.fullmatch(text):  # Ida <ida@example.com>
-        return replace(field.guess, expression=f"first(split(last(split({field.guess.expression}, '<')), '>'))")
-    is_bare = text == field.value
-    return (field.guess if is_bare else field.guess.within("trim")) if _EMAIL.fullmatch(text) else None
-
-
-def _phones(sample: Sample) -> list[Guess]:
-    """Return phone numbers, first those of who is not us: who sent what came in, or got what went out."""
-    is_outbound = any(OUTBOUND & {*words(field.value)} for field in sample.top if len(str(field.value)) <= 40)
-    numbers = [f for f in sample.fields if re.fullmatch(r"(?:[a-z]+:)?\+?[0-9][0-9 ()-]{6,18}", str(f.value))]
-    return [f.guess for table in ((TO, FROM) if is_outbound else (FROM, TO)) for f in numbers if f.names[-1] in table]
+        return f"first(split(last(split({expression}, '<')), '>'))"
+    if not _EMAIL.fullmatch(text):
+        return None
+    return expression if text == field.value else f"trim({expression})"
 
 
 def empty_fields(sample: Sample) -> list[Field]:
@@ -564,16 +517,20 @@ def _guess_attributes(
     of_person: dict[str, Guess] = {}
     of_event: dict[str, Guess] = {}
     for field in sample.fields:
-        text = str(field.value)
+        text, guess = str(field.value), field.guess
         # Emails of others, ids of machines, markup and JSON within JSON say nothing in a mail.
         is_readable = 0 < len(text) <= MAX_TEXT and text.isprintable() and not re.search(r"@|^\s*[<{\[]|\S{40}", text)
         if field.value is None or field.path in used or field.in_list or not is_readable:
             continue
+        if has_word(field.words, MONEY) and type(field.value) is int and field.value >= 100:
+            guess = replace(guess, note=f"if in cents: =divide({guess.expression}, `100`)")
+        elif has_word(field.words, MONEY) and isinstance(field.value, str) and re.fullmatch(r"-?\d+(\.\d+)?", text):
+            guess = replace(guess, note=f"as a number: =to_number({guess.expression})")
         personal = _name_of_person(field, person)
         if personal in PERSONAL:
-            of_person.setdefault(personal, _attribute(field))
+            of_person.setdefault(personal, guess)
         elif personal is None and (name := _name_of_event(field, event_type)):
-            of_event.setdefault(name, _attribute(field))
+            of_event.setdefault(name, guess)
     return of_person, of_event
 
 
@@ -583,12 +540,11 @@ def _name_of_person(field: Field, person: Mapping[str, Guess]) -> str | None:
     for guess in person.values():
         if guess.holder is not None and field.names[: len(guess.holder)] == guess.holder:
             return name
-        is_beside = guess.role is None and guess.reads[0][:-1] == field.path[:-1]
-        if is_beside and name in PERSONAL and not (name == "name" and re.search("[0-9#]", str(field.value))):
-            return name  # but not the number of an order
         if guess.role and field.words[0] == guess.role and len(field.words) > 1:  # customer_name
             return "_".join(field.words[1:])
-        if guess.role and [words(around)[:1] for around in field.around] == [(guess.role,)]:  # customer_details.name
+        # Beside an email of nobody in particular; but a name with digits is the number of an order.
+        is_beside = guess.role is None and guess.reads[0][:-1] == field.path[:-1] and name in PERSONAL
+        if is_beside and not (name == "name" and re.search("[0-9#]", str(field.value))):
             return name
     return None
 
@@ -602,12 +558,3 @@ def _name_of_event(field: Field, event_type: str | None) -> str | None:
         return "_".join((*map(singular, about), "id"))
     is_kept = has_word(own, USEFUL) and len(field.around) < 2 and score(field, 100) and IDS.isdisjoint(own)
     return "_".join((*(word for word in others if word not in own), *own)) if is_kept else None
-
-
-def _attribute(field: Field) -> Guess:
-    guess, value = field.guess, field.value
-    if has_word(field.words, MONEY) and type(value) is int and value >= 100:
-        return replace(guess, note=f"if in cents: =divide({guess.expression}, `100`)")
-    if has_word(field.words, MONEY) and isinstance(value, str) and re.fullmatch(r"-?[0-9]+(\.[0-9]+)?", value):
-        return replace(guess, note=f"as a number: =to_number({guess.expression})")
-    return guess

@@ -46,7 +46,7 @@ def resolve(value: Value, name: str, context: EvaluationContext) -> JSON | _Left
         except ExpressionError as error:
             if context.trace is not None:
                 context.trace.evaluated(name, value, None, str(error))
-            raise TranslationError(value.where, name, str(error)) from error
+            raise TranslationError(value.location, name, str(error)) from error
         if context.trace is not None:
             context.trace.evaluated(name, value, result)
         return LEFT_OUT if result is None else result
@@ -79,7 +79,7 @@ def text_of(value: Value, name: str, context: EvaluationContext) -> str | None:
     result = resolve(value, name, context)
     if type(result) is str:
         return result
-    return None if result is LEFT_OUT else as_text(result, name, value.where)
+    return None if result is LEFT_OUT else as_text(result, name, value.location)
 
 
 def as_text(result: JSON, name: str, location: Location) -> str | None:

@@ -20,6 +20,7 @@ from gateway.mapping.key_kinds.key_kind import (
     LITERAL_MARKER,
     LITERAL_TEXT,
     KeyKind,
+    Keys,
     Schema,
     described,
     object_schema,
@@ -43,14 +44,26 @@ def language() -> Schema:
         "required": ["version", "source", "verify", "events"],
         "additionalProperties": False,
         "definitions": {
-            "call": _call(),
+            "call": _CALL,
             **{f"call.{name}": _call_of(name, keys) for name, keys in CALL_KEYS.items()},
-            **{f"key.{name}": schema for name, schema in _common_keys().items()},
+            **{f"key.{name}": schema for name, schema in _COMMON_KEYS.items()},
             **{f"key.{key.name}": key_schema(key) for keys in CALL_KEYS.values() for key in with_members(keys)},
-            "value": _value(),
-            "constant": _constant(),
+            "value": _VALUE,
+            "constant": _CONSTANT,
         },
     }
+
+
+def with_members(keys: Keys) -> Iterator[KeyKind]:
+    """Yield keys, each followed by those of its members."""
+    for key in keys.values():
+        yield key
+        yield from with_members(key.keys)
+
+
+def key_schema(key: KeyKind) -> Schema:
+    """Return the schema of a key's values, with its description. A name means the same in every call."""
+    return described(key.key.about, key.schema(), *key.key.examples)
 
 
 def _one_of(names: Iterable[str]) -> Schema:
@@ -67,13 +80,18 @@ def _one_or_several(schema: Schema) -> Schema:
 
 _TEXT: Schema = {"type": "string", "minLength": 1}
 _SCALAR: Schema = {"type": ["string", "number", "boolean"]}
-# The types are listed so that an editor writes a colon after the key.
-_ANYTHING: Schema = {"type": ["object", "array", "string", "number", "boolean", "null"]}
+_CONSTANT_OF_TABLE: Schema = {"$ref": "#/definitions/constant"}
+_DESTINATION = {
+    "connection": described(
+        "Which Customer.io workspace the calls go to.", {"type": "string", "pattern": f"^{NAME.pattern}$"}, "default"
+    ),
+    "region": described("Overrides the connection's region.", _one_of(HOSTS)),
+}
 
 
 def _top() -> dict[str, Schema]:
     values = {"type": "object", "additionalProperties": ANY_VALUE}
-    constants = {"type": "object", "additionalProperties": {"$ref": "#/definitions/constant"}}
+    constants = {"type": "object", "additionalProperties": _CONSTANT_OF_TABLE}
     return {
         "version": described("The version of this language.", {"const": 1}),
         "source": described(
@@ -100,7 +118,7 @@ def _top() -> dict[str, Schema]:
         "split": described(
             "One request body gives many parts, each routed on its own.", EXPRESSION, "=events", "=to_array(@)"
         ),
-        **_destination(),
+        **_DESTINATION,
         "let": described("Values computed once per part, in order; read with var('name').", values),
         "tables": described(
             "Read with lookup('table', key); the entry \"*\" is for keys that are not there.",
@@ -127,93 +145,67 @@ def _top() -> dict[str, Schema]:
     }
 
 
-def _destination() -> dict[str, Schema]:
-    name = {"type": "string", "pattern": f"^{NAME.pattern}$"}
-    return {
-        "connection": described("Which Customer.io workspace the calls go to.", name, "default"),
-        "region": described("Overrides the connection's region.", _one_of(HOSTS)),
-    }
-
-
 # Calls
 
+#: Any call: its kind decides which keys it takes.
+_CALL: Schema = {
+    "type": "object",
+    "properties": {
+        "call": described(
+            "The kind of call.",
+            {"enum": [*CALL_KEYS], "enumDescriptions": [SPECS[name].about for name in CALL_KEYS]},
+        )
+    },
+    "required": ["call"],
+    "errorMessage": "A call is written flat:  - call: …  and its keys below, at the same indentation",
+    "allOf": [
+        {
+            "if": {"required": ["call"], "properties": {"call": {"const": name}}},
+            "then": {"$ref": f"#/definitions/call.{name}"},
+        }
+        for name in CALL_KEYS
+    ],
+}
+_COMMON_KEYS = {
+    "when": described('The condition: null, false, "", [] and {} skip the call.', EXPRESSION, "=!test"),
+    "each": described(
+        "A list: one call per item, in which @ is the item, index() its number, root() the part.", EXPRESSION, "=items"
+    ),
+    **_DESTINATION,
+}
 
-def _call() -> Schema:
-    """Return the schema of any call: its kind decides which keys it takes."""
-    kinds = {"enum": [*CALL_KEYS], "enumDescriptions": [SPECS[name].about for name in CALL_KEYS]}
-    return {
-        "type": "object",
-        "properties": {"call": described("The kind of call.", kinds)},
-        "required": ["call"],
-        "errorMessage": "A call is written flat:  - call: …  and its keys below, at the same indentation",
-        "allOf": [
-            {
-                "if": {"required": ["call"], "properties": {"call": {"const": name}}},
-                "then": {"$ref": f"#/definitions/call.{name}"},
-            }
-            for name in CALL_KEYS
-        ],
-    }
 
-
-def _call_of(name: str, keys: Mapping[str, KeyKind]) -> Schema:
+def _call_of(name: str, keys: Keys) -> Schema:
     schema = object_schema(keys)
-    common = {key: {"$ref": f"#/definitions/key.{key}"} for key in _common_keys()}
+    common = {key: {"$ref": f"#/definitions/key.{key}"} for key in _COMMON_KEYS}
     schema["properties"] = {"call": {"const": name}, **schema["properties"], **common}
     schema["required"] = ["call", *schema["required"]]
     return described(SPECS[name].about, schema)
 
 
-def _common_keys() -> dict[str, Schema]:
-    each = "A list: one call per item, in which @ is the item, index() its number, root() the part."
-    return {
-        "when": described('The condition: null, false, "", [] and {} skip the call.', EXPRESSION, "=!test"),
-        "each": described(each, EXPRESSION, "=items"),
-        **_destination(),
-    }
-
-
-def with_members(keys: Mapping[str, KeyKind]) -> Iterator[KeyKind]:
-    """Yield keys, each followed by those of its members."""
-    for key in keys.values():
-        yield key
-        yield from with_members(key.keys)
-
-
-def key_schema(key: KeyKind) -> Schema:
-    """Return the schema of a key's values, with its description. A name means the same in every call."""
-    return described(key.key.about, key.schema(), *key.key.examples)
-
-
-def _value() -> Schema:
-    """Return the schema of any value: data in which a string that starts with = is an expression."""
-    markers = {
+#: Any value: data in which a string that starts with = is an expression.
+_VALUE: Schema = {
+    "description": "Literal, or an expression, which starts with =; null leaves it out.",
+    "properties": {
         "or_null": described("An expression whose null is sent, and clears.", EXPRESSION, "=user.phone"),
         "literal": LITERAL_MARKER,
-    }
-    return {
-        "description": "Literal, or an expression, which starts with =; null leaves it out.",
-        "properties": markers,
-        "items": ANY_VALUE,
-        "if": {"type": "object", "anyOf": [{"required": [name]} for name in markers]},
-        "then": {"maxProperties": 1},
-        "else": {"additionalProperties": ANY_VALUE},
-    }
-
-
-def _constant() -> Schema:
-    """Return the schema of a value without expressions, as in a table."""
-    constant = {"$ref": "#/definitions/constant"}
-    return {
-        "if": {"type": "object", "required": ["literal"]},
-        "then": {"maxProperties": 1},
-        "else": {
-            "pattern": "^(?!=)",
-            "errorMessage": 'A table has no expressions; text that starts with = is written {literal: "=…"}',
-            "items": constant,
-            "additionalProperties": constant,
-        },
-    }
+    },
+    "items": ANY_VALUE,
+    "if": {"type": "object", "anyOf": [{"required": ["or_null"]}, {"required": ["literal"]}]},
+    "then": {"maxProperties": 1},
+    "else": {"additionalProperties": ANY_VALUE},
+}
+#: A value without expressions, as in a table.
+_CONSTANT: Schema = {
+    "if": {"type": "object", "required": ["literal"]},
+    "then": {"maxProperties": 1},
+    "else": {
+        "pattern": "^(?!=)",
+        "errorMessage": 'A table has no expressions; text that starts with = is written {literal: "=…"}',
+        "items": _CONSTANT_OF_TABLE,
+        "additionalProperties": _CONSTANT_OF_TABLE,
+    },
+}
 
 
 # How a sender proves itself
@@ -312,9 +304,11 @@ def _test() -> Schema:
     texts = {"type": "object", "additionalProperties": _SCALAR}
     error = described("The part fails, with a message that contains this text.", _SCALAR)
     call = {"type": "object", "properties": {"call": _one_of(CALLS), "error": error}}
+    # The types are listed so that an editor writes a colon after the key.
+    anything: Schema = {"type": ["object", "array", "string", "number", "boolean", "null"]}
     keys = {
         "name": described("What the test shows.", _SCALAR),
-        "body": described("The decoded body.", _ANYTHING),
+        "body": described("The decoded body.", anything),
         "payload": described("The file that holds the body, relative to this one.", _SCALAR, "paid.json"),
         "headers": described("The headers that came with it.", texts),
         "query": described("The parameters of the URL's query.", texts),

@@ -24,7 +24,7 @@ def read_expression(node: Node, name: str, names: Names, diagnostics: Diagnostic
         return read_computed(node, names, diagnostics)
     if not is_empty(node):
         text = f"'{name}' must be an expression{_suggestion(node, name)}"
-        diagnostics.error(node.where, "not-an-expression", text)
+        diagnostics.error(node.location, "not-an-expression", text)
     return None
 
 
@@ -39,7 +39,7 @@ def read_computed(node: Node, names: Names, diagnostics: Diagnostics) -> Compute
     assert isinstance(node, Scalar), "an expression is a scalar"
     text = str(node.value)[1:]
     try:
-        return Computed(where=node.where, expression=compile_expression(text, names))
+        return Computed(location=node.location, expression=compile_expression(text, names))
     except BadExpression as error:
         diagnostics.error(_location_in(node, error.offset, diagnostics), error.code, error.problem)
         return None
@@ -52,13 +52,13 @@ def _location_in(node: Scalar, offset: int, diagnostics: Diagnostics) -> Locatio
     the value has to do.
     """
     text = str(node.value)
-    line = diagnostics.line(node.where.line)[node.where.column - 1 :]
+    line = diagnostics.line(node.location.line)[node.location.column - 1 :]
     if line[:1] in ("|", ">"):
-        return _location_in_block(node.where, text, offset, diagnostics)
+        return _location_in_block(node.location, text, offset, diagnostics)
     quote = 1 if line[:1] in ("'", '"') else 0
     if not line.startswith(text, quote):
-        return node.where
-    return replace(node.where, column=node.where.column + quote + 1 + offset)
+        return node.location
+    return replace(node.location, column=node.location.column + quote + 1 + offset)
 
 
 def _location_in_block(start: Location, text: str, offset: int, diagnostics: Diagnostics) -> Location:
@@ -100,7 +100,7 @@ def warn_of_template(node: Scalar, text: str, diagnostics: Diagnostics) -> None:
     if _PLACEHOLDER.search(text) is None:
         return
     warning = f"this is literal text, in which nothing is replaced; write an expression: {_as_expression(text)}"
-    diagnostics.warn(node.where, "looks-like-a-template", warning)
+    diagnostics.warn(node.location, "looks-like-a-template", warning)
 
 
 def _as_expression(text: str) -> str:

@@ -87,7 +87,7 @@ def without_steering(attributes: Mapping[str, JSON]) -> dict[str, JSON]:
 class Constant:
     """A value that is the same for every event. None is sent: the author wrote null."""
 
-    where: Location
+    location: Location
     value: JSON
 
 
@@ -95,7 +95,7 @@ class Constant:
 class Computed:
     """The result of an expression; null leaves the value out."""
 
-    where: Location
+    location: Location
     expression: Expression
 
 
@@ -103,7 +103,7 @@ class Computed:
 class OrNull:
     """The result of an expression, whose null is sent."""
 
-    where: Location
+    location: Location
     computed: Computed
 
 
@@ -111,7 +111,7 @@ class OrNull:
 class ObjectValue:
     """An object of further values."""
 
-    where: Location
+    location: Location
     entries: tuple[tuple[str, Value], ...]
 
 
@@ -119,7 +119,7 @@ class ObjectValue:
 class ListValue:
     """A list of further values."""
 
-    where: Location
+    location: Location
     items: tuple[Value, ...]
 
 
@@ -136,7 +136,7 @@ class CallRule:
         connection, region: None: those of the file.
     """
 
-    where: Location
+    location: Location
     spec: CallSpec
     fields: Mapping[str, Value]
     when: Computed | None = None
@@ -163,7 +163,7 @@ _LAST = ("attributes_from", "attributes", "timestamp")
 class Rule:
     """One entry of `events`: event types, literal or with ``*``, and the calls that they become."""
 
-    where: Location
+    location: Location
     event_types: tuple[str, ...]
     calls: tuple[CallRule, ...]
 
@@ -210,7 +210,7 @@ class Verify:
         networks: The addresses that webhooks may come from; empty: any.
     """
 
-    where: Location
+    location: Location
     scheme: Scheme
     secret_env: tuple[str, ...]
     token_env: str | None = None
@@ -228,7 +228,7 @@ class MappingTest:
         error: A text in the message of that error.
     """
 
-    where: Location
+    location: Location
     name: str
     body: JSON
     payload: str | None

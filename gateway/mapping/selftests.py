@@ -22,7 +22,7 @@ class TestResult:
     __test__: ClassVar[bool] = False  # pytest would collect the class because of its name
 
     name: str
-    where: Location
+    location: Location
     difference: str | None
 
 
@@ -31,25 +31,24 @@ def run_tests(mapping: MappingFile, load: Callable[[str], JSON]) -> list[TestRes
 
     An OSError, ValueError or GatewayError of *load* fails that test only.
     """
-    return [
-        TestResult(name=test.name, where=test.where, difference=_run(mapping, test, load)) for test in mapping.tests
-    ]
-
-
-def _run(mapping: MappingFile, test: MappingTest, load: Callable[[str], JSON]) -> str | None:
-    try:
-        payload = test.body if test.payload is None else load(test.payload)
-    except (OSError, ValueError, GatewayError) as error:
-        return f"the payload {test.payload} cannot be read: {error}"
-    event = Event(
-        source=mapping.source,
-        key="test",
-        payload=payload,
-        headers={name.lower(): value for name, value in test.headers.items()},
-        query=test.query,
-        received_at=test.received_at,
-    )
-    return _difference(test, translate(mapping, event))
+    results = []
+    for test in mapping.tests:
+        try:
+            payload = test.body if test.payload is None else load(test.payload)
+        except (OSError, ValueError, GatewayError) as error:
+            difference: str | None = f"the payload {test.payload} cannot be read: {error}"
+        else:
+            event = Event(
+                source=mapping.source,
+                key="test",
+                payload=payload,
+                headers={name.lower(): value for name, value in test.headers.items()},
+                query=test.query,
+                received_at=test.received_at,
+            )
+            difference = _difference(test, translate(mapping, event))
+        results.append(TestResult(name=test.name, location=test.location, difference=difference))
+    return results
 
 
 def _difference(test: MappingTest, translation: Translation) -> str | None:

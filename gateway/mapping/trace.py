@@ -16,7 +16,7 @@ class Step:
     Attributes:
         depth: Its indentation: 0 the event, 1 a part of it, 2 a call, 3 a value of the call.
         label: The decision, or the name of the key that was evaluated.
-        where: The place in the mapping file.
+        location: The place in the mapping file.
         expression: The expression that was evaluated; None: the step is a decision.
         value: What the expression gave.
         problem: Why the expression gave no value.
@@ -24,7 +24,7 @@ class Step:
 
     depth: int
     label: str
-    where: Location | None = None
+    location: Location | None = None
     expression: str | None = None
     value: JSON = None
     problem: str | None = None
@@ -37,9 +37,9 @@ class Trace:
         self.steps: list[Step] = []
         self._depth = 0
 
-    def step(self, depth: int, label: str, where: Location | None = None) -> None:
+    def step(self, depth: int, label: str, location: Location | None = None) -> None:
         """Record a decision."""
-        self.steps.append(Step(depth=depth, label=label, where=where))
+        self.steps.append(Step(depth=depth, label=label, location=location))
         self._depth = depth + 1
 
     def evaluated(self, name: str, computed: Computed, value: JSON, problem: str | None = None) -> None:
@@ -48,7 +48,7 @@ class Trace:
             Step(
                 depth=self._depth,
                 label=name,
-                where=computed.where,
+                location=computed.location,
                 expression=computed.expression.text,
                 value=value,
                 problem=problem,

@@ -18,7 +18,7 @@ from gateway.customerio.calls import CALLS, Call, Occurrence, as_json
 from gateway.customerio.ulids import is_ulid, ulid_of_text
 from gateway.customerio.ulids import ulid as ulid_of_time
 from gateway.errors import TranslationError
-from gateway.event import JSON, Event
+from gateway.event import JSON, Event, NewDelivery
 from gateway.mapping.call_fields import field_place, fields_of
 from gateway.mapping.evaluate import EvaluationContext, evaluate, holds, text_of
 from gateway.mapping.functions import Budget, Scope, kind
@@ -31,29 +31,17 @@ MAX_CALLS = 1_000
 SALT = 8
 
 
-# Not frozen, although nobody changes one, nor a Translation: frozen ones take more than twice as long to make.
 @dataclass(kw_only=True, slots=True)
-class PlannedCall:
-    """One call that an event asks for, and where it goes.
+class PlannedCall(NewDelivery):
+    """One call that an event asks for.
 
     Attributes:
         call: The call as the mapping wrote it, defaults included.
-        connection: The Customer.io workspace by name.
-        region: The region that the mapping asks for; None leaves it to the connection.
-        identity: 32 bytes, the same whenever the same event asks for the same call.
         ulid: The event id that is sent, by which Customer.io drops a repeat; None: this kind of call has none.
-        lanes: The lanes that it stands in: the orders of calls to one address.
-        text: The sealed call as it is stored: compact JSON in ASCII.
     """
 
     call: Call
-    connection: str
-    region: str | None
-    identity: bytes
     ulid: str | None
-    lanes: tuple[int, ...]
-    # Not compared: payloads that differ only in the order of an object's keys ask for the same call.
-    text: str = field(compare=False)
 
     @property
     def sealed(self) -> Call:
@@ -137,7 +125,7 @@ def _combine(parts: list[Translation]) -> Translation:
         others = len(problems) - 1
         also = f", and {others} other part{' fails' if others == 1 else 's fail'} too" if others else ""
         text = f"{first.problem}; this is part {number} of {len(parts)}{also}"
-        problem = TranslationError(first.where, first.field, text)
+        problem = TranslationError(first.location, first.field, text)
     return Translation(
         status="failed" if problem else "accepted" if planned else "ignored",
         event_type=", ".join(event_types) or None,
@@ -148,6 +136,7 @@ def _combine(parts: list[Translation]) -> Translation:
     )
 
 
+@dataclass(slots=True)
 class _Part:
     """One part of an event while its calls are planned.
 
@@ -156,17 +145,14 @@ class _Part:
         key: The event key from which the identities of its calls are made.
         planned: Its calls so far.
         event_ids: Their event ids.
-        repeats: How often it has asked for each call so far, by what `_identity_text` gives.
+        repeats: How often it has asked for each call so far, by the text of what makes it the same call.
     """
 
-    __slots__ = ("context", "event_ids", "key", "planned", "repeats")
-
-    def __init__(self, context: EvaluationContext, key: str) -> None:
-        self.context = context
-        self.key = key
-        self.planned: list[PlannedCall] = []
-        self.event_ids: set[str] = set()
-        self.repeats: dict[str, int] = {}
+    context: EvaluationContext
+    key: str
+    planned: list[PlannedCall] = field(default_factory=list)
+    event_ids: set[str] = field(default_factory=set)
+    repeats: dict[str, int] = field(default_factory=dict)
 
 
 class _Translator:
@@ -195,7 +181,7 @@ class _Translator:
         parts = _evaluate_list(split, "split", self.context(self.event.payload))
         if len(parts) > MAX_PARTS:
             problem = f"gives more than {MAX_PARTS:,} parts; let the sender post smaller batches"
-            raise TranslationError(split.where, "split", problem)
+            raise TranslationError(split.location, "split", problem)
         return parts
 
     def translate_part(self, payload: JSON) -> Translation:
@@ -248,7 +234,7 @@ class _Translator:
                 self.trace.step(1, "no entry of 'events' matches")
             return (), "no entry of 'events' matches the event type"
         if self.trace is not None:
-            self.trace.step(1, f"the entry '{' | '.join(rule.event_types)}' matches", rule.where)
+            self.trace.step(1, f"the entry '{' | '.join(rule.event_types)}' matches", rule.location)
         key = self.identity_key(context)
         if key is None:
             return (), "an earlier part of the same webhook has the same 'event_key'"
@@ -260,14 +246,23 @@ class _Translator:
         for entry in rule.calls:
             for context in _call_contexts(entry, part.context):
                 if entry.spec.name not in CALLS:
-                    ignore_reasons.append(_ignore_reason(entry))
+                    reason = entry.fields.get("reason")
+                    ignore_reasons.append(
+                        str(reason.value) if isinstance(reason, Constant) else "the mapping says 'ignore'"
+                    )
                     continue
                 if self.calls + len(part.planned) == MAX_CALLS:
                     problem = f"the event makes more than {MAX_CALLS:,} calls; take fewer items in 'each'"
-                    raise TranslationError(entry.where, "each" if entry.each else "call", problem)
+                    raise TranslationError(entry.location, "each" if entry.each else "call", problem)
                 part.planned.append(self.plan_call(entry, context, part))
         if not part.planned:
-            return (), ignore_reasons[0] if ignore_reasons else _reason_for_no_calls(rule)
+            if ignore_reasons:
+                return (), ignore_reasons[0]
+            name = f"'{' | '.join(rule.event_types)}'"
+            if not rule.calls:
+                return (), f"the entry {name} has no calls"
+            problem = "each has a 'when' that is not true, or nothing in its 'each'"
+            return (), f"no call of the entry {name} applies: {problem}"
 
         # Only now: the calls of a part that fails do not count for the parts after it.
         self.calls += len(part.planned)
@@ -305,7 +300,10 @@ class _Translator:
         event_id = content.get("event_id")
         origin = ("key", part.key) if event_id is None else ("event_id", event_id)
         lasting = {name: value for name, value in content.items() if name != "timestamp"} if undated else content
-        text = _identity_text([event.source, *origin, connection, region, lasting])
+        try:
+            text = _canonical([event.source, *origin, connection, region, lasting])
+        except ValueError:  # a number that JSON cannot write, which is a violation
+            text = None
 
         for violation in call.violations(text):
             name, place = field_place(violation.field, entry, mapping.defaults)
@@ -342,7 +340,7 @@ class _Translator:
                 "two calls of this event have the same, so Customer.io would drop the second; make them"
                 " differ: =join('-', [id, 'second']), or under 'each' =join('-', [id, to_string(index())])"
             )
-            raise TranslationError(entry.fields["event_id"].where, "event_id", problem)
+            raise TranslationError(entry.fields["event_id"].location, "event_id", problem)
         part.event_ids.add(event_id)
 
     def ulid(self, call: Occurrence, connection: str, identity: bytes) -> str:
@@ -367,7 +365,7 @@ def _evaluate_list(computed: Computed, name: str, context: EvaluationContext) ->
         return []
     if not isinstance(items, list):
         problem = f"needs a list, got {kind(items)}; write =to_array(…) for one or many"
-        raise TranslationError(computed.where, name, problem)
+        raise TranslationError(computed.location, name, problem)
     return items
 
 
@@ -375,7 +373,7 @@ def _call_contexts(entry: CallRule, part: EvaluationContext) -> Iterator[Evaluat
     """Yield what each call of an entry is evaluated on: the part or, under `each`, an item; if `when` is true."""
     trace = part.trace
     if trace is not None:
-        trace.step(2, entry.spec.name, entry.where)
+        trace.step(2, entry.spec.name, entry.location)
     items = (None,) if entry.each is None else _evaluate_list(entry.each, "each", part)
     for number, item in enumerate(items):
         context = part
@@ -387,26 +385,6 @@ def _call_contexts(entry: CallRule, part: EvaluationContext) -> Iterator[Evaluat
             yield context
         elif trace is not None:
             trace.step(3, "no call: its 'when' is not true")
-
-
-def _ignore_reason(entry: CallRule) -> str:
-    reason = entry.fields.get("reason")
-    return str(reason.value) if isinstance(reason, Constant) else "the mapping says 'ignore'"
-
-
-def _reason_for_no_calls(rule: Rule) -> str:
-    name = f"'{' | '.join(rule.event_types)}'"
-    if not rule.calls:
-        return f"the entry {name} has no calls"
-    return f"no call of the entry {name} applies: each has a 'when' that is not true, or nothing in its 'each'"
-
-
-def _identity_text(facts: list[object]) -> str | None:
-    """Return what makes a call the same call as one text; None: it holds a number that JSON cannot write."""
-    try:
-        return _canonical(facts)
-    except ValueError:
-        return None
 
 
 # Encoders made once, because json.dumps makes a new one for each text. No value refers to itself.

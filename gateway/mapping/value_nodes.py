@@ -22,15 +22,21 @@ def read_value(node: Node, names: Names, diagnostics: Diagnostics) -> Value | No
             if node.empty:
                 return None
             if isinstance(node.value, str):
-                _warn_of_path(node, node.value, diagnostics)
-            return Constant(where=node.where, value=node.value)
+                if _PATH.fullmatch(node.value):
+                    text = f"'{node.value}' is literal text but looks like a path"
+                    hint = f"write ={node.value}, or {{literal: {node.value}}}"
+                    diagnostics.warn(node.location, "looks-like-a-path", f"{text}; {hint}")
+                else:
+                    warn_of_template(node, node.value, diagnostics)
+            return Constant(location=node.location, value=node.value)
         case ListNode():
             items = [read_value(item, names, diagnostics) for item in node.items]
-            return ListValue(where=node.where, items=tuple(item for item in items if item is not None))
+            return ListValue(location=node.location, items=tuple(item for item in items if item is not None))
         case ObjectNode():
             return _read_object(node, names, diagnostics)
 
 
+_PATH = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*|\[\d+\])+", re.ASCII)
 _ALONE = "'{}' stands alone in its braces; an object with such a key is written {{literal: {{…}}}}"
 
 
@@ -39,13 +45,13 @@ def _read_object(node: ObjectNode, names: Names, diagnostics: Diagnostics) -> Va
     literal, or_null = node.get("literal"), node.get("or_null")
     if (literal is not None or or_null is not None) and len(node.entries) > 1:
         marker = "or_null" if literal is None else "literal"
-        diagnostics.error(node.where, "marker", _ALONE.format(marker))
+        diagnostics.error(node.location, "marker", _ALONE.format(marker))
         return None
     if literal is not None:
-        return Constant(where=node.where, value=yaml_nodes.plain(literal))
+        return Constant(location=node.location, value=yaml_nodes.plain(literal))
     if or_null is not None:
         computed = read_expression(or_null, "or_null", names, diagnostics)
-        return None if computed is None else OrNull(where=node.where, computed=computed)
+        return None if computed is None else OrNull(location=node.location, computed=computed)
     return read_entries(node, names, diagnostics)
 
 
@@ -53,21 +59,21 @@ def read_entries(node: ObjectNode, names: Names, diagnostics: Diagnostics) -> Ob
     """Compile an object in which even `literal` and `or_null` are names like any other."""
     compiled = [(str(key.value), read_value(value, names, diagnostics)) for key, value in node.entries]
     entries = tuple((key, value) for key, value in compiled if value is not None)
-    return ObjectValue(where=node.where, entries=entries)
+    return ObjectValue(location=node.location, entries=entries)
 
 
 def read_constant(node: Node, diagnostics: Diagnostics) -> JSON:
     """Read a value that is fixed when the file is read; report every expression in it."""
     if isinstance(node, ObjectNode) and (literal := node.get("literal")) is not None:
         if len(node.entries) > 1:
-            diagnostics.error(node.where, "marker", _ALONE.format("literal"))
+            diagnostics.error(node.location, "marker", _ALONE.format("literal"))
         return yaml_nodes.plain(literal)
     match node:
         case Scalar():
             if is_expression(node):
                 text = "this is fixed when the file is read, so it cannot be an expression"
                 hint = 'text that starts with = is written {literal: "=…"}'
-                diagnostics.error(node.where, "not-literal", f"{text}; {hint}")
+                diagnostics.error(node.location, "not-literal", f"{text}; {hint}")
             return node.value
         case ListNode():
             return [read_constant(item, diagnostics) for item in node.items]
@@ -79,11 +85,11 @@ def read_literal_text(node: Node, name: str, diagnostics: Diagnostics) -> str | 
     """Read text that is fixed when the file is read; None: it is empty or wrong, and reported."""
     if is_expression(node):
         text = f"'{name}' must be literal text: it is fixed when the file is read, so it cannot be an expression"
-        diagnostics.error(node.where, "not-literal", text)
+        diagnostics.error(node.location, "not-literal", text)
     elif isinstance(node, Scalar) and isinstance(node.value, str):
         return node.value
     elif not is_empty(node):
-        diagnostics.error(node.where, "not-literal", f"'{name}' must be text; quote what is meant as text")
+        diagnostics.error(node.location, "not-literal", f"'{name}' must be text; quote what is meant as text")
     return None
 
 
@@ -91,14 +97,3 @@ def read_optional_text(node: ObjectNode, name: str, diagnostics: Diagnostics) ->
     """Read the literal text of a key that may be missing."""
     value = node.get(name)
     return None if value is None else read_literal_text(value, name, diagnostics)
-
-
-_PATH = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*|\[\d+\])+", re.ASCII)
-
-
-def _warn_of_path(node: Scalar, text: str, diagnostics: Diagnostics) -> None:
-    if _PATH.fullmatch(text):
-        warning = f"'{text}' is literal text but looks like a path; write ={text}, or {{literal: {text}}}"
-        diagnostics.warn(node.where, "looks-like-a-path", warning)
-    else:
-        warn_of_template(node, text, diagnostics)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import NoReturn, Protocol, TypeAlias
 
 import yaml
@@ -32,7 +32,7 @@ class Scalar:
         empty: Nothing or `~` was written: the value is None. The word null is not empty.
     """
 
-    where: Location
+    location: Location
     value: bool | int | float | str | None
     quoted: bool
     empty: bool
@@ -42,7 +42,7 @@ class Scalar:
 class ListNode:
     """A list."""
 
-    where: Location
+    location: Location
     items: tuple[Node, ...]
 
 
@@ -50,7 +50,7 @@ class ListNode:
 class ObjectNode:
     """An object. No key occurs twice. A key is always text: the key `010` is "010", and the key `true` is "true"."""
 
-    where: Location
+    location: Location
     entries: tuple[tuple[Scalar, Node], ...]
 
     def get(self, name: str) -> Node | None:
@@ -70,16 +70,16 @@ def read(text: str, file: str) -> Node:
     unprintable = _UNPRINTABLE.search(text)
     if unprintable is not None:  # the parser would report it without a place
         before = _LINE_BREAK.split(text[: unprintable.start()])
-        where = Location(file=file, line=len(before), column=len(before[-1]) + 1)
+        location = Location(file=file, line=len(before), column=len(before[-1]) + 1)
         problem = f"character U+{ord(unprintable.group()):04X} is not allowed in a file; remove it"
-        raise MappingError([Problem(where=where, code="yaml", text=problem)])
+        raise MappingError([Problem(location=location, code="yaml", text=problem)])
     builder = _NodeBuilder(text, file)
     try:
         node = builder.root()
     except yaml.YAMLError as error:
         raise MappingError([*builder.problems, _syntax_problem(error, text, file)]) from None
     if builder.problems:
-        raise MappingError(sorted(builder.problems, key=lambda problem: problem.where))
+        raise MappingError(sorted(builder.problems, key=lambda problem: problem.location))
     return node
 
 
@@ -131,21 +131,18 @@ class _NodeBuilder:
 
     def root(self) -> Node:
         """Return the root node of the document. Raises MappingError or yaml.YAMLError."""
-        self._next()  # the start of the stream
-        start = self._next()
+        next(self._events)  # the start of the stream
+        start = next(self._events)
         if isinstance(start, yaml.StreamEndEvent):
             self._stop(start, "empty", "the file is empty; it starts with  version: 1")
-        node = self._node(self._next(), depth=1)
-        self._next()  # the end of the document
-        after = self._next()
+        node = self._node(next(self._events), depth=1)
+        next(self._events)  # the end of the document
+        after = next(self._events)
         if isinstance(after, yaml.DocumentStartEvent):
             self._stop(after, "yaml", "a second document starts here; a mapping file holds one")
         if isinstance(node, Scalar) and node.empty:
             self._stop(start, "empty", "the file is empty; it starts with  version: 1")
         return node
-
-    def _next(self) -> yaml.Event:
-        return next(self._events)
 
     def _node(self, event: yaml.Event, depth: int) -> Node:
         if isinstance(event, yaml.AliasEvent):
@@ -160,27 +157,24 @@ class _NodeBuilder:
         if isinstance(event, yaml.ScalarEvent):
             node = self._scalar(event)
         elif isinstance(event, yaml.SequenceStartEvent):
-            node = self._list(event, depth)
+            items = []
+            while not isinstance(item := next(self._events), yaml.SequenceEndEvent):
+                items.append(self._node(item, depth + 1))
+            node = ListNode(location=self._location(event), items=tuple(items))
         else:
             node = self._object(event, depth)
         if anchor is not None:
             self._anchors[anchor] = node
         return node
 
-    def _list(self, start: yaml.Event, depth: int) -> ListNode:
-        items = []
-        while not isinstance(event := self._next(), yaml.SequenceEndEvent):
-            items.append(self._node(event, depth + 1))
-        return ListNode(where=self._where(start), items=tuple(items))
-
     def _object(self, start: yaml.Event, depth: int) -> ObjectNode:
         entries: list[tuple[Scalar, Node]] = []
-        while not isinstance(event := self._next(), yaml.MappingEndEvent):
-            entries.append((self._key(event, entries), self._node(self._next(), depth + 1)))
+        while not isinstance(event := next(self._events), yaml.MappingEndEvent):
+            entries.append((self._key(event, entries), self._node(next(self._events), depth + 1)))
         if getattr(start, "flow_style", False):
             self._find_split_expression(entries)
         entries = self._merge(self._unique(entries))
-        return ObjectNode(where=self._where(start), entries=tuple(entries))
+        return ObjectNode(location=self._location(start), entries=tuple(entries))
 
     def _key(self, event: yaml.Event, before: list[tuple[Scalar, Node]]) -> Scalar:
         if isinstance(event, yaml.AliasEvent):
@@ -192,26 +186,26 @@ class _NodeBuilder:
         self._refuse_tag(event)
         if not event.value and not event.style:
             self._stop(event, "yaml", 'a key is missing before ":"')
-        key = Scalar(where=self._content_start(event), value=event.value, quoted=bool(event.style), empty=False)
+        key = Scalar(location=self._content_start(event), value=event.value, quoted=bool(event.style), empty=False)
         if not key.quoted and (blank := _ODD_BLANK.match(event.value)):
             text = f"this line starts with U+{ord(blank.group()):04X}, which only looks like a space"
             self._stop(event, "yaml", f"{text}; type the spaces again")
         if not key.quoted and _is_cut_expression(key.value):  # as in  - =items[].{sku: sku}
-            self.problems.append(Problem(where=key.where, code="yaml", text=_COLON))
+            self.problems.append(Problem(location=key.location, code="yaml", text=_COLON))
         return key
 
     def _scalar(self, event: yaml.ScalarEvent) -> Scalar:
         quoted = bool(event.style)
-        where = self._content_start(event)
+        location = self._content_start(event)
         if quoted:
-            return Scalar(where=where, value=event.value, quoted=True, empty=False)
+            return Scalar(location=location, value=event.value, quoted=True, empty=False)
         if event.value in ("", "~"):
-            return Scalar(where=where, value=None, quoted=False, empty=True)
+            return Scalar(location=location, value=None, quoted=False, empty=True)
         value = _typed(event.value)
         if isinstance(value, float) and math.isinf(value):
             text = "this number is too large; if text is meant, quote it"
-            self.problems.append(Problem(where=where, code="number", text=text))
-        return Scalar(where=where, value=value, quoted=False, empty=False)
+            self.problems.append(Problem(location=location, code="number", text=text))
+        return Scalar(location=location, value=value, quoted=False, empty=False)
 
     def _unique(self, entries: list[tuple[Scalar, Node]]) -> list[tuple[Scalar, Node]]:
         """Return the first entry of each key, and report the others."""
@@ -219,8 +213,8 @@ class _NodeBuilder:
         for key, value in entries:
             name = str(key.value)
             if name in first:
-                text = f"duplicate key {name!r} (first on line {first[name][0].where.line})"
-                self.problems.append(Problem(where=key.where, code="duplicate-key", text=text))
+                text = f"duplicate key {name!r} (first on line {first[name][0].location.line})"
+                self.problems.append(Problem(location=key.location, code="duplicate-key", text=text))
             else:
                 first[name] = (key, value)
         return list(first.values())
@@ -237,7 +231,7 @@ class _NodeBuilder:
             objects = [source for source in sources if isinstance(source, ObjectNode)]
             if len(objects) != len(sources):
                 text = "<< takes an object, or a list of objects"
-                self.problems.append(Problem(where=key.where, code="merge-key", text=text))
+                self.problems.append(Problem(location=key.location, code="merge-key", text=text))
             for entry in (entry for source in objects for entry in source.entries):
                 if entry[0].value not in seen:
                     seen.add(entry[0].value)
@@ -251,7 +245,7 @@ class _NodeBuilder:
             has_no_value = isinstance(value, Scalar) and value.empty
             if has_no_value and not key.quoted and (after_expression or _is_unbalanced(str(key.value))):
                 text = f"'{key.value}' is not a key: {_COMMA}"
-                self.problems.append(Problem(where=key.where, code="unquoted-expression", text=text))
+                self.problems.append(Problem(location=key.location, code="unquoted-expression", text=text))
                 return
             after_expression = _is_cut_value(value)
 
@@ -290,18 +284,18 @@ class _NodeBuilder:
 
     def _content_start(self, event: yaml.ScalarEvent) -> Location:
         """Return where the text of a scalar starts, after its anchor: offsets into an expression count from there."""
-        start = self._where(event)
+        start = self._location(event)
         end = _place(event.end_mark, self._file)
         if event.anchor is None or event.style or start.line != end.line:
             return start
         return replace(end, column=end.column - len(event.value))
 
-    def _where(self, event: yaml.Event) -> Location:
+    def _location(self, event: yaml.Event) -> Location:
         return _place(event.start_mark, self._file)
 
     def _stop(self, event: yaml.Event, code: str, text: str) -> NoReturn:
-        problem = Problem(where=self._where(event), code=code, text=text)
-        raise MappingError(sorted([*self.problems, problem], key=lambda problem: problem.where))
+        problem = Problem(location=self._location(event), code=code, text=text)
+        raise MappingError(sorted([*self.problems, problem], key=lambda problem: problem.location))
 
 
 _TAG = '"!" starts a YAML tag; write =!(…)'
@@ -342,18 +336,18 @@ def _is_unbalanced(text: str) -> bool:
 
 def _syntax_problem(error: yaml.YAMLError, text: str, file: str) -> Problem:
     """Explain a syntax error by what the parser reports and by the line where it stopped."""
-    where = _place(getattr(error, "problem_mark", None), file)
+    location = _place(getattr(error, "problem_mark", None), file)
     report = ": ".join(filter(None, (getattr(error, "context", None), getattr(error, "problem", None))))
     lines = _LINE_BREAK.split(text)
-    line = lines[where.line - 1] if where.line <= len(lines) else ""
-    before, at = line[: where.column - 1], line[where.column - 1 : where.column]
+    line = lines[location.line - 1] if location.line <= len(lines) else ""
+    before, at = line[: location.column - 1], line[location.column - 1 : location.column]
     for explanation in _EXPLANATIONS:
         if explanation.fits(report, before, at):
             opening = getattr(error, "context_mark", None)
             if explanation.opening and opening is not None:
-                where = _place(opening, file)
-            return Problem(where=where, code=explanation.code, text=explanation.text)
-    return Problem(where=where, code="yaml", text=f"this is not YAML: {report}")
+                location = _place(opening, file)
+            return Problem(location=location, code=explanation.code, text=explanation.text)
+    return Problem(location=location, code="yaml", text=f"this is not YAML: {report}")
 
 
 def _place(position: _ParserPosition | None, file: str) -> Location:
@@ -361,8 +355,8 @@ def _place(position: _ParserPosition | None, file: str) -> Location:
     return Location(file=file, line=line + 1, column=column + 1)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _SyntaxExplanation:
+@dataclass(frozen=True)
+class _Explanation:
     """The explanation of a syntax error, and how to recognise the error: by three patterns.
 
     Attributes:
@@ -373,11 +367,12 @@ class _SyntaxExplanation:
     """
 
     report: str
+    text: str
+    _: KW_ONLY
     before: str = ""
     at: str = ""
     opening: bool = False
     code: str = "yaml"
-    text: str
 
     def fits(self, report: str, before: str, at: str) -> bool:
         """Tell whether all three patterns match."""
@@ -388,62 +383,46 @@ class _SyntaxExplanation:
 # The first that fits is used, so the special ones come before the general ones.
 _EXPLANATIONS = (
     # The parser in C has a limit of its own, which it may meet while it reads ahead.
-    _SyntaxExplanation(report="maximum nesting depth", code="too-deep", text=_TOO_DEEP),
-    _SyntaxExplanation(report="(?:scanning|parsing) a tag|undefined tag", opening=True, code="yaml-tag", text=_TAG),
-    _SyntaxExplanation(
-        report="scanning an alias",
-        opening=True,
-        text='"*" starts a YAML alias; if text is meant, quote it, as in  "*.created":',
+    _Explanation("maximum nesting depth", _TOO_DEEP, code="too-deep"),
+    _Explanation("(?:scanning|parsing) a tag|undefined tag", _TAG, opening=True, code="yaml-tag"),
+    _Explanation(
+        "scanning an alias", '"*" starts a YAML alias; if text is meant, quote it, as in  "*.created":', opening=True
     ),
-    _SyntaxExplanation(
-        report="scanning an anchor", opening=True, text='"&" starts a YAML anchor; if text is meant, quote it'
-    ),
-    _SyntaxExplanation(
-        report="mapping values are not allowed",
+    _Explanation("scanning an anchor", '"&" starts a YAML anchor; if text is meant, quote it', opening=True),
+    _Explanation(
+        "mapping values are not allowed",
+        "bad expression: a choice is written if(condition, then, otherwise)",
         before=r"(?:^|[:-]) *=[^'\"`]* \? ",
         code="expression",
-        text="bad expression: a choice is written if(condition, then, otherwise)",
     ),
-    _SyntaxExplanation(report="mapping values are not allowed", before="(?:^|[:-]) *=", text=_COLON),
-    _SyntaxExplanation(
-        report="mapping values are not allowed",
-        text='this ":" cannot stand here: check the indentation; a text that contains ": " must be quoted',
+    _Explanation("mapping values are not allowed", _COLON, before="(?:^|[:-]) *="),
+    _Explanation(
+        "mapping values are not allowed",
+        'this ":" cannot stand here: check the indentation; a text that contains ": " must be quoted',
     ),
-    _SyntaxExplanation(
-        report="entries are not allowed",
-        text='a list starts on a line of its own; a text that starts with "- " must be quoted',
+    _Explanation(
+        "entries are not allowed", 'a list starts on a line of its own; a text that starts with "- " must be quoted'
     ),
-    _SyntaxExplanation(
-        report="cannot start any token|tab character", at="\t", text="a tab is used for indentation; use spaces"
+    _Explanation("cannot start any token|tab character", "a tab is used for indentation; use spaces", at="\t"),
+    _Explanation("cannot start any token", 'a text cannot start with "@"; an expression is written =@', at="@"),
+    _Explanation("cannot start any token", "a text cannot start with this character; quote it"),
+    _Explanation(
+        "quoted scalar: found (?:unknown escape|invalid)",
+        "in double quotes a backslash starts an escape; use single quotes or a block (key: >-)",
     ),
-    _SyntaxExplanation(
-        report="cannot start any token", at="@", text='a text cannot start with "@"; an expression is written =@'
-    ),
-    _SyntaxExplanation(report="cannot start any token", text="a text cannot start with this character; quote it"),
-    _SyntaxExplanation(
-        report="quoted scalar: found (?:unknown escape|invalid)",
-        text="in double quotes a backslash starts an escape; use single quotes or a block (key: >-)",
-    ),
-    _SyntaxExplanation(report="quoted scalar", opening=True, text="a quote is opened here and never closed"),
-    _SyntaxExplanation(
-        report="flow (?:mapping|sequence)",
+    _Explanation("quoted scalar", "a quote is opened here and never closed", opening=True),
+    _Explanation(
+        "flow (?:mapping|sequence)",
+        "an expression with , [ ] { or } inside { } or [ ] must be quoted",
         before="=",
         at=".",
-        text="an expression with , [ ] { or } inside { } or [ ] must be quoted",
     ),
-    _SyntaxExplanation(
-        report="flow (?:mapping|sequence)", at="^$", opening=True, text="a bracket is opened here and never closed"
-    ),
-    _SyntaxExplanation(
-        report="flow mapping", text="inside { } entries are written  key: value  with commas between them"
-    ),
-    _SyntaxExplanation(report="flow sequence", text="inside [ ] items are written with commas between them"),
-    _SyntaxExplanation(
-        report="could not find expected ':'", opening=True, text='this line has no "key: "; check its indentation'
-    ),
-    _SyntaxExplanation(report="block scalar", opening=True, text="after | or > the text starts on the next line"),
-    _SyntaxExplanation(
-        report="block (?:mapping|collection)",
-        text="this does not continue the lines above; check the indentation and the quotes",
+    _Explanation("flow (?:mapping|sequence)", "a bracket is opened here and never closed", at="^$", opening=True),
+    _Explanation("flow mapping", "inside { } entries are written  key: value  with commas between them"),
+    _Explanation("flow sequence", "inside [ ] items are written with commas between them"),
+    _Explanation("could not find expected ':'", 'this line has no "key: "; check its indentation', opening=True),
+    _Explanation("block scalar", "after | or > the text starts on the next line", opening=True),
+    _Explanation(
+        "block (?:mapping|collection)", "this does not continue the lines above; check the indentation and the quotes"
     ),
 )

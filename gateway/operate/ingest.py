@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 
 from gateway.errors import RequestError, StoreError
 from gateway.event import Webhook
@@ -55,7 +55,7 @@ class Summary:
             self.duplicates += 1
             return
         self.statuses[event.status] += 1
-        self.calls.update(json.loads(delivery.call)["call"] for delivery in event.deliveries)
+        self.calls.update(json.loads(delivery.text)["call"] for delivery in event.deliveries)
         if event.status == "failed":
             self._add_problem(f"{place}: failed: {event.problem}")
 
@@ -69,36 +69,26 @@ class Summary:
             self.problems.append(problem)
 
 
+@dataclass
 class Ingest:
     """Records bodies as events of one source.
 
-    Args:
+    Attributes:
         store: None: translate and count only.
         max_body: Bytes.
         uninterrupted: A context in which no interrupt ends the work: what was recorded has to be counted.
     """
 
-    def __init__(
-        self,
-        mapping: MappingFile,
-        store: Store | None,
-        *,
-        headers: Mapping[str, str],
-        query: Mapping[str, str],
-        max_body: int,
-        clock: Callable[[], float] = time.time,
-        sleep: Callable[[float], None] = time.sleep,
-        uninterrupted: Callable[[], AbstractContextManager[None]] = nullcontext,
-    ) -> None:
-        self._mapping = mapping
-        self._store = store
-        self._headers = headers
-        self._query = query
-        self._max_body = max_body
-        self._clock = clock
-        self._sleep = sleep
-        self._uninterrupted = uninterrupted
-        self.summary = Summary()
+    mapping: MappingFile
+    store: Store | None
+    _: KW_ONLY
+    headers: Mapping[str, str]
+    query: Mapping[str, str]
+    max_body: int
+    clock: Callable[[], float] = time.time
+    sleep: Callable[[float], None] = time.sleep
+    uninterrupted: Callable[[], AbstractContextManager[None]] = nullcontext
+    summary: Summary = field(default_factory=Summary, init=False)
 
     def run(self, bodies: Iterable[Body]) -> Iterator[None]:
         """Record bodies group by group; yield after each group.
@@ -116,27 +106,27 @@ class Ingest:
                     except RequestError as error:
                         self.summary.add_unreadable(body.where, str(error))
                 start = time.monotonic()
-                with self._uninterrupted():
+                with self.uninterrupted():
                     self._record(events)
-                if self._store is not None:
-                    self._sleep(PAUSE * (time.monotonic() - start))
+                if self.store is not None:
+                    self.sleep(PAUSE * (time.monotonic() - start))
                 yield
 
     def _event(self, body: Body, ordinals: _Ordinals) -> NewEvent:
         if body.problem is not None:
             raise RequestError(400, body.problem)
-        if len(body.data) > self._max_body:
-            raise RequestError(413, f"the body is larger than {self._max_body} bytes (GATEWAY_MAX_BODY)")
-        webhook = Webhook(method="POST", url="", headers=self._headers, query=self._query, body=body.data)
-        key = None if self._mapping.deduplicate else ordinals.key(body.data)
-        return build_event(self._mapping, webhook, self._clock(), key=key)
+        if len(body.data) > self.max_body:
+            raise RequestError(413, f"the body is larger than {self.max_body} bytes (GATEWAY_MAX_BODY)")
+        webhook = Webhook(method="POST", url="", headers=self.headers, query=self.query, body=body.data)
+        key = None if self.mapping.deduplicate else ordinals.key(body.data)
+        return build_event(self.mapping, webhook, self.clock(), key=key)
 
     def _record(self, events: Sequence[tuple[str, NewEvent]]) -> None:
-        if self._store is None or not events:
+        if self.store is None or not events:
             self._count(events, [Recorded(id=0, duplicate=False)] * len(events))
             return
         try:
-            recorded = self._store.record([event for _, event in events])
+            recorded = self.store.record([event for _, event in events])
         except StoreError:
             raise
         except Exception as error:  # noqa: BLE001  # the database refuses one event: its neighbours are recorded singly

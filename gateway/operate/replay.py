@@ -11,15 +11,15 @@ from typing import Any
 from sqlalchemy import Connection, Row, select, update
 
 from gateway.errors import RequestError
+from gateway.event import NewDelivery
 from gateway.mapping.model import MappingFile
 from gateway.mapping.translate import SALT, translate
 from gateway.operate.requeue import Requeue, why_not_cancelled
-from gateway.receive.record import new_delivery, printable_type, problem_of, restore_event
-from gateway.store import NewDelivery
+from gateway.receive.record import printable_type, problem_of, restore_event
 from gateway.store.connection_state import ConnectionStateTable, Target
 from gateway.store.database import Database, reading, writing
 from gateway.store.lanes import lanes_of
-from gateway.store.recording import DELIVERY_COLUMNS, EventStatus
+from gateway.store.recording import DELIVERY_COLUMNS, EventStatus, delivery_row
 from gateway.store.tables import PLACE, deliveries, events
 
 NO_LONGER_WANTED = "cancelled by a replay: today's mapping does not ask for it"
@@ -144,8 +144,8 @@ class Replay:
             status=translation.status,
             event_type=printable_type(translation),
             problem=problem_of(translation),
-            calls=tuple(map(new_delivery, translation.planned)),
-            repeats=tuple(map(new_delivery, salted)),
+            calls=translation.planned,
+            repeats=salted,
         )
 
     def _bring_into_line(self, connection: Connection, event_id: int, wanted: Wanted) -> tuple[Plan, set[Target]]:
@@ -165,7 +165,7 @@ class Replay:
             if row is not None:
                 moves.append((row, status, position))
             else:
-                inserts.append((*call.row(event_id, status), position))
+                inserts.append((*delivery_row(event_id, call, status), position))
         self._requeue.move_to_end(connection, moves)
         # Another event may have recorded the same call since: then what waits behind it may be the first now.
         if inserts and self._insert.run(connection, inserts) < len(inserts):

@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 
 from sqlalchemy import ColumnElement, Connection, Row, Text, bindparam, null, select, update
 
-from gateway.store.database import Database, readable_errors, reading, writing
+from gateway.store import Store
+from gateway.store.database import Database, reading, writing
 from gateway.store.lanes import Lanes, lanes_of
 from gateway.store.notices import Notices
 from gateway.store.tables import deliveries, events
@@ -53,6 +54,8 @@ class Requeue:
         self.lanes = Lanes(database)
         self._database = database
         self._notices = Notices(database)
+        #: Tells the workers, after the transaction, that there may be something to claim.
+        self.wake_workers = Store(database).wake
         lease_lasts = deliveries.c.lease.is_not(None) & (deliveries.c.due_at > database.now)
         #: The columns that decide what may be done to a delivery.
         self.columns: tuple[ColumnElement[Any], ...] = (
@@ -70,10 +73,7 @@ class Requeue:
             update(deliveries)
             .where(chosen)
             .values(
-                status="cancelled",
-                settled_at=database.now,
-                lease=null(),
-                reason=bindparam("new_reason", type_=Text),
+                status="cancelled", settled_at=database.now, lease=null(), reason=bindparam("new_reason", type_=Text)
             )
         )
         self._move_to_end = (
@@ -161,11 +161,6 @@ class Requeue:
         for source in sorted(sources):
             with writing(self._database) as connection:
                 self._notices.end_failed(connection, source)
-
-    def wake_workers(self) -> None:
-        """Tell the workers that there may be something to claim."""
-        with readable_errors(self._database):
-            self._database.notify()
 
 
 def why_not_retried(row: Row[Any]) -> str | None:

@@ -13,8 +13,8 @@ from gateway import payload, verify
 from gateway.errors import StoreError, TranslationError, printable
 from gateway.event import Event, Webhook
 from gateway.mapping.model import MappingFile
-from gateway.mapping.translate import PlannedCall, Translation, event_key, translate
-from gateway.store import NewDelivery, NewEvent, Recorded, Store
+from gateway.mapping.translate import Translation, event_key, translate
+from gateway.store import NewEvent, Recorded, Store
 from gateway.store.group_commit import GroupCommit
 
 MAX_EVENT_TYPE = 200
@@ -128,7 +128,7 @@ def build_event(
         event_type=printable_type(translation),
         status=translation.status,
         problem=problem_of(translation),
-        deliveries=tuple(map(new_delivery, translation.planned)),
+        deliveries=translation.planned,
     )
 
 
@@ -146,17 +146,6 @@ def restore_event(source: str, key: bytes, headers: bytes, query: bytes, body: b
         headers=sent,
         query=json.loads(query),
         received_at=int(received_at),
-    )
-
-
-def new_delivery(planned: PlannedCall) -> NewDelivery:
-    """Return the delivery to record for a call."""
-    return NewDelivery(
-        identity=planned.identity,
-        connection=planned.connection,
-        region=planned.region,
-        lanes=planned.lanes,
-        call=planned.text,
     )
 
 

@@ -101,7 +101,6 @@ class Sources:
         for source in changed:
             for problem in source.problems:
                 log.log(_LEVELS[problem.severity], "%s", problem)
-        _log_rejected(before, self._selection)
         _log_changes(before, self._selection)
 
     def _read(self, path: Path, known: _File | None) -> _File:
@@ -223,15 +222,12 @@ def _group_by_name(before: Mapping[str, Source], read: Iterable[Source]) -> dict
     return by_name
 
 
-def _log_rejected(before: Selection, after: Selection) -> None:
-    """Log each rejected version once, until it or the reason changes."""
+def _log_changes(before: Selection, after: Selection) -> None:
+    """Log what became of the sources; each rejected version once, until it or the reason changes."""
     for file, rejected in after.rejected.items():
         known = before.rejected.get(file)
         if known is None or known.source is not rejected.source or known.reason != rejected.reason:
             log.error("source %s: the previous version stays in use: %s", rejected.name, rejected.reason)
-
-
-def _log_changes(before: Selection, after: Selection) -> None:
     for name, source in after.in_use.items():
         previous = before.in_use.get(name)
         if source.closed is not None:

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from http import HTTPMethod
 from typing import Any
@@ -21,7 +21,7 @@ from gateway.config import Config
 from gateway.errors import RequestError, StoreError, VerificationError, printable
 from gateway.event import Webhook
 from gateway.logs import LogThrottle
-from gateway.mapping.model import Network
+from gateway.mapping.model import MappingFile
 from gateway.receive.record import Recorder, VerifiedWebhook
 from gateway.receive.refusals import RefusalLog
 from gateway.receive.reload import Sources
@@ -35,8 +35,8 @@ log = logging.getLogger(__name__)
 #: Seconds after which a sender may try again: while the database is unavailable, and while the source is closed.
 RETRY_AFTER_DATABASE = 5
 RETRY_AFTER_CLOSED = 60
-#: Bytes of a body from which on only one is verified at a time. Verification takes milliseconds then, during which
-#: nothing else runs under gevent, and anybody can request it. After each, all other requests get so many turns.
+#: Bytes of a large body. Verifying one takes milliseconds in which nothing else runs under gevent, and a stranger can
+#: ask for it. So they are verified one at a time, and after each the other requests get TURNS turns.
 LARGE_BODY = 65_536
 TURNS = 4
 #: Characters of a sender's text that are shown to the operator.
@@ -68,34 +68,32 @@ def receive(name: str, rest: str = "") -> ResponseReturnValue:
     receiver: Receiver = current_app.extensions["receiver"]
     config, now = receiver.config, receiver.clock()
 
-    # Refuse what can be refused without the body.
-    g.source = source = receiver.find_source(name, rest)  # 404
-    if source.mapping is None:
-        raise receiver.closed(source, now)  # 503
-    scheme = source.mapping.verify.scheme
-    receiver.check_network(source, source.mapping.verify.networks, now)  # 403
-    if request.method not in scheme.methods:
-        raise MethodNotAllowed(sorted(scheme.methods))  # 405
-    if source.closed is not None and not scheme.handshakes:
-        raise receiver.closed(source, now)
+    # What can be refused without the body.
+    source = receiver.find_source(name, rest)  # 404
+    g.source = source  # for the error handlers below
+    mapping = receiver.admit(source, now)  # 503: closed; 403: network; 405: method
+    scheme = mapping.verify.scheme
 
     sent = read_webhook(request, public_url=config.public_url, limit=config.max_body, rest=rest)  # 400, 413, 431
-    webhook = unpack(sent, config.max_body)  # 400, 413, 415
+    unpacked = unpack(sent, config.max_body)  # 400, 413, 415
 
-    # A handshake comes before the first webhook, and some come before the operator knows the secret.
-    handshake = verify.handshake_in(scheme, webhook)
-    if handshake is None and webhook.method != "POST":
+    handshake = verify.handshake_in(scheme, unpacked)
+    if handshake is None and sent.method != "POST":
         raise MethodNotAllowed(sorted(scheme.methods))
     if handshake is not None and not handshake.signed:
-        return receiver.answer_handshake(source, scheme, handshake, webhook, source.secrets, now)
-    if source.closed is not None:
-        raise receiver.closed(source, now)
+        # Even while the source is closed: some senders show their secret only in a handshake.
+        return receiver.answer_handshake(source, scheme, handshake, unpacked, source.secrets, now)
+    receiver.require_open(source, now)  # 503
 
-    proof = receiver.verify(source, scheme, webhook, sent, now)  # 401
+    secret = receiver.verify(source, scheme, unpacked, sent, now)  # 401
     if handshake is not None:
-        return receiver.answer_handshake(source, scheme, handshake, webhook, (proof,), now)
-    verified = VerifiedWebhook(mapping=source.mapping, webhook=webhook, proof=proof, received_at=now)
-    event, recorded = receiver.recorder.translate_and_record(verified)  # 400 and 415: it cannot be decoded; 503
+        return receiver.answer_handshake(source, scheme, handshake, unpacked, (secret,), now)
+
+    # Translated and committed by the recorder's thread, together with other webhooks: 400, 415: not decodable; 503.
+    verified = VerifiedWebhook(mapping=mapping, webhook=unpacked, proof=secret, received_at=now)
+    event, recorded = receiver.recorder.translate_and_record(verified)
+    if event.status == "failed" and not recorded.duplicate:
+        log.error("event %d: failed: %s", recorded.id, event.problem)
     return accepted(event, recorded, scheme)
 
 
@@ -108,7 +106,6 @@ def accepted(event: NewEvent, recorded: Recorded, scheme: Scheme) -> ResponseRet
         body["calls"] = len(event.deliveries)
         if event.status == "failed":
             body["error"] = event.problem
-            log.error("event %d: failed: %s", recorded.id, event.problem)
     if scheme.answer is None:
         return body, 200 if recorded.duplicate else 202
     if scheme.answer.text is None:
@@ -127,8 +124,7 @@ def text_response(text: str, status: int = 200, content_type: str = "text/plain;
 @hooks.errorhandler(VerificationError)
 def unproven(error: VerificationError) -> ResponseReturnValue:
     """Refuse a webhook without a reason; with an empty body where the scheme prescribes the text of responses."""
-    mapping = g.source.mapping
-    answer = mapping.verify.scheme.answer if mapping is not None else None
+    answer = g.source.mapping.verify.scheme.answer
     if answer is not None and answer.text is not None:
         return text_response("", error.status)
     return {"error": REFUSED}, error.status
@@ -136,7 +132,7 @@ def unproven(error: VerificationError) -> ResponseReturnValue:
 
 @hooks.errorhandler(RequestError)
 def unreadable(error: RequestError) -> ResponseReturnValue:
-    """Refuse a request that cannot be read, and tell the sender why."""
+    """Refuse a request that cannot be read, or a handshake that lacks something, and say why."""
     receiver: Receiver = current_app.extensions["receiver"]
     if receiver.throttle.allows(g.source.name, receiver.clock()):
         log.info("source %s: HTTP %d: %s", g.source.name, error.status, error)
@@ -175,7 +171,7 @@ class Receiver:
         Raises:
             NotFound: There is none of this name, or it has no secret in its path and something follows the name.
         """
-        # Flask matches a path with more than one slash, or none, before it too. A source has one address only.
+        # Flask also matches //hooks/x. A source has one URL only.
         if not request.environ["PATH_INFO"].startswith("/hooks/"):
             raise NotFound
         source = self.sources.get(name)
@@ -186,45 +182,67 @@ class Receiver:
             raise NotFound(UNKNOWN)
         return source
 
-    def closed(self, source: Source, now: float) -> ServiceUnavailable:
-        """Log that a webhook came for a closed source, and return the error to raise."""
+    def admit(self, source: Source, now: float) -> MappingFile:
+        """Return the mapping of a source that may accept this request.
+
+        Raises:
+            ServiceUnavailable: The source is closed; with a mapping and handshakes it may still answer one of those.
+            Forbidden: The request comes from none of the source's networks.
+            MethodNotAllowed: The scheme does not use the request's method.
+        """
+        mapping = source.mapping
+        if mapping is None:
+            raise self._closed(source, now)
+        if networks := mapping.verify.networks:
+            address = address_of(request.environ, self.config.proxies)
+            if address is None or not any(address in network for network in networks):
+                self.refusals.log_network(source.name, address, now)
+                raise Forbidden("webhooks of this source are not accepted from this address")
+        scheme = mapping.verify.scheme
+        if request.method not in scheme.methods:
+            raise MethodNotAllowed(sorted(scheme.methods))
+        if not scheme.handshakes:
+            self.require_open(source, now)
+        return mapping
+
+    def require_open(self, source: Source, now: float) -> None:
+        """Raise ServiceUnavailable if the source is closed."""
+        if source.closed is not None:
+            raise self._closed(source, now)
+
+    def _closed(self, source: Source, now: float) -> ServiceUnavailable:
         self.refusals.log_closed(source.name, source.closed or "", now)
         return ServiceUnavailable(
             "this source is closed for now: its operator finds the reason in the log", retry_after=RETRY_AFTER_CLOSED
         )
 
-    def check_network(self, source: Source, networks: Sequence[Network], now: float) -> None:
-        """Check the address that the request comes from.
-
-        Raises:
-            Forbidden: It is in none of the source's networks.
-        """
-        if not networks:
-            return
-        address = address_of(request.environ, self.config.proxies)
-        if address is None or not any(address in network for network in networks):
-            self.refusals.log_network(source.name, address, now)
-            raise Forbidden("webhooks of this source are not accepted from this address")
-
-    def verify(self, source: Source, scheme: Scheme, webhook: Webhook, sent: Webhook, now: float) -> str:
-        """Return the secret that proves a webhook.
+    def verify(self, source: Source, scheme: Scheme, unpacked: Webhook, sent: Webhook, now: float) -> str:
+        """Return the secret that proves a webhook. Some senders sign the unpacked body, and some the bytes they send.
 
         Raises:
             VerificationError: Nothing proves it. The reason is logged for the operator.
         """
-        is_large = len(webhook.body) >= LARGE_BODY
-        with self.large_bodies if is_large else contextlib.nullcontext():
+        with self._turn(unpacked.body):
             try:
-                return verify.verify(scheme, source.secrets, webhook, now)
+                return verify.verify(scheme, source.secrets, unpacked, now)
             except VerificationError as error:
-                if sent is not webhook:
-                    # Some senders sign the body before it is packed, and some after. Both prove the secret.
+                if sent.body != unpacked.body:
                     with contextlib.suppress(VerificationError):
                         return verify.verify(scheme, source.secrets, sent, now)
-                self.refusals.log_unproven(source.name, scheme, source.secrets, webhook, now, error)
+                self.refusals.log_unproven(source.name, scheme, source.secrets, unpacked, now, error)
                 raise
+
+    @contextlib.contextmanager
+    def _turn(self, body: bytes) -> Iterator[None]:
+        """Let one large body at a time be verified, and all other requests go on before the next one."""
+        if len(body) < LARGE_BODY:
+            yield
+            return
+        with self.large_bodies:
+            try:
+                yield
             finally:
-                for _ in range(TURNS if is_large else 0):
+                for _ in range(TURNS):
                     time.sleep(0)
 
     def answer_handshake(

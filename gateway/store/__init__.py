@@ -4,8 +4,8 @@
 """
 
 from gateway.store.claiming import Claimed, ClaimRequest
-from gateway.store.recording import NewDelivery, NewEvent, Recorded
+from gateway.store.recording import NewEvent, Recorded
 from gateway.store.settling import Outcome
 from gateway.store.transactions import Store, Turn
 
-__all__ = ["ClaimRequest", "Claimed", "NewDelivery", "NewEvent", "Outcome", "Recorded", "Store", "Turn"]
+__all__ = ["ClaimRequest", "Claimed", "NewEvent", "Outcome", "Recorded", "Store", "Turn"]

@@ -233,13 +233,4 @@ def _states(rows: Sequence[Any]) -> ConnectionStates:
 
 
 def _row(target: Target, state: ConnectionState) -> dict[str, Any]:
-    return {
-        **target.parameters,
-        "cause": state.cause,
-        "reason": state.reason,
-        "paused_at": state.paused_at,
-        "resumes_at": state.resumes_at,
-        "level": state.level,
-        "suspects": json.dumps(state.suspects),
-        "paused_for": state.paused_for,
-    }
+    return {**target.parameters, **vars(state), "suspects": json.dumps(state.suspects)}

@@ -106,7 +106,7 @@ class PostgreSQL:
 
     def compile_insert(
         self, table: Table, columns: Sequence[str], *, now: Sequence[str] = (), returning: Sequence[str] = ()
-    ) -> _Insert:
+    ) -> _ArrayInsert:
         # One array for each column, so that the text is the same however many rows there are.
         arrays = ", ".join(f"%b::{table.c[name].type.compile(self.engine.dialect)}[]" for name in columns)
         present = str(self.now.compile(dialect=self.engine.dialect))
@@ -116,7 +116,7 @@ class PostgreSQL:
             f"INSERT INTO {table.name} ({', '.join((*columns, *now))}) SELECT {values}"  # noqa: S608  # our own names
             f" FROM unnest({arrays}) WITH ORDINALITY AS new ({', '.join(columns)}, place) ORDER BY new.place"
         )
-        return _Insert(statement + on_conflict_do_nothing(returning))
+        return _ArrayInsert(statement + on_conflict_do_nothing(returning))
 
     def insert(self, table: Table) -> Insert:
         return insert(table)
@@ -184,7 +184,7 @@ class PostgreSQL:
                     wake()
 
 
-class _Insert:
+class _ArrayInsert:
     """An INSERT of many rows from one array for each column."""
 
     def __init__(self, statement: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeAlias
 
 from sqlalchemy import Connection, select
 
+from gateway.event import NewDelivery
 from gateway.store.database import Database
 from gateway.store.lanes import Lanes
 from gateway.store.tables import deliveries, events
@@ -17,29 +18,6 @@ EventStatus: TypeAlias = Literal["accepted", "ignored", "failed"]
 
 EVENT_COLUMNS = ("source", "key", "received_at", "headers", "query", "body", "event_type", "status", "problem")
 DELIVERY_COLUMNS = ("event_id", "identity", "connection", "region", "lane", "other_lane", "call", "status")
-
-
-@dataclass(frozen=True, kw_only=True)
-class NewDelivery:
-    """A call to record.
-
-    Attributes:
-        identity: Unique among all deliveries: a call that is recorded already is not recorded again.
-        region: The region that the mapping asks for; None leaves it to the connection.
-        lanes: The one lane, or two of a merge, in which the call keeps its order; none: it has no order.
-        call: As JSON text.
-    """
-
-    identity: bytes
-    connection: str
-    region: str | None
-    lanes: tuple[int, ...]
-    call: str
-
-    def row(self, event_id: int, status: str) -> tuple[Any, ...]:
-        """Return the values of DELIVERY_COLUMNS."""
-        lane, other_lane = (*self.lanes, None, None)[:2]
-        return (event_id, self.identity, self.connection, self.region or "", lane, other_lane, self.call, status)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +89,7 @@ class Recording:
             return
         statuses = self._lanes.join(connection, [delivery.lanes for _, delivery in new_deliveries])
         rows = [
-            delivery.row(event_id, status)
+            delivery_row(event_id, delivery, status)
             for (event_id, delivery), status in zip(new_deliveries, statuses, strict=True)
         ]
         if self._insert_deliveries.run(connection, rows) < len(rows):
@@ -120,3 +98,10 @@ class Recording:
 
 
 _event_row = attrgetter(*EVENT_COLUMNS)
+
+
+def delivery_row(event_id: int, delivery: NewDelivery, status: str) -> tuple[Any, ...]:
+    """Return the values of DELIVERY_COLUMNS."""
+    lane, other_lane = (*delivery.lanes, None, None)[:2]
+    target = (delivery.connection, delivery.region or "")
+    return (event_id, delivery.identity, *target, lane, other_lane, delivery.text, status)

@@ -109,10 +109,10 @@ class SQLite:
 
     def compile_insert(
         self, table: Table, columns: Sequence[str], *, now: Sequence[str] = (), returning: Sequence[str] = ()
-    ) -> _Insert:
+    ) -> _RowInsert:
         names = (*columns, *now)
         statement = f"INSERT INTO {table.name} ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})"  # noqa: S608  # our own names
-        return _Insert(statement + on_conflict_do_nothing(returning), clock=self._clock, times=len(now))
+        return _RowInsert(statement + on_conflict_do_nothing(returning), clock=self._clock, times=len(now))
 
     def insert(self, table: Table) -> Insert:
         return insert(table)
@@ -211,7 +211,7 @@ class SQLite:
             os.close(descriptor)
 
 
-class _Insert:
+class _RowInsert:
     """An INSERT of many rows.
 
     For rows that are to be returned the driver has to run one INSERT at a time, and RETURNING makes each take several

@@ -107,23 +107,13 @@ Index("deliveries_identity", deliveries.c.identity, unique=True)
 Index("deliveries_event", deliveries.c.event_id)
 # A lane has at most one head, whatever the code does.
 _partial("deliveries_head", deliveries.c.lane, where=IS_PENDING, unique=True)
-_partial(
-    "deliveries_other_head",
-    deliveries.c.other_lane,
-    where=IS_PENDING & deliveries.c.other_lane.is_not(None),
-    unique=True,
-)
-_partial(
-    "deliveries_due",
-    deliveries.c.connection,
-    deliveries.c.region,
-    deliveries.c.due_at,
-    deliveries.c.id,
-    where=IS_PENDING,
-)
+_other_lane = deliveries.c.other_lane
+_partial("deliveries_other_head", _other_lane, where=IS_PENDING & _other_lane.is_not(None), unique=True)
+_target = (deliveries.c.connection, deliveries.c.region)
+_partial("deliveries_due", *_target, deliveries.c.due_at, deliveries.c.id, where=IS_PENDING)
 _partial("deliveries_parked", deliveries.c.lane, PLACE, where=IS_PARKED & deliveries.c.lane.is_not(None))
 _partial("deliveries_merge", deliveries.c.lane, PLACE, where=IN_TWO_LANES & deliveries.c.lane.is_not(None))
-_partial("deliveries_other_merge", deliveries.c.other_lane, PLACE, where=IN_TWO_LANES)
+_partial("deliveries_other_merge", _other_lane, PLACE, where=IN_TWO_LANES)
 _partial("deliveries_failed", deliveries.c.id, where=IS_FAILED)
 _partial("events_failed", events.c.received_at, events.c.source, where=IS_BROKEN)
 
@@ -194,11 +184,4 @@ refusals = Table(
 )
 
 IS_OPEN = notices.c.ended_at.is_(None)
-Index(
-    "notices_open",
-    notices.c.kind,
-    notices.c.subject,
-    unique=True,
-    sqlite_where=IS_OPEN,
-    postgresql_where=IS_OPEN,
-)
+_partial("notices_open", notices.c.kind, notices.c.subject, where=IS_OPEN, unique=True)

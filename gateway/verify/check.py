@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
 
 from gateway.errors import VerificationError
 from gateway.event import Webhook
 from gateway.verify import providers
 from gateway.verify.keys import decode_signature, public_key_accepts, secret_key, secret_problem
 from gateway.verify.request_fields import RequestField, WebhookReader
-from gateway.verify.scheme import SENT_SECRETS, Scheme, Timestamp, Unit
+from gateway.verify.scheme import SENT_SECRETS, SIGNING, Scheme
 from gateway.verify.template import header_bytes, signed_bytes
 
 # Limits on the work that a stranger without a secret can cause with one request.
@@ -78,9 +77,9 @@ def secret_parameters(scheme: Scheme) -> frozenset[str]:
 
 def _verify_token(scheme: Scheme, secrets: Sequence[str], reader: WebhookReader, _now: float) -> str:
     if scheme.at is None:
-        name, value = _first_header(scheme.header, reader)
+        name, token = _token_header(scheme, reader)
         # Not all white space is stripped: the last byte of a token in UTF-8 may look like a no-break space in Latin-1.
-        where, tokens = f"header {name}", [_without_prefix(scheme.prefix, name, value).strip(" \t")]
+        where, tokens = f"header {name}", [token.strip(" \t")]
     else:
         where = str(scheme.at)
         # An item without a token gives "", which matches no secret: one bad item refuses the whole body.
@@ -97,8 +96,8 @@ def _verify_token(scheme: Scheme, secrets: Sequence[str], reader: WebhookReader,
 
 
 def _verify_basic(scheme: Scheme, secrets: Sequence[str], reader: WebhookReader, _now: float) -> str:
-    name, value = _first_header(scheme.header, reader)
-    credentials = decode_signature("base64", _without_prefix(scheme.prefix, name, value).strip())
+    name, token = _token_header(scheme, reader)
+    credentials = decode_signature("base64", token.strip())
     if not credentials:
         raise VerificationError(f"the header {name} does not hold a user and password in base64")
     if secret := _matching_secret(secrets, credentials):
@@ -114,17 +113,25 @@ def _matching_secret(secrets: Sequence[str], *sent: bytes) -> str:
     return matching[0] if matching else ""
 
 
-def _without_prefix(prefix: str, name: str, value: str) -> str:
-    if value[: len(prefix)].lower() != prefix.lower():
-        raise VerificationError(f"the header {name} does not begin with '{prefix}'")
-    return value[len(prefix) :]
+def _token_header(scheme: Scheme, reader: WebhookReader) -> tuple[str, str]:
+    """Return the name of the header that holds the token, and its text behind the prefix."""
+    name, value = _first_header(scheme.header, reader)
+    if value[: len(scheme.prefix)].lower() != scheme.prefix.lower():
+        raise VerificationError(f"the header {name} does not begin with '{scheme.prefix}'")
+    return name, value[len(scheme.prefix) :]
 
 
 # Signatures
 
 
 def _verify_signature(scheme: Scheme, secrets: Sequence[str], reader: WebhookReader, now: float) -> str:
-    where, texts = _signature_texts(scheme, reader)
+    if scheme.at is not None:
+        where, texts = str(scheme.at), [reader.required_text(scheme.at)]
+    else:
+        names = [name for name in scheme.header if reader.webhook.headers.get(name.lower())]
+        where = f"header {' or '.join(names)}"
+        # Where there is none, reading the first of all raises the error.
+        texts = [_first_header((name,), reader)[1] for name in names] or [_first_header(scheme.header, reader)[1]]
     candidates = _candidate_signatures(scheme, where, texts)
     # A timestamp in a signed body is checked last: a body is not decoded for a stranger.
     is_in_body = scheme.timestamp is not None and scheme.timestamp.body is not None and "{ts}" not in scheme.signed
@@ -151,16 +158,6 @@ def _is_signed(scheme: Scheme, secret: str, reader: WebhookReader, timestamp: st
     return any(hmac.compare_digest(expected, candidate) for candidate in candidates)
 
 
-def _signature_texts(scheme: Scheme, reader: WebhookReader) -> tuple[str, list[str]]:
-    """Return where the signatures stand, for messages, and the text of each header or field that holds some."""
-    if scheme.at is not None:
-        return str(scheme.at), [reader.required_text(scheme.at)]
-    names = [name for name in scheme.header if reader.webhook.headers.get(name.lower())]
-    if not names:
-        raise _missing(scheme.header)
-    return f"header {' or '.join(names)}", [_first_header((name,), reader)[1] for name in names]
-
-
 def _first_header(names: Sequence[str], reader: WebhookReader) -> tuple[str, str]:
     """Return name and value of the first of these headers that was sent."""
     for name in names:
@@ -168,18 +165,14 @@ def _first_header(names: Sequence[str], reader: WebhookReader) -> tuple[str, str
             if len(value) > MAX_HEADER:
                 raise VerificationError(f"the header {name} is longer than {MAX_HEADER} characters")
             return name, value
-    raise _missing(names)
-
-
-def _missing(names: Sequence[str]) -> VerificationError:
-    return VerificationError(f"the header {' or '.join(names)} is missing; is the secret set at the sender?")
+    raise VerificationError(f"the header {' or '.join(names)} is missing; is the secret set at the sender?")
 
 
 def _candidate_signatures(scheme: Scheme, where: str, texts: Sequence[str]) -> list[bytes]:
     written: list[str] = []
     for text in texts:
         if scheme.key is not None:
-            written += _named_items(scheme, text, scheme.key)
+            written += scheme.items_named(scheme.key, text)
         elif scheme.positional:
             written += [item.strip() for item in text.split(scheme.items)[1:]]
         elif text[: len(scheme.prefix)].lower() == scheme.prefix.lower():
@@ -194,11 +187,6 @@ def _candidate_signatures(scheme: Scheme, where: str, texts: Sequence[str]) -> l
     return candidates
 
 
-def _named_items(scheme: Scheme, text: str, key: str) -> list[str]:
-    items = (item.strip().partition(scheme.sep) for item in text.split(scheme.items))
-    return [value.strip() for name, _, value in items if name.strip() == key]
-
-
 def _checked_timestamp(scheme: Scheme, where: str, texts: Sequence[str], reader: WebhookReader, now: float) -> str:
     """Return the timestamp as it was sent; "" for a scheme without one.
 
@@ -208,8 +196,20 @@ def _checked_timestamp(scheme: Scheme, where: str, texts: Sequence[str], reader:
     timestamp = scheme.timestamp
     if timestamp is None:
         return ""
-    where, text = _timestamp_text(scheme, timestamp, where, texts, reader)
-    sent_at = _unix_seconds(text, timestamp.unit)
+    if scheme.positional:
+        text = texts[0].split(scheme.items)[0].strip()
+    elif timestamp.body is not None:
+        field = RequestField("body", timestamp.body)
+        where, text = str(field), reader.required_text(field)
+    elif timestamp.item is not None:
+        items = scheme.items_named(timestamp.item, texts[0])
+        if len(items) != 1:
+            raise VerificationError(f"the {where} must hold one timestamp called {timestamp.item}")
+        text = items[0]
+    else:
+        name, text = _first_header(timestamp.header, reader)
+        where = f"header {name}"
+    sent_at = timestamp.unix_seconds(text)
     if sent_at is None:
         raise VerificationError(f"the timestamp in the {where} is not a time in the unit that this scheme expects")
     # `not … <=` and not `>`: with a clock that gives NaN every comparison is false, and the webhook is refused.
@@ -222,42 +222,8 @@ def _checked_timestamp(scheme: Scheme, where: str, texts: Sequence[str], reader:
     return text
 
 
-def _timestamp_text(
-    scheme: Scheme, timestamp: Timestamp, where: str, texts: Sequence[str], reader: WebhookReader
-) -> tuple[str, str]:
-    """Return where the timestamp stands, for messages, and its text."""
-    if scheme.positional:
-        return where, texts[0].split(scheme.items)[0].strip()
-    if timestamp.body is not None:
-        field = RequestField("body", timestamp.body)
-        return str(field), reader.required_text(field)
-    if timestamp.item is None:
-        name, text = _first_header(timestamp.header, reader)
-        return f"header {name}", text
-    items = _named_items(scheme, texts[0], timestamp.item)
-    if len(items) != 1:
-        raise VerificationError(f"the {where} must hold one timestamp called {timestamp.item}")
-    return where, items[0]
-
-
-def _unix_seconds(text: str, unit: Unit) -> float | None:
-    if unit == "iso":
-        try:
-            time = datetime.fromisoformat(text)
-        except ValueError:
-            return None
-        return time.timestamp() if time.tzinfo else None
-    # Stricter than int(), which takes signs, spaces, underscores and digits of other scripts.
-    if not (text.isascii() and text.isdigit() and len(text) <= 16):
-        return None
-    return int(text) / 1000 if unit == "ms" else float(text)
-
-
 _VERIFIERS: Mapping[str, Callable[[Scheme, Sequence[str], WebhookReader, float], str]] = {
-    "hmac": _verify_signature,
-    "digest": _verify_signature,
-    "ed25519": _verify_signature,
-    "ecdsa": _verify_signature,
+    **dict.fromkeys(SIGNING, _verify_signature),
     "token": _verify_token,
     "basic": _verify_basic,
     "adyen": providers.verify_adyen,

@@ -16,7 +16,7 @@ from gateway.event import Webhook
 from gateway.verify.keys import secret_key
 from gateway.verify.providers import braintree_response
 from gateway.verify.request_fields import WebhookReader
-from gateway.verify.scheme import ABSENT, ANY, Handshake, ReplyValue, Scheme
+from gateway.verify.scheme import Handshake, ReplyValue, Scheme
 
 #: Characters of a text that a reply repeats.
 MAX_ECHO = 4096
@@ -43,23 +43,9 @@ def handshake_in(scheme: Scheme, webhook: Webhook) -> Handshake | None:
     for handshake in scheme.handshakes:
         # A webhook that looks like an unsigned handshake has to be verified and stored: its signature tells them apart.
         is_possible = handshake.method == webhook.method and (handshake.signed or not carries_signature)
-        if is_possible and _matches(handshake, reader):
+        if is_possible and handshake.matches(reader):
             return handshake
     return None
-
-
-def _matches(handshake: Handshake, reader: WebhookReader) -> bool:
-    for request_field, expected in handshake.when.items():
-        values = reader.values(request_field)
-        if expected == ABSENT:
-            matches = not values
-        elif expected == ANY:
-            matches = len(values) == 1 and values[0] not in (None, "")
-        else:
-            matches = values == [expected]
-        if not matches:
-            return False
-    return True
 
 
 def reply_to(
@@ -82,7 +68,17 @@ def reply_to(
             raise RequestError(403, "the verify token is not the one of this source")
 
     def text_of(value: ReplyValue) -> str:
-        return _reply_text(value, scheme, reader, secrets)
+        text = reader.required_text(value.field)
+        # Nothing that could end a header line or fill the sender's screen.
+        if len(text) > MAX_ECHO or not text.isprintable():
+            raise RequestError(400, f"the {value.field} is longer than {MAX_ECHO} characters, or not printable")
+        if not value.mac:
+            return text
+        if not secrets or not secrets[0]:
+            raise RequestError(503, "this source has no secret yet, which the reply to this handshake requires")
+        if scheme.kind == "braintree":
+            return braintree_response(secrets[0], text)
+        return hmac.new(secret_key(scheme, secrets[0]), text.encode(), scheme.algorithm).hexdigest()
 
     for_operator = None if handshake.log is None else reader.text(handshake.log)
     headers = {name: text_of(value) for name, value in handshake.headers.items()}
@@ -91,19 +87,4 @@ def reply_to(
         # The text may be a stranger's: a browser must not guess that it is HTML and run it.
         return Reply(body=body, headers={"X-Content-Type-Options": "nosniff", **headers}, for_operator=for_operator)
     document = {name: value if isinstance(value, int) else text_of(value) for name, value in handshake.json.items()}
-    body = json.dumps(document)
-    return Reply(body=body, content_type="application/json", headers=headers, for_operator=for_operator)
-
-
-def _reply_text(value: ReplyValue, scheme: Scheme, reader: WebhookReader, secrets: Sequence[str]) -> str:
-    text = reader.required_text(value.field)
-    # Nothing that could end a header line or fill the sender's screen.
-    if len(text) > MAX_ECHO or not text.isprintable():
-        raise RequestError(400, f"the {value.field} is longer than {MAX_ECHO} characters, or not printable")
-    if not value.mac:
-        return text
-    if not secrets or not secrets[0]:
-        raise RequestError(503, "this source has no secret yet, which the reply to this handshake requires")
-    if scheme.kind == "braintree":
-        return braintree_response(secrets[0], text)
-    return hmac.new(secret_key(scheme, secrets[0]), text.encode(), scheme.algorithm).hexdigest()
+    return Reply(body=json.dumps(document), content_type="application/json", headers=headers, for_operator=for_operator)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
-from collections.abc import Iterator, Sequence
-from urllib.parse import SplitResult
+from collections.abc import Sequence
 
 from gateway.errors import VerificationError
 from gateway.event import JSON
 from gateway.verify.keys import decode_signature, secret_key
 from gateway.verify.request_fields import RequestField, WebhookReader, text_at
-from gateway.verify.scheme import Scheme
+from gateway.verify.scheme import Scheme, Timestamp
 from gateway.verify.template import form_text, header_bytes
 
 # Adyen's standard webhooks: each item of the body carries a signature of eight of its fields
@@ -39,15 +38,11 @@ def verify_adyen(scheme: Scheme, secrets: Sequence[str], reader: WebhookReader, 
         raise VerificationError(f"the body does not hold from 1 to {_MAX_ITEMS} notificationItems")
     for secret in secrets:
         key = secret_key(scheme, secret)
-        if all(_is_signed_by_adyen(item, key) for item in items):
+        signed = (":".join(text_at(item, path) for path in _SIGNED_FIELDS) for item in items)
+        expected = [hmac.digest(key, text.encode("utf-8", "surrogatepass"), "sha256") for text in signed]
+        if all(map(hmac.compare_digest, expected, map(_adyen_signature, items))):
             return secret
     raise VerificationError("not every item of the body is signed with a secret of this source")
-
-
-def _is_signed_by_adyen(item: JSON, key: bytes) -> bool:
-    signed = ":".join(text_at(item, path) for path in _SIGNED_FIELDS)
-    expected = hmac.digest(key, signed.encode("utf-8", "surrogatepass"), "sha256")
-    return hmac.compare_digest(expected, _adyen_signature(item))
 
 
 def _adyen_signature(item: JSON) -> bytes:
@@ -113,10 +108,9 @@ def verify_contentful(scheme: Scheme, secrets: Sequence[str], reader: WebhookRea
     # A stranger could replace the list or the time if the signature did not cover them.
     if missing := {_LIST, _TIME} - set(names):
         raise VerificationError(f"the header {missing.pop()} is not signed")
-    time = reader.required_text(RequestField("header", _TIME))
-    is_time = time.isascii() and time.isdigit() and len(time) <= 16
+    time = Timestamp(unit="ms").unix_seconds(reader.required_text(RequestField("header", _TIME)))
     # `not … <=`: with a clock that gives NaN this refuses.
-    if not is_time or not abs(now - int(time) / 1000) <= _CONTENTFUL_TOLERANCE:
+    if time is None or not abs(now - time) <= _CONTENTFUL_TOLERANCE:
         raise VerificationError(f"the header {_TIME} is no time of the last {_CONTENTFUL_TOLERANCE} seconds")
     headers = ";".join(f"{name}:{reader.required_text(RequestField('header', name))}" for name in names)
     webhook, address = reader.webhook, reader.address
@@ -146,10 +140,15 @@ def verify_twilio(scheme: Scheme, secrets: Sequence[str], reader: WebhookReader,
     if body_hash is not None and not hmac.compare_digest(digest.encode(), header_bytes(body_hash.lower())):
         raise VerificationError("the body does not match the hash in the address (bodySHA256)")
     form = form_text(reader) if reader.is_form else b""
-    if not reader.address.netloc:
+    url, address = reader.webhook.url, reader.address
+    if not address.netloc:
         raise VerificationError("the public address, which Twilio signs, is not known; set GATEWAY_PUBLIC_URL")
+    # Twilio's documentation does not say when the port is signed; its libraries accept both.
+    host = re.sub(r":\d+$", "", address.netloc)
+    with_port = address.netloc if host != address.netloc else f"{host}:{443 if address.scheme == 'https' else 80}"
+    urls = [url.replace(address.netloc, netloc, 1) for netloc in (host, with_port)]
     for secret in secrets:
-        for url in _with_and_without_port(reader.webhook.url, reader.address):
+        for url in urls:
             expected = hmac.digest(secret_key(scheme, secret), header_bytes(url) + form, "sha1")
             if hmac.compare_digest(expected, signature):
                 return secret
@@ -157,15 +156,6 @@ def verify_twilio(scheme: Scheme, secrets: Sequence[str], reader: WebhookReader,
         f"the signature in the header {scheme.header[0]} is not made with a secret of this source, or for another"
         " address than the one that GATEWAY_PUBLIC_URL gives"
     )
-
-
-def _with_and_without_port(url: str, parts: SplitResult) -> Iterator[str]:
-    # Twilio's documentation does not say when the port is signed; its libraries accept both.
-    host = re.sub(r":\d+$", "", parts.netloc)
-    default_port = 443 if parts.scheme == "https" else 80
-    with_port = parts.netloc if host != parts.netloc else f"{host}:{default_port}"
-    for netloc in (host, with_port):
-        yield url.replace(parts.netloc, netloc, 1)
 
 
 # Repeated webhooks

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, get_args
@@ -38,7 +38,11 @@ def read_table(text: str) -> Mapping[str, Scheme]:
     """
     table: dict[str, Scheme] = {}
     for name, data in yaml.load(text, Loader=_Loader).items():  # noqa: S506  # both loaders are safe
-        table[name] = _table_entry(name, data, table)
+        start = replace(table[data["base"]], name=name) if "base" in data else Scheme(name=name, kind=data["kind"])
+        own_keys = {key: value for key, value in data.items() if key not in ("base", "kind", *TABLE_ONLY)}
+        table_only = {key: read(data[key]) for key, read in TABLE_ONLY.items() if key in data}
+        # All keys of a scheme, also for the kinds implemented in code: a mapping may not change the header of Twilio.
+        table[name] = replace(_with_keys(start, own_keys, ALL_KEYS), **table_only)
     return MappingProxyType(table)
 
 
@@ -55,14 +59,6 @@ def read_scheme(data: JSON, table: Mapping[str, Scheme]) -> Scheme:
 
 
 # Entries of the table. They are ours, so a mistake in one is found by the tests, not reported to anybody.
-
-
-def _table_entry(name: str, data: dict[str, Any], table: Mapping[str, Scheme]) -> Scheme:
-    start = replace(table[data["base"]], name=name) if "base" in data else Scheme(name=name, kind=data["kind"])
-    own_keys = {key: value for key, value in data.items() if key not in ("base", "kind", *TABLE_ONLY)}
-    table_only = {key: read(data[key]) for key, read in TABLE_ONLY.items() if key in data}
-    # All keys of a scheme, also for the kinds implemented in code: a mapping may not change the header of Twilio.
-    return replace(_with_keys(start, own_keys, ALL_KEYS), **table_only)
 
 
 def _handshake(data: dict[str, Any]) -> Handshake:
@@ -152,54 +148,44 @@ def _with_keys(start: Scheme, data: Mapping[str, JSON], known: Sequence[str]) ->
     elif "header" in values and "at" not in values:
         values["at"] = None
     scheme = replace(start, **values)
-    _check_signature_place(scheme, data)
-    if scheme.timestamp:
-        _check_timestamp_place(scheme, scheme.timestamp)
-    if scheme.kind in SIGNING:
-        _check_signed(scheme)
+    for is_wrong, key, problem in _contradictions(scheme, data):
+        if is_wrong:
+            raise SchemeError(key, problem)
     return scheme
 
 
-def _check_signature_place(scheme: Scheme, data: Mapping[str, JSON]) -> None:
-    is_list = scheme.key is not None or scheme.positional
+def _contradictions(scheme: Scheme, data: Mapping[str, JSON]) -> Iterator[tuple[bool, str, str]]:
+    """Yield for each mistake whether it was made, the wrong key and the message; *data* are the scheme's own keys."""
+    timestamp, is_list = scheme.timestamp, scheme.key is not None or scheme.positional
     for key in ("items", "sep"):
-        if key in data and not is_list:
-            raise SchemeError(key, f"'{key}' takes a list apart; add the `key` of its signatures")
-    if "sep" in data and scheme.positional:
-        raise SchemeError("sep", "the items of a positional list have no names; remove 'sep'")
-    if scheme.kind == "token" and scheme.at is not None and scheme.prefix:
-        raise SchemeError("prefix", "a token has a `prefix` in a `header` only; remove it")
-    if is_list and scheme.prefix:
-        raise SchemeError("prefix", "a header is a list with a `key`, or has a `prefix`; not both")
-    if scheme.header and scheme.at is not None:
-        raise SchemeError("at", "the signature stands in a `header`, or `at` another place; give one")
-    if scheme.positional and scheme.key is not None:
-        text = "the items of a list have names, of which `key` is one, or are `positional`; not both"
-        raise SchemeError("positional", text)
-    if scheme.positional and not scheme.timestamp:
-        raise SchemeError("positional", "the first item is the time: add a `timestamp`")
-
-
-def _check_timestamp_place(scheme: Scheme, timestamp: Timestamp) -> None:
-    places = (bool(timestamp.header), timestamp.item is not None, timestamp.body is not None, scheme.positional)
-    if sum(places) != 1:
+        yield key in data and not is_list, key, f"'{key}' takes a list apart; add the `key` of its signatures"
+    yield "sep" in data and scheme.positional, "sep", "the items of a positional list have no names; remove 'sep'"
+    is_prefixed_field = scheme.kind == "token" and scheme.at is not None and bool(scheme.prefix)
+    yield is_prefixed_field, "prefix", "a token has a `prefix` in a `header` only; remove it"
+    yield is_list and bool(scheme.prefix), "prefix", "a header is a list with a `key`, or has a `prefix`; not both"
+    is_in_both = bool(scheme.header) and scheme.at is not None
+    yield is_in_both, "at", "the signature stands in a `header`, or `at` another place; give one"
+    text = "the items of a list have names, of which `key` is one, or are `positional`; not both"
+    yield scheme.positional and scheme.key is not None, "positional", text
+    yield scheme.positional and not timestamp, "positional", "the first item is the time: add a `timestamp`"
+    if timestamp is not None:
+        places = (bool(timestamp.header), timestamp.item is not None, timestamp.body is not None, scheme.positional)
         text = "a timestamp stands in a `header`, in an `item` or in the `body`; give one"
-        raise SchemeError("timestamp", f"{text}, or none where the list is positional" if scheme.positional else text)
-    if timestamp.item is not None and scheme.key is None:
-        raise SchemeError("timestamp.item", "an item is part of a list; add the `key` of its signatures")
-
-
-def _check_signed(scheme: Scheme) -> None:
-    variables, timestamp = split_template(scheme.signed)[1], scheme.timestamp
-    if "ts" in variables and not timestamp:
-        raise SchemeError("signed", "'signed' has {ts}, but no `timestamp` says where it stands")
+        text += ", or none where the list is positional" if scheme.positional else ""
+        yield sum(places) != 1, "timestamp", text
+        text = "an item is part of a list; add the `key` of its signatures"
+        yield timestamp.item is not None and scheme.key is None, "timestamp.item", text
+    if scheme.kind not in SIGNING:
+        return
+    variables = split_template(scheme.signed)[1]
+    text = "'signed' has {ts}, but no `timestamp` says where it stands"
+    yield "ts" in variables and not timestamp, "signed", text
     # A stranger can replace a timestamp that is not signed: checking its age would only look safe.
-    if timestamp and "ts" not in variables and not (timestamp.body is not None and scheme.covers_body):
-        raise SchemeError("signed", "the timestamp is not signed; add {ts} to 'signed'")
-    if "id" in variables and not scheme.delivery_id:
-        raise SchemeError("signed", "'signed' has {id}, but no `delivery_id` names its header")
+    is_unsigned = timestamp is not None and "ts" not in variables and not (timestamp.body and scheme.covers_body)
+    yield is_unsigned, "signed", "the timestamp is not signed; add {ts} to 'signed'"
+    text = "'signed' has {id}, but no `delivery_id` names its header"
+    yield "id" in variables and not scheme.delivery_id, "signed", text
     # Anybody can hash a body. A secret in the bytes of an HMAC or of a public key's signature is a misunderstanding.
-    if scheme.kind == "digest" and "secret" not in variables:
-        raise SchemeError("signed", "a digest proves nothing without the secret; add {secret}")
-    if scheme.kind != "digest" and "secret" in variables:
-        raise SchemeError("signed", "{secret} is for a scheme of kind digest; leave it out")
+    is_digest, has_secret = scheme.kind == "digest", "secret" in variables
+    yield is_digest and not has_secret, "signed", "a digest proves nothing without the secret; add {secret}"
+    yield has_secret and not is_digest, "signed", "{secret} is for a scheme of kind digest; leave it out"

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import cached_property
 from typing import Literal, TypeAlias
 
 from gateway.errors import GatewayError
 from gateway.event import JSON
-from gateway.verify.request_fields import RequestField
+from gateway.verify.request_fields import RequestField, WebhookReader
 
 #: The kinds from which a mapping can build a scheme of its own.
 Kind: TypeAlias = Literal["hmac", "digest", "ed25519", "ecdsa", "token", "basic", "none"]
@@ -64,6 +65,19 @@ class Timestamp:
     unit: Unit = "s"
     tolerance: int | None = 300
 
+    def unix_seconds(self, text: str) -> float | None:
+        """Return the time that a text gives in this unit, in unix seconds; None: it is no such time."""
+        if self.unit == "iso":
+            try:
+                time = datetime.fromisoformat(text)
+            except ValueError:
+                return None
+            return time.timestamp() if time.tzinfo else None
+        # Stricter than int(), which takes signs, spaces, underscores and digits of other scripts.
+        if not (text.isascii() and text.isdigit() and len(text) <= 16):
+            return None
+        return int(text) / 1000 if self.unit == "ms" else float(text)
+
 
 #: Instead of a value in `Handshake.when`: the field has any value, or the request does not have the field.
 ANY, ABSENT = "any", "absent"
@@ -91,6 +105,20 @@ class Handshake:
     text: ReplyValue | None = None
     json: Mapping[str, ReplyValue | int] | None = None
     headers: Mapping[str, ReplyValue] = field(default_factory=dict)
+
+    def matches(self, reader: WebhookReader) -> bool:
+        """Return whether a request has the values of *when*."""
+        for request_field, expected in self.when.items():
+            values = reader.values(request_field)
+            if expected == ABSENT:
+                matches = not values
+            elif expected == ANY:
+                matches = len(values) == 1 and values[0] not in (None, "")
+            else:
+                matches = values == [expected]
+            if not matches:
+                return False
+        return True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,6 +213,11 @@ class Scheme:
     def names_deliveries(self) -> bool:
         """Whether two genuine webhooks with equal bodies can be told apart, or never occur."""
         return bool(self.delivery_id) or self.event_key is not None or self.kind in ("twilio", "adyen", "braintree")
+
+    def items_named(self, key: str, text: str) -> list[str]:
+        """Return the values of the items of this name, where a header is a list."""
+        items = (item.strip().partition(self.sep) for item in text.split(self.items))
+        return [value.strip() for name, _, value in items if name.strip() == key]
 
     def trusts_header(self, header: str) -> bool:
         """Return whether a mapping may rely on a header.

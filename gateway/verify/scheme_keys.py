@@ -40,9 +40,9 @@ def _text(key: str, value: JSON) -> str:
 
 
 def _nonempty_text(key: str, value: JSON) -> str:
-    if not _text(key, value):
-        raise SchemeError(key, f"'{key}' must not be empty")
-    return _text(key, value)
+    if text := _text(key, value):
+        return text
+    raise SchemeError(key, f"'{key}' must not be empty")
 
 
 def _flag(key: str, value: JSON) -> bool:
@@ -78,8 +78,7 @@ def _header_names(key: str, value: JSON) -> tuple[str, ...]:
 
 
 def _delivery_id(key: str, value: JSON) -> tuple[tuple[str, ...], ...]:
-    alternatives = value if isinstance(value, list) else [value]
-    return tuple(_header_names(key, names) for names in alternatives)
+    return tuple(_header_names(key, names) for names in (value if isinstance(value, list) else [value]))
 
 
 def _field_without_header(key: str, value: JSON) -> RequestField:
@@ -108,20 +107,15 @@ def _signed_template(key: str, value: JSON) -> str:
     return template
 
 
-def _secret(key: str, value: JSON) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise SchemeError(
-            key,
-            "'secret' says how the secret is read, with the keys strip and encoding; the secret itself is "
-            "in the environment, under the name that `secret_env` gives",
-        )
-    return read_keys(value, ("strip", "encoding"), "secret.", "'secret'")
+def _object(keys: Sequence[str], problem: str) -> Callable[[str, JSON], Any]:
+    """Return a reader of an object with these keys; *problem* is the message about any other value."""
 
+    def read(key: str, value: JSON) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            raise SchemeError(key, problem)
+        return read_keys(value, keys, f"{key}.", f"'{key}'")
 
-def _timestamp(key: str, value: JSON) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise SchemeError(key, "'timestamp' is an object with the keys header, item or body, unit and tolerance")
-    return read_keys(value, ("header", "item", "body", "unit", "tolerance"), "timestamp.", "'timestamp'")
+    return read
 
 
 def _tolerance(key: str, value: JSON) -> int | None:
@@ -157,11 +151,18 @@ _READERS: Mapping[str, Callable[[str, JSON], Any]] = {
     "sep": _nonempty_text,
     "algorithm": one_of(Algorithm),
     "encoding": one_of(Encoding),
-    "secret": _secret,
+    "secret": _object(
+        ("strip", "encoding"),
+        "'secret' says how the secret is read, with the keys strip and encoding; the secret itself is "
+        "in the environment, under the name that `secret_env` gives",
+    ),
     "secret.strip": _text,
     "secret.encoding": one_of(SecretEncoding),
     "signed": _signed_template,
-    "timestamp": _timestamp,
+    "timestamp": _object(
+        ("header", "item", "body", "unit", "tolerance"),
+        "'timestamp' is an object with the keys header, item or body, unit and tolerance",
+    ),
     "timestamp.header": _header_names,
     "timestamp.item": _nonempty_text,
     "timestamp.body": _nonempty_text,

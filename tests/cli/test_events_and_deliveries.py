@@ -18,6 +18,7 @@ from gateway.receive.record import build_event
 from gateway.store import Store
 from gateway.store.database import Database
 from gateway.store.tables import deliveries, events
+from tests.support.databases import url_of
 
 MAPPING = """\
 version: 1
@@ -46,14 +47,11 @@ def mappings(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def gateway(database: Database, mappings: Path) -> Gateway:
-    """Runs a command as from a script: there is nobody to ask."""
-    environ = {
-        "DATABASE_URL": database.engine.url.render_as_string(hide_password=False),
-        "GATEWAY_MAPPINGS": str(mappings),
-    }
+    """Run a command as from a script, without a terminal to ask on."""
+    environ = {"DATABASE_URL": url_of(database), "GATEWAY_MAPPINGS": str(mappings)}
 
     def run(*words: object) -> Result:
-        return CliRunner().invoke(main, [str(each) for each in words], env=environ)
+        return CliRunner().invoke(main, [str(word) for word in words], env=environ)
 
     return run
 
@@ -62,19 +60,19 @@ def gateway(database: Database, mappings: Path) -> Gateway:
 def received(store: Store, mappings: Path) -> None:
     """Three webhooks: two of ann's, and one on which the mapping fails."""
     rules, _ = parse((mappings / "shop.yaml").read_text(), "shop.yaml")
-    for key, customer, at in (("a", "ann", 1_767_225_600), ("b", "ann", 1_767_225_601), ("c", "\x1b[31mbob", "x")):
+    customers = [("a", "ann", 1_767_225_600), ("b", "ann", 1_767_225_601), ("c", "\x1b[31mbob", "x")]
+    for key, customer, at in customers:
         body = json.dumps({"key": key, "type": "paid", "customer": customer, "at": at}).encode()
         headers = {"content-type": "application/json"}
-        store.record(
-            [build_event(rules, Webhook(method="POST", url="", headers=headers, query={}, body=body), 1_767_225_700.0)]
-        )
+        webhook = Webhook(method="POST", url="", headers=headers, query={}, body=body)
+        store.record([build_event(rules, webhook, 1_767_225_700.0)])
 
 
-def fail(database: Database, id_: int = 1, reason: str = "HTTP 400: 100%_wrong") -> None:
+def fail_first(database: Database) -> None:
+    """Fail delivery 1, so that delivery 2 of the same customer is due."""
+    failed = {"status": "failed", "reason": "HTTP 400: 100%_wrong", "settled_at": 1.0}
     with database.transaction() as connection:
-        connection.execute(
-            update(deliveries).where(deliveries.c.id == id_).values(status="failed", reason=reason, settled_at=1.0)
-        )
+        connection.execute(update(deliveries).where(deliveries.c.id == 1).values(**failed))
         connection.execute(update(deliveries).where(deliveries.c.id == 2).values(status="pending"))
 
 
@@ -88,44 +86,53 @@ def as_json(result: Result) -> Any:
     return json.loads(result.stdout)
 
 
+def ids(result: Result) -> list[int]:
+    return [row["id"] for row in as_json(result)]
+
+
 @pytest.mark.usefixtures("received")
 def test_events_are_listed_and_shown(gateway: Gateway) -> None:
-    listed = gateway("events", "list").stdout.splitlines()
-    assert listed[0].split() == ["id", "received", "source", "type", "status", "calls", "problem"]
-    assert "2026-01-01 00:01:40Z" in listed[1]
-    assert [each["id"] for each in as_json(gateway("events", "list", "--json"))] == [3, 2, 1]
-    assert [each["id"] for each in as_json(gateway("events", "list", "--status", "failed", "--json"))] == [3]
-    assert [each["id"] for each in as_json(gateway("events", "list", "--limit", 1, "--before", 3, "--json"))] == [2]
-    assert as_json(gateway("events", "list", "--since", "2026-01-02", "--json")) == []
-    assert len(as_json(gateway("events", "list", "--until", "2026-01-02", "--json"))) == 3
+    lines = gateway("events", "list").stdout.splitlines()
+    assert lines[0].split() == ["id", "received", "source", "type", "status", "calls", "problem"]
+    assert "2026-01-01 00:01:40Z" in lines[1]
+    for filters, expected in (
+        ((), [3, 2, 1]),
+        (("--status", "failed"), [3]),
+        (("--limit", 1, "--before", 3), [2]),
+        (("--since", "2026-01-02"), []),
+        (("--until", "2026-01-02"), [3, 2, 1]),
+    ):
+        assert ids(gateway("events", "list", *filters, "--json")) == expected
     assert as_json(gateway("events", "show", 1, "--json"))["body"]["customer"] == "ann"
     assert gateway("events", "show", 99).exit_code == 1
 
 
 @pytest.mark.usefixtures("received")
-def test_nothing_from_a_payload_does_anything_to_a_terminal(gateway: Gateway) -> None:
+def test_no_terminal_code_of_a_payload_is_printed(gateway: Gateway) -> None:
     for command in (("events", "list"), ("events", "show", 3), ("deliveries", "list"), ("deliveries", "show", 1)):
         for words in (command, (*command, "--json")):
             assert "\x1b" not in gateway(*words).output
 
 
 @pytest.mark.usefixtures("received")
-def test_deliveries_are_listed_by_what_is_asked(gateway: Gateway, database: Database) -> None:
-    fail(database)
-    found = as_json(gateway("deliveries", "list", "--status", "failed", "--error", "100%_W", "--json"))
-    assert [each["id"] for each in found] == [1]
-    assert as_json(gateway("deliveries", "list", "--error", "100__w", "--json")) == [], "% and _ mean themselves"
-    assert as_json(gateway("deliveries", "list", "--source", "other", "--json")) == []
-    assert [each["id"] for each in as_json(gateway("deliveries", "list", "--event", 2, "--json"))] == [2]
-    shown = as_json(gateway("deliveries", "show", 1, "--json"))
-    assert (shown["status"], shown["call"]["name"], shown["attempts"]) == ("failed", "Paid", [])
+def test_deliveries_are_listed_by_filters_and_shown(gateway: Gateway, database: Database) -> None:
+    fail_first(database)
+    for filters, expected in (
+        (("--status", "failed", "--error", "100%_W"), [1]),
+        (("--error", "100__w"), []),  # % and _ are no wildcards
+        (("--source", "other"), []),
+        (("--event", 2), [2]),
+    ):
+        assert ids(gateway("deliveries", "list", *filters, "--json")) == expected
+    delivery = as_json(gateway("deliveries", "show", 1, "--json"))
+    assert (delivery["status"], delivery["call"]["name"], delivery["attempts"]) == ("failed", "Paid", [])
 
 
 @pytest.mark.usefixtures("received")
-def test_a_failed_delivery_is_retried_and_others_are_refused_with_the_reason(
+def test_a_failed_delivery_is_retried_and_others_are_refused_with_a_reason(
     gateway: Gateway, database: Database
 ) -> None:
-    fail(database)
+    fail_first(database)
     dry = gateway("deliveries", "retry", 1, 2, 99, "--dry-run")
     assert (dry.exit_code, dry.stdout) == (1, "1 delivery would be retried\n")
     assert "delivery 2 is pending; only failed ones are retried" in dry.stderr
@@ -137,7 +144,7 @@ def test_a_failed_delivery_is_retried_and_others_are_refused_with_the_reason(
 
 
 @pytest.mark.usefixtures("received")
-def test_bulk_work_that_nobody_can_be_asked_about_needs_a_yes(gateway: Gateway, database: Database) -> None:
+def test_bulk_work_without_a_terminal_needs_yes(gateway: Gateway, database: Database) -> None:
     refused = gateway("deliveries", "cancel", "--source", "shop")
     assert refused.exit_code == 2
     assert "cancel 2 deliveries? There is no terminal to ask on: add --yes" in refused.stderr
@@ -147,13 +154,13 @@ def test_bulk_work_that_nobody_can_be_asked_about_needs_a_yes(gateway: Gateway, 
 
 
 @pytest.mark.parametrize("words", [("deliveries", "retry"), ("deliveries", "cancel"), ("events", "replay")])
-def test_all_there_is_has_to_be_asked_for(gateway: Gateway, words: tuple[str, ...]) -> None:
+def test_bulk_work_needs_ids_filters_or_all(gateway: Gateway, words: tuple[str, ...]) -> None:
     assert "choose some: ids, filters such as --source or --since, or --all" in gateway(*words).stderr
     assert "not both" in gateway(*words, 1, "--source", "shop").stderr
 
 
 @pytest.mark.usefixtures("received")
-def test_a_replay_says_what_it_will_do_and_does_it(gateway: Gateway, database: Database, mappings: Path) -> None:
+def test_a_replay_prints_a_preview_and_does_the_same(gateway: Gateway, database: Database, mappings: Path) -> None:
     (mappings / "shop.yaml").write_text(MAPPING.format(name="Order Paid").replace("      timestamp: =at\n", ""))
     dry = as_json(gateway("events", "replay", 1, "--dry-run", "--json"))
     assert (dry["events"], dry["new"], dry["cancelled"]) == (1, 1, 1)
@@ -166,7 +173,7 @@ def test_a_replay_says_what_it_will_do_and_does_it(gateway: Gateway, database: D
 
 
 @pytest.mark.usefixtures("received")
-def test_what_arrived_goes_out_again_only_when_asked_and_then_as_another_event(
+def test_a_delivered_call_is_sent_again_only_on_request_and_then_with_a_new_id(
     gateway: Gateway, database: Database
 ) -> None:
     with database.transaction() as connection:
@@ -177,12 +184,12 @@ def test_what_arrived_goes_out_again_only_when_asked_and_then_as_another_event(
     assert as_json(gateway("events", "replay", 1, "--again", "--yes", "--json"))["again"] == 1
     assert statuses(database) == ["delivered", "delivered", "pending"]
     with database.engine.connect() as connection:
-        sent = [json.loads(each)["event_id"] for each in connection.scalars(select(deliveries.c.call))]
-    assert len(set(sent)) == 3
+        event_ids = [json.loads(call)["event_id"] for call in connection.scalars(select(deliveries.c.call))]
+    assert len(set(event_ids)) == 3
 
 
 @pytest.mark.usefixtures("received")
-def test_a_replay_without_a_mapping_or_on_which_it_fails_says_so(gateway: Gateway, mappings: Path) -> None:
+def test_a_replay_fails_with_a_reason_without_a_usable_mapping(gateway: Gateway, mappings: Path) -> None:
     failed = gateway("events", "replay", 3)
     assert failed.exit_code == 1
     assert "today's mapping fails on 1 event" in failed.output

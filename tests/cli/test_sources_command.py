@@ -357,7 +357,7 @@ def test_schemes_need_neither_mappings_nor_a_valid_environment(directory: Path) 
 def test_a_scheme_is_shown_as_it_stands_in_the_table() -> None:
     assert sources("--schemes", "telegram").stdout == (
         "telegram:\n"
-        "  description: Telegram, with the secret_token that setWebhook was given\n"
+        "  description: Telegram, with the secret_token that you passed to setWebhook\n"
         "  kind: token\n"
         "  header: X-Telegram-Bot-Api-Secret-Token\n"
         "  event_key: =update_id\n"

@@ -172,9 +172,7 @@ def test_a_slow_answer_is_ended_at_the_deadline(beginning: bytes, trickle: bytes
     with serving(handle) as url:
         attempt = attempt_at(url, deadline=0.5)
         left.set()
-    reasons = ["no whole answer within 0.5 s"] + ([] if trickle else ["no answer in time"])
-    assert attempt.status is None
-    assert attempt.reason in reasons
+    assert (attempt.status, attempt.reason) == (None, "no whole answer within 0.5 s")
     assert 0.4 < attempt.seconds < 2
 
 
@@ -480,7 +478,7 @@ def test_a_raw_request_may_be_given_less_time_but_not_more(
     with (
         TrackAPI(answer=lambda _: Hang()) as api,
         calling(api.url, deadline=deadline, policy=NO_RETRY) as (client, _),
-        pytest.raises(SendError, match=f"^no whole answer within {seconds} s$|^no answer in time$"),
+        pytest.raises(SendError, match=f"^no whole answer within {seconds} s$"),
     ):
         client.call(RawRequest(path="/v1/accounts/region", timeout=timeout), on_attempt=attempts.append)
     assert 0.1 < attempts[0].seconds < 2
@@ -771,29 +769,26 @@ class _TwoHosts(Connection):
 WRONG_KEY = "HTTP 401: the site id or the API key is wrong (CUSTOMERIO_SITE_ID, CUSTOMERIO_API_KEY)"
 
 
+IN_EU = "the workspace is in eu, not in us: "
+
+
 @pytest.mark.parametrize(
-    ("key", "own", "region", "found", "cause", "problem"),
+    ("key", "own", "region", "problem"),
     [
-        ("key", "us", None, "eu", "misconfigured", "the workspace is in eu, not in us: set CUSTOMERIO_REGION=eu"),
-        ("key", "eu", None, "eu", None, None),
-        (
-            *("key", "eu", "us", "eu", "misconfigured"),
-            "the workspace is in eu, not in us: write region: eu in the mapping, or leave the region out",
-        ),
-        ("wrong", "us", None, None, "misconfigured", WRONG_KEY),
-        ("wrong", "eu", None, None, "misconfigured", WRONG_KEY),
+        ("key", "us", None, f"{IN_EU}set CUSTOMERIO_REGION=eu"),
+        ("key", "eu", None, None),
+        ("key", "eu", "us", f"{IN_EU}write region: eu in the mapping, or leave the region out"),
+        ("wrong", "us", None, WRONG_KEY),
+        ("wrong", "eu", None, WRONG_KEY),
     ],
 )
-def test_a_probe_finds_a_wrong_key_or_region(
-    key: str, own: str, region: str | None, found: str | None, cause: str | None, problem: str | None
-) -> None:
+def test_a_probe_finds_a_wrong_key_or_region(key: str, own: str, region: str | None, problem: str | None) -> None:
     """A key that another region's host knows is not wrong; the region is."""
     with TrackAPI(api_key="of somebody else") as us, TrackAPI(region="eu") as eu:
         connection = _TwoHosts(site_id="site", api_key=key, region=own, base_url=f"{us.url} {eu.url}")
         with Client(connection) as client:
             probe = client.probe("default", region)
-            assert (probe.cause, probe.reason) == (cause, problem)
-            assert client.region_of("default", region) == (found, problem if found is None else None)
+            assert (probe.cause, probe.reason) == (problem and "misconfigured", problem)
 
 
 def test_a_probe_finds_a_wrong_key_although_the_other_region_is_not_reached() -> None:

@@ -65,32 +65,15 @@ def refusal(call_type: type[Call], **fields: Any) -> str:
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
-        (None, None),
-        (True, True),
-        (0, 0),
-        (2**70, 2**70),
-        (1.5, 1.5),
-        (1.0, 1.0),
-        ("Päid", "Päid"),
-        (Plan.PRO, "pro"),
-        (Level.HIGH, 3),
-        (U, str(U)),
-        (MOMENT, SECONDS),
-        (MOMENT + timedelta(microseconds=999_999), SECONDS),
+        *((value, value) for value in (None, True, 0, 2**70, 1.5, 1.0, "Päid")),
+        *((Plan.PRO, "pro"), (Level.HIGH, 3), (U, str(U))),
+        *((MOMENT, SECONDS), (MOMENT + timedelta(microseconds=999_999), SECONDS)),
         (datetime(2025, 12, 31, 20, tzinfo=timezone(timedelta(hours=-4))), SECONDS),
-        (Decimal("42"), 42),
-        (Decimal("42.00"), 42),
-        (Decimal("-0"), 0),
-        (Decimal("1E+3"), 1_000),
+        *((Decimal("42"), 42), (Decimal("42.00"), 42), (Decimal("-0"), 0), (Decimal("1E+3"), 1_000)),
         (Decimal("12345678901234567890123456789012345678"), 12345678901234567890123456789012345678),
-        (Decimal("49.90"), 49.9),
-        (Decimal("-0.001"), -0.001),
-        (Decimal("1E-7"), 1e-7),
-        ([1, (2, 3)], [1, [2, 3]]),
-        ((), []),
-        ({"a": {"b": (U, Decimal("0.5"))}}, {"a": {"b": [str(U), 0.5]}}),
-        (OrderedDict(a=MOMENT), {"a": SECONDS}),
-        (MappingProxyType({"a": 1}), {"a": 1}),
+        *((Decimal("49.90"), 49.9), (Decimal("-0.001"), -0.001), (Decimal("1E-7"), 1e-7)),
+        *(([1, (2, 3)], [1, [2, 3]]), ((), []), ({"a": {"b": (U, Decimal("0.5"))}}, {"a": {"b": [str(U), 0.5]}})),
+        *((OrderedDict(a=MOMENT), {"a": SECONDS}), (MappingProxyType({"a": 1}), {"a": 1})),
     ],
 )
 def test_a_value_becomes_the_json_that_it_is(value: Any, expected: Any) -> None:
@@ -111,11 +94,10 @@ def test_a_value_becomes_the_json_that_it_is(value: Any, expected: Any) -> None:
             datetime(2026, 1, 1),  # noqa: DTZ001  # without a zone is what the test is about
             " is a datetime without a time zone; write datetime.now(timezone.utc)",
         ),
-        (date(2026, 1, 1), " is a date, which JSON does not know; send it as text or a number"),
-        ({1}, " is a set, which JSON does not know; send it as text or a number"),
-        (b"a", " is a bytes, which JSON does not know; send it as text or a number"),
-        (1j, " is a complex, which JSON does not know; send it as text or a number"),
-        (object(), " is a object, which JSON does not know; send it as text or a number"),
+        *(
+            (value, f" is a {type(value).__name__}, which JSON does not know; send it as text or a number")
+            for value in (date(2026, 1, 1), {1}, b"a", 1j, object())
+        ),
         ({"a": [0, {"b": b"s3cret"}]}, ".a[1].b is a bytes, which JSON does not know; send it as text or a number"),
         ({1: "a"}, " has a name that is a int; names are texts"),
         ({None: "a"}, " has a name that is a NoneType; names are texts"),
@@ -146,21 +128,9 @@ def test_values_that_only_python_calls_json_violate_a_limit(value: Any) -> None:
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        ("42", "42"),
-        (" 42 ", " 42 "),
-        (42, "42"),
-        (-1, "-1"),
-        (0, "0"),
-        (2**70, str(2**70)),
-        (42.0, "42"),
-        (1e20, "100000000000000000000"),
-        (0.5, "0.5"),
-        (1e-7, "0.0000001"),
-        (Decimal("42"), "42"),
-        (Decimal("42.50"), "42.5"),
-        (U, str(U)),
-        (Plan.PRO, "pro"),
-        (Level.HIGH, "3"),
+        *(("42", "42"), (" 42 ", " 42 "), (42, "42"), (-1, "-1"), (0, "0"), (2**70, str(2**70)), (42.0, "42")),
+        *((1e20, "100000000000000000000"), (0.5, "0.5"), (1e-7, "0.0000001")),
+        *((Decimal("42"), "42"), (Decimal("42.50"), "42.5"), (U, str(U)), (Plan.PRO, "pro"), (Level.HIGH, "3")),
     ],
 )
 def test_a_number_or_uuid_becomes_text_where_the_key_takes_text(value: Any, text: str) -> None:
@@ -182,12 +152,11 @@ def test_a_number_or_uuid_becomes_text_where_the_key_takes_text(value: Any, text
 @pytest.mark.parametrize(
     ("value", "problem"),
     [
-        (True, "must be text or a number, got a bool"),
-        (False, "must be text or a number, got a bool"),
+        *((value, "must be text or a number, got a bool") for value in (True, False)),
+        (MOMENT, "must be text or a number, got a datetime"),
         (b"42", "must be text or a number, got a bytes"),
         (["42"], "must be text or a number, got a list"),
         ({"id": 1}, "must be text or a number, got a dict"),
-        (MOMENT, "must be text or a number, got a datetime"),
         (Decimal("NaN"), "is a number that JSON cannot write"),
         (Decimal("0.1234567890123456789"), "has more digits than a JSON number keeps; send it as text"),
         pytest.param(HUGE, "is a number that cannot be written as text", id="a huge number"),
@@ -229,15 +198,13 @@ def test_a_value_that_is_no_time_violates_a_limit(value: Any) -> None:
 @pytest.mark.parametrize(
     ("event_id", "expected"),
     [
-        (None, OWN),
-        ("", OWN),
-        (ULID, ULID),
-        (ULID.lower(), ULID.lower()),
-        ("order-7", ulid_of_text("order-7")),
-        (U, ulid_of_text(str(U))),
-        (7, ulid_of_text("7")),
-        (0, ulid_of_text("0")),
-        ("I" * 26, ulid_of_text("I" * 26)),
+        *((None, OWN), ("", OWN), (ULID, ULID), (ULID.lower(), ULID.lower()), ("order-7", ulid_of_text("order-7"))),
+        *(
+            (U, ulid_of_text(str(U))),
+            (7, ulid_of_text("7")),
+            (0, ulid_of_text("0")),
+            ("I" * 26, ulid_of_text("I" * 26)),
+        ),
     ],
 )
 def test_an_event_or_view_gets_a_ulid(call_type: type[Call], name: str, event_id: Any, expected: str) -> None:

@@ -16,7 +16,8 @@ from gateway.customerio.calls import Call, as_json
 from gateway.customerio.client import Sender
 from gateway.customerio.retry import Policy
 from gateway.deliver.worker import Worker
-from gateway.store import NewDelivery, Store
+from gateway.event import NewDelivery
+from gateway.store import Store
 from gateway.store.database import Database, connect
 from gateway.store.tables import deliveries
 from tests.support.rows import event
@@ -35,7 +36,7 @@ def record_calls(
                 connection=connection,
                 region=region,
                 lanes=call.lanes(connection),
-                call=text,
+                text=text,
             )
         )
     store.record([event(repr((connection, calls)), *new)])

@@ -32,7 +32,7 @@ SCALE = float(os.environ.get("FAULTS_SCALE") or 1)
 SEED = 20_260_801
 CUSTOMERS = max(round(300 * SCALE), 20)
 ORDERS = 17  # of each
-PATIENCE = 120 + 480 * SCALE  # seconds until a load is given up, and then until what is left of it is
+PATIENCE = 120 + 480 * SCALE  # seconds that a load may take, and then its deliveries
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def api() -> Iterator[TrackAPI]:
 
 @pytest.fixture
 def open_directory() -> Iterator[Path]:
-    """A directory that other users reach too; pytest's own are closed to the user of a database server."""
+    """A directory that other users can read; the user of a database server cannot read pytest's own."""
     with tempfile.TemporaryDirectory(prefix="gateway-faults-") as name:
         Path(name).chmod(0o755)
         yield Path(name)
@@ -62,17 +62,17 @@ def test_web_and_worker_are_killed_at_random(tmp_path: Path, database_url: str, 
 
 
 def test_the_track_api_is_away_and_comes_back_unwell(tmp_path: Path, database_url: str, api: TrackAPI) -> None:
-    ailing = Ailing()
+    unwell = Unwell()
     # An attempt that is never answered ends after half of the lease.
     with running_gateway(tmp_path, database_url, api, lease=2) as gateway:
         load = _load(gateway)
-        load.run(lambda load: fall_ill(api, load, ailing))
+        load.run(lambda load: fall_ill(api, load, unwell))
         _assert_all_is_well(gateway, api, load, database_url)
-    assert set(ailing.given) == {"503", "reset", "hang"}
+    assert set(unwell.faults) == {"503", "reset", "hang"}
     assert api.repeats > 0  # the API did drop what was applied and came again
 
 
-def test_postgresql_is_restarted_in_mid_load(tmp_path: Path, open_directory: Path, api: TrackAPI) -> None:
+def test_postgresql_is_restarted_during_the_load(tmp_path: Path, open_directory: Path, api: TrackAPI) -> None:
     with PostgreSQLServer(open_directory, {}) as server, running_gateway(tmp_path, server.url, api) as gateway:
         load = _load(gateway)
         load.run(lambda load: restart_often(server, load, api))
@@ -122,7 +122,7 @@ def test_the_receiver_stays_usable_on_a_slow_disk(
         _assert_all_is_well(gateway, api, load, database_url)
 
 
-# What is done to them, at points of the work's progress, so that it is spread over it on any machine
+# Disturbances, each at a point of the progress, so that they are spread over the load on any machine
 
 
 def kill_at_random(gateway: GatewayProcess, api: TrackAPI, load: Load) -> None:
@@ -150,11 +150,11 @@ def kill_one_of_each(gateway: GatewayProcess, api: TrackAPI, load: Load) -> None
         process.start()
 
 
-class Ailing:
-    """What the Track API does to each request while it is not well, its region probe included."""
+class Unwell:
+    """The fault of each request, the region probe included, while the Track API is unwell."""
 
     def __init__(self) -> None:
-        self.given: dict[str, int] = {}
+        self.faults: dict[str, int] = {}
         self._lock = threading.Lock()
 
     def __call__(self, request: ParsedRequest) -> Fault | None:
@@ -169,23 +169,23 @@ class Ailing:
 
     def _give(self, name: str, fault: Fault) -> Fault:
         with self._lock:
-            self.given[name] = self.given.get(name, 0) + 1
+            self.faults[name] = self.faults.get(name, 0) + 1
         return fault
 
 
-def fall_ill(api: TrackAPI, load: Load, ailing: Ailing) -> None:
-    """Be refused, reset and answered 503 for a while each, then ail until half is applied, then be well."""
+def fall_ill(api: TrackAPI, load: Load, unwell: Unwell) -> None:
+    """Refuse, reset and answer 503 for a while each, then be unwell until half is applied."""
     _wait_for_calls(api, load, load.calls // 10)
     with api.away():
         time.sleep(OUTAGE)
     for fault in (Reset(applied=False), Reply(status=503), Reset(applied=True)):
         api.answer = _always(fault)
         time.sleep(OUTAGE)
-    api.answer = ailing
+    api.answer = unwell
     ends = time.monotonic() + 10 * OUTAGE
     load.wait_until(lambda: api.count_applied() >= load.calls // 2 or time.monotonic() > ends)
-    # It sends little while it doubts the connection: not every fault has met an event by then.
-    load.wait_until(lambda: len(ailing.given) == 3 and api.repeats > 0)
+    # The worker sends little while the connection is paused: not every fault has met an event by then.
+    load.wait_until(lambda: len(unwell.faults) == 3 and api.repeats > 0)
     api.answer = lambda _: None
 
 
@@ -205,7 +205,7 @@ def restart_often(server: PostgreSQLServer, load: Load, api: TrackAPI) -> None:
 
 
 def move_clock(shim: Shim, load: Load) -> None:
-    """Move it forward in mid-load, and back: what became due in between is so only after as long again."""
+    """Move it forward and back: a delivery that became due in between is due again only after as long."""
     load.wait_until(lambda: load.accepted >= load.events // 3)
     shim.move_clock(MINUTE)
     load.wait_until(lambda: load.accepted >= load.events * 2 // 3)
@@ -223,7 +223,7 @@ def _always(fault: Fault) -> Answer:
     return lambda _: fault
 
 
-# What they run on, and how it has to end
+# Set-up, and how every run has to end
 
 
 def _load(gateway: GatewayProcess, *, senders: int = 8) -> Load:
@@ -232,7 +232,7 @@ def _load(gateway: GatewayProcess, *, senders: int = 8) -> Load:
 
 @contextlib.contextmanager
 def _database(engine: str, directory: Path, open_directory: Path, environment: Mapping[str, str]) -> Iterator[str]:
-    """Give the URL of a database whose clock and disk are those of *environment*."""
+    """Yield the URL of a database whose server has the clock and the disk of *environment*."""
     if engine == "sqlite":
         yield f"sqlite:///{directory}/gateway.db"
         return
@@ -241,15 +241,15 @@ def _database(engine: str, directory: Path, open_directory: Path, environment: M
 
 
 def _assert_all_is_well(gateway: GatewayProcess, api: TrackAPI, load: Load, database_url: str) -> None:
-    """Wait for the last call; then all is applied once and in order, settled, and everybody ends in good order."""
+    """Require that all calls are settled, applied once and in order, and that all processes end well."""
     wait_until_settled(database_url, load, timeout=PATIENCE)
     assert_promise_kept(api, load)
-    # One that was started anew just now may be told to end before it has begun to listen for it.
+    # A process that has just been restarted may get the signal before it handles it.
     assert set(gateway.stop().values()) <= {0, -signal.SIGTERM}
 
 
 def _largest_step_back(database_url: str) -> float:
-    """Tell by how many seconds the time of receipt fell from one event to the next."""
+    """Return the most seconds by which an event was received before the one recorded earlier."""
     engine = create_engine(database_url)
     try:
         with engine.connect() as connection:

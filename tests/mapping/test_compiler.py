@@ -34,7 +34,7 @@ def problems(text: str) -> list[str]:
     except MappingError as error:
         reported = error.problems
     return [
-        f"{problem.where.line}:{problem.where.column} "
+        f"{problem.location.line}:{problem.location.column} "
         + ("warning: " if problem.severity is Severity.WARNING else "")
         + f"{problem.code}: {problem.text}"
         for problem in reported
@@ -199,7 +199,7 @@ def test_the_event_type_and_key_of_a_scheme_are_used_where_the_mapping_has_none(
 def test_the_place_of_an_event_type_of_a_scheme_is_that_of_the_scheme() -> None:
     event_type = verified("{scheme: stripe, secret_env: A}").event_type
     assert event_type is not None
-    assert str(event_type.where) == "m.yaml:3:9"
+    assert str(event_type.location) == "m.yaml:3:9"
 
 
 @pytest.mark.parametrize("name", signatures.schemes())

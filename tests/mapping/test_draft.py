@@ -58,7 +58,8 @@ CASES = data(Path(__file__).with_name("draft_cases.yaml").read_text(encoding="ut
 WEBHOOKS = CASES["webhooks"]
 INVOICE = WEBHOOKS["an invoice is its customer's, not its owner's"]["body"]
 ORDER = WEBHOOKS["an order is its customer's, not the clerk's"]["body"]
-FORM = WEBHOOKS["an email among answers"]["body"]
+FORM = WEBHOOKS["an email in the text of an answer is nobody's"]["body"]
+MAIL = WEBHOOKS["the one who got the mail, not the one who sent it"]["body"]
 
 
 @pytest.mark.parametrize("name", WEBHOOKS)
@@ -97,10 +98,9 @@ def test_attributes_with_a_meaning_to_customer_io_and_tokens_are_never_guessed()
 
 
 def test_the_body_of_the_test_is_what_the_mapping_reads() -> None:
-    (test,) = compiled(drafted(FORM | {"noise": ["x"] * 9})).tests
-    answers = [{"type": "email", "email": "Ida@Example.com"}]
-    response = {"submitted_at": "2026-01-01T10:00:00Z", "answers": answers}
-    assert test.body == {"event_type": "form_answered", "form_response": response}
+    (test,) = compiled(drafted(MAIL | {"noise": ["x"] * 9})).tests
+    read = {"to": ["Ida <Ida@Example.com>"], "subject": "Hi"}
+    assert test.body == {"type": "email.opened", "created_at": "2026-01-01T10:00:00Z", "data": read}
 
 
 def test_a_deleted_person_is_not_created_again() -> None:

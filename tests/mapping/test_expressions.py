@@ -20,6 +20,10 @@ from tests.support.cases import read_rows
 NAMES = Names(variables=frozenset({"plan"}), tables=frozenset({"plans"}))
 
 
+def lines_of(name: str, separator: str = "\n") -> list[str]:
+    return Path(__file__).with_name(name).read_text(encoding="utf-8").strip().split(separator)
+
+
 def scope(root: JSON) -> Scope:
     return Scope(root=root, body=root, headers={}, query={}, received_at=1767225600)
 
@@ -95,7 +99,7 @@ def refusal(expression: str) -> tuple[int, str]:
     return caught.value.offset, f"{caught.value.code}: {caught.value.problem}"
 
 
-@pytest.mark.parametrize("bad", Path(__file__).with_name("expression_errors.txt").read_text().strip().split("\n\n"))
+@pytest.mark.parametrize("bad", lines_of("expression_errors.txt", "\n\n"))
 def test_a_bad_expression_is_an_error_with_its_place_and_the_fix(bad: str) -> None:
     """In the file, ^ is below the place of the error."""
     expression, error = bad.split("\n")
@@ -124,10 +128,7 @@ def test_a_bad_regular_expression_says_why(pattern: str, problem: str, capfd: py
     assert capfd.readouterr() == ("", "")
 
 
-RESEMBLING = Path(__file__).with_name("expressions_resembling_mistakes.txt").read_text(encoding="utf-8").splitlines()
-
-
-@pytest.mark.parametrize("expression", [*RESEMBLING, "a\n.b"])
+@pytest.mark.parametrize("expression", [*lines_of("expressions_resembling_mistakes.txt"), "a\n.b"])
 def test_expressions_that_resemble_mistakes_are_accepted(expression: str) -> None:
     assert isinstance(compile_expression(expression, NAMES), Expression)
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from gateway.errors import ExpressionError
 from gateway.event import JSON
 from gateway.mapping.expressions import Names, Scope, compile_expression
-from gateway.mapping.functions import FUNCTIONS, MAX_ITEMS, MAX_STEPS, MAX_TEXT, Function, equal, truthy
+from gateway.mapping.functions import FUNCTIONS, MAX_ITEMS, MAX_STEPS, MAX_TEXT, Budget, Function, equal, truthy
 from gateway.text import number_text
 from tests.support.cases import read_rows
 
@@ -434,8 +434,8 @@ def test_a_value_nested_without_end_is_an_error_at_worst(expression: str) -> Non
     ],
 )
 def test_equality_is_that_of_json(left: JSON, right: JSON, expected: bool) -> None:
-    assert equal(left, right) is expected
-    assert equal(right, left) is expected
+    assert equal(left, right, Budget().spend) is expected
+    assert equal(right, left, Budget().spend) is expected
 
 
 @pytest.mark.parametrize("value", [None, False, "", [], {}])

@@ -59,7 +59,7 @@ def test_a_shipped_mapping_begins_with_what_has_to_be_set_up(file: Path) -> None
 )
 def test_a_shipped_mapping_passes_its_own_test(file: Path, number: int) -> None:
     result = run_tests(compiled(file)[0], load)[number]
-    assert result.difference is None, f"{result.where}: {result.name}\n{result.difference}"
+    assert result.difference is None, f"{result.location}: {result.name}\n{result.difference}"
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
@@ -69,7 +69,7 @@ def test_a_shipped_mapping_has_a_test_for_each_of_its_calls(file: Path) -> None:
     for rule in mapping.rules:
         for call in rule.calls:
             if call.spec.name != "ignore":
-                assert any(call_.get("call") == call.spec.name for call_ in expected), str(call.where)
+                assert any(call_.get("call") == call.spec.name for call_ in expected), str(call.location)
     assert any(test.expect == () for test in mapping.tests), "no test shows what is ignored"
 
 
@@ -138,7 +138,7 @@ def difference(test: str, load: Callable[[str], JSON] = load) -> str | None:
     mapping, warnings = parse(TESTED % test, "t.yaml")
     assert warnings == []
     (result,) = run_tests(mapping, load)
-    assert (result.name, str(result.where)) == ("one", "t.yaml:10:5")
+    assert (result.name, str(result.location)) == ("one", "t.yaml:10:5")
     return result.difference
 
 

@@ -14,11 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.customerio.calls import (
-    Screen,
-    Track,
-    as_json,
-)
+from gateway.customerio.calls import Screen, Track, as_json
 from gateway.errors import TranslationError
 from gateway.event import JSON, Event
 from gateway.mapping.compiler import parse

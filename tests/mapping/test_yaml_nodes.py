@@ -104,13 +104,15 @@ def test_every_node_knows_its_place() -> None:
     assert isinstance(calls, ListNode)
     call, other = calls.items
     assert isinstance(call, ObjectNode)
-    places = [node.where for node in (top, key, calls, call, scalar(call.get("name")), scalar(call.get("id")), other)]
+    places = [
+        node.location for node in (top, key, calls, call, scalar(call.get("name")), scalar(call.get("id")), other)
+    ]
     expected = [(1, 1), (3, 3), (4, 5), (4, 7), (4, 13), (5, 11), (6, 7)]
     assert places == [Location(file="shop.yaml", line=line, column=column) for line, column in expected]
 
 
 def test_the_place_of_a_plain_text_is_its_first_character_even_after_an_anchor() -> None:
-    assert value("&x =a.b").where == Location(file="f.yaml", line=1, column=7)
+    assert value("&x =a.b").location == Location(file="f.yaml", line=1, column=7)
 
 
 def test_a_byte_order_mark_is_skipped() -> None:
@@ -240,7 +242,7 @@ def test_any_text_is_a_document_or_a_mapping_error(text: str) -> None:
     try:
         plain(read(text, "f.yaml"))
     except MappingError as error:
-        places = [problem.where for problem in error.problems]
+        places = [problem.location for problem in error.problems]
     else:
         places = [Location(file="f.yaml", line=1, column=1)]
     assert min(min(place.line, place.column) for place in places) >= 1

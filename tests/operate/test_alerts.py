@@ -1,4 +1,4 @@
-"""What the operator is told, posted to a real server; and the tasks beside the worker."""
+"""Alerts, posted to a real server; and the tasks beside the worker."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def status(code: int, **headers: str) -> Answer:
 
 
 class Receiver(http.server.ThreadingHTTPServer):
-    """Takes alerts, as Slack would."""
+    """Receives alerts as Slack does."""
 
     daemon_threads = True
 
@@ -68,7 +69,7 @@ class Receiver(http.server.ThreadingHTTPServer):
     def texts(self) -> list[str]:
         return [body["text"] for _, _, body in self.received]
 
-    def was_told(self, *parts: str) -> bool:
+    def has_received(self, *parts: str) -> bool:
         return all(part in str(self.texts) for part in parts)
 
 
@@ -82,37 +83,38 @@ def receiver() -> Iterator[Receiver]:
         thread.join()
 
 
-# Seconds that an answer may take: on a busy machine too, and where it does not come in time anyway.
+# Seconds that an answer may take: on a busy machine, and where the answer comes too late anyway.
 DEADLINE, SHORT = 1.0, 0.2
 
 
 @pytest.fixture
 def alerts(request: pytest.FixtureRequest, database: Database, receiver: Receiver) -> Iterator[AlertPoster]:
-    made = AlertPoster(database, receiver.url, deadline=getattr(request, "param", DEADLINE))
-    yield made
-    made.close()
+    with closing(AlertPoster(database, receiver.url, deadline=getattr(request, "param", DEADLINE))) as poster:
+        yield poster
 
 
 RUNNING = threading.Event()
 
 
-def left(database: Database) -> list[float]:
-    """In how many seconds each notice that is not yet told is told next."""
+def seconds_until_posts(database: Database) -> list[float]:
+    """Return in how many seconds each notice that is not yet posted is posted next."""
     with database.engine.connect() as connection:
-        asked = select(notices.c.tell_at - database.now).where(notices.c.tell_at.is_not(None))
-        return list(connection.scalars(asked))
+        waiting = select(notices.c.tell_at - database.now).where(notices.c.tell_at.is_not(None))
+        return list(connection.scalars(waiting))
 
 
-def test_an_alert_is_what_slack_takes(alerts: AlertPoster, receiver: Receiver, database: Database) -> None:
+def test_an_alert_has_the_form_of_slack(alerts: AlertPoster, receiver: Receiver, database: Database) -> None:
     begin(database, "broken", "shop", "a < b & <!channel>")
     alerts.post_due(RUNNING)
     alerts.post_due(RUNNING)
     text = "customerio-gateway: a &lt; b &amp; &lt;!channel&gt;"
     assert receiver.received == [("/T4711", "application/json", {"text": text})]
-    assert left(database) == []
+    assert seconds_until_posts(database) == []
 
 
-def test_what_is_over_says_how_long_it_lasted(alerts: AlertPoster, receiver: Receiver, database: Database) -> None:
+def test_the_end_of_a_notice_says_how_long_it_lasted(
+    alerts: AlertPoster, receiver: Receiver, database: Database
+) -> None:
     begin(database, "late", "", "deliveries are late")
     shift(database, 90 * 60)
     end(database, "late")
@@ -120,31 +122,31 @@ def test_what_is_over_says_how_long_it_lasted(alerts: AlertPoster, receiver: Rec
     assert receiver.texts == ["customerio-gateway: over after 1.5 h: deliveries are late"]
 
 
-def test_what_customerio_said_about_a_call_does_not_leave_the_house(
+def test_the_answer_of_customerio_is_not_part_of_an_alert(
     alerts: AlertPoster, receiver: Receiver, database: Database, store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
     store.record([event("a", call("one", 1))])
     fail(store)
     alerts.post_due(RUNNING)
-    said = "deliveries of source shop fail; see: gateway deliveries list --status failed --source shop"
-    assert receiver.texts == [f"customerio-gateway: {said}"]
-    assert [record.getMessage() for record in caplog.records if record.name == "gateway.operate.alerts.post"] == [said]
+    text = "deliveries of source shop fail; see: gateway deliveries list --status failed --source shop"
+    assert receiver.texts == [f"customerio-gateway: {text}"]
+    assert [record.getMessage() for record in caplog.records if record.name == "gateway.operate.alerts.post"] == [text]
 
 
 @pytest.mark.parametrize(
-    ("answer", "said", "alerts"),
+    ("answer", "reason", "alerts"),
     [
         (status(500), "HTTP 500", DEADLINE),
         (status(302, Location="/elsewhere"), "HTTP 302", DEADLINE),
         (lambda handler: handler.connection.close(), "the connection failed", DEADLINE),
         (lambda _: time.sleep(0.5), "no whole answer within 0.2 s", SHORT),
     ],
-    ids=["refused", "redirected", "broken off", "silent"],
+    ids=["refused", "redirected", "closed", "silent"],
     indirect=["alerts"],
 )
-def test_what_was_not_taken_is_posted_again_later(
+def test_an_alert_that_was_not_accepted_is_posted_again_later(
     answer: Answer,
-    said: str,
+    reason: str,
     alerts: AlertPoster,
     receiver: Receiver,
     database: Database,
@@ -154,23 +156,23 @@ def test_what_was_not_taken_is_posted_again_later(
     begin(database, "late", "", "deliveries are late")
     alerts.post_due(RUNNING)
     assert len(receiver.received) == 1
-    assert f"posting an alert failed: {said}" in caplog.text
+    assert f"posting an alert failed: {reason}" in caplog.text
     assert "4711" not in caplog.text
-    (seconds,) = left(database)
+    (seconds,) = seconds_until_posts(database)
     assert 30 < seconds <= 60
     shift(database, 1_800)
     alerts.post_due(RUNNING)
-    (seconds,) = left(database)
+    (seconds,) = seconds_until_posts(database)
     assert 1_700 < seconds <= 1_830
     shift(database, GIVE_UP_AFTER)
     alerts.post_due(RUNNING)
     assert "is given up" in caplog.text
-    assert left(database) == []
+    assert seconds_until_posts(database) == []
     assert caplog.text.count("deliveries are late") == 1
 
 
 @pytest.mark.parametrize("alerts", [SHORT], indirect=True)
-def test_an_answer_that_trickles_is_not_waited_for(
+def test_a_trickling_answer_ends_at_the_deadline(
     alerts: AlertPoster, receiver: Receiver, database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
     closed = threading.Event()
@@ -192,43 +194,42 @@ def test_an_answer_that_trickles_is_not_waited_for(
     assert closed.wait(5)
 
 
-def test_without_an_address_notices_are_lines_of_the_log(database: Database, caplog: pytest.LogCaptureFixture) -> None:
+def test_without_an_address_notices_are_only_logged(database: Database, caplog: pytest.LogCaptureFixture) -> None:
     begin(database, "late", "", "deliveries are late")
     begin(database, "paused", "default", "connection default is paused (unreachable)")
-    alerts = AlertPoster(database, None)
-    alerts.post_due(RUNNING)
-    end(database, "late")
-    alerts.post_due(RUNNING)
-    alerts.close()
+    with closing(AlertPoster(database, None)) as alerts:
+        alerts.post_due(RUNNING)
+        end(database, "late")
+        alerts.post_due(RUNNING)
     lines = [(record.levelname, record.getMessage()) for record in caplog.records]
-    # The worker that paused a connection has said so itself.
+    # The worker that paused a connection has logged that itself.
     assert lines == [("ERROR", "deliveries are late"), ("WARNING", "over after 0 s: deliveries are late")]
-    assert left(database) == []
+    assert seconds_until_posts(database) == []
 
 
 # Housekeeping
 
 
-def test_each_task_runs_at_its_own_pace_and_what_goes_wrong_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
-    ran = {"good": 0, "gone": 0, "bad": 0}
+def test_each_task_runs_at_its_own_interval_and_an_error_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    runs = {"good": 0, "gone": 0, "bad": 0}
 
-    def count(name: str, error: Exception | None = None) -> Callable[[threading.Event], None]:
+    def task(name: str, error: Exception | None = None) -> Task:
         def run(_: threading.Event) -> None:
-            ran[name] += 1
+            runs[name] += 1
             if error is not None:
                 raise error
 
-        return run
+        return Task(name=name, every=0.01, run=run)
 
     tasks = [
-        Task(name="good", every=0.01, run=count("good")),
-        Task(name="gone", every=0.01, run=count("gone", StoreError("the database is away"))),
-        Task(name="bad", every=0.01, run=count("bad", ValueError("canary"))),
+        task("good"),
+        task("gone", StoreError("the database is away")),
+        task("bad", ValueError("canary")),
         Task(name="slow", every=0.01, run=lambda stopping: assert_true(stopping.wait(30))),
     ]
     before = threading.active_count()
     with housekeeping(tasks):
-        wait_until(lambda: min(ran.values()) > 3)
+        wait_until(lambda: min(runs.values()) > 3)
     assert threading.active_count() == before
     lines = sorted(record.getMessage() for record in caplog.records)
     assert lines == ["bad: unexpected ValueError; trying again", "gone: the database is away; trying again"]
@@ -251,11 +252,11 @@ events:
 """
 
 
-# It waits for the pace of its tasks, which is the same on either database: the other is for `pytest -m faults`.
+# It waits for the intervals of its tasks, which do not depend on the database: PostgreSQL is for `pytest -m faults`.
 @pytest.mark.parametrize(
     "database_url", ["sqlite", pytest.param("postgresql", marks=pytest.mark.faults)], indirect=True
 )
-def test_the_worker_process_tells_of_pauses_failures_and_broken_mappings(
+def test_the_worker_process_posts_pauses_failures_and_broken_mappings(
     tmp_path: Path, database_url: str, make_app: MakeApp, database: Database, receiver: Receiver
 ) -> None:
     (tmp_path / "mappings").mkdir()
@@ -277,16 +278,16 @@ def test_the_worker_process_tells_of_pauses_failures_and_broken_mappings(
         web = make_app(environment, database=database).test_client()
         for key, name in enumerate(["refused", {"a": 1}]):
             assert web.post("/hooks/shop", json={"key": key, "customer": 7, "name": name}).status_code == 202
-        # What it has taken to tell it and then did not, because it was ended, nobody tells for a minute.
+        # A notice that a worker had claimed when it was ended is posted only a minute later: wait for both of them.
         run_worker(
             environment | {"CUSTOMERIO_BASE_URL": wrong.url},
             tmp_path / "logs",
-            lambda: receiver.was_told("is paused (misconfigured)", "the mapping of source shop fails"),
+            lambda: receiver.has_received("is paused (misconfigured)", "the mapping of source shop fails"),
         )
         logs = run_worker(
             environment | {"CUSTOMERIO_BASE_URL": right.url},
             tmp_path / "logs",
-            lambda: receiver.was_told("deliveries of source shop fail", "over after "),
+            lambda: receiver.has_received("deliveries of source shop fail", "over after "),
         )
     texts = [text.removeprefix("customerio-gateway: ") for text in receiver.texts]
     assert [text for text in texts if text.startswith("the mapping of source shop fails, first on event 2:")]
@@ -298,7 +299,7 @@ def test_the_worker_process_tells_of_pauses_failures_and_broken_mappings(
 
 
 def run_worker(environment: dict[str, str], logs: Path, done: Callable[[], bool]) -> str:
-    """Run a worker process until all is done, and give what it and those before it have logged."""
+    """Run a worker process until a condition holds; return its log and those of the workers before."""
     with GatewayProcess(environment=environment, logs=logs, webs=0) as gateway:
         gateway.start(migrated=True)
         wait_until(done, 30)

@@ -1,37 +1,35 @@
-"""What is late, what a mapping fails on, and when either is over; and that looking costs little."""
+"""Late deliveries, failing mappings, and the end of both; detecting them costs little."""
 
 from __future__ import annotations
 
 import re
 from typing import Any
 
-from sqlalchemy import event as occasions
+import pytest
+from sqlalchemy import event as engine_events
 from sqlalchemy import text, update
 
 from gateway.customerio.retry import Attempt, Retry
 from gateway.operate.alerts.detect import FIXED_AFTER, NoticeDetector
 from gateway.operate.backlog import VALID_FACTOR, Backlog, BacklogReader
-from gateway.store import ClaimRequest, Outcome, Store
+from gateway.store import Store
 from gateway.store.database import Database
 from gateway.store.notices import Notices
 from gateway.store.tables import deliveries, events
-from tests.support.rows import call, event, fail, open_notices
+from tests.support.rows import Hand, call, event, fail, open_notices
 
 QUARTER = 900.0
 
 
-def watch(database: Database) -> None:
+def detect(database: Database) -> None:
     NoticeDetector(database, late_after=QUARTER).run()
 
 
 def age(database: Database, seconds: float) -> None:
-    """Let time pass for what waits."""
+    """Let time pass for the deliveries that wait."""
+    times = {name: deliveries.c[name] - seconds for name in ("due_at", "first_failed_at")}
     with database.transaction() as connection:
-        connection.execute(
-            update(deliveries).values(
-                due_at=deliveries.c.due_at - seconds, first_failed_at=deliveries.c.first_failed_at - seconds
-            )
-        )
+        connection.execute(update(deliveries).values(**times))
 
 
 def texts(database: Database) -> list[str]:
@@ -43,7 +41,7 @@ def read(database: Database) -> Backlog:
         return BacklogReader(database).read(connection)
 
 
-def test_the_backlog_is_what_waits_and_for_how_long(database: Database, store: Store) -> None:
+def test_the_backlog_counts_deliveries_and_knows_the_oldest(database: Database, store: Store) -> None:
     assert read(database) == Backlog(pending=0, parked=0, failed=0, oldest=0.0)
     store.record([event("a", call("one", 1), call("two", 1), call("three", 2))])
     age(database, 100)
@@ -56,12 +54,12 @@ def test_the_backlog_is_what_waits_and_for_how_long(database: Database, store: S
     assert backlog.oldest < 30
 
 
-def test_a_delivery_that_is_tried_in_vain_waits_since_its_first_failure(database: Database, store: Store) -> None:
+def test_a_delivery_that_is_retried_waits_since_its_first_failure(database: Database, store: Store) -> None:
     store.record([event("a", call("one", 1))])
-    (claimed,) = store.settle_and_claim([], ClaimRequest(limit=9, lease=1, lease_seconds=60)).claimed
+    hand = Hand(store)
+    (claimed,) = hand.claim()
     assert read(database).oldest == 0.0  # it is being sent
-    outcome = Outcome(delivery=claimed, attempt=Attempt(status=503), decision=Retry(after=500, reason="x"))
-    store.settle_and_claim([outcome], ClaimRequest(limit=0, lease=1, lease_seconds=60))
+    hand.settle(claimed, Retry(after=500, reason="x"), Attempt(status=503))
     age(database, 200)
     assert 200 <= read(database).oldest < 230
 
@@ -77,61 +75,56 @@ def test_the_backlog_is_read_again_after_fifty_times_as_long_as_reading_took(dat
         assert backlogs.read(connection).pending == 1
 
 
-def test_what_waits_too_long_is_noted_until_it_moves_again(database: Database, store: Store) -> None:
+def test_late_deliveries_are_a_notice_until_they_move_again(database: Database, store: Store) -> None:
     store.record([event("a", call("one", 1), call("two", 1))])
     age(database, QUARTER - 60)
-    watch(database)
+    detect(database)
     assert open_notices(database) == []
     age(database, 120)
-    watch(database)
-    watch(database)
+    detect(database)
+    detect(database)
     assert open_notices(database) == [("late", "")]
     assert texts(database) == [
         "deliveries are late: the oldest of 2 has waited for more than 15 minutes;"
         " is the worker running, is a connection paused?"
     ]
     age(database, -QUARTER / 3)
-    watch(database)
-    assert open_notices(database) == [("late", "")]  # not yet well below
+    detect(database)
+    assert open_notices(database) == [("late", "")]  # not yet far enough below the limit
     fail(store)
     fail(store)
-    watch(database)
+    detect(database)
     assert open_notices(database) == [("failed", "shop")]
 
 
-def test_a_mapping_that_fails_is_noted_until_it_has_not_for_an_hour(database: Database, store: Store) -> None:
+def test_a_failing_mapping_is_a_notice_until_it_has_not_failed_for_an_hour(database: Database, store: Store) -> None:
     now = current(database)
     store.record([event("a", received_at=now, status="failed", problem="shop.yaml:3:1: id: no", source="shop")])
     store.record([event("b", received_at=now + 1, status="failed", problem="later", source="shop")])
     store.record([event("c", received_at=now - FIXED_AFTER - 60, status="failed", source="github")])
-    watch(database)
-    watch(database)
+    detect(database)
+    detect(database)
     assert open_notices(database) == [("broken", "shop")]
     assert texts(database) == ["the mapping of source shop fails, first on event 1: shop.yaml:3:1: id: no"]
     with database.transaction() as connection:
         connection.execute(update(events).values(received_at=events.c.received_at - FIXED_AFTER - 60))
-    watch(database)
+    detect(database)
     assert open_notices(database) == []
 
 
-def test_a_mapping_is_mended_too_once_its_events_are_replayed(database: Database, store: Store) -> None:
-    store.record([event("a", received_at=current(database), status="failed")])
-    watch(database)
-    assert open_notices(database) == [("broken", "shop")]
-    with database.transaction() as connection:
+@pytest.mark.parametrize("kind", ["broken", "failed"])
+def test_a_notice_ends_once_nothing_is_left_that_failed(database: Database, store: Store, kind: str) -> None:
+    if kind == "broken":
+        store.record([event("a", received_at=current(database), status="failed")])
+    else:
+        store.record([event("a", call("one", 1))])
+        fail(store)
+    detect(database)
+    assert open_notices(database) == [(kind, "shop")]
+    with database.transaction() as connection:  # as a replay and a cancellation would
         connection.execute(update(events).values(status="accepted"))
-    watch(database)
-    assert open_notices(database) == []
-
-
-def test_failures_are_over_once_nothing_is_left_of_them(database: Database, store: Store) -> None:
-    store.record([event("a", call("one", 1))])
-    fail(store)
-    watch(database)
-    assert open_notices(database) == [("failed", "shop")]
-    with database.transaction() as connection:
         connection.execute(update(deliveries).values(status="cancelled"))
-    watch(database)
+    detect(database)
     assert open_notices(database) == []
 
 
@@ -142,14 +135,14 @@ def current(database: Database) -> float:
 
 _NOW = {"sqlite": "SELECT strftime('%s')", "postgresql": "SELECT extract(epoch FROM clock_timestamp())"}
 
-# On SQLite an index that holds only what waits or failed is read from end to end by a "scan" too.
+# SQLite calls it a scan too when it reads a whole partial index, which holds only what waits or failed.
 PARTIAL = r" USING (COVERING )?INDEX (deliveries|events)_(?!event|identity)"
 WHOLE_TABLE = re.compile(rf"\b(SCAN (events|deliveries)(?!{PARTIAL})|Seq Scan on (events|deliveries))\b")
 
 
-def test_no_look_reads_a_whole_table(database: Database, store: Store) -> None:
+def test_no_query_of_the_detector_reads_a_whole_table(database: Database, store: Store) -> None:
     for group in range(100):
-        store.record([event(f"{group}", *(call(f"{group}-{each}", each) for each in range(5)))])
+        store.record([event(f"{group}", *(call(f"{group}-{lane}", lane) for lane in range(5)))])
     fail(store)
     store.record([event("broken", received_at=current(database), status="failed")])
     with database.transaction() as connection:
@@ -159,24 +152,24 @@ def test_no_look_reads_a_whole_table(database: Database, store: Store) -> None:
     age(database, 10 * QUARTER)
     statements: dict[str, Any] = {}
 
-    def note(_connection: Any, _cursor: Any, statement: str, given: Any, _context: Any, many: bool) -> None:
+    def note(_connection: Any, _cursor: Any, statement: str, values: Any, _context: Any, many: bool) -> None:
         if re.match(r"\s*(SELECT|UPDATE|DELETE)", statement):
-            statements.setdefault(statement, given[0] if many else given)
+            statements.setdefault(statement, values[0] if many else values)
 
     for analyzed in (False, True):
         if analyzed:
             with database.transaction() as connection:
                 connection.execute(text("ANALYZE"))
-        occasions.listen(database.engine, "before_cursor_execute", note)
-        watch(database)
+        engine_events.listen(database.engine, "before_cursor_execute", note)
+        detect(database)
         Notices(database).claim()
-        occasions.remove(database.engine, "before_cursor_execute", note)
+        engine_events.remove(database.engine, "before_cursor_execute", note)
         assert len(statements) > 6
         explain = "EXPLAIN QUERY PLAN " if database.engine.dialect.name == "sqlite" else "EXPLAIN "
         with database.engine.connect() as connection:
             if database.engine.dialect.name == "postgresql":
-                # So small a table is read whole with good reason; this asks whether an index could serve.
+                # PostgreSQL reads so small a table whole with good reason; without, it uses an index if there is one.
                 connection.exec_driver_sql("SET enable_seqscan = off")
-            for statement, given in statements.items():
-                plan = "\n".join(str(row[-1]) for row in connection.exec_driver_sql(explain + statement, given))
+            for statement, values in statements.items():
+                plan = "\n".join(str(row[-1]) for row in connection.exec_driver_sql(explain + statement, values))
                 assert not WHOLE_TABLE.search(plan), f"{statement}\n{plan}"

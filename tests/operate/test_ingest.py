@@ -1,4 +1,4 @@
-"""Historic payloads: every kind of file, run again, stopped in the middle, and in the way of nobody."""
+"""Historic payloads: every kind of file, repeated runs, interrupted runs, and what the operator sees."""
 
 from __future__ import annotations
 
@@ -43,24 +43,19 @@ events:
 
 
 def body(number: int, **changes: Any) -> dict[str, Any]:
-    return {
-        "type": "order.paid",
-        "key": number,
-        "customer": number,
-        "name": "Paid",
-        "at": 1_577_836_800 + number,
-    } | changes
+    at = 1_577_836_800 + number
+    return {"type": "order.paid", "key": number, "customer": number, "name": "Paid", "at": at, **changes}
 
 
 def lines(*bodies: object) -> bytes:
-    return b"".join(json.dumps(each).encode() + b"\n" for each in bodies)
+    return b"".join(json.dumps(body).encode() + b"\n" for body in bodies)
 
 
 def read(path: Path, *, whole: bool = False) -> list[tuple[str, object]]:
-    """What the file's bodies say, or what is wrong with them, and where they stand."""
+    """Return the bodies of a file, or their problems, after their places."""
     return [
-        (each.where.removeprefix(str(path)), each.problem or json.loads(each.data))
-        for each in BodyFiles([path], whole=whole)
+        (item.where.removeprefix(str(path)), item.problem or json.loads(item.data))
+        for item in BodyFiles([path], whole=whole)
     ]
 
 
@@ -91,21 +86,16 @@ def test_a_file_is_lines_or_an_array_of_bodies_or_one_body(
     path = tmp_path / "any.name"
     path.write_bytes(gzip.compress(content) if packed else content)
     if expected is None:
-        assert [each.where for each in BodyFiles([path])] == [f"{path}:1", f"{path}:2"]
+        assert [item.where for item in BodyFiles([path])] == [f"{path}:1", f"{path}:2"]
     else:
         assert read(path) == expected
 
 
-def test_a_body_is_kept_as_it_is_written(tmp_path: Path) -> None:
+def test_a_body_is_read_byte_for_byte(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_bytes(b'[{"b":1.50,  "a":"\\u00e4\xc3\xa4"},\n 2e3]')
-    assert [each.data for each in BodyFiles([path])] == [b'{"b":1.50,  "a":"\\u00e4\xc3\xa4"}', b"2e3"]
-
-
-def test_whole_files_are_one_body_each(tmp_path: Path) -> None:
-    path = tmp_path / "a.json"
-    path.write_bytes(b"[1, 2]\n")
-    assert read(path, whole=True) == [("", [1, 2])]
+    assert [item.data for item in BodyFiles([path])] == [b'{"b":1.50,  "a":"\\u00e4\xc3\xa4"}', b"2e3"]
+    assert read(path, whole=True) == [("", [{"b": 1.5, "a": "ää"}, 2000.0])]
 
 
 @pytest.mark.parametrize(
@@ -119,11 +109,11 @@ def test_whole_files_are_one_body_each(tmp_path: Path) -> None:
 def test_a_broken_line_is_a_body_of_its_own(tmp_path: Path, content: bytes, expected: list[tuple[str, bytes]]) -> None:
     path = tmp_path / "a"
     path.write_bytes(content)
-    assert [(each.where.removeprefix(str(path)), each.data) for each in BodyFiles([path])] == expected
+    assert [(item.where.removeprefix(str(path)), item.data) for item in BodyFiles([path])] == expected
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "problem"),
     [
         (b"[1, 2", "the array is not valid JSON at line 1, column 6, after item 2"),
         (b"[1 2]", "the array is not valid JSON at line 1, column 4, after item 1"),
@@ -134,14 +124,12 @@ def test_a_broken_line_is_a_body_of_its_own(tmp_path: Path, content: bytes, expe
         (gzip.compress(b"1\n2\n", mtime=0)[:12] + b"xxxxxxxxxxxx", "cannot be read any further"),
     ],
 )
-def test_a_file_that_breaks_off_says_where(tmp_path: Path, content: bytes, said: str) -> None:
+def test_the_problem_of_a_broken_file_names_the_place(tmp_path: Path, content: bytes, problem: str) -> None:
     broken, good = tmp_path / "broken", tmp_path / "good"
     broken.write_bytes(content)
     good.write_bytes(b'{"a": 1}')
-    files = BodyFiles([broken, good])
-    *_, last_but_one, last = files
-    assert last_but_one.problem is not None
-    assert said in last_but_one.problem
+    *_, last_of_broken, last = BodyFiles([broken, good])
+    assert problem in (last_of_broken.problem or "")
     assert last == Body(where=str(good), data=b'{"a": 1}')
 
 
@@ -176,12 +164,12 @@ def files(tmp_path: Path, database: Database, database_url: str, monkeypatch: py
     return tmp_path
 
 
-def run(*arguments: str, given: bytes | None = None) -> Result:
-    return CliRunner().invoke(main, ["ingest", *arguments], input=given)
+def run(*arguments: str, stdin: bytes | None = None) -> Result:
+    return CliRunner().invoke(main, ["ingest", *arguments], input=stdin)
 
 
-def told(result: Result) -> dict[str, Any]:
-    summary: dict[str, Any] = json.loads(result.stdout)
+def run_json(*arguments: str) -> dict[str, Any]:
+    summary: dict[str, Any] = json.loads(run(*arguments, "--json").stdout)
     return summary
 
 
@@ -196,36 +184,29 @@ def test_historic_payloads_become_events_and_calls_once(files: Path, database: D
         "not taken    0",
     ]
     assert (result.exit_code, result.stderr) == (0, "")
-    again = run("shop", "old.jsonl", "more.json", "--json")
-    assert told(again) == {
-        "recorded": {},
-        "calls": {},
-        "duplicates": 254,
-        "not_taken": 0,
-        "problems": [],
-        "stopped": None,
-    }
+    nothing: dict[str, Any] = {"recorded": {}, "calls": {}, "not_taken": 0, "problems": [], "stopped": None}
+    assert run_json("shop", "old.jsonl", "more.json") == nothing | {"duplicates": 254}
     with database.engine.connect() as connection:
-        calls = [json.loads(each) for each in connection.scalars(select(deliveries.c.call))]
+        calls = [json.loads(call) for call in connection.scalars(select(deliveries.c.call))]
         received_at = min(connection.scalars(select(events.c.received_at)))
     assert len(calls) == 502
-    assert min(each["timestamp"] for each in calls if each["call"] == "track") == 1_577_836_800
+    assert min(call["timestamp"] for call in calls if call["call"] == "track") == 1_577_836_800
     assert received_at > 1_767_225_600
 
 
-def test_without_keys_of_their_own_equal_bodies_count_each_and_a_second_run_repeats_none(
+def test_equal_bodies_without_keys_are_events_of_their_own_and_a_second_run_repeats_none(
     files: Path, store: Store
 ) -> None:
     (files / "old").write_bytes(lines(body(1), body(2), body(1), body(1)))
-    assert told(run("again", "old", "--json"))["recorded"] == {"accepted": 4}
-    assert told(run("again", "old", "--json"))["duplicates"] == 4
+    assert run_json("again", "old")["recorded"] == {"accepted": 4}
+    assert run_json("again", "old")["duplicates"] == 4
     (files / "old").write_bytes(lines(body(1), body(2), body(1), body(1), body(1)))
-    summary = told(run("again", "old", "--json"))
+    summary = run_json("again", "old")
     assert (summary["recorded"], summary["duplicates"]) == ({"accepted": 1}, 4)
     assert store.counts() == {"events": {"accepted": 5}, "deliveries": {"pending": 2, "parked": 8}}
 
 
-def test_what_cannot_be_taken_is_named_and_the_rest_goes_on(files: Path, store: Store) -> None:
+def test_bodies_that_cannot_be_recorded_are_listed_and_the_others_are_recorded(files: Path, store: Store) -> None:
     content = lines(body(1)) + b"canary\n" + lines(body(2), body(3, at="canary"), body(4, name="x" * 20_000), body(5))
     (files / "old").write_bytes(content)
     result = run("shop", "old")
@@ -244,7 +225,7 @@ def test_what_cannot_be_taken_is_named_and_the_rest_goes_on(files: Path, store: 
     assert store.counts()["events"] == {"accepted": 3, "failed": 1}
 
 
-def test_of_many_problems_the_first_are_shown(files: Path) -> None:
+def test_of_many_problems_the_first_are_printed(files: Path) -> None:
     (files / "old.jsonl").write_bytes(b"nonsense\n" * 25)
     result = run("shop", "old.jsonl")
     assert result.stdout.splitlines()[-2:] == [
@@ -253,10 +234,10 @@ def test_of_many_problems_the_first_are_shown(files: Path) -> None:
     ]
 
 
-def test_headers_queries_and_standard_input_are_as_they_were_sent(files: Path, database: Database) -> None:
-    given = gzip.compress(lines(body(1, type="no"), body(2)))
+def test_headers_queries_and_standard_input_are_used(files: Path, database: Database) -> None:
+    packed = gzip.compress(lines(body(1, type="no"), body(2)))
     headers = ("--header", "X-Topic: topic", "--header", "Authorization: Bearer s3cret")
-    result = run("shop", "-", *headers, "--query", "a=b=c", given=given)
+    result = run("shop", "-", *headers, "--query", "a=b=c", stdin=packed)
     assert "recorded     2 (2 accepted" in result.stdout
     with database.engine.connect() as connection:
         row = connection.execute(select(events)).first()
@@ -277,7 +258,7 @@ def test_a_dry_run_counts_and_records_nothing(files: Path, store: Store) -> None
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("shpo", "old"), "there is no source shpo in mappings; did you mean 'shop'?"),
         (("broken", "old"), "mappings/broken.yaml:4:1: error yaml"),
@@ -286,23 +267,23 @@ def test_a_dry_run_counts_and_records_nothing(files: Path, store: Store) -> None
         (("shop", "old", "--query", "a"), "'a' has to be followed by = and a value"),
     ],
 )
-def test_what_is_asked_wrongly_is_said(files: Path, arguments: tuple[str, ...], said: str) -> None:
+def test_wrong_arguments_are_an_error(files: Path, arguments: tuple[str, ...], message: str) -> None:
     (files / "old").write_bytes(lines(body(1)))
     result = run(*arguments)
     assert result.exit_code in (1, 2)
-    assert said in result.stderr
+    assert message in result.stderr
     assert result.stdout == ""
 
 
-def start(files: Path, *arguments: str, **files_of_it: Any) -> subprocess.Popen[bytes]:
+def start(files: Path, *arguments: str, **streams: Any) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "gateway", "ingest", *arguments]
-    return subprocess.Popen(command, cwd=files, env=dict(os.environ), **files_of_it)
+    return subprocess.Popen(command, cwd=files, env=dict(os.environ), **streams)
 
 
 @pytest.mark.parametrize(
     ("database_url", "number"), [("sqlite", signal.SIGINT), ("postgresql", signal.SIGTERM)], indirect=["database_url"]
 )
-def test_a_run_that_is_interrupted_says_how_to_go_on_and_loses_nothing(
+def test_an_interrupted_run_explains_how_to_continue_and_loses_nothing(
     files: Path, store: Store, number: signal.Signals
 ) -> None:
     piped = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
@@ -321,12 +302,12 @@ def test_a_run_that_is_interrupted_says_how_to_go_on_and_loses_nothing(
         "stopped: interrupted",
         "to go on, run the same command again: what is recorded is skipped",
     ]
-    result = run("shop", "-", given=everything)
+    result = run("shop", "-", stdin=everything)
     assert "recorded     200 (" in result.stdout
     assert "duplicates   100" in result.stdout
 
 
-def test_what_is_recorded_while_the_interrupt_comes_is_counted(files: Path, store: Store) -> None:
+def test_a_group_that_is_recorded_during_the_interrupt_is_counted(files: Path, store: Store) -> None:
     (files / "old").write_bytes(lines(*map(body, range(2 * GROUP))))
 
     def interrupt(_connection: object) -> None:
@@ -345,12 +326,11 @@ def test_what_is_recorded_while_the_interrupt_comes_is_counted(files: Path, stor
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-def test_a_database_that_takes_no_more_stops_the_run(files: Path, database: Database, store: Store) -> None:
+def test_a_database_error_stops_the_run(files: Path, database: Database, store: Store) -> None:
     (files / "old").write_bytes(lines(*map(body, range(2 * GROUP))))
+    read_only = f'ALTER DATABASE "{database.engine.url.database}" SET default_transaction_read_only = on'
     with database.transaction() as connection:
-        connection.exec_driver_sql(
-            f'ALTER DATABASE "{database.engine.url.database}" SET default_transaction_read_only = on'
-        )
+        connection.exec_driver_sql(read_only)
     result = run("shop", "old")
     assert result.exit_code == 1
     assert "recorded     0 (" in result.stdout
@@ -358,17 +338,17 @@ def test_a_database_that_takes_no_more_stops_the_run(files: Path, database: Data
     assert "to go on, run the same command again" in result.stderr
 
 
-# It is shown what was read, whatever keeps it.
+# The progress is of what was read, on either database.
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-def test_a_terminal_is_shown_how_far_it_is(files: Path) -> None:
+def test_a_terminal_shows_the_progress(files: Path) -> None:
     (files / "old").write_bytes(lines(*map(body, range(3 * GROUP))))
     ours, theirs = pty.openpty()
     process = start(files, "shop", "old", stdout=subprocess.PIPE, stderr=theirs)
     os.close(theirs)
-    shown = b""
-    while b"100%" not in shown:
-        shown += os.read(ours, 1_000)
+    screen = b""
+    while b"100%" not in screen:
+        screen += os.read(ours, 1_000)
     out, _ = process.communicate(timeout=20)
     os.close(ours)
-    assert shown.decode().lstrip("\r").startswith("\x1b[?25lingesting") or b"ingesting  [" in shown
+    assert screen.decode().lstrip("\r").startswith("\x1b[?25lingesting") or b"ingesting  [" in screen
     assert out.startswith(b"recorded     300 (")

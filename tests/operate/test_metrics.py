@@ -52,38 +52,32 @@ def samples(text: str) -> dict[tuple[str, ...], float]:
     }
 
 
-def test_an_empty_gateway_tells_zeros(web: FlaskClient) -> None:
+def test_the_metrics_of_an_empty_gateway_are_zeros(web: FlaskClient) -> None:
     answer = web.get("/metrics")
     assert answer.status_code == 200
     assert answer.content_type == "text/plain; version=0.0.4; charset=utf-8"
-    assert samples(answer.text) == {
-        ("gateway_deliveries", "parked"): 0,
-        ("gateway_deliveries", "pending"): 0,
-        ("gateway_deliveries", "failed"): 0,
+    zeros: dict[tuple[str, ...], float] = {
+        **{("gateway_deliveries", status): 0 for status in ("parked", "pending", "failed")},
+        **{("gateway_notices_open", kind): 0 for kind in ("paused", "failed", "late", "broken")},
         ("gateway_oldest_unsettled_seconds",): 0,
-        ("gateway_notices_open", "paused"): 0,
-        ("gateway_notices_open", "failed"): 0,
-        ("gateway_notices_open", "late"): 0,
-        ("gateway_notices_open", "broken"): 0,
         ("gateway_webhooks_refused_total",): 0,
     }
+    assert samples(answer.text) == zeros
 
 
-def test_webhooks_that_were_refused_are_counted_over_all_sources(web: FlaskClient, database: Database) -> None:
-    kept = RefusalTable(database)
-    kept.add(
-        [RefusalRecord(source="shop", times=3, problem="old"), RefusalRecord(source="shop", times=1, problem="new")]
-    )
-    kept.add([RefusalRecord(source="other", times=2, problem="odd")])
-
+def test_refused_webhooks_are_counted_over_all_sources(web: FlaskClient, database: Database) -> None:
+    refusals = RefusalTable(database)
+    shop = [RefusalRecord(source="shop", times=times, problem=problem) for times, problem in ((3, "old"), (1, "new"))]
+    refusals.add(shop)
+    refusals.add([RefusalRecord(source="other", times=2, problem="odd")])
     assert samples(web.get("/metrics").text)[("gateway_webhooks_refused_total",)] == 6
-    assert {name: (each.times, each.problem) for name, each in kept.read().items()} == {
-        "shop": (4, "new"),
-        "other": (2, "odd"),
-    }
+    records = {source: (record.times, record.problem) for source, record in refusals.read().items()}
+    assert records == {"shop": (4, "new"), "other": (2, "odd")}
 
 
-def test_what_waits_what_failed_and_what_is_paused_is_told(web: FlaskClient, database: Database, store: Store) -> None:
+def test_the_metrics_count_waiting_and_failed_deliveries_pauses_and_notices(
+    web: FlaskClient, database: Database, store: Store
+) -> None:
     store.record([event("a", call("gone", 1))])
     fail(store)
     store.record([event("b", call("one", 1), call("two", 1), call("canary", 2, region="eu"))])
@@ -93,10 +87,10 @@ def test_what_waits_what_failed_and_what_is_paused_is_told(web: FlaskClient, dat
         connection.execute(paused.values(cause="throttled", reason="canary"))
         Notices(database).begin(connection, "paused", "default (eu)", "canary")
     text = web.get("/metrics").text
-    told = samples(text)
-    oldest = told.pop(("gateway_oldest_unsettled_seconds",))
+    values = samples(text)
+    oldest = values.pop(("gateway_oldest_unsettled_seconds",))
     assert 100 <= oldest < 130
-    assert {name: value for name, value in told.items() if value or "connection" in name[0]} == {
+    assert {name: value for name, value in values.items() if value or "connection" in name[0]} == {
         ("gateway_deliveries", "parked"): 1,
         ("gateway_deliveries", "pending"): 2,
         ("gateway_deliveries", "failed"): 1,
@@ -108,20 +102,16 @@ def test_what_waits_what_failed_and_what_is_paused_is_told(web: FlaskClient, dat
     assert "canary" not in text
 
 
-def test_without_a_database_there_are_no_metrics(web: FlaskClient, database: Database) -> None:
+def test_a_database_that_does_not_answer_is_503(web: FlaskClient, environ: dict[str, str], database: Database) -> None:
     with database.transaction() as connection:
         connection.exec_driver_sql("DROP TABLE deliveries")
-    answer = web.get("/metrics")
-    assert (answer.status_code, answer.text) == (503, "the database does not answer\n")
+    away = create_app(environ | {"DATABASE_URL": "postgresql://nobody:pass4711@127.0.0.1:1/none"})
+    for client in (web, away.test_client()):
+        answer = client.get("/metrics")
+        assert (answer.status_code, answer.text) == (503, "the database does not answer\n")
 
 
-def test_a_database_that_is_away_is_no_fault_of_ours(environ: dict[str, str]) -> None:
-    away = environ | {"DATABASE_URL": "postgresql://nobody:pass4711@127.0.0.1:1/none"}
-    answer = create_app(away).test_client().get("/metrics")
-    assert (answer.status_code, answer.text) == (503, "the database does not answer\n")
-
-
-def test_the_real_server_tells_too(environ: dict[str, str], database: Database, tmp_path: Path) -> None:
+def test_the_real_server_serves_metrics(environ: dict[str, str], database: Database, tmp_path: Path) -> None:
     one = environ | {"WEB_CONCURRENCY": "1"}
     with GatewayProcess(environment=one, logs=tmp_path, workers=0) as gateway:
         gateway.start(migrated=True)

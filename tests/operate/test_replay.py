@@ -1,4 +1,4 @@
-"""Retrying, cancelling and replaying on both databases, and that the order of the lanes outlives all of it."""
+"""Retry, cancel and replay on both databases; the order of the lanes survives all of it."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Column, ColumnElement, Connection, insert, select
 
 from gateway.customerio.retry import Attempt, Delivered, Failed, Retry
 from gateway.event import Webhook
 from gateway.mapping.compiler import parse
 from gateway.mapping.model import MappingFile
-from gateway.operate.queries import DeliveryFilter, Queries
+from gateway.operate.queries import DeliveryFilter, EventSummary, Queries
 from gateway.operate.replay import Replay, Replayed
 from gateway.operate.requeue import BY_THE_OPERATOR, Requeue, in_portions
 from gateway.receive.record import build_event
 from gateway.store import Store
-from gateway.store.database import Database, connect
-from gateway.store.tables import IS_OPEN, PLACE, deliveries, events, notices
-from tests.support.rows import Hand, call, event, names, statuses
+from gateway.store.database import Database
+from gateway.store.tables import PLACE, deliveries, events
+from tests.support.databases import opened_again
+from tests.support.rows import Hand, call, event, names, open_notices, statuses
 
 
 @pytest.fixture
@@ -37,34 +38,39 @@ def replay(database: Database) -> Replay:
     return Replay(database)
 
 
-def fail(store: Store, *wanted: str, reason: str = "HTTP 400") -> None:
-    """Fail these deliveries, which have to be due one after the other; what else is claimed is given back."""
+def fail(store: Store, *calls: str, reason: str = "HTTP 400") -> None:
+    """Fail these deliveries, which have to be due one after the other; release the others that are claimed."""
     hand = Hand(store)
-    for name in wanted:
+    for name in calls:
         claimed = hand.claim()
-        (one,) = [each for each in claimed if each.call == name]
-        store.release([each for each in claimed if each is not one])
-        hand.settle(one, Failed(reason=reason), Attempt(status=400, reason=reason, at=1.0))
+        (failing,) = [delivery for delivery in claimed if delivery.call == name]
+        store.release([delivery for delivery in claimed if delivery is not failing])
+        hand.settle(failing, Failed(reason=reason), Attempt(status=400, reason=reason, at=1.0))
+
+
+def fail_next(store: Store) -> None:
+    """Fail the delivery that is due first."""
+    hand = Hand(store)
+    hand.settle(hand.claim()[0], Failed(reason="no"))
 
 
 def deliver_all(store: Store) -> list[str]:
-    """Deliver all that can be, in order."""
-    hand, sent = Hand(store), []
+    """Deliver all that can be delivered; return their calls in order."""
+    hand, calls = Hand(store), []
     while claimed := hand.claim():
-        sent += names(claimed)
-        for each in claimed:
-            hand.settle(each, Delivered())
-    return sent
+        calls += names(claimed)
+        for delivery in claimed:
+            hand.settle(delivery, Delivered())
+    return calls
 
 
 def broken_lanes(connection: Connection) -> list[str]:
-    """Name what is against the invariants: pending is exactly what is first in all of its lanes."""
-    order = select(deliveries.c.call, deliveries.c.status, deliveries.c.lane, deliveries.c.other_lane).where(
-        deliveries.c.status.in_(("parked", "pending"))
-    )
+    """Return the violations of the invariant: exactly the deliveries that are first in all their lanes are pending."""
+    columns = (deliveries.c.call, deliveries.c.status, deliveries.c.lane, deliveries.c.other_lane)
+    waiting = select(*columns).where(deliveries.c.status.in_(("parked", "pending"))).order_by(PLACE)
     broken: list[str] = []
     occupied: set[int] = set()
-    for row in connection.execute(order.order_by(PLACE)):
+    for row in connection.execute(waiting):
         lanes = {lane for lane in (row.lane, row.other_lane) if lane is not None}
         if (row.status == "pending") != occupied.isdisjoint(lanes):
             broken.append(f"{row.call} is {row.status}")
@@ -77,9 +83,9 @@ def assert_lanes_are_whole(database: Database) -> None:
         assert broken_lanes(connection) == []
 
 
-def open_notices(database: Database) -> list[str]:
-    with database.engine.connect() as connection:
-        return list(connection.scalars(select(notices.c.subject).where(IS_OPEN)))
+def failing_sources(database: Database) -> list[str]:
+    """Return the sources with an open notice of failed deliveries."""
+    return [source for _, source in open_notices(database)]
 
 
 # Retrying
@@ -99,24 +105,21 @@ def test_a_retried_delivery_is_sent_as_if_it_were_new(store: Store, requeue: Req
 def test_retried_deliveries_go_to_the_end_of_their_lane_in_their_order(
     store: Store, requeue: Requeue, database: Database
 ) -> None:
-    store.record([event("a", *(call(f"1{letter}", 1) for letter in "abcd"))])
-    fail(store, "1a", "1b")
-    assert requeue.retry([1, 2]).ids == [1, 2]
-    assert statuses(database) == {"1a": "parked", "1b": "parked", "1c": "pending", "1d": "parked"}
+    store.record(
+        [event("a", *(call(f"1{letter}", 1) for letter in "abcd"), call("2a", 2), call("2b", 2), call("free"))]
+    )
+    fail(store, "1a", "1b", "2a", "2b", "free")
+    assert requeue.retry([1, 2, 5, 6, 7]).ids == [1, 2, 5, 6, 7]
+    in_lane = {"1a": "parked", "1b": "parked", "1c": "pending", "1d": "parked"}
+    # In a lane that is free the first one is the head.
+    assert statuses(database) == in_lane | {"2a": "pending", "2b": "parked", "free": "pending"}
     store.record([event("b", call("1e", 1))])
-    assert deliver_all(store) == ["1c", "1d", "1a", "1b", "1e"]
+    assert [name for name in deliver_all(store) if name.startswith("1")] == ["1c", "1d", "1a", "1b", "1e"]
 
 
-def test_the_first_that_is_retried_is_the_head_of_a_free_lane(
+def test_a_delivery_that_fails_twice_keeps_the_place_of_its_retry(
     store: Store, requeue: Requeue, database: Database
 ) -> None:
-    store.record([event("a", call("1a", 1), call("1b", 1), call("free"))])
-    fail(store, "1a", "1b", "free")
-    requeue.retry([1, 2, 3])
-    assert statuses(database) == {"1a": "pending", "1b": "parked", "free": "pending"}
-
-
-def test_what_fails_twice_keeps_the_place_of_its_retry(store: Store, requeue: Requeue, database: Database) -> None:
     store.record([event("a", call("1a", 1), call("1b", 1))])
     fail(store, "1a")
     requeue.retry([1])
@@ -134,22 +137,23 @@ def test_a_retried_merge_waits_in_both_its_lanes(store: Store, requeue: Requeue,
     assert deliver_all(store) == ["2a", "merge", "1a"]
 
 
-def test_only_failed_ones_are_retried_and_the_others_are_told_apart(store: Store, requeue: Requeue) -> None:
+def test_only_failed_deliveries_are_retried_and_others_are_refused_with_the_reason(
+    store: Store, requeue: Requeue
+) -> None:
     store.record([event("a", call("1a", 1), call("1b", 1), call("2a", 2), call("3a", 3))])
     hand = Hand(store)
-    one = hand.claim(limit=1)[0]
-    hand.settle(one, Delivered())
+    hand.settle(hand.claim(limit=1)[0], Delivered())
     requeue.cancel([3])
-    done = requeue.retry([1, 2, 3, 99])
-    assert done.ids == []
-    assert done.refused == {
+    result = requeue.retry([1, 2, 3, 99])
+    assert result.ids == []
+    assert result.refused == {
         1: "delivery 1 is delivered; only failed ones are retried"
         " (to send it once more: gateway events replay 1 --again)",
         2: "delivery 2 is pending; only failed ones are retried",
         3: "delivery 3 is cancelled; only failed ones are retried (to send it after all: gateway events replay 1)",
         99: "there is no delivery 99",
     }
-    assert requeue.refusals([1, 2, 3, 99]) == done.refused
+    assert requeue.refusals([1, 2, 3, 99]) == result.refused
 
 
 def test_a_notice_ends_with_the_last_failed_delivery_of_its_source(
@@ -157,11 +161,11 @@ def test_a_notice_ends_with_the_last_failed_delivery_of_its_source(
 ) -> None:
     store.record([event("a", call("1a", 1), call("2a", 2)), event("b", call("3a", 3), source="other")])
     fail(store, "1a", "2a", "3a")
-    assert sorted(open_notices(database)) == ["other", "shop"]
+    assert failing_sources(database) == ["other", "shop"]
     requeue.retry([1])
-    assert sorted(open_notices(database)) == ["other", "shop"]
+    assert failing_sources(database) == ["other", "shop"]
     requeue.cancel([2])
-    assert open_notices(database) == ["other"]
+    assert failing_sources(database) == ["other"]
 
 
 # Cancelling
@@ -177,7 +181,7 @@ def test_a_delivery_behind_a_cancelled_one_is_promoted(store: Store, requeue: Re
     assert deliver_all(store) == ["1b", "2a"]
 
 
-def test_what_is_being_sent_is_not_cancelled_until_its_lease_has_ended(store: Store, requeue: Requeue) -> None:
+def test_a_delivery_that_is_being_sent_is_not_cancelled_before_its_lease_ends(store: Store, requeue: Requeue) -> None:
     store.record([event("a", call("1a", 1), call("2a", 2))])
     (held,) = Hand(store, lease=1).claim(limit=1)
     assert requeue.cancel([1, 2]).refused == {1: "delivery 1 is being sent now"}
@@ -203,12 +207,24 @@ events:
 """
 
 
-def mapped(text: str = MAPPING) -> MappingFile:
-    return parse(text, "shop.yaml")[0]
+def mapped(before: str = "", after: str = "") -> MappingFile:
+    """Return the mapping, with one text replaced by another."""
+    return parse(MAPPING.replace(before, after) if before else MAPPING, "shop.yaml")[0]
 
 
 def without_identify() -> MappingFile:
-    return mapped("\n".join(line for line in MAPPING.splitlines() if "identify" not in line))
+    return mapped("    - {call: identify, id: =user, attributes: {paying: true}}\n")
+
+
+def broken() -> MappingFile:
+    return mapped("name: Paid", "name: =missing")
+
+
+def summary(database: Database) -> EventSummary:
+    """Return the summary of event 1."""
+    entry = Queries(database).event(1)
+    assert entry is not None
+    return entry.summary
 
 
 def receive(store: Store, mapping: MappingFile, id_: int = 1, user: str = "42") -> int:
@@ -224,30 +240,36 @@ def kinds(database: Database) -> list[str]:
         return [f"{row.call.split(chr(34))[3]} {row.status}" for row in rows]
 
 
+def replay_with_preview(
+    replay: Replay, mapping: MappingFile, expected: Replayed, database: Database, **options: bool
+) -> None:
+    """Replay event 1, and require the same of its preview, which changes nothing."""
+    before = kinds(database)
+    assert replay.preview(1, mapping, **options) == expected
+    assert kinds(database) == before
+    assert replay.replay(1, mapping, **options) == expected
+
+
 def test_a_replay_with_the_same_mapping_changes_nothing(store: Store, replay: Replay, database: Database) -> None:
     receive(store, mapped())
     deliver_all(store)
     before = kinds(database)
-    expected = Replayed(status="accepted", delivered=2)
-    assert replay.preview(1, mapped()) == expected
-    assert replay.replay(1, mapped()) == expected
+    replay_with_preview(replay, mapped(), Replayed(status="accepted", delivered=2), database)
     assert kinds(database) == before
 
 
-def test_a_replay_of_a_failed_event_makes_its_calls(store: Store, replay: Replay, database: Database) -> None:
-    receive(store, mapped(MAPPING.replace("name: Paid", "name: =missing")))
+def test_a_replay_of_a_failed_event_records_its_calls(store: Store, replay: Replay, database: Database) -> None:
+    receive(store, broken())
     assert kinds(database) == []
-    expected = Replayed(status="accepted", new=2)
-    assert replay.preview(1, mapped()) == expected
-    assert kinds(database) == []
-    assert replay.replay(1, mapped()) == expected
-    entry = Queries(database).event(1)
-    assert entry is not None
-    assert (entry.summary.status, entry.summary.problem, entry.summary.event_type) == ("accepted", None, "paid")
+    replay_with_preview(replay, mapped(), Replayed(status="accepted", new=2), database)
+    event_ = summary(database)
+    assert (event_.status, event_.problem, event_.event_type) == ("accepted", None, "paid")
     assert len(deliver_all(store)) == 2
 
 
-def test_what_a_replay_adds_stands_behind_what_waits(store: Store, replay: Replay, database: Database) -> None:
+def test_new_calls_of_a_replay_wait_behind_others_of_their_lane(
+    store: Store, replay: Replay, database: Database
+) -> None:
     receive(store, without_identify(), 1)
     deliver_all(store)
     receive(store, without_identify(), 2)
@@ -256,39 +278,32 @@ def test_what_a_replay_adds_stands_behind_what_waits(store: Store, replay: Repla
     assert_lanes_are_whole(database)
 
 
-def test_a_replay_cancels_what_is_not_wanted_any_more_and_retries_what_is(
+def test_a_replay_cancels_calls_that_the_mapping_no_longer_makes_and_retries_the_others(
     store: Store, replay: Replay, database: Database
 ) -> None:
     receive(store, mapped())
-    hand = Hand(store)
-    hand.settle(hand.claim()[0], Failed(reason="no"))
-    expected = Replayed(status="accepted", retried=1, cancelled=1)
-    assert replay.preview(1, without_identify()) == expected
-    assert replay.replay(1, without_identify()) == expected
+    fail_next(store)
+    replay_with_preview(replay, without_identify(), Replayed(status="accepted", retried=1, cancelled=1), database)
     assert kinds(database) == ["identify cancelled", "track pending"]
-    assert open_notices(database) == []
+    assert failing_sources(database) == []
     assert replay.replay(1, mapped()) == Replayed(status="accepted", retried=1, waiting=1)
     assert kinds(database) == ["track pending", "identify parked"]
 
 
-def test_a_call_that_is_being_sent_is_left_to_arrive(store: Store, replay: Replay, database: Database) -> None:
+def test_a_replay_does_not_cancel_a_call_that_is_being_sent(store: Store, replay: Replay, database: Database) -> None:
     receive(store, mapped())
     Hand(store).claim()
-    nothing = mapped(MAPPING.replace("paid:", "other:"))
+    nothing = mapped("paid:", "other:")
     replayed = replay.replay(1, nothing)
     assert replayed is not None
     assert (replayed.status, replayed.waiting, replayed.cancelled) == ("ignored", 1, 1)
     assert kinds(database) == ["track pending", "identify cancelled"]
 
 
-def test_again_sends_what_was_delivered_under_another_identity(
-    store: Store, replay: Replay, database: Database
-) -> None:
+def test_again_sends_delivered_calls_under_another_identity(store: Store, replay: Replay, database: Database) -> None:
     receive(store, mapped())
     deliver_all(store)
-    expected = Replayed(status="accepted", again=2)
-    assert replay.preview(1, mapped(), again=True) == expected
-    assert replay.replay(1, mapped(), again=True) == expected
+    replay_with_preview(replay, mapped(), Replayed(status="accepted", again=2), database, again=True)
     with database.engine.connect() as connection:
         tracks = list(connection.scalars(select(deliveries.c.call).where(deliveries.c.call.contains("track"))))
     assert len(set(tracks)) == 2  # their ULIDs differ, or Customer.io would drop the second
@@ -298,18 +313,17 @@ def test_again_sends_what_was_delivered_under_another_identity(
     assert replay.replay(1, mapped()) == Replayed(status="accepted", delivered=2)
 
 
-def test_again_sends_nothing_twice_that_has_not_arrived(store: Store, replay: Replay, database: Database) -> None:
+def test_again_sends_no_call_twice_that_has_not_arrived(store: Store, replay: Replay, database: Database) -> None:
     receive(store, mapped())
-    hand = Hand(store)
-    hand.settle(hand.claim()[0], Failed(reason="no"))
+    fail_next(store)
     assert replay.replay(1, mapped(), again=True) == Replayed(status="accepted", retried=1, waiting=1)
     assert len(deliver_all(store)) == 2
 
 
-def test_a_call_that_another_event_has_asked_for_is_not_sent_by_a_replay(
+def test_a_replay_does_not_send_a_call_that_another_event_has_recorded(
     store: Store, replay: Replay, database: Database
 ) -> None:
-    same = mapped(MAPPING.replace("name: Paid,", "name: Paid, event_id: =user,"))
+    same = mapped("name: Paid,", "name: Paid, event_id: =user,")
     receive(store, same, 1)
     receive(store, without_identify(), 2)
     deliver_all(store)
@@ -318,87 +332,70 @@ def test_a_call_that_another_event_has_asked_for_is_not_sent_by_a_replay(
     assert (replayed.new, replayed.delivered) == (1, 2)
 
 
-def test_an_event_that_fails_today_keeps_what_it_has(store: Store, replay: Replay, database: Database) -> None:
+def test_a_replay_with_a_broken_mapping_keeps_the_deliveries(store: Store, replay: Replay, database: Database) -> None:
     receive(store, mapped())
-    broken = mapped(MAPPING.replace("name: Paid", "name: =missing"))
     before = kinds(database)
     for action in (replay.preview, replay.replay):
-        replayed = action(1, broken)
+        replayed = action(1, broken())
         assert replayed is not None
         assert replayed.status == "failed"
         assert "shop.yaml:8:" in str(replayed.problem)
-    record = Queries(database).event(1)
-    assert record is not None
-    assert record.summary.status == "accepted"
+    assert summary(database).status == "accepted"
     assert kinds(database) == before
-    assert replay.replay(2, broken) is None
+    assert replay.replay(2, broken()) is None
 
 
-def test_a_failed_event_is_told_the_problem_of_today(store: Store, replay: Replay, database: Database) -> None:
-    receive(store, mapped(MAPPING.replace("name: Paid", "name: =missing")))
-    replay.replay(1, mapped(MAPPING.replace("total: =total", "total: =unix('x')")))
-    record = Queries(database).event(1)
-    assert record is not None
-    assert "total" in str(record.summary.problem)
+def test_a_replay_of_a_failed_event_updates_its_problem(store: Store, replay: Replay, database: Database) -> None:
+    receive(store, broken())
+    replay.replay(1, mapped("total: =total", "total: =unix('x')"))
+    assert "total" in str(summary(database).problem)
 
 
-# Much of it
+# Many deliveries, any order, and races
 
 
 @pytest.mark.parametrize("number", [3_000, pytest.param(20_000, marks=pytest.mark.faults)])
 def test_thousands_are_retried_in_portions_while_webhooks_are_recorded(
     store: Store, requeue: Requeue, database: Database, number: int
 ) -> None:
+    same = {"event_id": 1, "connection": "default", "region": "", "call": "x", "status": "failed", "due_at": 0.0}
+    rows = [
+        {**same, "identity": hashlib.sha256(b"%d" % index).digest(), "lane": index % 700, "reason": "no"}
+        for index in range(number)
+    ]
     with database.transaction() as connection:
-        connection.execute(
-            insert(deliveries),
-            [
-                {
-                    "event_id": 1,
-                    "identity": hashlib.sha256(b"%d" % each).digest(),
-                    "connection": "default",
-                    "region": "",
-                    "lane": each % 700,
-                    "call": "x",
-                    "status": "failed",
-                    "due_at": 0.0,
-                    "reason": "no",
-                }
-                for each in range(number)
-            ],
-        )
-    recorded: list[float] = []
+        connection.execute(insert(deliveries), rows)
+    seconds: list[float] = []
     over = threading.Event()
-    recorder = threading.Thread(target=record_until, args=(over, database, recorded))
+    recorder = threading.Thread(target=record_until, args=(over, database, seconds))
     recorder.start()
     ids = Queries(database).delivery_ids(DeliveryFilter(statuses=("failed",)))
-    done = [len(each.ids) for each in in_portions(requeue.retry, ids)]
+    portions = [len(portion.ids) for portion in in_portions(requeue.retry, ids)]
     over.set()
     recorder.join(30)
-    assert (sum(done), max(done)) == (number, 500)
-    assert len(recorded) > len(done)
-    assert max(recorded) < 1.5
+    assert (sum(portions), max(portions)) == (number, 500)
+    assert len(seconds) > len(portions)
+    assert max(seconds) < 1.5
     assert_lanes_are_whole(database)
 
 
 def record_until(over: threading.Event, database: Database, seconds: list[float]) -> None:
     """Record webhooks as another process would, and note how long each took."""
-    own = connect(database.engine.url.render_as_string(hide_password=False))
-    store, number = Store(own), 0
-    while not over.is_set():
-        began = time.monotonic()
-        store.record([event(f"while {number}", call(f"while {number}", number % 700))])
-        seconds.append(time.monotonic() - began)
-        number += 1
-    own.engine.dispose()
+    with opened_again(database) as own:
+        store, number = Store(own), 0
+        while not over.is_set():
+            began = time.monotonic()
+            store.record([event(f"while {number}", call(f"while {number}", number % 700))])
+            seconds.append(time.monotonic() - began)
+            number += 1
 
 
 @pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.faults) for seed in range(2, 10))])
-def test_the_lanes_are_whole_after_anything_in_any_order(store: Store, database: Database, seed: int) -> None:
+def test_the_lanes_are_whole_after_random_acts(store: Store, database: Database, seed: int) -> None:
     """Random records, outcomes, retries, cancellations and replays, on four lanes with merges across them."""
-    acts = Acts(store, database, random.Random(seed))
+    act = RandomActs(store, database, random.Random(seed))
     for number in range(60):
-        acts.one(number)
+        act(number)
         assert_lanes_are_whole(database)
     # A clock that was set back meanwhile makes what is due now due a little later.
     ends = time.monotonic() + 10
@@ -408,56 +405,46 @@ def test_the_lanes_are_whole_after_anything_in_any_order(store: Store, database:
     assert not {"parked", "pending"} & set(statuses(database).values())
 
 
-class Acts:
-    """All that can happen to deliveries, at random."""
+class RandomActs:
+    """One random act on deliveries at a time."""
 
     def __init__(self, store: Store, database: Database, chance: random.Random) -> None:
         self._store, self._database, self._chance = store, database, chance
-        self._requeue, self._replayer = Requeue(database), Replay(database)
-        self._hand = Hand(store)
+        self._requeue, self._replay, self._hand = Requeue(database), Replay(database), Hand(store)
         self._mappings = (mapped(), without_identify())
 
-    def one(self, number: int) -> None:
-        match self._chance.choice(("record", "receive", "work", "work", "retry", "cancel", "replay")):
+    def __call__(self, number: int) -> None:
+        chance = self._chance
+        match chance.choice(("record", "receive", "work", "work", "retry", "cancel", "replay")):
             case "record":
-                self._record(number)
+                lanes = (chance.sample(range(4), chance.choice((0, 1, 1, 2))) for _ in range(3))
+                calls = (call(f"{number}-{index}", *own) for index, own in enumerate(lanes))
+                self._store.record([event(f"r{number}", *calls)])
             case "receive":
                 receive(self._store, self._mappings[0], number, user=str(number % 2))
             case "work":
-                self._work()
+                for claimed in self._hand.claim(limit=4):
+                    decisions = (Delivered(), Failed(reason="x"), Retry(after=0.0, reason="x"))
+                    self._hand.settle(claimed, chance.choice(decisions))
             case "retry":
-                self._requeue.retry(self._some("failed"))
+                self._requeue.retry(self._some(deliveries.c.id, deliveries.c.status == "failed", 3))
             case "cancel":
-                self._requeue.cancel(self._some(self._chance.choice(("parked", "pending", "failed"))))
+                status = chance.choice(("parked", "pending", "failed"))
+                self._requeue.cancel(self._some(deliveries.c.id, deliveries.c.status == status, 3))
             case "replay":
-                self._replay()
+                for id_ in self._some(events.c.id, events.c.body != b"{}", 1):
+                    self._replay.replay(id_, chance.choice(self._mappings), again=chance.random() < 0.3)
 
-    def _record(self, number: int) -> None:
-        lanes = (self._chance.sample(range(4), self._chance.choice((0, 1, 1, 2))) for _ in range(3))
-        made = (call(f"{number}-{each}", *its) for each, its in enumerate(lanes))
-        self._store.record([event(f"r{number}", *made)])
-
-    def _work(self) -> None:
-        for claimed in self._hand.claim(limit=4):
-            decisions = (Delivered(), Failed(reason="x"), Retry(after=0.0, reason="x"))
-            self._hand.settle(claimed, self._chance.choice(decisions))
-
-    def _some(self, status: str) -> list[int]:
+    def _some(self, column: Column[int], condition: ColumnElement[bool], count: int) -> list[int]:
+        """Return up to so many random ids."""
         with self._database.engine.connect() as connection:
-            ids = list(connection.scalars(select(deliveries.c.id).where(deliveries.c.status == status)))
-        return self._chance.sample(ids, min(len(ids), 3))
-
-    def _replay(self) -> None:
-        with self._database.engine.connect() as connection:
-            known = list(connection.scalars(select(events.c.id).where(events.c.body != b"{}")))
-        for id_ in self._chance.sample(known, min(len(known), 1)):
-            again = self._chance.random() < 0.3
-            self._replayer.replay(id_, self._chance.choice(self._mappings), again=again)
+            ids = list(connection.scalars(select(column).where(condition)))
+        return self._chance.sample(ids, min(len(ids), count))
 
 
 def test_retries_race_with_recording_and_settling(database: Database) -> None:
-    """Each with connections of its own, on six lanes: no lane is broken, and everything arrives in the end."""
-    race = Race(database.engine.url.render_as_string(hide_password=False))
+    """All have connections of their own, on six lanes: no lane is broken, and everything is delivered in the end."""
+    race = Race(database)
     with ThreadPoolExecutor() as pool:
         acting = [pool.submit(act) for act in (race.record, race.retry, race.retry)]
         acting += [pool.submit(race.work, lease) for lease in (1, 2)]
@@ -473,18 +460,18 @@ def test_retries_race_with_recording_and_settling(database: Database) -> None:
 class Race:
     """A recorder, workers that fail much, and operators that retry it."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, database: Database) -> None:
         self.recorded = threading.Event()
         self.over = threading.Event()
-        self._url = url
+        self._database = database
 
     def record(self) -> None:
         with self._own() as own:
             store = Store(own)
             for number in range(30):
-                made = [call(f"{number}-{lane}", lane) for lane in range(6)]
+                calls = [call(f"{number}-{lane}", lane) for lane in range(6)]
                 merge = call(f"{number}-merge", number % 6, (number + 1) % 6)
-                store.record([event(f"{number}", *made, merge)])
+                store.record([event(f"{number}", *calls, merge)])
                 time.sleep(0.03)  # until some of it has failed: the workers are slower
         self.recorded.set()
 
@@ -498,22 +485,20 @@ class Race:
 
     def retry(self) -> None:
         with self._own() as own:
-            store, archive, requeue = Store(own), Queries(own), Requeue(own)
+            store, queries, requeue = Store(own), Queries(own), Requeue(own)
             while not self.over.is_set():
-                requeue.retry(archive.delivery_ids(DeliveryFilter(statuses=("failed",))))
-                done = store.counts()["deliveries"].keys() == {"delivered"}
-                if self.recorded.is_set() and done:
+                requeue.retry(queries.delivery_ids(DeliveryFilter(statuses=("failed",))))
+                all_delivered = store.counts()["deliveries"].keys() == {"delivered"}
+                if self.recorded.is_set() and all_delivered:
                     self.over.set()
 
     @contextmanager
     def _own(self) -> Iterator[Database]:
-        """Connections of our own; whatever ends badly ends the others too."""
-        own = connect(self._url)
-        try:
-            yield own
-        except BaseException:
-            self.recorded.set()
-            self.over.set()
-            raise
-        finally:
-            own.engine.dispose()
+        """Open the database once more; an error of one thread ends the others too."""
+        with opened_again(self._database) as own:
+            try:
+                yield own
+            except BaseException:
+                self.recorded.set()
+                self.over.set()
+                raise

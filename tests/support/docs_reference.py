@@ -21,7 +21,7 @@ def with_parts(text: str) -> str:
     parts = {"calls": calls(), "functions": functions(), "schemes": schemes()}
     return re.sub(
         r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)",
-        lambda found: f"{found[1]}{parts[found[2]]}{found[3]}",
+        lambda match: f"{match[1]}{parts[match[2]]}{match[3]}",
         text,
         flags=re.DOTALL,
     )

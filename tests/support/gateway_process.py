@@ -1,4 +1,4 @@
-"""The real gateway as separate processes, started as they are deployed, to be killed and started again."""
+"""The gateway as real processes, started as in production; a test can kill and restart them."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from tests.support.machine import free_port
 PROJECT = Path(__file__).parents[2]
 WEB = (sys.executable, "-m", "gunicorn", "-c", "python:gateway.serving", "gateway.app:create_app()")
 GATEWAY = (sys.executable, "-m", "gateway")
-#: Seconds that a process which was told to end may take: a request of 3 and an idle connection of 5 fit in.
+#: Seconds that a process may take to end: longer than a request of 3 and an idle connection of 5.
 _PATIENCE = 15.0
 
 
 class GatewayProcess:
-    """Webs and workers, and the database that `gateway migrate` makes for them.
+    """Webs and workers on one database.
 
-    Leaving the context ends whatever still runs; an error that leaves it carries the end of the logs.
+    Leaving the context kills the processes that still run; an error that leaves it gets the end of the logs as a note.
 
     Args:
-        webs: How many webs, each with its own processes and port, as on so many machines.
-        workers: How many workers.
+        webs: The number of webs, each with its own processes and port, as on several machines.
+        workers: The number of workers.
     """
 
     def __init__(
@@ -45,20 +45,15 @@ class GatewayProcess:
         self.ports = [free_port() for _ in range(webs)]
         self.logs = logs
         # Nothing of the developer's own environment may reach the gateway under test.
-        own = {"PATH": os.environ.get("PATH", os.defpath)}
-        if self.ports:
-            own["PORT"] = str(self.port)
         python = {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
-        self._environment = own | python | dict(environment)
-        # The settings' own address is for a platform's router; a test listens to this machine alone.
-        self.webs = [
-            self._process(_numbered("web", number), (*WEB, "--bind", f"127.0.0.1:{port}"))
-            for number, port in enumerate(self.ports)
-        ]
-        self.workers = [
-            self._process(_numbered("worker", number), (*GATEWAY, "worker", *worker_options))
-            for number in range(workers)
-        ]
+        self._environment = {"PATH": os.environ.get("PATH", os.defpath), **python, **environment}
+        if self.ports:
+            self._environment.setdefault("PORT", str(self.ports[0]))
+        # The settings' own address is for a platform's router; a test listens on loopback only.
+        binds = [("--bind", f"127.0.0.1:{port}") for port in self.ports]
+        self.webs = [self._process("web", number, (*WEB, *bind)) for number, bind in enumerate(binds)]
+        worker = (*GATEWAY, "worker", *worker_options)
+        self.workers = [self._process("worker", number, worker) for number in range(workers)]
 
     def __enter__(self) -> GatewayProcess:
         return self
@@ -92,32 +87,22 @@ class GatewayProcess:
         return [f"http://127.0.0.1:{port}" for port in self.ports]
 
     def start(self, *, migrated: bool = False) -> None:
-        """Make the database unless it is *migrated*, start webs and workers, and wait until all are ready."""
+        """Create the schema unless the database has it, start webs and workers, and wait until all are ready."""
         if not migrated:
-            self.migrate()
+            with (self.logs / "migrate.log").open("ab") as log:
+                command, environment = (*GATEWAY, "migrate"), self._environment
+                subprocess.run(command, cwd=PROJECT, env=environment, stdout=log, stderr=log, timeout=60, check=True)
         for process in self._all:
             process.start()
         self.wait_until_ready()
 
-    def migrate(self) -> None:
-        with (self.logs / "migrate.log").open("ab") as log:
-            subprocess.run(
-                (*GATEWAY, "migrate"),
-                cwd=PROJECT,
-                env=self._environment,
-                stdout=log,
-                stderr=log,
-                timeout=60,
-                check=True,
-            )
-
     def wait_until_ready(self, timeout: float = 30.0) -> None:
-        """Wait until all webs answer /healthz and all workers have started; TimeoutError after *timeout* seconds.
+        """Wait until all webs answer /healthz and all workers have started; raise TimeoutError after *timeout* seconds.
 
-        A worker that is told to end before that ends by the signal, and not by its own hand.
+        Before that a worker does not handle SIGTERM yet: the signal would kill it.
         """
         deadline = time.monotonic() + timeout
-        while not (all(map(_is_ready, self.urls)) and all(each.has_started for each in self.workers)):
+        while not (all(map(_is_ready, self.urls)) and all(worker.has_started for worker in self.workers)):
             self.assert_running()
             if time.monotonic() > deadline:
                 raise TimeoutError(f"webs and workers were not ready within {timeout} s")
@@ -128,13 +113,13 @@ class GatewayProcess:
             process.assert_running()
 
     def stop(self) -> dict[str, int]:
-        """End webs and workers with SIGTERM, and give their exit statuses."""
+        """End webs and workers with SIGTERM, and return their exit statuses."""
         for process in self._all:
             process.terminate()
         return {process.name: process.wait() for process in self._all}
 
     def read_logs(self) -> str:
-        """Read everything that the processes wrote, each under its name."""
+        """Return everything that the processes wrote, under their names."""
         return "\n".join(
             f"--- {log.name}\n{log.read_text(errors='backslashreplace')}" for log in sorted(self.logs.glob("*.log"))
         )
@@ -143,12 +128,13 @@ class GatewayProcess:
     def _all(self) -> list[_Process]:
         return [*self.webs, *self.workers]
 
-    def _process(self, name: str, command: Sequence[str]) -> _Process:
+    def _process(self, kind: str, number: int, command: Sequence[str]) -> _Process:
+        name = kind if number == 0 else f"{kind}-{number + 1}"
         return _Process(name, command, self._environment, self.logs)
 
 
 class _Process:
-    """One command that can be started again; all that it starts in turn is of its process group."""
+    """A command that can be started again, in a process group with its children."""
 
     def __init__(self, name: str, command: Sequence[str], environment: Mapping[str, str], logs: Path) -> None:
         self.name = name
@@ -173,41 +159,37 @@ class _Process:
         assert self._running.poll() is None, f"{self.name} ended by itself: {self._running.returncode}"
 
     def kill(self) -> None:
-        """Kill it with all its children, at once; that it still ran is asserted."""
+        """Kill the process with all its children; assert that it still ran."""
         self.assert_running()
         self.end()
 
     def terminate(self) -> None:
-        """Send SIGTERM to every process of the group, which is what Heroku does to a dyno."""
+        """Send SIGTERM to every process of the group, as Heroku does to a dyno."""
         self.assert_running()
         assert self._running is not None
         _signal_group(self._running.pid, signal.SIGTERM)
 
     def wait(self) -> int:
-        """Give the exit status of a process that was told to end; none of its children may be left."""
+        """Return the exit status of a process that was sent a signal; none of its children may be left."""
         assert self._running is not None, f"{self.name} was not started"
         try:
             status = self._running.wait(_PATIENCE)
         except subprocess.TimeoutExpired:
-            # Python's fault handler then writes to the log where each thread stands.
+            # Python's fault handler then writes a traceback of each thread to the log.
             _signal_group(self._running.pid, signal.SIGILL)
             self._running.wait(_PATIENCE)
             raise
-        left = _signal_group(self._running.pid, signal.SIGKILL)
+        has_children = _signal_group(self._running.pid, signal.SIGKILL)
         self._running = None
-        assert not left, f"{self.name} ended and left processes behind"
+        assert not has_children, f"{self.name} ended and left processes behind"
         return status
 
     def end(self) -> None:
-        """Kill whatever runs, without a question."""
+        """Kill the process if it runs."""
         if self._running is not None:
             _signal_group(self._running.pid, signal.SIGKILL)
             self._running.wait()
             self._running = None
-
-
-def _numbered(name: str, number: int) -> str:
-    return name if number == 0 else f"{name}-{number + 1}"
 
 
 def _is_ready(url: str) -> bool:
@@ -217,7 +199,7 @@ def _is_ready(url: str) -> bool:
 
 
 def _signal_group(leader: int, number: signal.Signals) -> bool:
-    """Send a signal to a process group; False: there is nobody left in it."""
+    """Send a signal to a process group; return False where no process is left in it."""
     try:
         os.killpg(leader, number)
     except ProcessLookupError:

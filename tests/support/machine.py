@@ -1,4 +1,4 @@
-"""What the tests ask of the machine that they run on."""
+"""Requirements of tests on the machine: programs that may be missing, and free ports."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from typing import NoReturn
 import pytest
 
 
-def missing(what: str) -> NoReturn:
+def missing(requirement: str) -> NoReturn:
     """Skip a test that cannot run on this machine; in CI that is a failure."""
     if os.environ.get("CI"):
-        pytest.fail(f"in CI all tests have to run: {what}")
-    pytest.skip(what)
+        pytest.fail(f"in CI all tests have to run: {requirement}")
+    pytest.skip(requirement)
 
 
 def free_port() -> int:
-    """Find a port below those the system hands out to clients.
+    """Return a free port below those that the system gives to clients.
 
-    From among those, a client that retries while the server is down could be given the server's own port.
+    A client that retries while the server is down could otherwise be given the server's own port.
     """
     for port in random.sample(range(12_000, 32_000), 100):
         with socket.socket() as probe, contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""A PostgreSQL server of a test's own, to be restarted, slowed and told another time."""
+"""A PostgreSQL server for one test, which can be restarted, slowed and given another time."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _SETTINGS = {
 
 
 class PostgreSQLServer:
-    """A server on loopback, made when its context is entered and gone when it is left.
+    """A server on loopback, created when its context is entered and deleted when it is left.
 
     Args:
-        directory: Where it may keep its files; whoever the server runs as has to reach it.
+        directory: For its files; the user that the server runs as must be able to read it.
         environment: Added to the server's own environment.
     """
 
@@ -65,7 +65,7 @@ class PostgreSQLServer:
         return f"postgresql://postgres@127.0.0.1:{self._port}/postgres"
 
     def restart(self, mode: Literal["fast", "immediate"]) -> None:
-        """Restart it: fast ends all connections in good order, immediate is a crash with its recovery."""
+        """Restart the server: fast closes all connections, immediate is a crash with its recovery."""
         self._control("restart", f"--mode={mode}")
 
     def _control(self, action: str, *options: str) -> None:
@@ -88,10 +88,10 @@ class PostgreSQLServer:
 
 
 def _newest_binaries() -> Path:
-    found = sorted(_BINARIES.glob("*/bin/pg_ctl"), key=lambda path: int(path.parts[-3]))
-    if not found or (os.geteuid() == 0 and not _has_user("postgres")):
+    installed = sorted(_BINARIES.glob("*/bin/pg_ctl"), key=lambda path: int(path.parts[-3]))
+    if not installed or (os.geteuid() == 0 and not _has_user("postgres")):
         missing(f"no PostgreSQL server is installed under {_BINARIES} that a test could start for itself")
-    return found[-1].parent
+    return installed[-1].parent
 
 
 def _has_user(name: str) -> bool:

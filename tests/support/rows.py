@@ -9,7 +9,8 @@ from typing import Any
 from sqlalchemy import select, update
 
 from gateway.customerio.retry import Attempt, Decision, Failed
-from gateway.store import Claimed, ClaimRequest, NewDelivery, NewEvent, Outcome, Store, Turn
+from gateway.event import NewDelivery
+from gateway.store import Claimed, ClaimRequest, NewEvent, Outcome, Store, Turn
 from gateway.store.database import Database
 from gateway.store.notices import Notices
 from gateway.store.tables import deliveries, notices
@@ -21,7 +22,7 @@ REFUSED = Attempt(status=400, reason="HTTP 400: no", at=1.0, seconds=0.1)
 def call(name: str, *lanes: int, region: str | None = None) -> NewDelivery:
     """Return a delivery whose call is its name."""
     identity = hashlib.sha256(name.encode()).digest()
-    return NewDelivery(identity=identity, connection="default", region=region, lanes=lanes, call=name)
+    return NewDelivery(identity=identity, connection="default", region=region, lanes=lanes, text=name)
 
 
 def event(key: str, *new_deliveries: NewDelivery, **changes: Any) -> NewEvent:

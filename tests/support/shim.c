@@ -1,8 +1,8 @@
-/* What a test cannot ask of its machine: another time of day, and a disk that is slow to promise anything.
+/* Another time of day and a slow disk, for processes that load this with LD_PRELOAD.
 
-   Loaded with LD_PRELOAD. SHIM_STATE names a file of two 64-bit numbers that the test and all processes share:
-   the seconds by which the clock is moved, and how often a process was given a moved time or a slowed sync.
-   SHIM_SYNC_US is how many microseconds each sync to the disk takes more. */
+   SHIM_STATE names a file of two 64-bit numbers that the test and all processes share: the seconds by which the
+   clock is moved, and how often a process got a moved time or a slowed sync. Each sync takes SHIM_SYNC_US
+   microseconds longer. */
 
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -63,12 +63,12 @@ int gettimeofday(struct timeval *moment, void *zone)
     return 0;
 }
 
-time_t time(time_t *told)
+time_t time(time_t *result)
 {
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
-    if (told)
-        *told = now.tv_sec;
+    if (result)
+        *result = now.tv_sec;
     return now.tv_sec;
 }
 

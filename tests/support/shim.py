@@ -1,4 +1,4 @@
-"""A library put before the C library of a process, so that its clock can be moved and its disk be slow."""
+"""A library, preloaded into processes, that moves their clock and slows their disk."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from pathlib import Path
 from tests.support.machine import missing
 
 _SOURCE = Path(__file__).with_suffix(".c")
-_STATE = struct.Struct("qq")  # seconds by which the clock is moved, and how often a process noticed
+_STATE = struct.Struct("qq")  # seconds by which the clock is moved, and how often it was used
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shim:
-    """The library, and the file by which processes that run with it are told what to do."""
+    """The library, and the file that controls the processes that run with it."""
 
     library: Path
     state: Path
 
     def environment(self, *, sync_seconds: float = 0.0) -> dict[str, str]:
-        """Give the variables of a process that runs with the shim; each sync takes so many seconds more."""
+        """Return the environment of a process that runs with the shim; each sync takes so many seconds longer."""
         return {
             "LD_PRELOAD": str(self.library),
             "SHIM_STATE": str(self.state),
@@ -35,13 +35,13 @@ class Shim:
             file.write(struct.pack("q", seconds))
 
     def times_acted(self) -> int:
-        """Tell how often a process was given a moved time or a slowed sync."""
+        """Return how often a process got a moved time or a slowed sync."""
         acted: int = _STATE.unpack(self.state.read_bytes())[1]
         return acted
 
 
 def build_shim(directory: Path) -> Shim:
-    """Compile the shim where processes of other users reach it too; without gcc, skip, or fail in CI."""
+    """Compile the shim in a directory that other users can read; without gcc, skip the test, or fail in CI."""
     if shutil.which("gcc") is None:
         missing("gcc is not installed, and the shim that moves clocks and slows disks needs it")
     library, state = directory / "shim.so", directory / "shim.state"

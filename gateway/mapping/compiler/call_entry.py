@@ -12,8 +12,6 @@ from gateway.mapping.diagnostics import (
     listed,
     location_of,
     name_of,
-    refuse_empty,
-    refuse_unknown_keys,
 )
 from gateway.mapping.expressions import Names
 from gateway.mapping.key_kinds import CALL_KEYS
@@ -42,20 +40,20 @@ def read_calls(
         return tuple(call for call in calls if call is not None)
     if is_empty(node):
         text = f"'{event}' has no calls; write [] to ignore it, or '- call: …' below it"
-        diagnostics.error(node.where, "empty-value", text)
+        diagnostics.error(node.location, "empty-value", text)
     else:
         text = f"the calls of '{event}' must be a list: each starts with '- call: …'"
-        diagnostics.error(node.where, "calls", text)
+        diagnostics.error(node.location, "calls", text)
     return ()
 
 
 def _read_call(node: Node, names: Names, defaults: frozenset[str], diagnostics: Diagnostics) -> CallRule | None:
     if (call := _call_not_flat(node)) is not None:
         text = f"a call is written flat:  - call: {call}  and its keys below 'call', at the same indentation"
-        diagnostics.error(node.where, "call-not-flat", text)
+        diagnostics.error(node.location, "call-not-flat", text)
         return None
     if not isinstance(node, ObjectNode):
-        diagnostics.error(node.where, "calls", "a call must be an object that starts with  call: …")
+        diagnostics.error(node.location, "calls", "a call must be an object that starts with  call: …")
         return None
     spec = _read_spec(node, diagnostics)
     if spec is None:
@@ -68,7 +66,7 @@ def _read_call(node: Node, names: Names, defaults: frozenset[str], diagnostics: 
     inside = replace(names, inside_each=node.get("each") is not None)
     connection, region = read_destination(node, diagnostics)
     return CallRule(
-        where=node.where,
+        location=node.location,
         spec=spec,
         fields=compile_keys(node, CALL_KEYS[spec.name], inside, diagnostics),
         when=read_optional_expression(node, "when", inside, diagnostics),
@@ -92,12 +90,12 @@ def _call_not_flat(node: Node) -> str | None:
 def _read_spec(node: ObjectNode, diagnostics: Diagnostics) -> CallSpec | None:
     value = node.get("call")
     if value is None or is_empty(value):
-        diagnostics.error(node.where, "missing-key", f"'call' is missing; it is one of {', '.join(SPECS)}")
+        diagnostics.error(node.location, "missing-key", f"'call' is missing; it is one of {', '.join(SPECS)}")
         return None
     name = name_of(value)
     if name not in SPECS:
         guess = did_you_mean(name, SPECS) or f"; it is one of {', '.join(SPECS)}"
-        diagnostics.error(value.where, "unknown-call", f"unknown call {name!r}{guess}")
+        diagnostics.error(value.location, "unknown-call", f"unknown call {name!r}{guess}")
         return None
     return SPECS[name]
 
@@ -107,18 +105,18 @@ def _check_keys(spec: CallSpec, node: ObjectNode, defaults: frozenset[str], diag
     hint = f"; it takes {listed(spec.keys)}"
     if "attributes" in spec.keys:
         hint = "; an attribute stands under 'attributes'"
-    refuse_unknown_keys(node, (*COMMON_KEYS, *spec.keys), f"in call '{spec.name}'", diagnostics, hint)
+    diagnostics.refuse_unknown_keys(node, (*COMMON_KEYS, *spec.keys), f"in call '{spec.name}'", hint)
     for key, value in node.entries:
-        refuse_empty(value, f"'{key.value}'", diagnostics)
+        diagnostics.refuse_empty(value, f"'{key.value}'")
     by_default = defaults.intersection(spec.identifiers)
     if spec.identifiers and not by_default and all(node.get(name) is None for name in spec.identifiers):
         known = listed(spec.identifiers)
         text = f"'{spec.name}' names nobody; give it one of {known}, here or under 'defaults'"
-        diagnostics.error(node.where, "no-identifier", text)
+        diagnostics.error(node.location, "no-identifier", text)
     for name, required in spec.keys.items():
         if required.required and node.get(name) is None:
             text = f"'{spec.name}' needs a '{name}', e.g.  {name}: {required.example}"
-            diagnostics.error(node.where, "missing-key", text)
+            diagnostics.error(node.location, "missing-key", text)
 
 
 def _check_body(node: ObjectNode, diagnostics: Diagnostics) -> None:
@@ -130,7 +128,7 @@ def _check_body(node: ObjectNode, diagnostics: Diagnostics) -> None:
     known = {key.value for key, _ in files.entries} if isinstance(files, ObjectNode) else set()
     for key, _ in file_names.entries if isinstance(file_names, ObjectNode) else ():
         if key.value not in known:
-            diagnostics.error(key.where, "file-names", f"there is no file '{key.value}' under 'files'")
+            diagnostics.error(key.location, "file-names", f"there is no file '{key.value}' under 'files'")
 
 
 def read_destination(node: ObjectNode, diagnostics: Diagnostics) -> tuple[str | None, str | None]:

@@ -6,7 +6,7 @@ from gateway.errors import Location
 from gateway.mapping.compiler.call_entry import read_calls
 from gateway.mapping.diagnostics import Diagnostics
 from gateway.mapping.expressions import Names
-from gateway.mapping.model import CallRule, Glob, Routes, Rule
+from gateway.mapping.model import Glob, Routes, Rule
 from gateway.mapping.yaml_nodes import Node, ObjectNode, Scalar
 
 
@@ -23,39 +23,33 @@ def read_rules(
     node = top.get("events")
     if node is None:
         text = "'events' is missing; it says which calls each event type becomes"
-        diagnostics.error(top.where, "events", text)
+        diagnostics.error(top.location, "events", text)
         return ()
     if not isinstance(node, ObjectNode):
         text = "'events' must be an object: an event type, and below it a list of calls"
-        diagnostics.error(node.where, "events", text)
+        diagnostics.error(node.location, "events", text)
         return ()
     rules = tuple(_read_rule(key, value, names, defaults, diagnostics) for key, value in node.entries)
     _warn_of_unreachable(rules, diagnostics)
     for rule in rules:
         if not has_type and "*" not in rule.event_types:
             text = f"'{rule.event_types[0]}' never matches: without an 'event_type' only \"*\" does"
-            diagnostics.warn(rule.where, "no-event-type", text)
+            diagnostics.warn(rule.location, "no-event-type", text)
     return rules
 
 
 def _read_rule(key: Scalar, value: Node, names: Names, defaults: frozenset[str], diagnostics: Diagnostics) -> Rule:
     event_types = tuple(part.strip() for part in str(key.value).split("|"))
     if "" in event_types:
-        diagnostics.error(key.where, "event-type", "an event type is missing beside '|'")
+        diagnostics.error(key.location, "event-type", "an event type is missing beside '|'")
     calls = read_calls(value, str(key.value), names, defaults, diagnostics)
-    _warn_of_ignore(calls, diagnostics)
-    return Rule(where=key.where, event_types=event_types, calls=calls)
-
-
-def _warn_of_ignore(calls: tuple[CallRule, ...], diagnostics: Diagnostics) -> None:
-    """Warn of an `ignore` beside an unconditional call: authors take it for the end of the list."""
-    others = [call for call in calls if call.spec.name != "ignore"]
-    if all(call.when is not None for call in others):
-        return
-    for call in calls:
-        if call.spec.name == "ignore":
-            text = "'ignore' does not stop the other calls of this event; give those a 'when'"
-            diagnostics.warn(call.where, "ignore-beside-calls", text)
+    if any(call.when is None for call in calls if call.spec.name != "ignore"):
+        # Authors take an `ignore` for the end of the list.
+        for call in calls:
+            if call.spec.name == "ignore":
+                text = "'ignore' does not stop the other calls of this event; give those a 'when'"
+                diagnostics.warn(call.location, "ignore-beside-calls", text)
+    return Rule(location=key.location, event_types=event_types, calls=calls)
 
 
 def _warn_of_unreachable(rules: tuple[Rule, ...], diagnostics: Diagnostics) -> None:
@@ -63,16 +57,12 @@ def _warn_of_unreachable(rules: tuple[Rule, ...], diagnostics: Diagnostics) -> N
     for rule in rules:
         for event_type in rule.event_types:
             for other, location in earlier:
-                if _covers(other, event_type):
+                # Only a "*" can match a "*".
+                if _glob(other).matches(event_type) if "*" in other else other == event_type:
                     text = f"'{event_type}' never gets here: '{other}' on line {location.line} comes first"
-                    diagnostics.warn(rule.where, "shadowed-event", text)
+                    diagnostics.warn(rule.location, "shadowed-event", text)
                     break
-            earlier.append((event_type, rule.where))
-
-
-def _covers(earlier: str, later: str) -> bool:
-    """Return whether *earlier* matches all that *later* matches: only a "*" can match a "*"."""
-    return _glob(earlier).matches(later) if "*" in earlier else earlier == later
+            earlier.append((event_type, rule.location))
 
 
 def _glob(event_type: str) -> Glob:

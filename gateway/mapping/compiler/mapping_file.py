@@ -13,12 +13,8 @@ from gateway.mapping.compiler.tests_section import read_tests
 from gateway.mapping.compiler.verify_section import read_verification
 from gateway.mapping.diagnostics import (
     Diagnostics,
-    entries_of,
     is_empty,
     name_of,
-    refuse_empty,
-    refuse_unknown_keys,
-    refuse_unless_absent,
 )
 from gateway.mapping.expressions import Names, compile_expression, headers_in
 from gateway.mapping.key_kinds import DEFAULT_KEYS
@@ -44,10 +40,10 @@ def parse(text: str, file: str) -> tuple[MappingFile, list[Problem]]:
     top = yaml_nodes.read(text, file)
     if not isinstance(top, ObjectNode):
         problem = "a mapping file is an object of keys; it starts with  version: 1"
-        raise MappingError([Problem(where=top.where, code="not-an-object", text=problem)])
+        raise MappingError([Problem(location=top.location, code="not-an-object", text=problem)])
     diagnostics = Diagnostics(text)
     mapping = _read_mapping(top, file, diagnostics)
-    problems = sorted(diagnostics.problems, key=lambda problem: problem.where)
+    problems = sorted(diagnostics.problems, key=lambda problem: problem.location)
     if mapping is None or any(problem.severity is Severity.ERROR for problem in problems):
         raise MappingError(problems)
     return mapping, problems
@@ -108,30 +104,30 @@ def _read_mapping(top: ObjectNode, file: str, diagnostics: Diagnostics) -> Mappi
 def _check_keys(top: ObjectNode, diagnostics: Diagnostics) -> None:
     """Check the version, and report unknown keys and empty values."""
     extensions = [str(key.value) for key, _ in top.entries if str(key.value).startswith("x-")]
-    refuse_unknown_keys(top, (*TOP_KEYS, *extensions), "at the top of the file", diagnostics)
+    diagnostics.refuse_unknown_keys(top, (*TOP_KEYS, *extensions), "at the top of the file")
     for key, value in top.entries:
         # Calls report their own empty values, after a better guess at what was meant.
         if key.value != "events":
-            refuse_empty(value, f"'{key.value}'", diagnostics)
+            diagnostics.refuse_empty(value, f"'{key.value}'")
     version = top.get("version")
     if version is None:
-        diagnostics.error(top.where, "version", "'version' is missing; this language is  version: 1")
+        diagnostics.error(top.location, "version", "'version' is missing; this language is  version: 1")
     elif not is_empty(version):
         number = version.value if isinstance(version, Scalar) else None
         if type(number) is not int or number != 1:
-            diagnostics.error(version.where, "version", "'version' must be 1")
+            diagnostics.error(version.location, "version", "'version' must be 1")
 
 
 def _read_source(top: ObjectNode, diagnostics: Diagnostics) -> str:
     node = top.get("source")
     if node is None:
         text = "'source' is missing; webhooks arrive at /hooks/<source>, e.g.  source: stripe"
-        diagnostics.error(top.where, "source", text)
+        diagnostics.error(top.location, "source", text)
         return ""
     name = name_of(node)
     if not is_empty(node) and not NAME.fullmatch(name):
         text = "'source' must be lower-case letters, digits and hyphens, for it is part of an address"
-        diagnostics.error(node.where, "source", text)
+        diagnostics.error(node.location, "source", text)
     return name
 
 
@@ -150,14 +146,14 @@ def _warn_of_unsigned_headers(top: ObjectNode, verify: Verify | None, diagnostic
                     f"the header {name} is not signed: whoever has seen a webhook can send it again with another one;"
                     f" take '{key}' from the body, or trust it in the scheme:  trust: {name}"
                 )
-                diagnostics.warn(node.where, "unsigned-header", text)
+                diagnostics.warn(node.location, "unsigned-header", text)
 
 
 def _expression_of_scheme(verify: Verify, expression: str | None) -> Computed | None:
     """Compile an expression of the scheme, which counts where the mapping has none of its own."""
     if expression is None:
         return None
-    return Computed(where=verify.where, expression=compile_expression(expression.removeprefix("=")))
+    return Computed(location=verify.location, expression=compile_expression(expression.removeprefix("=")))
 
 
 def _read_event_key(
@@ -171,14 +167,14 @@ def _read_event_key(
                 "this scheme names no delivery, so two genuine webhooks with equal bodies count as one;"
                 " set  event_key: =id  or what else tells them apart, or  event_key: none"
             )
-            diagnostics.warn(verify.where, "no-event-key", text)
+            diagnostics.warn(verify.location, "no-event-key", text)
         return None, True
     if verify is not None and not verify.scheme.covers_body:
         text = (
             f"the scheme '{verify.scheme.name}' does not sign the body: only its own key keeps a stranger from putting"
             " another body behind a signature that was seen; remove 'event_key'"
         )
-        diagnostics.warn(node.where, "unsigned-body", text)
+        diagnostics.warn(node.location, "unsigned-body", text)
     if isinstance(node, Scalar) and node.value == "none":
         return None, False
     return read_expression(node, "event_key", names, diagnostics), True
@@ -188,10 +184,10 @@ def _read_defaults(top: ObjectNode, names: Names, diagnostics: Diagnostics) -> t
     """Compile `defaults`; return with them the names of all, also of those whose expressions are wrong."""
     node = top.get("defaults")
     if not isinstance(node, ObjectNode):
-        refuse_unless_absent(node, "'defaults' must be an object of identifiers and 'timestamp'", diagnostics)
+        diagnostics.refuse_unless_absent(node, "'defaults' must be an object of identifiers and 'timestamp'")
         return {}, frozenset()
     hint = "; defaults are identifiers and 'timestamp'"
-    refuse_unknown_keys(node, DEFAULT_KEYS, "in 'defaults'", diagnostics, hint)
+    diagnostics.refuse_unknown_keys(node, DEFAULT_KEYS, "in 'defaults'", hint)
     written = frozenset(str(key.value) for key, _ in node.entries)
     return compile_keys(node, DEFAULT_KEYS, names, diagnostics), written
 
@@ -199,17 +195,17 @@ def _read_defaults(top: ObjectNode, names: Names, diagnostics: Diagnostics) -> t
 def _read_let(top: ObjectNode, names: Names, diagnostics: Diagnostics) -> dict[str, Value]:
     """Compile the variables. A wrong one keeps its name, so that its uses are not reported too."""
     let: dict[str, Value] = {}
-    for key, node in entries_of(top.get("let"), "'let' must be an object of names and values", diagnostics):
+    for key, node in diagnostics.entries_of(top.get("let"), "'let' must be an object of names and values"):
         earlier = replace(names, variables=frozenset(let))
         value = read_value(node, earlier, diagnostics)
-        let[str(key.value)] = value or Constant(where=node.where, value=None)
+        let[str(key.value)] = value or Constant(location=node.location, value=None)
     return let
 
 
 def _read_tables(top: ObjectNode, diagnostics: Diagnostics) -> dict[str, dict[str, JSON]]:
     text = "'tables' must be an object: the name of each table, and its entries"
     tables = {}
-    for table, node in entries_of(top.get("tables"), text, diagnostics):
-        entries = entries_of(node, f"the table '{table.value}' must be an object of keys and values", diagnostics)
+    for table, node in diagnostics.entries_of(top.get("tables"), text):
+        entries = diagnostics.entries_of(node, f"the table '{table.value}' must be an object of keys and values")
         tables[str(table.value)] = {str(key.value): read_constant(value, diagnostics) for key, value in entries}
     return tables

@@ -7,7 +7,7 @@ import json
 from gateway.customerio.calls import CALLS
 from gateway.event import JSON
 from gateway.mapping import yaml_nodes
-from gateway.mapping.diagnostics import Diagnostics, entries_of, is_empty, refuse_unknown_keys, refuse_unless_absent
+from gateway.mapping.diagnostics import Diagnostics, is_empty
 from gateway.mapping.model import MappingTest
 from gateway.mapping.yaml_nodes import ListNode, Node, ObjectNode, Scalar
 
@@ -23,29 +23,34 @@ def read_tests(top: ObjectNode, diagnostics: Diagnostics) -> tuple[MappingTest, 
     if isinstance(node, ListNode):
         tests = [_read_test(item, diagnostics) for item in node.items]
         return tuple(test for test in tests if test is not None)
-    refuse_unless_absent(node, "'tests' must be a list: each starts with '- name: …'", diagnostics)
+    diagnostics.refuse_unless_absent(node, "'tests' must be a list: each starts with '- name: …'")
     return ()
 
 
 def _read_test(node: Node, diagnostics: Diagnostics) -> MappingTest | None:
     if not isinstance(node, ObjectNode):
-        diagnostics.error(node.where, "test", "a test must be an object that starts with  name: …")
+        diagnostics.error(node.location, "test", "a test must be an object that starts with  name: …")
         return None
-    refuse_unknown_keys(node, TEST_KEYS, "in a test", diagnostics)
+    diagnostics.refuse_unknown_keys(node, TEST_KEYS, "in a test")
     name, body, payload = node.get("name"), node.get("body"), node.get("payload")
     if name is None:
-        diagnostics.error(node.where, "test", "a test needs a 'name' that says what it shows")
+        diagnostics.error(node.location, "test", "a test needs a 'name' that says what it shows")
     if (body is None) == (payload is None):
-        diagnostics.error(node.where, "test", "a test needs either 'body', or 'payload' with the name of a file")
+        diagnostics.error(node.location, "test", "a test needs either 'body', or 'payload' with the name of a file")
+    time, received_at = node.get("received_at"), TEST_RECEIVED_AT
+    if isinstance(time, Scalar) and type(time.value) is int:
+        received_at = time.value
+    else:
+        diagnostics.refuse_unless_absent(time, "'received_at' must be whole unix seconds")
     expect, error = _read_expectation(node, diagnostics)
     return MappingTest(
-        where=node.where,
+        location=node.location,
         name="" if name is None else _read_text(name, "name", diagnostics),
         body=None if body is None else yaml_nodes.plain(body),
         payload=None if payload is None else _read_text(payload, "payload", diagnostics),
         headers=_read_texts(node, "headers", diagnostics),
         query=_read_texts(node, "query", diagnostics),
-        received_at=_read_time(node, diagnostics),
+        received_at=received_at,
         expect=expect,
         error=error,
     )
@@ -56,21 +61,13 @@ def _read_text(node: Node, name: str, diagnostics: Diagnostics) -> str:
     if isinstance(node, Scalar) and node.value is not None:
         return node.value if isinstance(node.value, str) else json.dumps(node.value)
     if not is_empty(node):
-        diagnostics.error(node.where, "test", f"'{name}' must be text")
+        diagnostics.error(node.location, "test", f"'{name}' must be text")
     return ""
 
 
 def _read_texts(node: ObjectNode, name: str, diagnostics: Diagnostics) -> dict[str, str]:
-    entries = entries_of(node.get(name), f"'{name}' must be an object of names and texts", diagnostics)
+    entries = diagnostics.entries_of(node.get(name), f"'{name}' must be an object of names and texts")
     return {str(key.value): _read_text(value, str(key.value), diagnostics) for key, value in entries}
-
-
-def _read_time(node: ObjectNode, diagnostics: Diagnostics) -> int:
-    time = node.get("received_at")
-    if isinstance(time, Scalar) and type(time.value) is int:
-        return time.value
-    refuse_unless_absent(time, "'received_at' must be whole unix seconds", diagnostics)
-    return TEST_RECEIVED_AT
 
 
 _EXPECT = "'expect' must be a list of calls ([] for none), or {error: text}"
@@ -83,18 +80,18 @@ def _read_expectation(
     match node.get("expect"):
         case None:
             text = "a test needs 'expect': a list of calls ([] for none), or {error: text}"
-            diagnostics.error(node.where, "test", text)
+            diagnostics.error(node.location, "test", text)
         case ListNode() as calls:
             return tuple(_read_expected_call(item, diagnostics) for item in calls.items), None
         case ObjectNode() as failure:
             hint = "; a list of calls starts each with '- call: …'"
-            refuse_unknown_keys(failure, ("error",), "in 'expect'", diagnostics, hint)
+            diagnostics.refuse_unknown_keys(failure, ("error",), "in 'expect'", hint)
             if not failure.entries:
-                diagnostics.error(failure.where, "test", _EXPECT)
+                diagnostics.error(failure.location, "test", _EXPECT)
             error = failure.get("error")
             return None, "" if error is None else _read_text(error, "error", diagnostics)
         case other:
-            refuse_unless_absent(other, _EXPECT, diagnostics)
+            diagnostics.refuse_unless_absent(other, _EXPECT)
     return (), None
 
 
@@ -106,5 +103,5 @@ def _read_expected_call(node: Node, diagnostics: Diagnostics) -> dict[str, JSON]
     if isinstance(data, dict) and isinstance(data.get("call"), str) and data["call"] in CALLS:
         return data
     text = f"an expected call must be an object with  call: {'|'.join(CALLS)}"
-    diagnostics.error(node.where, "test", text)
+    diagnostics.error(node.location, "test", text)
     return {}

@@ -36,13 +36,10 @@ def _field(node: Tree) -> Evaluate:
 
 def _subexpression(node: Tree) -> Evaluate:
     operands = operands_of(node)
-    if all(operand["type"] == "field" for operand in operands):
-        return _path([operand["value"] for operand in operands])
-    return _steps(operands)
-
-
-def _path(names: Sequence[str]) -> Evaluate:
-    """Compile a.b.c, by far the most frequent expression, into one loop over names instead of one over closures."""
+    if not all(operand["type"] == "field" for operand in operands):
+        return _chain(node)
+    # a.b.c is by far the most frequent expression: one loop over names is faster than one over closures.
+    names: list[str] = [operand["value"] for operand in operands]
 
     def evaluate(current: JSON, _scope: Scope) -> JSON:
         for name in names:
@@ -55,11 +52,7 @@ def _path(names: Sequence[str]) -> Evaluate:
 
 
 def _chain(node: Tree) -> Evaluate:
-    return _steps(operands_of(node))
-
-
-def _steps(operands: Sequence[Tree]) -> Evaluate:
-    steps = [closure_of(operand) for operand in operands if operand["type"] not in ("identity", "current")]
+    steps = [closure_of(operand) for operand in operands_of(node) if operand["type"] not in ("identity", "current")]
 
     def evaluate(current: JSON, scope: Scope) -> JSON:
         for step in steps:
@@ -221,25 +214,18 @@ def _comparator(node: Tree) -> Evaluate:
         return lambda current, scope: not equal(left(current, scope), right(current, scope), scope.budget.spend)
 
     def evaluate(current: JSON, scope: Scope) -> JSON:
-        return _ordering(sign, compare, left(current, scope), right(current, scope))
+        one, other = left(current, scope), right(current, scope)
+        are_text = type(one) is str, type(other) is str
+        are_numbers = type(one) in (int, float), type(other) in (int, float)
+        if all(are_text) or all(are_numbers):
+            return compare(one, other)
+        # JMESPath gives null for a text and a number too, and a condition that is never true would stay unnoticed.
+        if any(are_text) and any(are_numbers):
+            problem = f"cannot compare {kind(one)} with {kind(other)} by {sign}; to_number(…) reads a text as a number"
+            raise ExpressionError(problem)
+        return None
 
     return evaluate
-
-
-def _ordering(sign: str, compare: Callable[[Any, Any], bool], left: JSON, right: JSON) -> JSON:
-    """Compare two texts or two numbers. Null for all other kinds, as JMESPath has it.
-
-    Raises ExpressionError for a text and a number: JMESPath gives null there too, and a condition that is never
-    true would stay unnoticed.
-    """
-    are_text = isinstance(left, str), isinstance(right, str)
-    are_numbers = type(left) in (int, float), type(right) in (int, float)
-    if all(are_text) or all(are_numbers):
-        return compare(left, right)
-    if any(are_text) and any(are_numbers):
-        problem = f"cannot compare {kind(left)} with {kind(right)} by {sign}; to_number(…) reads a text as a number"
-        raise ExpressionError(problem)
-    return None
 
 
 def _function_expression(node: Tree) -> Evaluate:

@@ -53,7 +53,15 @@ def tokenize(text: str) -> list[Token]:
     try:
         return list(Lexer().tokenize(text))
     except LexerError as error:
-        raise _unknown_character(text, error.lexer_position) from None
+        offset = error.lexer_position
+        character = text[offset : offset + 1]
+        if bad_name := _name_without_quotes(text, offset):
+            raise bad_name from None
+        if character in _OPERATORS:
+            problem = f'there is no "{character}" in expressions; write {_OPERATORS[character]}'
+        else:
+            problem = _CHARACTERS.get(character, f"{character!r} stands only inside quotes")
+        raise BadExpression("expression", f"bad expression: {problem}", offset) from None
     except JMESPathError as error:
         raise BadExpression("expression", f"bad expression: {error}", 0) from None
 
@@ -70,19 +78,6 @@ _CHARACTERS = {
     '"': 'what stands in " " is not a name that JSON could write',
     **dict.fromkeys("‘’‚“”„´", "text is written in straight quotes: 'paid'"),
 }
-
-
-def _unknown_character(text: str, offset: int) -> BadExpression:
-    character = text[offset : offset + 1]
-    if bad_name := _name_without_quotes(text, offset):
-        return bad_name
-    if character in _OPERATORS:
-        problem = f'bad expression: there is no "{character}" in expressions; write {_OPERATORS[character]}'
-    elif character in _CHARACTERS:
-        problem = f"bad expression: {_CHARACTERS[character]}"
-    else:
-        problem = f"bad expression: {character!r} stands only inside quotes"
-    return BadExpression("expression", problem, offset)
 
 
 _NAME_WITH_PATH = re.compile(r"(?P<path>(?:[A-Za-z_]\w*\.)*)(?P<name>[\w$][\w$-]*)")

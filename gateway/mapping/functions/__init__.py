@@ -16,8 +16,8 @@ from gateway.mapping.functions import (
     context,
     conversions,
     encodings,
+    json_objects,
     lists,
-    objects,
     regular_expressions,
     strings,
     times,
@@ -46,7 +46,7 @@ __all__ = [
 
 _GROUPS = (
     *(context.function, strings.function, regular_expressions.function, conversions.function, times.function),
-    *(encodings.function, objects.function, lists.function, arithmetic.function, choice.function),
+    *(encodings.function, json_objects.function, lists.function, arithmetic.function, choice.function),
 )
 
 #: By name, in the order of the language's own table.

@@ -14,7 +14,7 @@ function = Group("numbers, choice")
 
 
 @function(number("a"), number("b"), example=("add(price, shipping)", {"price": 0.1, "shipping": 0.2}, 0.3))
-def _add(a: int | float, b: int | float) -> JSON:
+def add(a: int | float, b: int | float) -> JSON:
     """a + b."""
     if isinstance(a, int) and isinstance(b, int):
         return _within("add", a + b)
@@ -22,7 +22,7 @@ def _add(a: int | float, b: int | float) -> JSON:
 
 
 @function(number("a"), number("b"), example=("subtract(total, tax)", {"total": 19.99, "tax": 3.19}, 16.8))
-def _subtract(a: int | float, b: int | float) -> JSON:
+def subtract(a: int | float, b: int | float) -> JSON:
     """a - b."""
     if isinstance(a, int) and isinstance(b, int):
         return _within("subtract", a - b)
@@ -30,7 +30,7 @@ def _subtract(a: int | float, b: int | float) -> JSON:
 
 
 @function(number("a"), number("b"), example=("multiply(price, quantity)", {"price": 1.1, "quantity": 3}, 3.3))
-def _multiply(a: int | float, b: int | float) -> JSON:
+def multiply(a: int | float, b: int | float) -> JSON:
     """a times b."""
     if isinstance(a, int) and isinstance(b, int):
         return _within("multiply", a * b)
@@ -38,7 +38,7 @@ def _multiply(a: int | float, b: int | float) -> JSON:
 
 
 @function(number("a"), number("b"), example=("divide(total, `100`)", {"total": 1999}, 19.99))
-def _divide(a: int | float, b: int | float) -> JSON:
+def divide(a: int | float, b: int | float) -> JSON:
     """a divided by b; a whole result is written without a fraction."""
     if b == 0:
         raise ExpressionError("divide() cannot divide by zero")
@@ -48,7 +48,7 @@ def _divide(a: int | float, b: int | float) -> JSON:
 
 
 @function(number("x"), optional(number("digits")), example=("round(price, `2`)", {"price": 2.675}, 2.68))
-def _round(x: int | float, digits: int | float = 0) -> JSON:
+def round_(x: int | float, digits: int | float = 0) -> JSON:
     """The number rounded to a number of digits after the point (default 0); halves are rounded away from zero."""
     places = whole("round", "digits", digits)
     if abs(places) > _MAX_PLACES:
@@ -65,34 +65,34 @@ def _round(x: int | float, digits: int | float = 0) -> JSON:
 
 
 @function(number("x"), example=("abs(balance)", {"balance": -5}, 5))
-def _abs(x: int | float) -> JSON:
+def abs_(x: int | float) -> JSON:
     """The number without its sign."""
     return abs(x)
 
 
 @function(number("x"), example=("ceil(price)", {"price": 1.2}, 2))
-def _ceil(x: int | float) -> JSON:
+def ceil(x: int | float) -> JSON:
     """The number rounded up to a whole number."""
     return math.ceil(x)
 
 
 @function(number("x"), example=("floor(price)", {"price": 1.8}, 1))
-def _floor(x: int | float) -> JSON:
+def floor(x: int | float) -> JSON:
     """The number rounded down to a whole number."""
     return math.floor(x)
 
 
 @function(array("list"), example=("sum(items[].price)", {"items": [{"price": 0.1}, {"price": 0.2}]}, 0.3))
-def _sum(items: list[JSON]) -> JSON:
+def sum_(items: list[JSON]) -> JSON:
     """The sum of a list of numbers."""
     return _total("sum", numbers_of("sum", items, "a list of numbers"))
 
 
 @function(array("list"), example=("avg(ratings)", {"ratings": [4, 5]}, 4.5))
-def _avg(items: list[JSON]) -> JSON:
+def avg(items: list[JSON]) -> JSON:
     """The average of a list of numbers; null when it is empty."""
     numbers = numbers_of("avg", items, "a list of numbers")
-    return _divide(_total("avg", numbers), len(numbers)) if numbers else None
+    return divide(_total("avg", numbers), len(numbers)) if numbers else None
 
 
 def _total(name: str, numbers: list[int | float]) -> int | float:

@@ -19,7 +19,7 @@ function = Group("numbers, choice")
     takes_null=True,
     example=("if(total > `100`, 'large', 'small')", {"total": 120}, "large"),
 )
-def _if(arguments: Sequence[Evaluate], current: JSON, scope: Scope) -> JSON:
+def if_(arguments: Sequence[Evaluate], current: JSON, scope: Scope) -> JSON:
     """`then` if the condition is true, else `otherwise`; null, false, "", [] and {} are false, 0 is true."""
     condition, then, otherwise = arguments
     return then(current, scope) if truthy(condition(current, scope)) else otherwise(current, scope)
@@ -32,7 +32,7 @@ def _if(arguments: Sequence[Evaluate], current: JSON, scope: Scope) -> JSON:
     takes_null=True,
     example=("not_null(phone, mobile)", {"phone": None, "mobile": "1234"}, "1234"),
 )
-def _not_null(arguments: Sequence[Evaluate], current: JSON, scope: Scope) -> JSON:
+def not_null(arguments: Sequence[Evaluate], current: JSON, scope: Scope) -> JSON:
     """The first value that is not null."""
     for argument in arguments:
         value = argument(current, scope)

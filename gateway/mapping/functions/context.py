@@ -18,7 +18,7 @@ function = Group("around the body")
     example=("header('X-Name')", None, "Ada"),
     setting="the header X-Name: Ada",
 )
-def _header(scope: Scope, name: str) -> JSON:
+def header(scope: Scope, name: str) -> JSON:
     """A header of the request, in upper or lower case; null if it was not sent."""
     return scope.headers.get(name.lower())
 
@@ -30,19 +30,19 @@ def _header(scope: Scope, name: str) -> JSON:
     example=("query('name')", None, "Ada"),
     setting="?name=Ada in the request's URL",
 )
-def _query(scope: Scope, name: str) -> JSON:
+def query(scope: Scope, name: str) -> JSON:
     """A query parameter of the request's URL; null if it was not sent."""
     return scope.query.get(name)
 
 
 @function(needs_scope=True, stride=CONSTANT, example=("root().id", {"id": "42"}, "42"))
-def _root(scope: Scope) -> JSON:
+def root(scope: Scope) -> JSON:
     """The part that is translated: the body, or one item of it under `split`."""
     return scope.root
 
 
 @function(needs_scope=True, stride=CONSTANT, example=("body().id", {"id": "42"}, "42"))
-def _body(scope: Scope) -> JSON:
+def body(scope: Scope) -> JSON:
     """The whole body of the request."""
     return scope.body
 
@@ -54,7 +54,7 @@ def _body(scope: Scope) -> JSON:
     example=("var('plan')", None, "Starter"),
     setting="let: {plan: Starter}",
 )
-def _var(scope: Scope, name: str) -> JSON:
+def var(scope: Scope, name: str) -> JSON:
     """The value of a variable of `let`."""
     if name not in scope.known:
         compute = scope.let.get(name)
@@ -71,7 +71,7 @@ def _var(scope: Scope, name: str) -> JSON:
     example=("lookup('plans', plan)", {"plan": "price_1"}, "Starter"),
     setting="tables: {plans: {price_1: Starter}}",
 )
-def _lookup(scope: Scope, table: str, key: str | int | float | bool | None) -> JSON:
+def lookup(scope: Scope, table: str, key: str | int | float | bool | None) -> JSON:
     """The entry of a table for a key; a null or unknown key takes the entry "*"."""
     entries = scope.tables.get(table, {})
     default = entries.get("*")
@@ -84,7 +84,7 @@ def _lookup(scope: Scope, table: str, key: str | int | float | bool | None) -> J
     example=("event_type()", None, "user.created"),
     setting="an event of the type user.created",
 )
-def _event_type(scope: Scope) -> JSON:
+def event_type(scope: Scope) -> JSON:
     """The event type of the part."""
     return scope.event_type
 
@@ -95,12 +95,12 @@ def _event_type(scope: Scope) -> JSON:
     example=("received_at()", None, 1767225600),
     setting="a webhook that arrived on 2026-01-01",
 )
-def _received_at(scope: Scope) -> JSON:
+def received_at(scope: Scope) -> JSON:
     """The time at which the webhook arrived, in unix seconds."""
     return scope.received_at
 
 
 @function(needs_scope=True, stride=CONSTANT, example=("index()", None, 0), setting="the first item")
-def _index(scope: Scope) -> JSON:
+def index(scope: Scope) -> JSON:
     """The position of the item under `each`, from 0."""
     return scope.index

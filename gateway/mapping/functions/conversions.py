@@ -18,7 +18,7 @@ function = Group("kinds")
 
 
 @function(one_of("x", str, int, float), example=("to_number(price)", {"price": "19.99"}, 19.99))
-def _to_number(x: str | int | float) -> JSON:
+def to_number(x: str | int | float) -> JSON:
     """A text converted to a number; it must be written as in JSON."""
     if not isinstance(x, str):
         return x
@@ -35,7 +35,7 @@ _JSON_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?P<fraction>\.[0-9]+)?(?P<expone
 
 
 @function(anything("x"), needs_scope=True, example=("to_string(number)", {"number": 42.0}, "42"))
-def _to_string(scope: Scope, x: JSON) -> JSON:
+def to_string(scope: Scope, x: JSON) -> JSON:
     """A value converted to text: text stays as it is, numbers are written out, all else is JSON."""
     if isinstance(x, str):
         return x
@@ -45,7 +45,7 @@ def _to_string(scope: Scope, x: JSON) -> JSON:
 
 
 @function(one_of("x", bool, str, int, float), example=("to_bool(subscribed)", {"subscribed": "yes"}, True))
-def _to_bool(x: bool | str | int | float) -> JSON:
+def to_bool(x: bool | str | int | float) -> JSON:
     """true or false for true/false, yes/no or 1/0, in upper or lower case."""
     value = _BOOLEANS.get(key_text(x).lower())
     if value is None:
@@ -57,13 +57,13 @@ _BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, 
 
 
 @function(anything("x"), takes_null=True, stride=CONSTANT, example=("to_array(tags)", {"tags": "new"}, ["new"]))
-def _to_array(x: JSON) -> JSON:
+def to_array(x: JSON) -> JSON:
     """A list stays as it is; any other value becomes a list with one item."""
     return x if isinstance(x, list) else [x]
 
 
 @function(text("s"), stride=SLOWLY, example=("parse_json(meta).plan", {"meta": '{"plan": "pro"}'}, "pro"))
-def _parse_json(s: str) -> JSON:
+def parse_json(s: str) -> JSON:
     """The value of a JSON text."""
     try:
         return read_json(s)
@@ -88,7 +88,7 @@ def read_json(text: str) -> JSON:
 @function(
     anything("x"), needs_scope=True, example=("to_json(address)", {"address": {"city": "Paris"}}, '{"city":"Paris"}')
 )
-def _to_json(scope: Scope, x: JSON) -> JSON:
+def to_json(scope: Scope, x: JSON) -> JSON:
     """A value as JSON text."""
     return _json_text("to_json", x, scope.budget)
 
@@ -98,15 +98,7 @@ _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=
 
 
 def _json_text(name: str, value: JSON, budget: Budget) -> str:
-    budget.spend(_least_size(name, value) // SLOWLY)
-    try:
-        return _ENCODER.encode(value)
-    except ValueError:
-        raise ExpressionError(f"{name}() met a number that cannot be written as JSON") from None
-
-
-def _least_size(name: str, value: JSON) -> int:
-    """Return the least length of a value as JSON, without writing it: one part may occur in it many times."""
+    # First the least length of the text, without writing it: one part may occur in a value many times.
     size = 0
     waiting = [value]
     while waiting:
@@ -122,11 +114,15 @@ def _least_size(name: str, value: JSON) -> int:
         else:
             size += item.bit_length() // 4 if isinstance(item, int) else 1
         limit_text(name, size)
-    return size
+    budget.spend(size // SLOWLY)
+    try:
+        return _ENCODER.encode(value)
+    except ValueError:
+        raise ExpressionError(f"{name}() met a number that cannot be written as JSON") from None
 
 
 @function(anything("x"), takes_null=True, stride=CONSTANT, example=("type(total)", {"total": 4900}, "number"))
-def _type(x: JSON) -> JSON:
+def type_(x: JSON) -> JSON:
     """The kind of a value: string, number, boolean, array, object or null."""
     return _TYPES[type(x)]
 

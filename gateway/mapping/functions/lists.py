@@ -20,18 +20,18 @@ function = Group("objects, lists")
     variadic=True,
     example=("zip(names, prices)", {"names": ["a", "b"], "prices": [1, 2]}, [["a", 1], ["b", 2]]),
 )
-def _zip(*lists: list[JSON]) -> JSON:
+def zip_(*lists: list[JSON]) -> JSON:
     """The first items of the lists as one list, then the second ones, and so on; the shortest list ends it."""
     return [[*row] for row in zip(*lists, strict=False)]
 
 
 @function(array("list"), needs_scope=True, example=("unique(tags)", {"tags": ["new", "vip", "new"]}, ["new", "vip"]))
-def _unique(scope: Scope, items: list[JSON]) -> JSON:
+def unique(scope: Scope, items: list[JSON]) -> JSON:
     """The list without duplicates; the first of equal items stays."""
-    first: dict[object, JSON] = {}
+    by_identity: dict[object, JSON] = {}
     for item in items:
-        first.setdefault(_identity(item, scope.budget), item)
-    return [*first.values()]
+        by_identity.setdefault(_identity(item, scope.budget), item)
+    return [*by_identity.values()]
 
 
 def _identity(value: JSON, budget: Budget) -> object:
@@ -53,13 +53,13 @@ def _identity(value: JSON, budget: Budget) -> object:
 @function(
     array("list"), stride=CONSTANT, example=("first(items[?paid]).sku", {"items": [{"sku": "a", "paid": True}]}, "a")
 )
-def _first(items: list[JSON]) -> JSON:
+def first(items: list[JSON]) -> JSON:
     """The first item of a list; null if the list is empty."""
     return items[0] if items else None
 
 
 @function(array("list"), stride=CONSTANT, example=("last(items).sku", {"items": [{"sku": "a"}, {"sku": "b"}]}, "b"))
-def _last(items: list[JSON]) -> JSON:
+def last(items: list[JSON]) -> JSON:
     """The last item of a list; null if the list is empty."""
     return items[-1] if items else None
 
@@ -70,7 +70,7 @@ def _last(items: list[JSON]) -> JSON:
     needs_scope=True,
     example=("contains(tags, 'vip')", {"tags": ["new", "vip"]}, True),
 )
-def _contains(scope: Scope, where: list[JSON] | str, x: JSON) -> JSON:
+def contains(scope: Scope, where: list[JSON] | str, x: JSON) -> JSON:
     """true if a list contains an item, or a text contains another text."""
     if isinstance(where, list):
         return any(map(equal, where, repeat(x), repeat(scope.budget.spend)))
@@ -80,13 +80,13 @@ def _contains(scope: Scope, where: list[JSON] | str, x: JSON) -> JSON:
 
 
 @function(one_of("x", str, list, dict), stride=CONSTANT, example=("length(items)", {"items": [1, 2, 3]}, 3))
-def _length(x: str | list[JSON] | dict[str, JSON]) -> JSON:
+def length(x: str | list[JSON] | dict[str, JSON]) -> JSON:
     """The number of characters, items or keys."""
     return len(x)
 
 
 @function(one_of("x", list, str), example=("reverse(items)", {"items": [1, 2, 3]}, [3, 2, 1]))
-def _reverse(x: list[JSON] | str) -> JSON:
+def reverse(x: list[JSON] | str) -> JSON:
     """A list or text in reverse order."""
     return x[::-1]
 
@@ -94,13 +94,13 @@ def _reverse(x: list[JSON] | str) -> JSON:
 @function(
     reference("expression"), array("list"), example=("map(&upper(@), tags)", {"tags": ["new", "vip"]}, ["NEW", "VIP"])
 )
-def _map(apply: Apply, items: list[JSON]) -> JSON:
+def map_(apply: Apply, items: list[JSON]) -> JSON:
     """The values of an expression for all items, nulls included."""
     return [*map(apply, items)]
 
 
 @function(array("list"), example=("sort(prices)", {"prices": [3, 1, 2]}, [1, 2, 3]))
-def _sort(items: list[JSON]) -> JSON:
+def sort(items: list[JSON]) -> JSON:
     """A list of text or of numbers, sorted."""
     return sorted(_comparable("sort", items, _ITEMS))
 
@@ -114,14 +114,14 @@ def _sort(items: list[JSON]) -> JSON:
         ["b", "a"],
     ),
 )
-def _sort_by(items: list[JSON], apply: Apply) -> JSON:
+def sort_by(items: list[JSON], apply: Apply) -> JSON:
     """A list sorted by the value of an expression for each item: text or numbers."""
     keys = _comparable("sort_by", [*map(apply, items)], _KEYS)
     return [items[position] for position in sorted(range(len(keys)), key=keys.__getitem__)]
 
 
 @function(array("list"), example=("max(prices)", {"prices": [3, 1, 2]}, 3))
-def _max(items: list[JSON]) -> JSON:
+def max_(items: list[JSON]) -> JSON:
     """The largest item of a list of numbers or text; null if the list is empty."""
     return max(_comparable("max", items, _ITEMS), default=None)
 
@@ -131,14 +131,14 @@ def _max(items: list[JSON]) -> JSON:
     reference("expression"),
     example=("max_by(items, &price).sku", {"items": [{"sku": "a", "price": 2}, {"sku": "b", "price": 1}]}, "a"),
 )
-def _max_by(items: list[JSON], apply: Apply) -> JSON:
+def max_by(items: list[JSON], apply: Apply) -> JSON:
     """The item with the largest value of an expression: numbers or text; null if the list is empty."""
     keys = _comparable("max_by", [*map(apply, items)], _KEYS)
     return items[max(range(len(keys)), key=keys.__getitem__)] if keys else None
 
 
 @function(array("list"), example=("min(prices)", {"prices": [3, 1, 2]}, 1))
-def _min(items: list[JSON]) -> JSON:
+def min_(items: list[JSON]) -> JSON:
     """The smallest item of a list of numbers or text; null if the list is empty."""
     return min(_comparable("min", items, _ITEMS), default=None)
 
@@ -148,7 +148,7 @@ def _min(items: list[JSON]) -> JSON:
     reference("expression"),
     example=("min_by(items, &price).sku", {"items": [{"sku": "a", "price": 2}, {"sku": "b", "price": 1}]}, "b"),
 )
-def _min_by(items: list[JSON], apply: Apply) -> JSON:
+def min_by(items: list[JSON], apply: Apply) -> JSON:
     """The item with the smallest value of an expression: numbers or text; null if the list is empty."""
     keys = _comparable("min_by", [*map(apply, items)], _KEYS)
     return items[min(range(len(keys)), key=keys.__getitem__)] if keys else None

@@ -18,7 +18,7 @@ from gateway.errors import ExpressionError, did_you_mean, shortened
 from gateway.event import JSON
 from gateway.mapping.functions.json_values import limit_text
 from gateway.mapping.functions.table import CONSTANT, Budget, Group, Mistake, Scope, literal, optional, text
-from gateway.payload import whole_characters
+from gateway.payload import utf8
 
 function = Group("text")
 
@@ -48,16 +48,12 @@ def _compiled(pattern: str) -> _CompiledPattern:
     options.log_errors = False
     options.max_mem = _MAX_MEMORY
     try:
-        regexp = re2.compile(_utf8(pattern), options)
+        regexp = re2.compile(utf8(pattern), options)
     except re2.error as error:
         raise ExpressionError(_explain(error.args[0].decode(errors="replace"))) from None
     groups: dict[int | str, int] = {number: number for number in range(regexp.groups + 1)}
     groups.update((name.decode(), number) for name, number in regexp.groupindex.items())
     return _CompiledPattern(regexp=regexp, groups=groups, size=regexp.programsize)
-
-
-def _utf8(s: str) -> bytes:
-    return whole_characters(s).encode()
 
 
 # The beginnings of RE2's messages for what only other engines have, and what to write instead.
@@ -89,6 +85,7 @@ _POSSESSIVE = re.compile(r"bad repetition operator: ([*+?])\+")
 
 
 def _explain(problem: str) -> str:
+    """Return what to write instead, for one of RE2's messages."""
     if match := _BACKREFERENCE.match(problem):
         return f"a backreference {match[1]} is not available here; compare what regex_extract() gives for two groups"
     if match := _POSSESSIVE.match(problem):
@@ -113,7 +110,7 @@ _INSTRUCTIONS = 64
 
 
 def _encoded(s: str, pattern: _CompiledPattern, budget: Budget) -> bytes:
-    data = _utf8(s)
+    data = utf8(s)
     budget.spend(_CALL + len(data) * pattern.size // _INSTRUCTIONS)
     return data
 
@@ -131,7 +128,7 @@ def _group_text(match: _Match, group: int) -> str | None:
     check=_check_pattern,
     example=("regex_match(sku, '^[A-Z]{2}-[0-9]+$')", {"sku": "AB-42"}, True),
 )
-def _regex_match(scope: Scope, s: str, pattern: str) -> JSON:
+def regex_match(scope: Scope, s: str, pattern: str) -> JSON:
     """true if a regular expression (RE2) matches anywhere in a text."""
     compiled = _compiled(pattern)
     return compiled.regexp.search(_encoded(s, compiled, scope.budget)) is not None
@@ -169,7 +166,7 @@ def _groups_text(groups: Mapping[int | str, int]) -> str:
     check=_check_extract,
     example=("regex_extract(note, 'order #([0-9]+)')", {"note": "Paid order #42 today"}, "42"),
 )
-def _regex_extract(scope: Scope, s: str, pattern: str, group: int | str | None = None) -> JSON:
+def regex_extract(scope: Scope, s: str, pattern: str, group: int | str | None = None) -> JSON:
     """The text of a group of a regular expression (default: the first, else the whole match); null if there is none."""
     compiled = _compiled(pattern)
     match = compiled.regexp.search(_encoded(s, compiled, scope.budget))
@@ -196,19 +193,18 @@ _ESCAPE = re.compile(r"\\(.?)", re.DOTALL)
 
 def _template(to: str, pattern: _CompiledPattern) -> list[str | int]:
     """Return the parts of a replacement: texts, and between them the numbers of groups."""
-    parts = _ESCAPE.split(to)
-    return [_escape(part, pattern) if place % 2 else part for place, part in enumerate(parts)]
-
-
-def _escape(character: str, pattern: _CompiledPattern) -> str | int:
-    if character == "\\":
-        return character
-    if not ("0" <= character <= "9" and int(character) in pattern.groups):
-        raise ExpressionError(
-            f"a \\ in 'to' of regex_replace() stands before the number of a group; {_groups_text(pattern.groups)}; "
-            "the character itself is written \\\\"
-        )
-    return int(character)
+    parts: list[str | int] = []
+    for place, part in enumerate(_ESCAPE.split(to)):
+        if place % 2 == 0 or part == "\\":
+            parts.append(part)
+        elif "0" <= part <= "9" and int(part) in pattern.groups:
+            parts.append(int(part))
+        else:
+            raise ExpressionError(
+                "a \\ in 'to' of regex_replace() stands before the number of a group; "
+                f"{_groups_text(pattern.groups)}; the character itself is written \\\\"
+            )
+    return parts
 
 
 @function(
@@ -220,7 +216,7 @@ def _escape(character: str, pattern: _CompiledPattern) -> str | int:
     check=_check_replace,
     example=("regex_replace(phone, '[^0-9+]', '')", {"phone": "+49 (30) 12-34"}, "+49301234"),
 )
-def _regex_replace(scope: Scope, s: str, pattern: str, to: str) -> JSON:
+def regex_replace(scope: Scope, s: str, pattern: str, to: str) -> JSON:
     r"""The text with every match of a regular expression replaced; \1 stands for the text of its first group."""
     compiled = _compiled(pattern)
     template = _template(to, compiled)
@@ -252,15 +248,12 @@ def _matches(data: bytes, pattern: _CompiledPattern, budget: Budget) -> Iterator
         # RE2 also finds empty matches between the bytes of one character.
         if start < end or not _inside_character(data, start):
             yield match
-        place = end if start < end else _next_character(data, end)
+        place = end
+        if start == end:
+            place += 1
+            while _inside_character(data, place):
+                place += 1
 
 
 def _inside_character(data: bytes, place: int) -> bool:
     return place < len(data) and data[place] & 0xC0 == 0x80
-
-
-def _next_character(data: bytes, place: int) -> int:
-    place += 1
-    while _inside_character(data, place):
-        place += 1
-    return place

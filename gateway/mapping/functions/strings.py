@@ -28,19 +28,19 @@ function = Group("text")
 
 
 @function(text("s"), example=("lower(email)", {"email": "Ada@Example.com"}, "ada@example.com"))
-def _lower(s: str) -> JSON:
+def lower(s: str) -> JSON:
     """The text in lower case."""
     return s.lower()
 
 
 @function(text("s"), example=("upper(country)", {"country": "de"}, "DE"))
-def _upper(s: str) -> JSON:
+def upper(s: str) -> JSON:
     """The text in upper case."""
     return s.upper()
 
 
 @function(text("s"), example=("trim(name)", {"name": "  Ada "}, "Ada"))
-def _trim(s: str) -> JSON:
+def trim(s: str) -> JSON:
     """The text without white space at its start and end."""
     return s.strip()
 
@@ -59,7 +59,7 @@ def _refuse_empty(problem: str) -> Check:
     check=_refuse_empty(_NO_SEPARATOR),
     example=("split(tags, ',')", {"tags": "new,vip"}, ["new", "vip"]),
 )
-def _split(s: str, sep: str) -> JSON:
+def split(s: str, sep: str) -> JSON:
     """The parts of a text between separators."""
     if not sep:
         raise ExpressionError(_NO_SEPARATOR)
@@ -77,7 +77,7 @@ _NOTHING_TO_REPLACE = "replace() needs a text to look for that is not empty"
     check=_refuse_empty(_NOTHING_TO_REPLACE),
     example=("replace(phone, ' ', '')", {"phone": "+49 30 1234"}, "+49301234"),
 )
-def _replace(s: str, search: str, to: str) -> JSON:
+def replace(s: str, search: str, to: str) -> JSON:
     """The text with every occurrence of one text replaced by another."""
     if not search:
         raise ExpressionError(_NOTHING_TO_REPLACE)
@@ -90,7 +90,7 @@ def _replace(s: str, search: str, to: str) -> JSON:
     array("list"),
     example=("join(', ', [city, state, country])", {"city": "Paris", "country": "FR"}, "Paris, FR"),
 )
-def _join(sep: str, items: list[JSON]) -> JSON:
+def join(sep: str, items: list[JSON]) -> JSON:
     """The texts and numbers of a list in one text; nulls are skipped; null if nothing is left."""
     texts = [_as_text("join", item, "a list of text or numbers") for item in items if item is not None]
     limit_text("join", sum(map(len, texts)) + len(sep) * len(texts))
@@ -131,7 +131,7 @@ def _format_problem(template: str, values: int) -> str | None:
     check=_check_format,
     example=("format('Order {} of {}', number, name)", {"number": 42.0, "name": "Ada"}, "Order 42 of Ada"),
 )
-def _format(template: str, *values: JSON) -> JSON:
+def format_(template: str, *values: JSON) -> JSON:
     """The text with each {} replaced by the next value; a brace is written {{ or }}."""
     if problem := _format_problem(template, len(values)):
         raise ExpressionError(problem)
@@ -147,7 +147,7 @@ def _format(template: str, *values: JSON) -> JSON:
     optional(number("length")),
     example=("substring(phone, `0`, `3`)", {"phone": "+49301234"}, "+49"),
 )
-def _substring(s: str, start: int | float, length: int | float | None = None) -> JSON:
+def substring(s: str, start: int | float, length: int | float | None = None) -> JSON:
     """A part of a text, from a start position (0 is the first, -1 the last character) to the end or with a length."""
     first = whole("substring", "start", start)
     first = max(first + len(s), 0) if first < 0 else first
@@ -160,7 +160,7 @@ def _substring(s: str, start: int | float, length: int | float | None = None) ->
 
 
 @function(text("s"), stride=SLOWLY, example=("slug(title)", {"title": "Crème brûlée, twice!"}, "creme-brulee-twice"))
-def _slug(s: str) -> JSON:
+def slug(s: str) -> JSON:
     """The text for use in a URL: lower case, no accents, words joined by "-"."""
     # One character at a time: the time to normalise many accents in a row grows with the square of their number.
     plain = s if s.isascii() else s.translate({ord(character): _plain(character) for character in set(s)})
@@ -178,12 +178,12 @@ def _plain(character: str) -> str:
 @function(
     text("s"), text("suffix"), stride=CONSTANT, example=("ends_with(email, '.edu')", {"email": "ada@mit.edu"}, True)
 )
-def _ends_with(s: str, suffix: str) -> JSON:
+def ends_with(s: str, suffix: str) -> JSON:
     """true if a text ends with another."""
     return s.endswith(suffix)
 
 
 @function(text("s"), text("prefix"), stride=CONSTANT, example=("starts_with(id, 'cus_')", {"id": "cus_42"}, True))
-def _starts_with(s: str, prefix: str) -> JSON:
+def starts_with(s: str, prefix: str) -> JSON:
     """true if a text starts with another."""
     return s.startswith(prefix)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
+from functools import partial
 from typing import TypeAlias
 
 from gateway.errors import ExpressionError
@@ -85,7 +86,7 @@ Evaluate: TypeAlias = Callable[[JSON, Scope], JSON]  # a compiled expression: cu
 Apply: TypeAlias = Callable[[JSON], JSON]  # an argument like &field, bound to its scope
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Parameter:
     """One parameter of a function.
 
@@ -96,6 +97,7 @@ class Parameter:
     """
 
     name: str
+    _: KW_ONLY
     kinds: frozenset[type] = frozenset()
     optional: bool = False
     literal: bool = False
@@ -217,30 +219,30 @@ class Group:
         *parameters: Parameter,
         example: tuple[str, JSON, JSON],
         setting: str = "",
-        variadic: bool = False,
-        takes_null: bool = False,
-        lazy: bool = False,
-        needs_scope: bool = False,
         stride: int = CHARACTERS,
         check: Check | None = None,
+        **flags: bool,
     ) -> Callable[[Callable[..., JSON]], Callable[..., JSON]]:
-        """Register a function by its name without the underscore. Its docstring is the description for users."""
+        """Register a function by its name. Its docstring is the description for users.
+
+        An underscore at the end of the name, as in `sum_`, keeps it apart from one of Python's own.
+
+        Args:
+            flags: variadic, takes_null, lazy and needs_scope, as in Function.
+        """
 
         def register(call: Callable[..., JSON]) -> Callable[..., JSON]:
             expression, data, output = example
             entry = Function(
-                name=call.__name__.removeprefix("_"),
+                name=call.__name__.removesuffix("_"),
                 kind=self.kind,
                 description=call.__doc__ or "",
                 parameters=parameters,
                 example=Example(expression=expression, input=data, output=output, setting=setting),
                 call=call,
-                variadic=variadic,
-                takes_null=takes_null,
-                lazy=lazy,
-                needs_scope=needs_scope,
                 stride=stride,
                 check=check,
+                **flags,
             )
             self._entries.append(entry)
             return call
@@ -248,46 +250,26 @@ class Group:
         return register
 
 
-def anything(name: str) -> Parameter:
-    """Return a parameter for values of any kind."""
-    return Parameter(name=name)
-
-
-def text(name: str) -> Parameter:
-    """Return a parameter for text."""
-    return Parameter(name=name, kinds=frozenset({str}))
+# Parameters, by what their values may be; each takes the name of the parameter.
+anything = Parameter
+text = partial(Parameter, kinds=frozenset({str}))
+number = partial(Parameter, kinds=frozenset({int, float}))
+array = partial(Parameter, kinds=frozenset({list}))
+mapping = partial(Parameter, kinds=frozenset({dict}))
+#: An expression such as &field.
+reference = partial(Parameter, expression=True)
 
 
 def literal(name: str, *kinds: type) -> Parameter:
     """Return a parameter for a literal in the mapping file: text, unless *kinds* are given."""
-    return Parameter(name=name, kinds=frozenset(kinds or {str}), literal=True)
-
-
-def number(name: str) -> Parameter:
-    """Return a parameter for numbers."""
-    return Parameter(name=name, kinds=frozenset({int, float}))
-
-
-def array(name: str) -> Parameter:
-    """Return a parameter for lists."""
-    return Parameter(name=name, kinds=frozenset({list}))
-
-
-def mapping(name: str) -> Parameter:
-    """Return a parameter for objects."""
-    return Parameter(name=name, kinds=frozenset({dict}))
+    return Parameter(name, kinds=frozenset(kinds or {str}), literal=True)
 
 
 def one_of(name: str, *kinds: type) -> Parameter:
     """Return a parameter for values of several kinds."""
-    return Parameter(name=name, kinds=frozenset(kinds))
+    return Parameter(name, kinds=frozenset(kinds))
 
 
 def optional(parameter: Parameter) -> Parameter:
     """Return the same parameter, which may be left out."""
     return replace(parameter, optional=True)
-
-
-def reference(name: str) -> Parameter:
-    """Return a parameter for an expression such as &field."""
-    return Parameter(name=name, expression=True)

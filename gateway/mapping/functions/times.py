@@ -18,7 +18,7 @@ function = Group("time")
     one_of("x", str, int, float),
     example=("unix(created_at)", {"created_at": "2026-01-01T01:00:00.250+01:00"}, 1767225600),
 )
-def _unix(x: str | int | float) -> JSON:
+def unix(x: str | int | float) -> JSON:
     """Unix seconds of a time in ISO 8601 (default zone UTC), RFC 2822, seconds or milliseconds."""
     if not isinstance(x, str):
         return _seconds(Decimal(x))

@@ -27,15 +27,8 @@ class _ExpressionKey(KeyKind):
         return EXPRESSION
 
 
-class IdentifierKey(_ExpressionKey):
-    """An identifier of a person. Null or empty is None: another identifier may do."""
-
-    def evaluate(self, value: Value, context: EvaluationContext) -> str | None:
-        return text_of(value, self.name, context) or None
-
-
-class EventIdKey(_ExpressionKey):
-    """The id of an event. Null or empty is None: the gateway derives one."""
+class OptionalIdKey(_ExpressionKey):
+    """An identifier of a person, or the id of an event. Null or empty is None: another one may do, or is derived."""
 
     def evaluate(self, value: Value, context: EvaluationContext) -> str | None:
         return text_of(value, self.name, context) or None
@@ -65,7 +58,7 @@ class TimestampKey(_ExpressionKey):
             problem = "must be whole unix seconds; write =unix(…)"
         else:
             return int(moment)
-        raise TranslationError(value.where, self.name, problem)
+        raise TranslationError(value.location, self.name, problem)
 
 
 class ObjectKey(_ExpressionKey):
@@ -76,7 +69,7 @@ class ObjectKey(_ExpressionKey):
         for attribute in sorted(_certain_names(computed.expression.text)) if computed is not None else ():
             if is_steering(attribute):
                 text = f"'{attribute}' is never taken out of '{self.name}', for it steers Customer.io; write it"
-                diagnostics.warn(node.where, "steering-attribute", f"{text} under 'attributes'")
+                diagnostics.warn(node.location, "steering-attribute", f"{text} under 'attributes'")
         return computed
 
     def evaluate(self, value: Value, context: EvaluationContext) -> dict[str, JSON]:
@@ -84,7 +77,7 @@ class ObjectKey(_ExpressionKey):
         if whole is None:
             return {}
         if not isinstance(whole, dict):
-            raise TranslationError(value.where, self.name, f"needs an object, got {kind(whole)}")
+            raise TranslationError(value.location, self.name, f"needs an object, got {kind(whole)}")
         return without_steering(whole)
 
 

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from gateway.customerio.calls import Key, field_of
 from gateway.errors import TranslationError
 from gateway.mapping.diagnostics import Diagnostics
-from gateway.mapping.evaluate import EvaluationContext, text_of
+from gateway.mapping.evaluate import EvaluationContext, evaluate, text_of
 from gateway.mapping.expressions import Names
 from gateway.mapping.model import Value
 from gateway.mapping.yaml_nodes import Node, ObjectNode
@@ -41,7 +41,7 @@ class KeyKind(ABC):
         keys: The keys of its members, for the kinds that have members.
     """
 
-    def __init__(self, name: str, key: Key, keys: Mapping[str, KeyKind]) -> None:
+    def __init__(self, name: str, key: Key, keys: Keys) -> None:
         self.name = name
         self.field = field_of(name)
         self.key = key
@@ -51,9 +51,9 @@ class KeyKind(ABC):
     def compile(self, node: Node, names: Names, diagnostics: Diagnostics) -> Value | None:
         """Compile the key's value; None: it is empty or wrong, and reported."""
 
-    @abstractmethod
     def evaluate(self, value: Value, context: EvaluationContext) -> Any:
         """Evaluate the compiled value for one event, as the call's class takes it. Raises TranslationError."""
+        return evaluate(value, self.name, context)
 
     @abstractmethod
     def schema(self) -> Schema:
@@ -65,13 +65,15 @@ def required_text(value: Value, name: str, context: EvaluationContext) -> str:
     text = text_of(value, name, context)
     if not text:
         problem = "null or empty; if that may be, write =not_null(…, 'another text'), or give the call a 'when'"
-        raise TranslationError(value.where, name, problem)
+        raise TranslationError(value.location, name, problem)
     return text
 
 
-def compile_keys(
-    node: ObjectNode, keys: Mapping[str, KeyKind], names: Names, diagnostics: Diagnostics
-) -> dict[str, Value]:
+#: The keys of a call, or of a member of one, by their names.
+Keys: TypeAlias = Mapping[str, KeyKind]
+
+
+def compile_keys(node: ObjectNode, keys: Keys, names: Names, diagnostics: Diagnostics) -> dict[str, Value]:
     """Compile the keys of an object, in the order of *keys*, without those that are missing or wrong."""
     values = {}
     for name, key in keys.items():
@@ -82,7 +84,7 @@ def compile_keys(
     return values
 
 
-def object_schema(keys: Mapping[str, KeyKind]) -> Schema:
+def object_schema(keys: Keys) -> Schema:
     """Return the schema of an object with these keys and no others."""
     return {
         "type": "object",

@@ -7,17 +7,10 @@ from gateway.customerio.limits import MAX_TIMEOUT
 from gateway.errors import did_you_mean
 from gateway.event import JSON
 from gateway.mapping import yaml_nodes
-from gateway.mapping.diagnostics import Diagnostics, is_empty, listed, refuse_unknown_keys, refuse_unless_absent
+from gateway.mapping.diagnostics import Diagnostics, is_empty, listed
 from gateway.mapping.evaluate import EvaluationContext, text_of
 from gateway.mapping.expressions import Names
-from gateway.mapping.key_kinds.key_kind import (
-    EXPRESSION,
-    LITERAL_MARKER,
-    LITERAL_TEXT,
-    KeyKind,
-    Schema,
-    required_text,
-)
+from gateway.mapping.key_kinds.key_kind import EXPRESSION, LITERAL_MARKER, LITERAL_TEXT, KeyKind, Schema, required_text
 from gateway.mapping.located_expression import is_expression, read_computed, warn_of_template
 from gateway.mapping.model import Constant, Value
 from gateway.mapping.value_nodes import read_literal_text
@@ -34,14 +27,16 @@ class TextKey(KeyKind):
         literal = node
         if isinstance(node, ObjectNode) and len(node.entries) == 1:
             literal = node.get("literal") or node
-        text = _literal_text(literal)
-        if text:
+        text = literal.value if isinstance(literal, Scalar) else None
+        if isinstance(text, int | float) and not isinstance(text, bool):
+            text = number_text(text)
+        if text and isinstance(text, str):
             if isinstance(node, Scalar):
                 warn_of_template(node, text, diagnostics)
             return _checked_constant(self, node, text, diagnostics)
         if not is_empty(literal):
             problem = f"'{self.name}' must be text that is not empty, or an expression"
-            diagnostics.error(node.where, "not-text", problem)
+            diagnostics.error(node.location, "not-text", problem)
         return None
 
     def evaluate(self, value: Value, context: EvaluationContext) -> str | None:
@@ -60,14 +55,6 @@ class TextKey(KeyKind):
             "additionalProperties": False,
         }
         return {"anyOf": [literal, EXPRESSION, marked]}
-
-
-def _literal_text(node: Node) -> str:
-    """Return literal text, or a number written out; "" for anything else."""
-    value = node.value if isinstance(node, Scalar) else None
-    if isinstance(value, str):
-        return value
-    return "" if isinstance(value, bool) or not isinstance(value, int | float) else number_text(value)
 
 
 class _ConstantKey(KeyKind):
@@ -98,8 +85,8 @@ def _checked_constant(key: KeyKind, node: Node, text: str, diagnostics: Diagnost
     if choices and text not in choices:
         problem = f"must be one of {listed(choices)}{did_you_mean(text, choices)}"
     if problem is None:
-        return Constant(where=node.where, value=text)
-    diagnostics.error(node.where, key.name.replace("_", "-"), f"'{key.name}' {problem}")
+        return Constant(location=node.location, value=text)
+    diagnostics.error(node.location, key.name.replace("_", "-"), f"'{key.name}' {problem}")
     return None
 
 
@@ -110,9 +97,9 @@ class SecondsKey(_ConstantKey):
         del names
         value = node.value if isinstance(node, Scalar) else None
         if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= MAX_TIMEOUT:
-            return Constant(where=node.where, value=value)
+            return Constant(location=node.location, value=value)
         text = f"'{self.name}' must be a number of seconds, over 0 and at most {MAX_TIMEOUT:g}"
-        refuse_unless_absent(node, text, diagnostics)
+        diagnostics.refuse_unless_absent(node, text)
         return None
 
     def schema(self) -> Schema:
@@ -125,8 +112,8 @@ class FlagKey(_ConstantKey):
     def compile(self, node: Node, names: Names, diagnostics: Diagnostics) -> Value | None:
         del names
         if isinstance(node, Scalar) and isinstance(node.value, bool):
-            return Constant(where=node.where, value=node.value)
-        refuse_unless_absent(node, f"'{self.name}' must be true or false", diagnostics)
+            return Constant(location=node.location, value=node.value)
+        diagnostics.refuse_unless_absent(node, f"'{self.name}' must be true or false")
         return None
 
     def schema(self) -> Schema:
@@ -140,17 +127,17 @@ class RetryKey(_ConstantKey):
         del names
         if not isinstance(node, ObjectNode):
             text = f"'{self.name}' must be an object of {listed(RETRY_SETTINGS)}"
-            refuse_unless_absent(node, text, diagnostics)
+            diagnostics.refuse_unless_absent(node, text)
             return None
         hint = f"; it takes {listed(RETRY_SETTINGS)}"
-        refuse_unknown_keys(node, RETRY_SETTINGS, f"in '{self.name}'", diagnostics, hint)
+        diagnostics.refuse_unknown_keys(node, RETRY_SETTINGS, f"in '{self.name}'", hint)
         for key, setting in node.entries:
             name = str(key.value)
             if name not in RETRY_SETTINGS or is_empty(setting):
                 continue  # reported already
             if problem := retry_problem(name, yaml_nodes.plain(setting)):
-                diagnostics.error(setting.where, "retry", f"'{name}' {problem}")
-        return Constant(where=node.where, value=yaml_nodes.plain(node))
+                diagnostics.error(setting.location, "retry", f"'{name}' {problem}")
+        return Constant(location=node.location, value=yaml_nodes.plain(node))
 
     def schema(self) -> Schema:
         settings: dict[str, Schema] = {}

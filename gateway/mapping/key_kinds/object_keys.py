@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
+from gateway.customerio.calls import Kind
 from gateway.customerio.calls.raw_request import header_problem, value_problem
 from gateway.customerio.wire import plain_text
 from gateway.errors import Location, TranslationError
 from gateway.event import JSON
-from gateway.mapping.diagnostics import Diagnostics, is_empty, listed, refuse_unknown_keys, refuse_unless_absent
+from gateway.mapping.diagnostics import Diagnostics, is_empty, listed
 from gateway.mapping.evaluate import EvaluationContext, as_text, evaluate, resolve, text_of
 from gateway.mapping.expressions import Names
 from gateway.mapping.functions import kind
-from gateway.mapping.key_kinds.expression_keys import IdentifierKey
-from gateway.mapping.key_kinds.key_kind import ANY_VALUE, KeyKind, Schema, compile_keys, object_schema
+from gateway.mapping.key_kinds.key_kind import ANY_VALUE, KeyKind, Keys, Schema, compile_keys, object_schema
 from gateway.mapping.located_expression import is_expression, read_computed
 from gateway.mapping.model import Constant, ListValue, ObjectValue, Value
 from gateway.mapping.value_nodes import read_entries, read_value
@@ -28,9 +27,6 @@ class DataKey(KeyKind):
     def compile(self, node: Node, names: Names, diagnostics: Diagnostics) -> Value | None:
         return read_value(node, names, diagnostics)
 
-    def evaluate(self, value: Value, context: EvaluationContext) -> JSON:
-        return evaluate(value, self.name, context)
-
     def schema(self) -> Schema:
         # The types are listed so that an editor writes a colon after the key.
         return {"type": ["object", "array", "string", "number", "boolean", "null"], "allOf": [ANY_VALUE]}
@@ -41,19 +37,19 @@ class _NamedValuesKey(KeyKind):
 
     def compile(self, node: Node, names: Names, diagnostics: Diagnostics) -> Value | None:
         if not isinstance(node, ObjectNode):
-            refuse_unless_absent(node, f"'{self.name}' must be an object of names and values", diagnostics)
+            diagnostics.refuse_unless_absent(node, f"'{self.name}' must be an object of names and values")
             return None
         entries = []
         for key, item in node.entries:
             if isinstance(item, Scalar) and not is_expression(item) and not item.empty:
                 # Not by read_value, which warns of paths: the name of a file looks like one.
-                value: Value | None = Constant(where=item.where, value=item.value)
+                value: Value | None = Constant(location=item.location, value=item.value)
             else:
                 value = read_value(item, names, diagnostics)
             if value is not None:
                 entries.append((str(key.value), value))
                 self._check(key, value, diagnostics)
-        return ObjectValue(where=node.where, entries=tuple(entries))
+        return ObjectValue(location=node.location, entries=tuple(entries))
 
     def _check(self, key: Scalar, value: Value, diagnostics: Diagnostics) -> None:
         """Report what is wrong with one value for every webhook."""
@@ -67,10 +63,7 @@ class ParametersKey(_NamedValuesKey):
 
     def _check(self, key: Scalar, value: Value, diagnostics: Diagnostics) -> None:
         if problem := value_problem(_known_part(value)):
-            diagnostics.error(value.where, "wrong-kind", f"'{key.value}' in '{self.name}' {problem}")
-
-    def evaluate(self, value: Value, context: EvaluationContext) -> JSON:
-        return evaluate(value, self.name, context)
+            diagnostics.error(value.location, "wrong-kind", f"'{key.value}' in '{self.name}' {problem}")
 
 
 class FilesKey(_NamedValuesKey):
@@ -85,7 +78,7 @@ class HeadersKey(FilesKey):
 
     def _check(self, key: Scalar, value: Value, diagnostics: Diagnostics) -> None:
         if problem := header_problem(str(key.value), _known_part(value)):
-            diagnostics.error(key.where, "header", f"the header '{key.value}' {problem}")
+            diagnostics.error(key.location, "header", f"the header '{key.value}' {problem}")
 
     def schema(self) -> Schema:
         return {**super().schema(), "propertyNames": {"pattern": f"^{HEADER_NAME.pattern}$"}}
@@ -117,7 +110,7 @@ class AttributesKey(KeyKind):
         if isinstance(node, ObjectNode):
             for key, _ in node.entries:
                 if not key.value:
-                    diagnostics.error(key.where, "attribute-name", "an attribute needs a name")
+                    diagnostics.error(key.location, "attribute-name", "an attribute needs a name")
             return read_entries(node, names, diagnostics)
         text = f"'{self.name}' must be an object: the name of each attribute, and its value"
         if isinstance(node, Scalar) and is_expression(node):
@@ -125,7 +118,7 @@ class AttributesKey(KeyKind):
                 f"'{self.name}' lists attributes one by one; a whole object is taken by  {self.name}_from: {node.value}"
             )
         if not is_empty(node):
-            diagnostics.error(node.where, "attributes", text)
+            diagnostics.error(node.location, "attributes", text)
         return None
 
     def evaluate(self, value: Value, context: EvaluationContext) -> Any:
@@ -148,7 +141,7 @@ class TextAttributesKey(AttributesKey):
         for name, value in attributes.entries if isinstance(attributes, ObjectValue) else ():
             known = _known_part(value)
             if known is None or isinstance(known, list | dict):
-                diagnostics.error(value.where, "wrong-kind", f"'{name}' has to be text; write =to_string(…)")
+                diagnostics.error(value.location, "wrong-kind", f"'{name}' has to be text; write =to_string(…)")
         return attributes
 
     def evaluate(self, value: Value, context: EvaluationContext) -> Any:
@@ -165,11 +158,11 @@ class PersonKey(KeyKind):
         if not isinstance(node, ObjectNode):
             if not is_empty(node):
                 text = f"'{self.name}' must be an object with one identifier, e.g.  {self.name}: {self.key.example}"
-                diagnostics.error(node.where, "person", text)
+                diagnostics.error(node.location, "person", text)
             return None
         person = _compile_member(node, self.name, self.keys, names, diagnostics)
         if len(node.entries) != 1:
-            diagnostics.error(node.where, "person", f"'{self.name}' must have exactly one of {listed(self.keys)}")
+            diagnostics.error(node.location, "person", f"'{self.name}' must have exactly one of {listed(self.keys)}")
         return person
 
     def evaluate(self, value: Value, context: EvaluationContext) -> dict[str, str]:
@@ -189,12 +182,12 @@ class MembersKey(KeyKind):
         if isinstance(node, ListNode):
             if self.key.required and not node.items:
                 text = f"'{self.name}' is empty; name one, e.g.  {self.name}: {self.key.example}"
-                diagnostics.error(node.where, "members", text)
+                diagnostics.error(node.location, "members", text)
             items = [_compile_member(item, self.name, self.keys, names, diagnostics) for item in node.items]
-            return ListValue(where=node.where, items=tuple(item for item in items if item is not None))
+            return ListValue(location=node.location, items=tuple(item for item in items if item is not None))
         if not is_empty(node):
             text = f"'{self.name}' must be a list, each item with {listed(self.keys)}; or an expression that gives one"
-            diagnostics.error(node.where, "members", text)
+            diagnostics.error(node.location, "members", text)
         return None
 
     def evaluate(self, value: Value, context: EvaluationContext) -> list[JSON]:
@@ -203,9 +196,9 @@ class MembersKey(KeyKind):
             return []
         if not isinstance(members, list):
             problem = f"needs a list, got {kind(members)}; write =to_array(…)"
-            raise TranslationError(value.where, self.name, problem)
+            raise TranslationError(value.location, self.name, problem)
         return [
-            self._evaluate_member(member, f"{self.name}[{number}]", value.where)
+            self._evaluate_member(member, f"{self.name}[{number}]", value.location)
             for number, member in enumerate(members)
         ]
 
@@ -238,21 +231,19 @@ class MembersKey(KeyKind):
         }
 
 
-def _compile_member(
-    node: Node, owner: str, keys: Mapping[str, KeyKind], names: Names, diagnostics: Diagnostics
-) -> ObjectValue | None:
+def _compile_member(node: Node, owner: str, keys: Keys, names: Names, diagnostics: Diagnostics) -> ObjectValue | None:
     place = f"in '{owner}'"
     if not isinstance(node, ObjectNode):
         if not is_empty(node):
-            diagnostics.error(node.where, "members", f"each item {place} is an object with {listed(keys)}")
+            diagnostics.error(node.location, "members", f"each item {place} is an object with {listed(keys)}")
         return None
-    refuse_unknown_keys(node, keys, place, diagnostics, f"; it takes {listed(keys)}")
+    diagnostics.refuse_unknown_keys(node, keys, place, f"; it takes {listed(keys)}")
     for name, key in keys.items():
         if key.key.required and node.get(name) is None:
             text = f"'{name}' is missing {place}, e.g.  {name}: {key.key.example}"
-            diagnostics.error(node.where, "missing-key", text)
-    identifiers = [name for name, key in keys.items() if isinstance(key, IdentifierKey)]
+            diagnostics.error(node.location, "missing-key", text)
+    identifiers = [name for name, key in keys.items() if key.key.kind is Kind.IDENTIFIER]
     if identifiers and all(node.get(name) is None for name in identifiers):
         text = f"this names nobody; it needs one of {listed(identifiers)}"
-        diagnostics.error(node.where, "no-identifier", text)
-    return ObjectValue(where=node.where, entries=tuple(compile_keys(node, keys, names, diagnostics).items()))
+        diagnostics.error(node.location, "no-identifier", text)
+    return ObjectValue(location=node.location, entries=tuple(compile_keys(node, keys, names, diagnostics).items()))

@@ -18,13 +18,13 @@ function = Group("objects, lists")
     array("names"),
     example=("pick(@, ['plan', 'seats'])", {"plan": "pro", "seats": 3, "card": "…"}, {"plan": "pro", "seats": 3}),
 )
-def _pick(obj: dict[str, JSON], names: list[JSON]) -> JSON:
+def pick(obj: dict[str, JSON], names: list[JSON]) -> JSON:
     """The object with these keys only; missing keys are left out."""
     return {name: obj[name] for name in _texts("pick", names) if name in obj}
 
 
 @function(mapping("obj"), array("names"), example=("omit(@, ['card'])", {"plan": "pro", "card": "…"}, {"plan": "pro"}))
-def _omit(obj: dict[str, JSON], names: list[JSON]) -> JSON:
+def omit(obj: dict[str, JSON], names: list[JSON]) -> JSON:
     """The object without these keys."""
     dropped = set(_texts("omit", names))
     return {name: value for name, value in obj.items() if name not in dropped}
@@ -42,7 +42,7 @@ def _texts(name: str, items: Iterable[JSON]) -> list[str]:
     mapping("names"),
     example=("rename(@, {plan: 'tier'})", {"tier": "pro", "seats": 3}, {"plan": "pro", "seats": 3}),
 )
-def _rename(obj: dict[str, JSON], names: dict[str, JSON]) -> JSON:
+def rename(obj: dict[str, JSON], names: dict[str, JSON]) -> JSON:
     """The object with keys renamed, written {new: 'old'}; missing keys are left out."""
     new_names: dict[str, list[str]] = {}
     for new, old in names.items():
@@ -64,7 +64,7 @@ def _rename(obj: dict[str, JSON], names: dict[str, JSON]) -> JSON:
     needs_scope=True,
     example=("flatten(@, '_')", {"plan": {"id": 1, "name": "pro"}}, {"plan_id": 1, "plan_name": "pro"}),
 )
-def _flatten(scope: Scope, obj: dict[str, JSON], sep: str) -> JSON:
+def flatten(scope: Scope, obj: dict[str, JSON], sep: str) -> JSON:
     """The object without nested objects: their keys are joined by a separator; lists stay as they are."""
     flat: dict[str, JSON] = {}
     size = 0
@@ -86,7 +86,7 @@ def _flatten(scope: Scope, obj: dict[str, JSON], sep: str) -> JSON:
     text("prefix"),
     example=("prefix_keys(utm, 'utm_')", {"utm": {"source": "ad"}}, {"utm_source": "ad"}),
 )
-def _prefix_keys(obj: dict[str, JSON], prefix: str) -> JSON:
+def prefix_keys(obj: dict[str, JSON], prefix: str) -> JSON:
     """The object with a prefix before each key."""
     limit_text("prefix_keys", len(prefix) * len(obj))
     return {prefix + name: value for name, value in obj.items()}
@@ -98,13 +98,13 @@ def _prefix_keys(obj: dict[str, JSON], prefix: str) -> JSON:
     takes_null=True,
     example=("merge(a, b, c)", {"a": {"x": 1, "y": 1}, "b": {"y": 2}}, {"x": 1, "y": 2}),
 )
-def _merge(*objects: dict[str, JSON] | None) -> JSON:
+def merge(*objects: dict[str, JSON] | None) -> JSON:
     """All objects in one; later ones replace keys of earlier ones; nulls are skipped."""
     return {name: value for obj in objects if obj is not None for name, value in obj.items()}
 
 
 @function(mapping("obj"), example=("items(@)", {"a": 1, "b": 2}, [["a", 1], ["b", 2]]))
-def _items(obj: dict[str, JSON]) -> JSON:
+def items(obj: dict[str, JSON]) -> JSON:
     """The entries of an object as a list of [key, value]."""
     return [[name, value] for name, value in obj.items()]
 
@@ -112,7 +112,7 @@ def _items(obj: dict[str, JSON]) -> JSON:
 @function(
     array("entries"), example=("from_items(fields[].[name, value])", {"fields": [{"name": "a", "value": 1}]}, {"a": 1})
 )
-def _from_items(entries: list[JSON]) -> JSON:
+def from_items(entries: list[JSON]) -> JSON:
     """The object made of a list of [key, value]."""
     obj: dict[str, JSON] = {}
     for entry in entries:
@@ -125,12 +125,12 @@ def _from_items(entries: list[JSON]) -> JSON:
 
 
 @function(mapping("obj"), example=("keys(@)", {"a": 1, "b": 2}, ["a", "b"]))
-def _keys(obj: dict[str, JSON]) -> JSON:
+def keys(obj: dict[str, JSON]) -> JSON:
     """The keys of an object."""
     return [*obj]
 
 
 @function(mapping("obj"), example=("values(@)", {"a": 1, "b": 2}, [1, 2]))
-def _values(obj: dict[str, JSON]) -> JSON:
+def values(obj: dict[str, JSON]) -> JSON:
     """The values of an object."""
     return [*obj.values()]
