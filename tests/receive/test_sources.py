@@ -11,6 +11,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -445,6 +446,12 @@ class Sender(threading.Thread):
             if self._stopping.wait(0.005):
                 return
 
+    def wait_for_more(self) -> dict[str, int]:
+        """Wait until every source has answered a webhook that is sent from now on; return where those answers begin."""
+        begin = {name: len(answers) + 1 for name, answers in self.answers.items()}  # one is under way
+        wait_until(lambda: all(len(self.answers[name]) > begin[name] for name in begin), "an answer of each source")
+        return begin
+
     def __enter__(self) -> Sender:
         self.start()
         return self
@@ -454,11 +461,15 @@ class Sender(threading.Thread):
         self.join()
 
 
-def wait_until_logged(gateway: GatewayProcess, text: str) -> None:
+def wait_until(condition: Callable[[], bool], expected: str) -> None:
     ends = time.monotonic() + 10
-    while text not in gateway.read_logs():
-        assert time.monotonic() < ends, f"not logged: {text}"
+    while not condition():
+        assert time.monotonic() < ends, f"not within 10 seconds: {expected}"
         time.sleep(0.02)
+
+
+def is_logged(gateway: GatewayProcess, line: str) -> bool:
+    return f"{line}\n" in gateway.read_logs()
 
 
 def test_edits_under_load_are_used_without_dropping_a_webhook(shop: Path, tmp_path: Path) -> None:
@@ -478,20 +489,19 @@ def test_edits_under_load_are_used_without_dropping_a_webhook(shop: Path, tmp_pa
         gateway.web.start()
         gateway.wait_until_ready()
         with Sender(gateway.url, ["shop", "pay", "late"]) as sender:
-            time.sleep(0.1)
+            sender.wait_for_more()
             shop.write_text(mapping() + "    - call: suppress\n      id: =id\n")
             pay.write_text(BROKEN.replace("shop", "pay"))
             late.write_text(mapping("late"))
-            wait_until_logged(gateway, f"{read_again(shop)}\n")
-            wait_until_logged(gateway, f"{is_open(late, 'late')}\n")
-            old = {name: len(answers) + 1 for name, answers in sender.answers.items()}  # one is under way
-            time.sleep(0.1)
+            for message in (read_again(shop), is_open(late, "late"), stays(has_errors(pay), "pay")):
+                wait_until(partial(is_logged, gateway, message), message)
+            after = sender.wait_for_more()
         assert gateway.stop() == {"web": 0}
         assert gateway.read_logs().count(f"{stays(has_errors(pay), 'pay')}\n") == 1
     assert sender.errors == []
     one_call, two_calls, refused = (202, 1, None), (202, 2, None), (503, None, "60")
     assert set(sender.answers["shop"]) == {one_call, two_calls}
-    assert set(sender.answers["shop"][old["shop"] :]) == {two_calls}
+    assert set(sender.answers["shop"][after["shop"] :]) == {two_calls}
     assert set(sender.answers["pay"]) == {one_call}
     assert set(sender.answers["late"]) == {refused, one_call}
-    assert set(sender.answers["late"][old["late"] :]) == {one_call}
+    assert set(sender.answers["late"][after["late"] :]) == {one_call}
