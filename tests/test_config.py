@@ -54,6 +54,11 @@ def test_connections_are_read_with_their_own_settings() -> None:
     assert eu.host() == "https://track-eu.customer.io"
 
 
+def test_plain_http_is_allowed_to_a_loopback_address() -> None:
+    environ = {**CREDENTIALS, "CUSTOMERIO_BASE_URL": "http://127.0.0.1:8080/"}
+    assert load(environ).connections["default"].host("eu") == "http://127.0.0.1:8080"
+
+
 @pytest.mark.parametrize(
     ("environ", "problem"),
     [
@@ -84,16 +89,9 @@ def test_a_variable_that_cannot_be_used_is_named_with_the_fix(environ: dict[str,
 
 
 def test_each_connection_has_its_own_rate_and_retry_settings() -> None:
-    of_eu = {
-        "SITE_ID": "s",
-        "API_KEY": "k",
-        "RETRY_MAX": "0",
-        "RETRY_DELAY_MS": "50",
-        "RETRY_EXPONENTIAL": "false",
-        "RETRY_JITTER": "False",
-        "RETRY_ALL_ERRORS": "true",
-        "RETRY_MAX_AGE": "60",
-    }
+    settings = "SITE_ID=s API_KEY=k RETRY_MAX=0 RETRY_DELAY_MS=50 RETRY_EXPONENTIAL=false RETRY_JITTER=False"
+    settings += " RETRY_ALL_ERRORS=true RETRY_MAX_AGE=60"
+    of_eu = dict(setting.split("=") for setting in settings.split())
     environ = {**CREDENTIALS, "CUSTOMERIO_RATE": "250"} | {f"CUSTOMERIO_EU_{name}": of_eu[name] for name in of_eu}
     default, eu = (load(environ).connections[name] for name in ("default", "eu"))
     assert (default.rate, default.policy) == (250, Policy())
@@ -105,11 +103,6 @@ def test_all_wrong_variables_are_named_at_once() -> None:
     with pytest.raises(ConfigError) as error:
         load({"DATABASE_URL": "x", "GATEWAY_MAX_BODY": "x", "CUSTOMERIO_SITE_ID": "x"})
     assert len(str(error.value).splitlines()) == 3
-
-
-def test_plain_http_is_allowed_to_a_loopback_address() -> None:
-    environ = {**CREDENTIALS, "CUSTOMERIO_BASE_URL": "http://127.0.0.1:8080/"}
-    assert load(environ).connections["default"].host("eu") == "http://127.0.0.1:8080"
 
 
 def test_no_secret_is_in_the_repr() -> None:
@@ -150,8 +143,7 @@ def test_a_source_is_open_with_its_secret_and_closed_without(tmp_path: Path) -> 
 
 def test_an_unusable_secret_closes_the_source_without_showing_it(tmp_path: Path) -> None:
     write(tmp_path, "shop", text=MAPPING.replace("bearer", "standard"))
-    closed = load_sources(tmp_path, {"TOKEN": "whsec_4711!!"})["shop"].closed
-    assert closed is not None
+    closed = load_sources(tmp_path, {"TOKEN": "whsec_4711!!"})["shop"].closed or ""
     assert closed.startswith("TOKEN: ")
     assert "4711" not in closed
 
@@ -165,25 +157,17 @@ def test_a_broken_file_closes_its_own_source_only(tmp_path: Path) -> None:
     assert [problem.location.line for problem in sources["stripe"].problems] == [4]
 
 
-@pytest.mark.parametrize(("names", "say"), [("ab", "both say"), ("abc", "all say")])
-def test_several_files_of_one_source_close_it_and_are_all_named(tmp_path: Path, names: str, say: str) -> None:
-    write(tmp_path, *names, text=MAPPING.replace("{source}", "shop"))
+def test_several_files_of_one_source_close_it_and_are_all_named(tmp_path: Path) -> None:
+    write(tmp_path, *"abc", text=MAPPING.replace("{source}", "shop"))
     closed = load_sources(tmp_path, {"TOKEN": "t"})["shop"].closed
-    files = " and ".join(f"{tmp_path}/{name}.yaml" for name in names)
-    assert closed == f"{files} {say} source: shop; rename one"
+    files = " and ".join(f"{tmp_path}/{name}.yaml" for name in "abc")
+    assert closed == f"{files} all say source: shop; rename one"
 
 
 def test_hidden_files_are_not_read(tmp_path: Path) -> None:
     write(tmp_path, "pay")
     (tmp_path / "pay.yaml").with_name(".shop.yaml").write_text(MAPPING.format(source="shop"))
     assert list(load_sources(tmp_path, {"TOKEN": "t"})) == ["pay"]
-
-
-def test_a_file_that_is_not_text_closes_its_source(tmp_path: Path) -> None:
-    (tmp_path / "shop.yaml").write_bytes(b"\xff\xfe")
-    closed = load_sources(tmp_path, {})["shop"].closed
-    assert closed is not None
-    assert "UTF-8" in closed
 
 
 def test_a_directory_without_mappings_says_what_to_do(tmp_path: Path) -> None:

@@ -77,34 +77,32 @@ def as_json(result: Result) -> Any:
 # Mapping files and environment
 
 
+NO_EVENTS = "no events yet: there is no gateway.db, which gateway serve will create"
+
+
 def test_a_fresh_directory_is_listed_and_no_database_is_created(directory: Path) -> None:
+    """A source that is closed for want of its secret, and unused, is shown in full when it is named."""
     write("stripe", "{scheme: stripe, secret_env: STRIPE_WEBHOOK_SECRET}")
     write("github", "{scheme: github, secret_env: GITHUB_WEBHOOK_SECRET}")
-    result = sources(GITHUB_WEBHOOK_SECRET=SECRET, GATEWAY_PUBLIC_URL=PUBLIC)
-    assert (result.exit_code, result.stdout) == (
-        0,
+    environ = {"GITHUB_WEBHOOK_SECRET": SECRET, "GATEWAY_PUBLIC_URL": PUBLIC}
+    assert sources(**environ).stdout == (
         "github: open\n"
         "    address     https://hooks.example.com/hooks/github\n"
         "    verify      github, GITHUB_WEBHOOK_SECRET (set)\n"
         "    last event  never\n\n"
         "closed until their secrets are set (gateway sources NAME shows more):\n"
         "    stripe  STRIPE_WEBHOOK_SECRET\n\n"
-        "2 sources: 1 open, 1 closed; no events yet: there is no gateway.db, which gateway serve will create\n",
+        f"2 sources: 1 open, 1 closed; {NO_EVENTS}\n"
     )
-    assert [path.name for path in directory.iterdir()] == ["mappings"]
-
-
-def test_an_unused_source_is_shown_in_full_when_it_is_named() -> None:
-    write("stripe", "{scheme: stripe, secret_env: STRIPE_WEBHOOK_SECRET}")
-    result = sources("stripe", GATEWAY_PUBLIC_URL=PUBLIC)
-    assert (result.exit_code, result.stdout) == (
-        0,
+    assert sources("stripe", **environ).stdout == (
         "stripe: closed: STRIPE_WEBHOOK_SECRET is not set: it holds the secret of source stripe\n"
         "    address     https://hooks.example.com/hooks/stripe\n"
         "    verify      stripe, STRIPE_WEBHOOK_SECRET (not set)\n"
         "    last event  never\n\n"
-        "1 source: 0 open, 1 closed; no events yet: there is no gateway.db, which gateway serve will create\n",
+        f"1 source: 0 open, 1 closed; {NO_EVENTS}\n"
     )
+    assert sources(**environ).exit_code == sources("stripe", **environ).exit_code == 0
+    assert [path.name for path in directory.iterdir()] == ["mappings"]
 
 
 def test_an_unused_source_is_shown_in_full_once_webhooks_arrive() -> None:

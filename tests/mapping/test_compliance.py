@@ -99,8 +99,8 @@ class _Language(Functions):  # type: ignore[misc]  # the package has no types
     @takes({"types": ["object", "null"], "variadic": True})
     def _func_merge(self, *objects: Any) -> Any:
         """Nulls are skipped: they are missing fields. The package checks the kind of the first argument only."""
-        present = [each for each in objects if each is not None]
-        if not all(isinstance(each, dict) for each in present):
+        present = [value for value in objects if value is not None]
+        if not all(isinstance(value, dict) for value in present):
             raise TypeError
         return super()._func_merge(*present)
 
@@ -127,15 +127,15 @@ class _Language(Functions):  # type: ignore[misc]  # the package has no types
         return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
 
     @takes({"types": ["array", "string"]}, {"types": []})
-    def _func_contains(self, where: Any, what: Any) -> Any:
+    def _func_contains(self, where: Any, wanted: Any) -> Any:
         """Items are compared as by ==, so true is not 1."""
-        return what in where if isinstance(where, str) else any(same(item, what) for item in where)
+        return wanted in where if isinstance(where, str) else any(same(item, wanted) for item in where)
 
     @takes({"types": ["array"]}, {"types": ["expref"]})
     def _func_sort_by(self, items: Any, key: Any) -> Any:
         """Keys that are neither all text nor all numbers are an error, whichever comes first."""
         keys = [key.visit(key.expression, item) for item in items]
-        if not (all(isinstance(each, str) for each in keys) or all(map(_is_number, keys))):
+        if not (all(isinstance(value, str) for value in keys) or all(map(_is_number, keys))):
             raise TypeError
         return [items[place] for place in sorted(range(len(items)), key=keys.__getitem__)]
 
@@ -166,7 +166,7 @@ class _Judge(TreeInterpreter):  # type: ignore[misc]  # the package has no types
         """The arguments after the first value that is not null are not evaluated."""
         if node["value"] != "not_null" or not node["children"]:
             return super().visit_function_expression(node, value)
-        return next((found for child in node["children"] if (found := self.visit(child, value)) is not None), None)
+        return next((result for child in node["children"] if (result := self.visit(child, value)) is not None), None)
 
 
 def _sorted(value: Any) -> Any:
@@ -211,13 +211,13 @@ REFUSED = {
 
 def verdict(expression: str, data: JSON) -> str:
     """Return how the result differs from the judge's; empty: it does not, or only as intended."""
-    found, right = ours(expression, data), package(expression, data, JUDGE)
-    if found.error == "load" and right.error != "load":
-        refusal = REFUSED.get(found.code)
+    outcome, right = ours(expression, data), package(expression, data, JUDGE)
+    if outcome.error == "load" and right.error != "load":
+        refusal = REFUSED.get(outcome.code)
         meant = refusal is not None and any(sign in expression for sign in refusal.signs)
-        return "" if meant else f"{expression} is refused: {found.code}"
-    if bool(found.error) != bool(right.error) or not same(found.value, right.value):
-        return f"{expression} of {data!r} is {found}, not {right}"
+        return "" if meant else f"{expression} is refused: {outcome.code}"
+    if bool(outcome.error) != bool(right.error) or not same(outcome.value, right.value):
+        return f"{expression} of {data!r} is {outcome}, not {right}"
     return ""
 
 
@@ -249,8 +249,8 @@ def test_an_expression_that_is_refused_on_purpose_is_valid_for_the_package(code:
 )
 def test_where_the_language_differs_from_the_package(expression: str, data: JSON) -> None:
     theirs = package(expression, data, PACKAGE)
-    found = ours(expression, data)
-    assert found.error != theirs.error or not same(found.value, theirs.value)
+    outcome = ours(expression, data)
+    assert outcome.error != theirs.error or not same(outcome.value, theirs.value)
     assert verdict(expression, data) == ""
 
 
@@ -272,27 +272,10 @@ def test_sums_are_decimal(expression: str, theirs: float, exactly: float) -> Non
 
 # Written by hand: every kind of node, and text that is no expression
 
-PEOPLE: JSON = {
-    "people": [
-        {"name": "ann", "age": 30, "tags": ["x", "y"], "home": {"city": "Oslo", "zip": "0150"}},
-        {"name": "bob", "age": 41.5, "tags": [], "home": {"city": "Rome"}, "admin": True},
-        {"name": "cat", "age": 7, "home": None, "admin": False},
-        {"name": "dan", "tags": ["z"]},
-    ],
-    "count": 4,
-    "empty": {"list": [], "object": {}, "text": "", "null": None, "zero": 0, "no": False},
-    "grid": [[1, 2, 3], [4, [5, 6]], 7, [], None, [[]]],
-    "first-name": "Eve",
-    "with space": {"a.b": {'"quoted"': 1, "back\\slash": 2, "new\nline": 3, "é": 4, "✓": 5, "": 6}},
-    "numbers": [3, 1, 2.5, -4, 0],
-    "words": ["pear", "apple", "fig", "Apple"],
-    "mixed": [1, "a", None, True, [1], {"a": 1}],
-    "nested": {"a": {"b": {"c": {"d": [{"e": 1}, {"e": 2}]}}}},
-}
-LISTS: JSON = [[0, 1, 2, 3, 4, 5, 6, 7, 8, 9], ["a", "b"], {"x": 1, "y": {"x": 2}}, None, "text", 5, True]
-
-BY_HAND = Path(__file__).with_name("expressions_valid.txt").read_text(encoding="utf-8").splitlines()
-NO_EXPRESSIONS = Path(__file__).with_name("expressions_invalid.txt").read_text(encoding="utf-8").splitlines()
+HERE = Path(__file__)
+PEOPLE, LISTS = json.loads(HERE.with_name("expressions_inputs.json").read_text(encoding="utf-8"))
+BY_HAND = HERE.with_name("expressions_valid.txt").read_text(encoding="utf-8").splitlines()
+NO_EXPRESSIONS = HERE.with_name("expressions_invalid.txt").read_text(encoding="utf-8").splitlines()
 NO_EXPRESSIONS.append("\u00a0a")  # a blank that looks like a space
 
 
@@ -309,10 +292,10 @@ def test_most_of_the_expressions_give_a_value_and_some_fail() -> None:
 
 
 def test_invalid_expressions_are_refused() -> None:
-    taken = [text for text in NO_EXPRESSIONS if ours(text, {}).error != "load"]
+    accepted = [text for text in NO_EXPRESSIONS if ours(text, {}).error != "load"]
     theirs = [text for text in NO_EXPRESSIONS if not package(text, {}, PACKAGE).error]
     assert len(set(NO_EXPRESSIONS)) == len(NO_EXPRESSIONS)
-    assert taken == []
+    assert accepted == []
     assert theirs == ["``", "`[`", "`{a: 1}`", "`'a'`", "`tru`"]  # it reads these as text
 
 
@@ -338,27 +321,27 @@ BY = st.sampled_from(["sort_by", "max_by", "min_by"])
 
 
 def _larger(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
-    def made(pattern: str, *parts: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    def pattern_of(pattern: str, *parts: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
         return st.tuples(*parts).map(lambda chosen: pattern.format(*chosen))
 
     return st.one_of(
-        made("{}.{}", inner, NAMES),
-        made("{}{}", inner, INDEXES),
-        made("{}{}.{}", inner, INDEXES, NAMES),
-        made("{}[?{}]", inner, inner),
-        made("{}[?{}{}{}].{}", inner, NAMES, OPERATORS, inner, NAMES),
-        made("{}{}{}", inner, OPERATORS, inner),
-        made("({})", inner),
-        made("!({})", inner),
-        made("!{}", inner),
-        made("[{}, {}]", inner, inner),
-        made("{{x: {}, y: {}}}", inner, inner),
-        made("{}.[{}, {}]", inner, inner, inner),
-        made("{}.{{x: {}}}", inner, inner),
-        made("{}({})", ONE, inner),
-        made("{}({}, {})", TWO, inner, inner),
-        made("{}({}, &{})", BY, inner, inner),
-        made("map(&{}, {})", inner, inner),
+        pattern_of("{}.{}", inner, NAMES),
+        pattern_of("{}{}", inner, INDEXES),
+        pattern_of("{}{}.{}", inner, INDEXES, NAMES),
+        pattern_of("{}[?{}]", inner, inner),
+        pattern_of("{}[?{}{}{}].{}", inner, NAMES, OPERATORS, inner, NAMES),
+        pattern_of("{}{}{}", inner, OPERATORS, inner),
+        pattern_of("({})", inner),
+        pattern_of("!({})", inner),
+        pattern_of("!{}", inner),
+        pattern_of("[{}, {}]", inner, inner),
+        pattern_of("{{x: {}, y: {}}}", inner, inner),
+        pattern_of("{}.[{}, {}]", inner, inner, inner),
+        pattern_of("{}.{{x: {}}}", inner, inner),
+        pattern_of("{}({})", ONE, inner),
+        pattern_of("{}({}, {})", TWO, inner, inner),
+        pattern_of("{}({}, &{})", BY, inner, inner),
+        pattern_of("map(&{}, {})", inner, inner),
     )
 
 
@@ -381,7 +364,7 @@ RICH: JSON = {
 @settings(max_examples=300)
 @given(EXPRESSIONS, DOCUMENTS)
 def test_random_expressions_give_what_the_package_gives(expression: str, data: JSON) -> None:
-    assert [differs for each in (data, RICH) if (differs := verdict(expression, each))] == []
+    assert [differs for document in (data, RICH) if (differs := verdict(expression, document))] == []
 
 
 @settings(max_examples=150)
@@ -436,12 +419,12 @@ def test_the_official_cases_pass_except_those_that_are_listed() -> None:
     refused = {case.expression for case in failed if ours(case.expression, case.data).code == "bare-word"}
     listed = {expression for listed in OFFICIAL_EXCEPTIONS.values() for expression in listed}
     assert len(cases) > 800
-    assert [each for each in unexplained if each] == []
+    assert [reason for reason in unexplained if reason] == []
     assert {case.expression for case in failed} - refused == listed
 
 
 def _passes(case: Case) -> bool:
-    found = ours(case.expression, case.data)
-    if case.right.error or found.error:
-        return bool(case.right.error) == bool(found.error)
-    return same(_sorted(found.value), _sorted(case.right.value))
+    outcome = ours(case.expression, case.data)
+    if case.right.error or outcome.error:
+        return bool(case.right.error) == bool(outcome.error)
+    return same(_sorted(outcome.value), _sorted(case.right.value))

@@ -7,6 +7,7 @@ import time
 from contextlib import suppress
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -17,6 +18,7 @@ from gateway.event import JSON
 from gateway.mapping.expressions import Names, Scope, compile_expression
 from gateway.mapping.functions import FUNCTIONS, MAX_ITEMS, MAX_STEPS, MAX_TEXT, Budget, Function, equal, truthy
 from gateway.text import number_text
+from tests.support.cases import read_rows
 
 NAMES = Names(variables=frozenset({"plan"}), tables=frozenset({"plans"}), inside_each=True)
 
@@ -40,6 +42,10 @@ def problem(expression: str, data: JSON = None) -> str:
     with pytest.raises(ExpressionError) as caught:
         evaluate(expression, data)
     return str(caught.value)
+
+
+def rows(name: str) -> list[list[str]]:
+    return read_rows(Path(__file__).with_name(name))
 
 
 def same(left: JSON, right: JSON) -> bool:
@@ -100,218 +106,21 @@ def test_a_null_argument_gives_null_except_where_the_language_says_otherwise(fun
     if function.takes_null or not function.parameters or function.parameters[0].literal:
         return
     least = [parameter for parameter in function.parameters if not parameter.optional]
-    written = ", ".join(_argument(function, position, "nothing") for position in range(len(least)))
-    assert evaluate(f"{function.name}({written})", {"x": 1}) is None
+    arguments = ", ".join(_argument(function, position, "nothing") for position in range(len(least)))
+    assert evaluate(f"{function.name}({arguments})", {"x": 1}) is None
 
 
 @pytest.mark.parametrize(
     ("expression", "data", "expected"),
     [
-        # around the body
-        ("header('x-NAME')", None, "Ada"),
-        ("header('X-Missing')", None, None),
-        ("query('missing')", None, None),
-        ("items[].root().id", {"id": 1, "items": [{"id": 2}, {"id": 3}]}, [1, 1]),
-        ("lookup('plans', key)", {"key": "price_2"}, "Other"),
-        ("lookup('plans', key)", {}, "Other"),
-        ("lookup('plans', key)", {"key": 42.0}, "Pro"),
-        ("lookup('plans', key)", {"key": True}, "Yes"),
-        # text
-        ("trim(@)", "\n a b\t", "a b"),
-        ("split(@, ', ')", "a, b,c", ["a", "b,c"]),
-        ("split(@, ',')", "", [""]),
-        ("join('.', [a, b])", {"a": "issues", "b": "opened"}, "issues.opened"),
-        ("join('.', [a, b])", {"a": "push"}, "push"),
-        ("join('.', [a, b])", {}, None),
-        ("join('.', @)", [], None),
-        ("join('.', @)", [""], ""),
-        ("join('-', @)", [1, 2.0, 2.5, "x", None], "1-2-2.5-x"),
-        ("format('{}', x)", {"x": 42.0}, "42"),
-        ("format('{{}} {}', x)", {"x": "{}"}, "{} {}"),
-        ("format('{}{}', x, x)", {"x": 0.1}, "0.10.1"),
-        ("format('plain')", None, "plain"),
-        ("format('{}', x)", {}, None),
-        ("substring(@, `2`)", "abcdef", "cdef"),
-        ("substring(@, `-2`)", "abcdef", "ef"),
-        ("substring(@, `-9`, `2`)", "abcdef", "ab"),
-        ("substring(@, `4`, `9`)", "abcdef", "ef"),
-        ("substring(@, `9`, `1`)", "abcdef", ""),
-        ("substring(@, `1.0`, `2.0`)", "abcdef", "bc"),
-        ("slug(@)", "  Größe & Äpfel  ", "grosse-apfel"),
-        ("slug(@)", "Привет, мир", "привет-мир"),
-        ("slug(@)", "...", ""),
-        ("replace(@, '{}', '')", "a{}b", "ab"),
-        ("reverse(@)", "abc", "cba"),
-        ("length(@)", "aé😀", 3),
-        ("slug(@)", "a" + "\u0316\u0300" * 3 + "\u0344\u0f73 B", "a-b"),
-        ("regex_match(@, 'b+')", "abbc", True),
-        ("regex_match(@, '^b')", "abbc", False),
-        ("regex_match(@, '(?i)^ABB')", "abbc", True),
-        ("regex_match(@, '^.$')", "😀", True),
-        ("regex_match(@, '\\p{Greek}')", "naïve λ", True),
-        ("regex_match(@, 'x')", "\ud800x", True),
-        ("regex_extract(@, 'b+')", "abbc", "bb"),
-        ("regex_extract(@, 'x+')", "abbc", None),
-        ("regex_extract(@, '(b)(c)')", "abbc", "b"),
-        ("regex_extract(@, '(b)(c)', `2`)", "abbc", "c"),
-        ("regex_extract(@, '(b)(c)', `0`)", "abbc", "bc"),
-        ("regex_extract(@, '(b)(c)', `2.0`)", "abbc", "c"),
-        ("regex_extract(@, '(x)|(b)')", "abbc", None),
-        ("regex_extract(@, '(x)|(b)', `2`)", "abbc", "b"),
-        ("regex_extract(@, '(x*)')", "abbc", ""),
-        ("regex_extract(@, '(?P<year>[0-9]{4})-(?<month>[0-9]{2})', 'month')", "on 2026-03-01", "03"),
-        ("regex_extract(@, '(?P<größe>.)$', 'größe')", "aé😀", "😀"),
-        ("regex_replace(@, 'b', 'x')", "abbc", "axxc"),
-        ("regex_replace(@, 'x', 'y')", "abbc", "abbc"),
-        ("regex_replace(@, '(\\w)(\\w)', '\\2\\1')", "abcde", "badce"),
-        ("regex_replace(@, '(x)?b', '[\\1]')", "ab", "a[]"),
-        ("regex_replace(@, 'b', '<\\0>')", "abc", "a<b>c"),
-        ("regex_replace(@, 'b', `\"\\\\\\\\\"`)", "abc", "a\\c"),
-        ("regex_replace(@, 'x*', '-')", "aéx", "-a-é--"),
-        ("regex_replace(@, '$', '!')", "é😀", "é😀!"),
-        ("regex_replace(@, '\\b', '|')", "ab cd", "|ab| |cd|"),
-        ("regex_replace(@, '\\B', '|')", "aéb", "aéb"),
-        ("regex_replace(@, '^a', 'x')", "aaa", "xaa"),
-        ("regex_replace(a, '[aé]', to)", {"a": "aéb", "to": "\\0\\0"}, "aaééb"),
-        # kinds
-        ("to_number(@)", "-0.50", -0.5),
-        ("to_number(@)", "1e3", 1000.0),
-        ("to_number(@)", "12345678901234567890", 12345678901234567890),
-        ("to_number(@)", 7, 7),
-        ("to_string(@)", 42.0, "42"),
-        ("to_string(@)", 1e22, "10000000000000000000000"),
-        ("to_string(@)", 1e-7, "0.0000001"),
-        ("to_string(@)", -0.0, "0"),
-        ("to_string(@)", 12345678901234567890, "12345678901234567890"),
-        ("to_string(@)", True, "true"),
-        ("to_string(@)", {"a": ["é", None]}, '{"a":["é",null]}'),
-        ("to_bool(@)", "NO", False),
-        ("to_bool(@)", "True", True),
-        ("to_bool(@)", 1.0, True),
-        ("to_bool(@)", 0, False),
-        ("to_bool(@)", False, False),
-        ("to_array(@)", None, [None]),
-        ("to_array(@)", [1], [1]),
-        ("parse_json(@)", " [1, 2.5, null] ", [1, 2.5, None]),
-        ("parse_json(@)", '"\\ud800"', "\ud800"),
-        ("to_json(@)", "é", '"é"'),
-        ("type(@)", None, "null"),
-        ("type(@)", True, "boolean"),
-        ("type(@)", [1], "array"),
-        # hashes and encodings
-        ("sha256(@)", "", "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"),
-        ("sha256(@)", "abc", "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"),
-        ("md5(@)", "abc", "900150983cd24fb0d6963f7d28e17f72"),
-        ("base64(@)", "é😀", "w6nwn5iA"),
-        ("base64_decode(@)", "w6nwn5iA", "é😀"),
-        ("base64_decode(@)", "fn5-", "~~~"),
-        ("base64_decode(@)", "QQ", "A"),
-        ("base64_decode(@)", "QQ==", "A"),
-        ("url_encode(@)", "a/b+c é", "a%2Fb%2Bc%20%C3%A9"),
-        ("url_decode(@)", "a%2Fb+c%20%C3%A9", "a/b+c é"),
-        ("base64(@)", "\ud83d", "77+9"),
-        # objects and lists
-        ("pick(@, ['b', 'x'])", {"a": 1, "b": None}, {"b": None}),
-        ("omit(@, `[]`)", {"a": 1}, {"a": 1}),
-        ("rename(@, {a: 'b', b: 'a'})", {"a": 1, "b": 2}, {"b": 1, "a": 2}),
-        ("rename(@, {x: 'a', y: 'a'})", {"a": 1}, {"x": 1, "y": 1}),
-        ("rename(@, {b: 'a'})", {"a": 1, "b": 2}, {"b": 1}),
-        ("rename(@, {b: 'missing'})", {"b": 2}, {"b": 2}),
-        ("flatten(@, '.')", {"a": {"b": {"c": 1}, "d": [{"e": 1}]}, "f": {}}, {"a.b.c": 1, "a.d": [{"e": 1}], "f": {}}),
-        ("merge(a, b)", {"b": {"x": None}}, {"x": None}),
-        ("merge(a)", {}, {}),
-        ("from_items(@)", [["a", 1], ["a", 2]], {"a": 2}),
-        ("from_items(items(@))", {"a": 1, "b": None}, {"a": 1, "b": None}),
-        ("zip(a, b, a)", {"a": [1, 2, 3], "b": ["x"]}, [[1, "x", 1]]),
-        (
-            "unique(@)",
-            [1, 1.0, True, "1", "true", None, None, [1], [1.0], [True]],
-            [1, True, "1", "true", None, [1], [True]],
-        ),
-        ("unique(@)", [{"a": 1, "b": 2}, {"b": 2.0, "a": 1}], [{"a": 1, "b": 2}]),
-        ("first(@)", [], None),
-        ("last(@)", [], None),
-        ("last(@)", [1, None], None),
-        ("contains(@, `1`)", [True, "1"], False),
-        ("contains(@, `1`)", [1.0], True),
-        ("contains(@, `[true]`)", [[1]], False),
-        ("contains(@, 'b')", "abc", True),
-        ("contains(@, x)", [1], None),
-        ("map(&x, @)", [{"x": 1}, {}], [1, None]),
-        ("sort(@)", ["b", "a", "B"], ["B", "a", "b"]),
+        *((call, json.loads(data), json.loads(result)) for data, call, result in rows("function_results.txt")),
         ("sort(@)", [2, 1.5, 10**400], [1.5, 2, 10**400]),
-        ("sort(@)", [], []),
-        ("sort_by(@, &k)[].v", [{"k": 1, "v": "a"}, {"k": 0, "v": "b"}, {"k": 1.0, "v": "c"}], ["b", "a", "c"]),
-        ("max(@)", [], None),
-        ("max(@)", ["a", "b"], "b"),
-        ("min(@)", [2, 1.5], 1.5),
-        ("max_by(@, &k).v", [{"k": 1, "v": "a"}, {"k": 1, "v": "b"}], "a"),
-        ("min_by(@, &k).v", [{"k": 1, "v": "a"}, {"k": 1, "v": "b"}], "a"),
-        ("min_by(@, &k)", [], None),
-        # numbers and choice
-        ("add(@, `0.2`)", 0.1, 0.3),
-        ("add(@, `0.5`)", 0.5, 1),
         ("add(@, `1`)", 10**300, 10**300 + 1),
-        ("subtract(@, `0.1`)", 0.3, 0.2),
-        ("multiply(@, `100`)", 19.99, 1999),
-        ("multiply(@, `3`)", 0.1, 0.3),
-        ("divide(@, `100`)", 4900, 49),
-        ("divide(@, `100`)", -1999, -19.99),
-        ("divide(@, `3`)", 1, 1 / 3),
         ("divide(@, `10`)", 10**301, 10**300),
-        ("round(@)", 2.5, 3),
-        ("round(@)", -2.5, -3),
-        ("round(@, `2`)", 1.005, 1.01),
-        ("round(@, `2`)", 1e300, 1e300),
-        ("round(@, `-2`)", 1250, 1300),
-        ("round(@, `-2`)", -1250.0, -1300),
-        ("round(@, `2`)", 7, 7),
-        ("sum(@)", [0.1] * 10, 1),
-        ("sum(@)", [], 0),
-        ("sum(@)", [1, 2], 3),
-        ("avg(@)", [], None),
-        ("avg(@)", [1, 2, 3], 2),
-        ("abs(@)", -0.5, 0.5),
-        ("ceil(@)", -1.5, -1),
-        ("floor(@)", -1.5, -2),
-        ("if(@, 'yes', 'no')", 0, "yes"),
-        ("if(@, 'yes', 'no')", "", "no"),
-        ("if(@, 'yes', nothing)", None, None),
-        ("not_null(a, b, 'c')", {"b": False}, False),
-        ("not_null(a)", {}, None),
     ],
 )
 def test_functions_give(expression: str, data: JSON, expected: JSON) -> None:
-    found = evaluate(expression, data)
-    assert same(found, expected)
-
-
-NEW_YEAR_2026 = [
-    *(1767225600, 1767225600.9, 1767225600123, 1767225600999.5),
-    *("1767225600", "1767225600123", "1767225600.000500", "2026-01-01", "2026-01-01T00:00:00Z"),
-    *("2026-01-01t00:00:00z", "2026-01-01T00:00:00", "2026-01-01T00:00Z", "2026-01-01 00:00:00 UTC"),
-    *("2026-01-01 00:00:00+00", "2026-01-01T00:00:00.9Z", "2026-01-01T00:00:00,999999999Z"),
-    *("2026-01-01T05:30:00+05:30", "2025-12-31T19:00:00-0500", "Thu, 01 Jan 2026 00:00:00 GMT"),
-    *("Thu,  1 Jan 2026 00:00:00 +0000 (UTC)", "1 jan 2026 00:00 -0000", "Wed, 31 Dec 2025 19:00:00 EST"),
-]
-
-
-@pytest.mark.parametrize(
-    ("moment", "seconds"),
-    [
-        *((moment, 1767225600) for moment in NEW_YEAR_2026),
-        (0, 0),
-        (-1.5, -2),
-        (99999999999, 99999999999),
-        (100000000000, 100000000),
-        ("1969-12-31T23:59:59.5Z", -1),
-        ("0001-01-01", -62135596800),
-        ("9999-12-31T23:59:60Z", 253402300800),
-        ("2024-02-29", 1709164800),
-    ],
-)
-def test_unix_reads(moment: JSON, seconds: int) -> None:
-    assert evaluate("unix(@)", moment) == seconds
+    assert same(evaluate(expression, data), expected)
 
 
 @pytest.mark.parametrize(
@@ -346,80 +155,19 @@ def test_to_number_is_strict(text: str) -> None:
     assert problem("to_number(@)", text).startswith("to_number() cannot read this text")
 
 
+TOO_DEEP = "parse_json() cannot read this text: it is nested more than 64 deep"
+
+
 @pytest.mark.parametrize(
     ("expression", "data", "expected"),
     [
-        ("lower(@)", 42, "lower() needs text, got a number"),
-        ("lower(@)", True, "lower() needs text, got a boolean"),
-        ("divide(@, `2`)", "10", "divide() needs numbers, got text"),
-        ("divide(`1`, @)", 0, "divide() cannot divide by zero"),
-        ("divide(`1`, @)", -0.0, "divide() cannot divide by zero"),
-        ("split(@, ',')", [], "split() needs text, got a list"),
-        ("join(',', @)", "a", "join() needs a list for 'list', got text"),
-        (
-            "join(',', @)",
-            ["a", {}],
-            "join() needs a list of text or numbers, got an object in it; to_string(…) turns it into text",
-        ),
-        ("substring(@, `0.5`)", "abc", "substring() needs a whole number for start"),
-        ("substring(@, `0`, `-1`)", "abc", "substring() needs a length of 0 or more"),
-        ("split('a', @)", "", "split() needs a separator that is not empty"),
-        ("replace('a', @, 'b')", "", "replace() needs a text to look for that is not empty"),
-        ("format(@, 'b')", "{} {}", "format() has 2 {} for 1 value"),
-        ("format(@, 'b')", "{name}", "format() takes {} as its placeholder; a brace itself is written {{ or }}"),
-        ("format('{}', @)", [1], "format() needs text or a number for 'x', got a list"),
-        ("to_number(@)", True, "to_number() needs text or a number, got a boolean"),
-        ("to_bool(@)", "maybe", "to_bool() needs true or false, yes or no, 1 or 0, and this is none of them"),
-        ("to_bool(@)", 2, "to_bool() needs true or false, yes or no, 1 or 0, and this is none of them"),
-        ("to_bool(@)", [], "to_bool() needs text, a number or a boolean, got a list"),
-        ("parse_json(@)", "{'a': 1}", "parse_json() cannot read this text: it is not JSON"),
-        ("parse_json(@)", "NaN", "parse_json() cannot read this text: it is not JSON"),
-        ("parse_json(@)", "[1e999]", "parse_json() cannot read this text: it is not JSON"),
+        *((call, json.loads(data), error) for data, call, error in rows("function_errors.txt")),
         ("parse_json(@[0])", ["9" * 5000], "parse_json() cannot read this text: it is not JSON"),
-        (
-            "parse_json(@[0])",
-            ["[" * 65 + "]" * 65],
-            "parse_json() cannot read this text: it is nested more than 64 deep",
-        ),
-        ("parse_json(@[0])", ["[" * 100_000], "parse_json() cannot read this text: it is nested more than 64 deep"),
-        ("base64_decode(@)", "a", "base64_decode() cannot read this text as base64"),
-        ("base64_decode(@)", "a b", "base64_decode() cannot read this text as base64"),
-        ("base64_decode(@)", "é", "base64_decode() cannot read this text as base64"),
-        ("base64_decode(@)", "/w==", "base64_decode() found bytes that are not text in UTF-8"),
-        ("url_decode(@)", "%ff", "url_decode() found bytes that are not text in UTF-8"),
-        ("regex_match(@, 'a')", 1, "regex_match() needs text, got a number"),
-        (
-            "regex_replace('a', '(a)(?P<b>b)?', @)",
-            "\\7",
-            "a \\ in 'to' of regex_replace() stands before the number of a group; it has `1`, `2` ('b'); "
-            "the character itself is written \\\\",
-        ),
-        ("merge(@)", [], "merge() needs objects, got a list"),
-        ("lookup('plans', @)", [], "lookup() needs text, a number or a boolean for 'key', got a list"),
-        ("pick(@, [`1`])", {}, "pick() needs a list of text"),
-        ("rename(@, {a: b})", {"b": 1}, "rename() needs names written as {new: 'old'}, got a number"),
-        ("from_items(@)", [["a"]], "from_items() needs a list of [key, value] whose keys are text"),
-        ("from_items(@)", [[1, 2]], "from_items() needs a list of [key, value] whose keys are text"),
-        ("zip(@, @)", {}, "zip() needs lists, got an object"),
-        ("contains(@, `1`)", "1", "contains() needs text to look for in text, got a number"),
-        ("contains(@, 'a')", {}, "contains() needs text or a list for 'list', got an object"),
-        ("sum(@)", [1, "2"], "sum() needs a list of numbers, got a number and text among them"),
-        ("sum(@)", [True], "sum() needs a list of numbers, got a boolean among them"),
-        ("sort(@)", [1, "2"], "sort() needs a list of numbers or of text, got a number and text among them"),
-        ("max(@)", [None], "max() needs a list of numbers or of text, got null among them"),
-        (
-            "sort_by(@, &a)",
-            [{"a": 1}, {}],
-            "sort_by() needs numbers or text for all items from its expression, got a number and null among them",
-        ),
-        ("round(@, `0.5`)", 1.5, "round() needs a whole number for digits"),
-        ("round(@, `21`)", 1.5, "round() needs digits between -20 and 20"),
-        ("multiply(@, @)", 1e300, "multiply() gives a number that is too large"),
+        ("parse_json(@[0])", ["[" * 65 + "]" * 65], TOO_DEEP),
+        ("parse_json(@[0])", ["[" * 100_000], TOO_DEEP),
         ("multiply(@, @)", 10**300, "multiply() gives a number that is too large"),
         ("add(@, `1`)", 10**400, "add() gives a number that is too large"),
-        ("divide(@, `0.1`)", 1e308, "divide() gives a number that is too large"),
         ("divide(@, `3`)", 10**400, "divide() gives a number that is too large"),
-        ("sum(@)", [1e308, 1e308], "sum() gives a number that is too large"),
         ("to_string(@[0])", [10**5000], "a number this large cannot be written as text"),
         ("to_json(@)", [10**5000], "to_json() met a number that cannot be written as JSON"),
     ],
@@ -501,11 +249,11 @@ NOT_JSON: list[JSON] = [float("nan"), float("inf"), float("-inf"), [float("nan")
 @pytest.mark.parametrize("function", FUNCTIONS.values(), ids=lambda function: function.name)
 def test_every_function_gives_json_or_an_expression_error_for_awkward_values(function: Function) -> None:
     call = compile_expression(_call(function), NAMES)
-    taken = [place for place, parameter in enumerate(function.parameters) if not parameter.literal]
-    pool = AWKWARD if len(taken) < 3 else AWKWARD[::2]
-    for values in product(pool, repeat=len(taken)):
+    places = [place for place, parameter in enumerate(function.parameters) if not parameter.literal]
+    pool = AWKWARD if len(places) < 3 else AWKWARD[::2]
+    for values in product(pool, repeat=len(places)):
         data: list[JSON] = ["a"] * len(function.parameters)
-        for place, value in zip(taken, values, strict=True):
+        for place, value in zip(places, values, strict=True):
             data[place] = value
         scope = Scope(root=data, body=data, headers={}, query={}, received_at=0)
         with suppress(ExpressionError):
@@ -583,36 +331,10 @@ def test_a_long_text_is_processed_in_a_short_time(expression: str, text: str) ->
     assert time.process_time() - started < 2
 
 
-@pytest.mark.parametrize(
-    "expression",
-    [
-        "[?contains(root(), @)]",
-        "[].length(root()[?@ == 'x'])",
-        "[].{all: root()[].{one: @}}",
-        "[].[root()[].[@]]",
-        "map(&map(&lower(@), root()), @)",
-        "map(&join('-', root()), @)",
-        "map(&unique(root()), @)",
-        "map(&sort(root()), @)",
-        "map(&sort_by(root(), &@), @)",
-        "map(&to_json(root()), @)",
-        "map(&reverse(root()), @)",
-        "map(&zip(root(), root()), @)",
-        "map(&(root() == body()), @)",
-        "map(&contains([root()], body()), @)",
-        "map(&root()[::2], @)",
-        "map(&root()[], @)",
-        "map(&from_items(root()[].[@, `1`]), @)",
-        "map(&flatten({a: from_items(root()[].[@, `1`])}, '_'), @)",
-        "map(&add(`1`, `0.5`), root()[].root()[])",
-        "map(&regex_match(@, 'a'), root()[].root()[])",
-        "map(&regex_replace(join('', root()), '(a.*z|[0-9])', 'x'), @)",
-        "map(&sha256(join('', root())), @)",
-        "map(&parse_json(to_json(root())), @)",
-        "map(&split(join(',', root()), ','), @)",
-        "map(&var('all'), @)[].length(var('all'))[].length(root()[?@ == 'x'])",
-    ],
-)
+EXPENSIVE = Path(__file__).with_name("expressions_expensive.txt").read_text(encoding="utf-8").splitlines()
+
+
+@pytest.mark.parametrize("expression", EXPENSIVE)
 def test_no_payload_keeps_a_process_busy_for_minutes(expression: str) -> None:
     data: list[JSON] = [str(number) for number in range(10_000)]
     compiled = compile_expression(expression, Names(variables=frozenset({"all"})))
@@ -716,19 +438,14 @@ def test_equality_is_that_of_json(left: JSON, right: JSON, expected: bool) -> No
     assert equal(right, left, Budget().spend) is expected
 
 
-FALSE: list[JSON] = [None, False, "", [], {}]
-TRUE: list[JSON] = [True, 0, 0.0, "0", [None]]
+@pytest.mark.parametrize("value", [None, False, "", [], {}])
+def test_null_false_and_what_is_empty_are_false(value: JSON) -> None:
+    assert truthy(value) is False
 
 
-@pytest.mark.parametrize(
-    ("value", "expected"),
-    [
-        *((value, False) for value in FALSE),
-        *((value, True) for value in TRUE),
-    ],
-)
-def test_truth_is_that_of_jmespath(value: JSON, expected: bool) -> None:
-    assert truthy(value) is expected
+@pytest.mark.parametrize("value", [True, 0, 0.0, "0", [None]])
+def test_anything_else_is_true_as_in_jmespath(value: JSON) -> None:
+    assert truthy(value) is True
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Identities, lanes and stored texts stay as they have been since the first version.
 
 Databases contain them: a different one would send a call twice, or put it into another lane.
-So entries of identities.json are added, and never changed.
+So events of identities.yaml and entries of identities.json are added, and never changed.
 """
 
 from __future__ import annotations
@@ -18,44 +18,10 @@ from gateway.event import JSON, Event
 from gateway.mapping.compiler import parse
 from gateway.mapping.translate import Translation, translate
 
-MAPPING = """\
-version: 1
-source: shop
-verify: none
-event_key: none
-event_type: =type
-defaults:
-  id: =user.id
-  email: =user.email
-events:
-  paid:
-    - call: track
-      name: Invoice Paid
-      event_id: =id
-      timestamp: =created
-      attributes: {total: '=divide(total, `100`)', currency: =upper(currency), lines: =length(lines)}
-    - {call: identify, email: =user.email, attributes: {plan: '=lines[0].plan', paid_at: =created}}
-  undated:
-    - {call: track, name: =name}
-    - {call: page, anonymous_id: =anon, url: '*', connection: second, region: eu}
-    - {call: identify, attributes: {b: 1, a: {d: =none, c: =x}}}
-  dated:
-    - {call: page, cio_id: =cio, url: =url, timestamp: =at}
-    - {call: destroy, cio_id: =cio}
-    - {call: destroy, email: =user.email}
-  equals:
-    - {call: track, each: =items, id: =@, name: Seen, attributes: {n: '=index()'}}
-    - {call: track, each: =items, id: =@, name: Seen}
-    - {call: track, each: =items, id: =@, name: Seen}
-  whole:
-    - call: track
-      name: Whole
-      event_id: =eid
-      attributes_from: =o
-      attributes: {z: null, k: =o.k, s: 'ünï ☃ 😀'}
-"""
+HERE = Path(__file__)
+MAPPING = HERE.with_name("identities.yaml").read_text(encoding="utf-8")
 KEY = hashlib.sha256(b"webhook-1").hexdigest()
-PINNED = json.loads(Path(__file__).with_name("identities.json").read_text())
+PINNED = json.loads(HERE.with_name("identities.json").read_text(encoding="utf-8"))
 USER: JSON = {"id": "42", "email": "Ann@Example.com"}
 
 
@@ -67,7 +33,7 @@ def translated(payload: dict[str, JSON]) -> Translation:
 
 
 @pytest.mark.parametrize("pinned", PINNED)
-def test_a_webhook_gives_the_same_callsas_ever(pinned: dict[str, Any]) -> None:
+def test_a_webhook_gives_the_same_calls_as_ever(pinned: dict[str, Any]) -> None:
     planned = translated(pinned["payload"]).planned
     calls = [{"identity": call.identity.hex(), "lanes": [*call.lanes], "text": call.text} for call in planned]
     assert calls == pinned["calls"]

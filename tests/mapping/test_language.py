@@ -1,140 +1,23 @@
-"""The rules of the mapping language, each in a test with the sentence that describes it."""
+"""Variables under `let`, and webhooks that a mapping splits into parts."""
 
 from __future__ import annotations
 
-from textwrap import dedent, indent
+from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import pytest
 
 from gateway.customerio.calls import as_json
-from gateway.errors import MappingError
-from gateway.event import JSON, Event
-from gateway.mapping.compiler import parse
-from gateway.mapping.model import MappingFile
+from gateway.event import JSON
 from gateway.mapping.selftests import run_tests
 from gateway.mapping.translate import Translation, event_key, translate
-from tests.mapping.test_translate import HEAD, NOW, mapping_of
-
-
-def of_calls(calls: str, top: str = "") -> MappingFile:
-    """A mapping whose events of the type "a" make these calls."""
-    return mapping_of(f"{HEAD}{dedent(top)}events:\n  a:\n{indent(dedent(calls).strip(chr(10)), '    ')}\n")
-
-
-def problems(text: str) -> list[str]:
-    """Return the messages of the checker, without the name of the file."""
-    try:
-        _, found = parse(text, "m.yaml")
-    except MappingError as error:
-        found = error.problems
-    return [str(each).removeprefix("m.yaml:") for each in found]
-
-
-def event(payload: JSON, **given: Any) -> Event:
-    fields: dict[str, Any] = {"key": "k", "headers": {}, "query": {}, "received_at": NOW, **given}
-    return Event(source="shop", payload=payload, **fields)
+from tests.mapping.test_translate import NOW, event, mapping_of, of_calls
 
 
 def calls(translation: Translation) -> list[dict[str, JSON]]:
     assert translation.problem is None
     return [as_json(planned.call) for planned in translation.planned]
-
-
-def attributes(written: str, payload: dict[str, JSON], top: str = "") -> JSON:
-    """Return the attributes of an identify call with these lines."""
-    mapping = of_calls(f"- call: identify\n  id: =`1`\n  attributes:\n{indent(dedent(written), '    ')}", top)
-    (call,) = calls(translate(mapping, event({"type": "a", **payload})))
-    return call.get("attributes", {})
-
-
-# The one rule for values
-
-
-def test_a_string_that_starts_with_equals_is_an_expression_and_every_other_scalar_is_literal_text() -> None:
-    written = """\
-    computed: =plan
-    quoted: "=plan"
-    text: plan is pro
-    number: 42
-    yes: yes
-    time: 12:30
-    octal: 010
-    day: 2026-01-02
-    flag: true
-    """
-    assert attributes(written, {"plan": "pro"}) == {
-        "computed": "pro",
-        "quoted": "pro",
-        "text": "plan is pro",
-        "number": 42,
-        "yes": "yes",
-        "time": "12:30",
-        "octal": "010",
-        "day": "2026-01-02",
-        "flag": True,
-    }
-
-
-def test_in_tests_everything_is_data() -> None:
-    text = HEAD + dedent(
-        """\
-        events:
-          a:
-            - call: identify
-              id: =id
-              attributes: {note: =note}
-        tests:
-          - name: data
-            body: {type: a, id: 1, note: =id}
-            expect:
-              - {call: identify, id: "1", attributes: {note: =id}}
-        """
-    )
-    assert [result.difference for result in run_tests(mapping_of(text), lambda name: name)] == [None]
-
-
-@pytest.mark.parametrize("key", ["id", "email", "when", "each", "timestamp", "event_id"])
-def test_text_where_an_expression_is_required_is_an_error_with_the_fix(key: str) -> None:
-    (said,) = problems(f"{HEAD}events:\n  a:\n    - {{call: track, anonymous_id: =x, name: n, {key}: user.x}}\n")
-    assert said.endswith(f"error not-an-expression: '{key}' must be an expression; did you mean  {key}: =user.x")
-
-
-def test_an_attribute_with_such_a_name_may_be_text() -> None:
-    assert attributes("email: office\ntoken: t\n", {}) == {"email": "office", "token": "t"}
-
-
-# let and tables
-
-
-LET = """\
-let:
-  plan: =data.plan
-  named: =lookup('plans', var('plan'))
-  fixed: basic
-  both: {plan: =var('named'), seats: =data.seats}
-tables:
-  plans: {price_1: Starter, 7: Seven, "*": Other}
-  sizes: {s: [1, 2], m: {wide: true}}
-"""
-
-
-def test_a_variable_may_refer_to_those_before_it() -> None:
-    written = """\
-    plan: =var('named')
-    fixed: =var('fixed')
-    both: =var('both')
-    """
-    assert attributes(written, {"data": {"plan": "price_1"}}, LET) == {
-        "plan": "Starter",
-        "fixed": "basic",
-        "both": {"plan": "Starter"},
-    }
-
-
-def test_a_variable_may_not_refer_to_one_after_it() -> None:
-    (said,) = problems(f"{HEAD}let:\n  a: =var('b')\n  b: =x\nevents: {{}}\n")
-    assert said == "7:11: error unknown-variable: there is no variable 'b' under let"
 
 
 def test_a_variable_that_fails_fails_only_the_part_that_reads_it() -> None:
@@ -166,66 +49,15 @@ def test_variables_are_known_to_the_event_type_the_event_key_when_and_the_defaul
     assert translate(mapping, event({"object": "user", "action": "new"})).status == "ignored"
 
 
-@pytest.mark.parametrize(
-    ("expression", "expected"),
-    [
-        ("lookup('plans', 'price_1')", "Starter"),
-        ("lookup('plans', `7`)", "Seven"),
-        ("lookup('plans', `7.0`)", "Seven"),
-        ("lookup('plans', 'price_9')", "Other"),
-        ("lookup('plans', nothing)", "Other"),
-        ("lookup('sizes', 's')", [1, 2]),
-        ("lookup('sizes', 'm')", {"wide": True}),
-        ("lookup('sizes', 'x')", None),
-    ],
-)
-def test_a_null_key_and_an_unknown_key_take_the_star_of_a_table(expression: str, expected: JSON) -> None:
-    found = attributes(f'it: {{or_null: "={expression}"}}\n', {}, LET)
-    assert found == {"it": expected}
+SPLIT = Path(__file__).with_name("split.yaml").read_text(encoding="utf-8")
 
 
-def test_a_table_is_fixed_when_the_file_is_read() -> None:
-    assert problems(f"{HEAD}tables:\n  t: {{a: =b, c: {{literal: =d}}}}\nevents: {{}}\n") == [
-        "7:10: error not-literal: this is fixed when the file is read, so it cannot be an expression;"
-        ' text that starts with = is written {literal: "=…"}'
-    ]
+def parts_of(*parts: JSON, **changes: Any) -> Translation:
+    return translate(mapping_of(SPLIT), event(list(parts), **changes))
 
 
-# split
-
-
-SPLIT = """\
-version: 1
-source: mail
-verify: none
-event_type: =event
-event_key: =key
-split: =@
-when: =not_null(live, `true`)
-let: {person: =lower(email)}
-defaults:
-  email: =var('person')
-events:
-  open | click:
-    - call: track
-      name: =event_type()
-      attributes:
-        number: =length(body())
-        same: =root().email
-        from: =header('X-From')
-    - call: track
-      each: =items
-      name: Item
-      attributes: {item: =@, at: =index(), of: =root().key}
-  fails:
-    - {call: track, name: =nothing}
-  ids:
-    - {call: track, name: n, event_id: =it}
-"""
-
-
-def parts_of(*parts: JSON, **given: Any) -> Translation:
-    return translate(mapping_of(SPLIT), event(list(parts), **given))
+def statuses(translation: Translation) -> list[str]:
+    return [result.status for result in translation.parts]
 
 
 def part(kind: str, **more: JSON) -> dict[str, JSON]:
@@ -233,10 +65,10 @@ def part(kind: str, **more: JSON) -> dict[str, JSON]:
 
 
 def test_with_split_expressions_are_evaluated_on_the_part_and_body_is_the_whole() -> None:
-    found = parts_of(
+    translation = parts_of(
         part("open", key="1"), part("click", email="Bob@x.io", items=["i"], key="2"), headers={"x-from": "h"}
     )
-    assert calls(found) == [
+    assert calls(translation) == [
         {
             "call": "track",
             "email": email,
@@ -258,19 +90,21 @@ def test_with_split_expressions_are_evaluated_on_the_part_and_body_is_the_whole(
             ("bob@x.io", "Item", ""),
         ]
     ]
-    assert found.event_type == "open, click"
+    assert translation.event_type == "open, click"
 
 
 @pytest.mark.parametrize("body", [[], None])
 def test_a_split_that_gives_null_or_an_empty_list_is_ignored(body: JSON) -> None:
-    found = translate(mapping_of(SPLIT), event(body))
-    assert (found.status, found.reason) == ("ignored", "'split' gives no parts")
+    translation = translate(mapping_of(SPLIT), event(body))
+    assert (translation.status, translation.reason) == ("ignored", "'split' gives no parts")
 
 
 def test_a_split_that_gives_no_list_is_an_error_that_names_to_array() -> None:
-    found = translate(mapping_of(SPLIT), event({"event": "open"}))
-    assert str(found.problem) == ("m.yaml:6:8: split: needs a list, got an object; write =to_array(…) for one or many")
-    assert found.status == "failed"
+    translation = translate(mapping_of(SPLIT), event({"event": "open"}))
+    assert str(translation.problem) == (
+        "m.yaml:6:8: split: needs a list, got an object; write =to_array(…) for one or many"
+    )
+    assert translation.status == "failed"
 
 
 def test_to_array_splits_one_or_many() -> None:
@@ -281,33 +115,35 @@ def test_to_array_splits_one_or_many() -> None:
 
 
 def test_a_part_that_fails_leaves_the_calls_of_the_others() -> None:
-    found = parts_of(part("open", key="1"), part("fails", key="2"), part("click", key="3"), part("fails", key="4"))
-    assert found.status == "failed"
-    assert [each.status for each in found.parts] == ["accepted", "failed", "accepted", "failed"]
-    assert [as_json(each.call)["name"] for each in found.planned] == ["open", "click"]
-    assert str(found.problem) == (
+    translation = parts_of(
+        part("open", key="1"), part("fails", key="2"), part("click", key="3"), part("fails", key="4")
+    )
+    assert translation.status == "failed"
+    assert statuses(translation) == ["accepted", "failed", "accepted", "failed"]
+    assert [as_json(planned.call)["name"] for planned in translation.planned] == ["open", "click"]
+    assert str(translation.problem) == (
         "m.yaml:24:27: name: null or empty; if that may be, write =not_null(…, 'another text'), or give the call"
         " a 'when'; this is part 2 of 4, and 1 other part fails too"
     )
 
 
 def test_parts_without_calls_are_ignored_with_their_reasons() -> None:
-    found = parts_of(part("other", key="1"), part("open", key="2", live=False))
-    assert found.status == "ignored"
-    assert found.reason == "no entry of 'events' matches the event type; the mapping's own 'when' is not true"
+    translation = parts_of(part("other", key="1"), part("open", key="2", live=False))
+    assert translation.status == "ignored"
+    assert translation.reason == "no entry of 'events' matches the event type; the mapping's own 'when' is not true"
 
 
 def test_the_same_part_in_two_webhooks_gives_the_same_call() -> None:
     first = parts_of(part("open", key="1"), part("open", key="2"))
     again = translate(mapping_of(SPLIT), event([part("open", key="3"), part("open", key="2")], key="another"))
     assert first.planned[1].identity == again.planned[1].identity
-    assert len({each.identity for each in (*first.planned, *again.planned)}) == 3
+    assert len({planned.identity for planned in (*first.planned, *again.planned)}) == 3
 
 
 def test_a_part_that_is_in_a_webhook_twice_counts_once() -> None:
-    found = parts_of(part("open", key="1"), part("open", key="1"), part("open"), part("open"))
-    assert [each.status for each in found.parts] == ["accepted", "ignored", "accepted", "accepted"]
-    assert len({each.identity for each in found.planned}) == 3
+    translation = parts_of(part("open", key="1"), part("open", key="1"), part("open"), part("open"))
+    assert statuses(translation) == ["accepted", "ignored", "accepted", "accepted"]
+    assert len({planned.identity for planned in translation.planned}) == 3
 
 
 def test_two_webhooks_are_the_same_if_all_their_parts_are_the_same() -> None:
@@ -322,23 +158,23 @@ def test_two_webhooks_are_the_same_if_all_their_parts_are_the_same() -> None:
 
 
 def test_an_event_id_has_to_differ_between_all_calls_of_a_webhook() -> None:
-    found = parts_of(part("ids", key="1", it="x"), part("ids", key="2", it="x"), part("ids", key="3", it="y"))
-    assert [each.status for each in found.parts] == ["accepted", "failed", "accepted"]
+    translation = parts_of(part("ids", key="1", it="x"), part("ids", key="2", it="x"), part("ids", key="3", it="y"))
+    assert statuses(translation) == ["accepted", "failed", "accepted"]
 
 
 def test_a_webhook_makes_at_most_a_thousand_calls_and_has_at_most_ten_thousand_parts() -> None:
-    found = parts_of(*(part("open", key=str(number)) for number in range(1_001)))
-    assert [each.status for each in found.parts] == ["accepted"] * 1_000 + ["failed"]
-    assert "more than 1,000 calls" in str(found.problem)
+    translation = parts_of(*(part("open", key=str(number)) for number in range(1_001)))
+    assert statuses(translation) == ["accepted"] * 1_000 + ["failed"]
+    assert "more than 1,000 calls" in str(translation.problem)
     assert "more than 10,000 parts" in str(parts_of(*([None] * 10_001)).problem)
 
 
 def test_all_parts_share_the_budget_of_one_webhook() -> None:
     mapping = of_calls("- {call: identify, id: =`1`, attributes: {x: =length(lower(text))}}", "split: =@\n")
     one: JSON = {"type": "a", "text": "x" * 1_000_000}
-    found = translate(mapping, event([one] * 100))
-    assert found.parts[0].status == "accepted"
-    assert "take more than 5,000,000 steps" in str(found.parts[-1].problem)
+    translation = translate(mapping, event([one] * 100))
+    assert translation.parts[0].status == "accepted"
+    assert "take more than 5,000,000 steps" in str(translation.parts[-1].problem)
 
 
 def test_a_test_expects_the_error_of_a_part_at_its_place() -> None:
@@ -362,68 +198,3 @@ def test_a_test_expects_the_error_of_a_part_at_its_place() -> None:
     results = run_tests(mapping_of(SPLIT + tests), lambda name: name)
     assert [result.difference is None for result in results] == [True, False, True]
     assert '-    "error": "something else"' in str(results[1].difference)
-
-
-# Null
-
-
-def test_a_null_argument_gives_null_unless_the_language_says_otherwise() -> None:
-    written = """\
-    lower: {or_null: "=lower(n)"}
-    nested: {or_null: "=upper(trim(n))"}
-    chosen: "=if(n, 'yes', 'no')"
-    first: "=not_null(n, 'second')"
-    kind: =type(n)
-    list: =to_array(n)
-    merged: "=merge(n, {a: `1`})"
-    joined: "=join('.', [n, 'opened', `2`])"
-    nobody: {or_null: "=join('.', [n])"}
-    """
-    assert attributes(written, {}) == {
-        "lower": None,
-        "nested": None,
-        "chosen": "no",
-        "first": "second",
-        "kind": "null",
-        "list": [None],
-        "merged": {"a": 1},
-        "joined": "opened.2",
-        "nobody": None,
-    }
-
-
-# Globs
-
-
-@pytest.mark.parametrize(
-    ("key", "event_type", "matches"),
-    [
-        ('"*.created"', "a/b.created", True),
-        ('"*.created"', "user.Created", False),
-        ('"user.*.done | order"', "order", True),
-        ('"*"', None, True),
-        ('"**"', None, False),
-    ],
-)
-def test_a_star_matches_any_characters_and_a_null_type_matches_only_a_star(
-    key: str, event_type: JSON, matches: bool
-) -> None:
-    mapping = mapping_of(f"{HEAD}events:\n  {key}:\n    - {{call: destroy, id: =`1`}}\n")
-    assert translate(mapping, event({"type": event_type})).status == ("accepted" if matches else "ignored")
-
-
-# Quoting
-
-
-def test_inside_braces_an_expression_with_a_comma_is_quoted() -> None:
-    text = f"{HEAD}events:\n  a:\n    - {{call: identify, id: =id, attributes: {{x: =join('-', [a, b])}}}}\n"
-    assert any("must be quoted" in said for said in problems(text))
-    assert attributes("x: \"=join('-', [a, b])\"\n", {"a": "1", "b": "2"}) == {"x": "1-2"}
-
-
-def test_an_expression_with_a_colon_or_a_hash_is_written_as_a_block() -> None:
-    written = """\
-    x: >-
-      =items[].{sku: sku, note: '# 1'}
-    """
-    assert attributes(written, {"items": [{"sku": "a"}]}) == {"x": [{"sku": "a", "note": "# 1"}]}

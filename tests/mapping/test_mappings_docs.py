@@ -76,9 +76,9 @@ def test_every_key_and_kind_of_a_scheme_is_explained() -> None:
 
 def test_the_expressions_in_the_table_compile() -> None:
     table = TEXT.partition("| to get | write |")[2].partition("\n\n")[0].replace("\\|", "|").replace("``10``", "`10`")
-    found = re.findall(r"(?<!`)`(=[^`]*(?:`10`[^`]*)?)`(?!`)", table)
-    assert len(found) >= 9
-    for expression in found:
+    expressions = re.findall(r"(?<!`)`(=[^`]*(?:`10`[^`]*)?)`(?!`)", table)
+    assert len(expressions) >= 9
+    for expression in expressions:
         compile_expression(expression.removeprefix("="))
 
 

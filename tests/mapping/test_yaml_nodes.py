@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import yaml
 from hypothesis import given
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from gateway.errors import Location, MappingError
 from gateway.event import JSON
 from gateway.mapping.yaml_nodes import ListNode, Node, ObjectNode, Scalar, plain, read
+from tests.support.cases import read_cases
 
 
 def problems(text: str) -> list[str]:
@@ -30,7 +33,7 @@ def value(text: str) -> Scalar:
 
 
 @pytest.mark.parametrize(
-    ("written", "expected"),
+    ("text", "expected"),
     [
         ("true", True),
         ("false", False),
@@ -45,13 +48,13 @@ def value(text: str) -> Scalar:
         ("-1.5E-2", -0.015),
     ],
 )
-def test_plain_scalars_of_json_are_typed(written: str, expected: JSON) -> None:
-    found = value(written)
-    assert (found.value, type(found.value), found.quoted, found.empty) == (expected, type(expected), False, False)
+def test_plain_scalars_of_json_are_typed(text: str, expected: JSON) -> None:
+    node = value(text)
+    assert (node.value, type(node.value), node.quoted, node.empty) == (expected, type(expected), False, False)
 
 
 @pytest.mark.parametrize(
-    "written",
+    "text",
     [
         *("no", "yes", "on", "off", "Yes", "True", "TRUE", "NULL", "Null", "y"),
         *("12:30", "010", "0o10", "0x10", "1_000", "+1", "1.", ".5", "1e", "٣", "1.2.3"),
@@ -59,13 +62,13 @@ def test_plain_scalars_of_json_are_typed(written: str, expected: JSON) -> None:
         *("=data.id", "hello world", "x=1", "order.paid", "a|b"),
     ],
 )
-def test_every_other_plain_scalar_is_text(written: str) -> None:
-    found = value(written)
-    assert (found.value, found.quoted, found.empty) == (written, False, False)
+def test_every_other_plain_scalar_is_text(text: str) -> None:
+    node = value(text)
+    assert (node.value, node.quoted, node.empty) == (text, False, False)
 
 
 @pytest.mark.parametrize(
-    ("written", "expected"),
+    ("text", "expected"),
     [
         ("'42'", "42"),
         ('"true"', "true"),
@@ -76,15 +79,15 @@ def test_every_other_plain_scalar_is_text(written: str) -> None:
         ("|\n  1\n", "1\n"),
     ],
 )
-def test_quoted_and_block_scalars_are_text(written: str, expected: str) -> None:
-    found = value(written)
-    assert (found.value, found.quoted, found.empty) == (expected, True, False)
+def test_quoted_and_block_scalars_are_text(text: str, expected: str) -> None:
+    node = value(text)
+    assert (node.value, node.quoted, node.empty) == (expected, True, False)
 
 
-@pytest.mark.parametrize("written", ["", "~", "# nothing"])
-def test_nothing_and_a_tilde_are_empty(written: str) -> None:
-    found = value(written)
-    assert (found.value, found.empty) == (None, True)
+@pytest.mark.parametrize("text", ["", "~", "# nothing"])
+def test_nothing_and_a_tilde_are_empty(text: str) -> None:
+    node = value(text)
+    assert (node.value, node.empty) == (None, True)
 
 
 @pytest.mark.parametrize("key", ["010", "true", "null", "42", "1.0", "~", "2026-01-02", "a b", "customer.created"])
@@ -187,61 +190,21 @@ def test_the_depth_is_limited_below_the_recursion_limit_of_python(text: str) -> 
 
 
 def test_the_depth_that_is_allowed_can_be_made_plain() -> None:
-    made = plain(read("[" * 63 + "1" + "]" * 63, "f.yaml"))
+    levels = plain(read("[" * 63 + "1" + "]" * 63, "f.yaml"))
     for _ in range(63):
-        assert isinstance(made, list)
-        (made,) = made
-    assert made == 1
+        assert isinstance(levels, list)
+        (levels,) = levels
+    assert levels == 1
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        (
-            "a: =items[].{sku: sku}",
-            '1:17: error yaml: an expression that contains ": " must be quoted, or written {sku:sku}',
-        ),
-        (
-            "a:\n  - =items[].{sku: sku}",
-            '2:5: error yaml: an expression that contains ": " must be quoted, or written {sku:sku}',
-        ),
-        (
-            "a: b\n  c: d",
-            '2:4: error yaml: this ":" cannot stand here: check the indentation; '
-            'a text that contains ": " must be quoted',
-        ),
+        *((case.text, case.expected) for case in read_cases(Path(__file__).with_name("yaml_errors.txt"))["syntax"]),
         ("a:\n\t- b", "2:1: error yaml: a tab is used for indentation; use spaces"),
         ("a: =b\n\tc", "2:1: error yaml: a tab is used for indentation; use spaces"),
-        ("*.created: []", '1:1: error yaml: "*" starts a YAML alias; if text is meant, quote it, as in  "*.created":'),
-        ("*: []", '1:1: error yaml: "*" starts a YAML alias; if text is meant, quote it, as in  "*.created":'),
-        ("*created: []", '1:1: error yaml: "*" starts a YAML alias; quote the key: "*created"'),
-        ("a: *b", '1:4: error yaml: "*" starts a YAML alias, and there is no anchor &b; if text is meant, quote it'),
-        ("a: & b", '1:4: error yaml: "&" starts a YAML anchor; if text is meant, quote it'),
-        ("a: @", '1:4: error yaml: a text cannot start with "@"; an expression is written =@'),
-        ("a: `5`", "1:4: error yaml: a text cannot start with this character; quote it"),
-        ("a: 'b", "1:4: error yaml: a quote is opened here and never closed"),
-        (
-            'a: "\\d"',
-            "1:5: error yaml: in double quotes a backslash starts an escape; use single quotes or a block (key: >-)",
-        ),
-        ("a: {b: =c[0]}", "1:10: error yaml: an expression with , [ ] { or } inside { } or [ ] must be quoted"),
-        (
-            "a: {b: =c[?d == 'e'], f]}",
-            "1:10: error yaml: an expression with , [ ] { or } inside { } or [ ] must be quoted",
-        ),
-        ("a: {b: c", "1:4: error yaml: a bracket is opened here and never closed"),
-        ("a: {{ b }}", "1:5: error yaml: a key must be text; quote a value that contains { } or [ ]"),
-        ("a: b\nc", '2:1: error yaml: this line has no "key: "; check its indentation'),
-        (
-            "a:\n  b: c\n d: e",
-            "3:2: error yaml: this does not continue the lines above; check the indentation and the quotes",
-        ),
-        ("a: 'b' c", "1:8: error yaml: this does not continue the lines above; check the indentation and the quotes"),
-        ("a: 1\n---\nb: 2", "2:1: error yaml: a second document starts here; a mapping file holds one"),
         ("", "1:1: error empty: the file is empty; it starts with  version: 1"),
         ("# version: 1\n", "2:1: error empty: the file is empty; it starts with  version: 1"),
-        ("---", "1:1: error empty: the file is empty; it starts with  version: 1"),
-        ("a: 1e999", "1:4: error number: this number is too large; if text is meant, quote it"),
         ("a: 1" + "0" * 5000, "1:4: error number: this number is too large; if text is meant, quote it"),
         ("a: 1\nb: x\0y", "2:5: error yaml: character U+0000 is not allowed in a file; remove it"),
         ("a: \ud800", "1:4: error yaml: character U+D800 is not allowed in a file; remove it"),
@@ -251,22 +214,22 @@ def test_a_syntax_error_names_its_place_and_the_fix(text: str, expected: str) ->
     assert problems(text) == [expected]
 
 
-@pytest.mark.parametrize("written", ["!(a.b)", "!a.b == 'x'", "!a[?b]", "!{b}", "!x!y z", "!!binary aGk=", "!"])
-def test_an_exclamation_mark_is_a_tag_and_tags_are_errors(written: str) -> None:
-    assert problems(f"a: {written}") == ['1:4: error yaml-tag: "!" starts a YAML tag; write =!(…)']
+@pytest.mark.parametrize("text", ["!(a.b)", "!a.b == 'x'", "!a[?b]", "!{b}", "!x!y z", "!!binary aGk=", "!"])
+def test_an_exclamation_mark_is_a_tag_and_tags_are_errors(text: str) -> None:
+    assert problems(f"a: {text}") == ['1:4: error yaml-tag: "!" starts a YAML tag; write =!(…)']
 
 
 @pytest.mark.parametrize(
-    ("written", "column", "key"),
+    ("braces", "column", "key"),
     [("{b: =join('x', c)}", 19, "c)"), ("{b: =join('x', c, d), e: 1}", 19, "c"), ("{x: 1, b: =lower(c, d)}", 24, "d)")],
 )
-def test_a_comma_inside_an_unquoted_expression_is_recognised(written: str, column: int, key: str) -> None:
+def test_a_comma_inside_an_unquoted_expression_is_recognised(braces: str, column: int, key: str) -> None:
     text = f"'{key}' is not a key: an expression with a comma inside {{ }} must be quoted"
-    assert problems(f"a: {written}") == [f"1:{column}: error unquoted-expression: {text}"]
+    assert problems(f"a: {braces}") == [f"1:{column}: error unquoted-expression: {text}"]
 
 
 @pytest.mark.parametrize("text", ["{a: , b: 1}", "{a}", "{a: ~}", "{a: 'b(', c: }", "{'a)': }"])
-def test_an_empty_value_in_braces_is_no_error_here(text: str) -> None:
+def test_an_empty_levelsin_braces_is_no_error_here(text: str) -> None:
     assert isinstance(read(text, "f.yaml"), ObjectNode)
 
 
@@ -287,5 +250,5 @@ def test_any_text_is_a_document_or_a_mapping_error(text: str) -> None:
 
 @given(st.dictionaries(st.text(max_size=5), st.text(), min_size=1, max_size=4))
 def test_what_is_written_as_quoted_yaml_is_read_back(texts: dict[str, str]) -> None:
-    written = yaml.safe_dump(texts, default_style='"', allow_unicode=False)
-    assert plain(read(written, "f.yaml")) == texts
+    quoted = yaml.safe_dump(texts, default_style='"', allow_unicode=False)
+    assert plain(read(quoted, "f.yaml")) == texts

@@ -11,6 +11,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,10 @@ class Watched:
             return None
         return [type_ for rule in source.mapping.rules for type_ in rule.event_types]
 
+    def refresh_types(self) -> tuple[list[str], list[str] | None]:
+        """Refresh; return what is logged, and the event types of the shop."""
+        return self.refresh(), self.types()
+
     def closed(self, name: str = "shop") -> str | None:
         source = self.sources.get(name)
         assert source is not None
@@ -113,8 +118,7 @@ def test_a_good_edit_is_used_for_the_webhooks_after_it(shop: Path, watched: Watc
     previous = watched.sources.get("shop")
     shop.write_text(mapping(type_="y"))
     assert watched.types() == ["x"]
-    assert watched.refresh() == [read_again(shop)]
-    assert watched.types() == ["y"]
+    assert watched.refresh_types() == ([read_again(shop)], ["y"])
     assert previous is not None
     assert previous.mapping is not None
     assert previous.mapping.rules[0].event_types == ("x",)
@@ -141,8 +145,7 @@ def test_a_broken_edit_leaves_the_last_good_version_in_use_and_is_logged_once(sh
     assert watched.types() == ["y"]
     assert [watched.refresh() for _ in range(3)] == [[], [], []]
     shop.write_text(mapping(type_="z"))
-    assert watched.refresh() == [read_again(shop)]
-    assert watched.types() == ["z"]
+    assert watched.refresh_types() == ([read_again(shop)], ["z"])
 
 
 def test_a_file_that_is_half_written_is_used_when_it_is_complete(shop: Path, watched: Watched) -> None:
@@ -152,8 +155,7 @@ def test_a_file_that_is_half_written_is_used_when_it_is_complete(shop: Path, wat
         assert watched.refresh()[-1].startswith(stays(""))
         assert watched.types() == ["x"]
     shop.write_text(text)
-    assert watched.refresh() == [read_again(shop)]
-    assert watched.types() == ["y"]
+    assert watched.refresh_types() == ([read_again(shop)], ["y"])
 
 
 def test_a_file_that_cannot_be_read_leaves_the_last_good_version_in_use(shop: Path, watched: Watched) -> None:
@@ -162,14 +164,12 @@ def test_a_file_that_cannot_be_read_leaves_the_last_good_version_in_use(shop: Pa
     shop.unlink()
     shop.mkdir()
     assert watched.refresh() == [stays(f"{shop} cannot be read as UTF-8 text (IsADirectoryError)")]
-    assert watched.refresh() == []
-    assert watched.types() == ["x"]
+    assert watched.refresh_types() == ([], ["x"])
 
 
 def test_an_edit_that_would_close_the_source_is_not_used(shop: Path, watched: Watched) -> None:
     shop.write_text(mapping(type_="y", secret="TOKEN_OF_SHOP"))
-    assert watched.refresh() == [stays("TOKEN_OF_SHOP is not set: it holds the secret of source shop")]
-    assert watched.types() == ["x"]
+    assert watched.refresh_types() == ([stays("TOKEN_OF_SHOP is not set: it holds the secret of source shop")], ["x"])
 
 
 def test_a_good_edit_opens_a_closed_source(shop: Path, watched: Watched) -> None:
@@ -195,21 +195,16 @@ def test_a_closed_source_keeps_its_name_while_its_file_is_rewritten(shop: Path, 
 
 
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
-def test_a_file_that_is_rewritten_with_the_same_text_is_not_compiled(
-    shop: Path, watched: Watched, newline: str
-) -> None:
-    before = watched.sources.get("shop")
+def test_only_changed_files_are_compiled(shop: Path, watched: Watched, newline: str) -> None:
+    shop.with_name("pay.yaml").write_text(mapping("pay"))
+    sources = watched.load()
+    before = sources.get("shop"), sources.get("pay")
     shop.write_text(mapping(), newline=newline)
     assert watched.refresh() == []
-    assert watched.sources.get("shop") is before
-
-
-def test_only_changed_files_are_compiled(shop: Path, watched: Watched) -> None:
-    shop.with_name("pay.yaml").write_text(mapping("pay"))
-    before = watched.load().get("pay")
+    assert (sources.get("shop"), sources.get("pay")) == before
     shop.write_text(mapping(type_="y"))
     assert watched.refresh() == [read_again(shop)]
-    assert watched.sources.get("pay") is before
+    assert sources.get("pay") is before[1]
 
 
 def test_two_versions_with_the_same_stamp_are_told_apart(shop: Path, watched: Watched) -> None:
@@ -224,14 +219,12 @@ def test_two_versions_with_the_same_stamp_are_told_apart(shop: Path, watched: Wa
     shop.write_text(mapping(type_="long"))
     watched.refresh()
     shop.write_text(mapping(type_="LONG"))
-    assert watched.refresh() == [read_again(shop)]
-    assert watched.types() == ["LONG"]
+    assert watched.refresh_types() == ([read_again(shop)], ["LONG"])
     os.utime(shop, (0, 0))
     watched.refresh()
     shop.write_text(mapping(type_="last"))
     os.utime(shop, (0, 0))
-    assert watched.refresh() == [read_again(shop)]
-    assert watched.types() == ["last"]
+    assert watched.refresh_types() == ([read_again(shop)], ["last"])
 
 
 def test_nothing_holds_a_mapping_that_was_replaced(shop: Path, watched: Watched) -> None:
@@ -287,11 +280,9 @@ def test_a_source_is_removed_when_its_file_is_missing_twice(shop: Path, watched:
         shop.unlink()
         assert watched.refresh() == []
         shop.write_text(mapping(type_=type_))
-        assert watched.refresh() == [read_again(shop)]
-        assert watched.types() == [type_]
+        assert watched.refresh_types() == ([read_again(shop)], [type_])
     shop.unlink()
-    assert watched.refresh() == []
-    assert watched.types() == ["z"]
+    assert watched.refresh_types() == ([], ["z"])
     assert watched.refresh() == [f"source shop is removed: {shop} is gone"]
     assert watched.sources.get("shop") is None
 
@@ -300,14 +291,12 @@ def test_a_file_that_is_replaced_by_renaming_is_read(shop: Path, watched: Watche
     new = shop.with_name("shop.yaml.new")
     new.write_text(mapping(type_="y"))
     new.rename(shop)
-    assert watched.refresh() == [read_again(shop)]
-    assert watched.types() == ["y"]
+    assert watched.refresh_types() == ([read_again(shop)], ["y"])
 
 
 def test_a_source_stays_open_when_its_file_is_renamed(shop: Path, watched: Watched) -> None:
     store = shop.rename(shop.with_name("store.yaml"))
-    assert watched.refresh() == []
-    assert watched.types() == ["x"]
+    assert watched.refresh_types() == ([], ["x"])
     assert watched.refresh() == [read_again(store)]
 
 
@@ -316,7 +305,7 @@ def test_a_source_stays_open_when_its_file_is_renamed_and_broken_at_once(shop: P
     store.write_text(BROKEN)
     watched.refresh()
     assert watched.refresh() == [stays(has_errors(store))]
-    assert (watched.refresh(), watched.types()) == ([], ["x"])
+    assert watched.refresh_types() == ([], ["x"])
     store.write_text(mapping(type_="y"))
     assert watched.refresh() == [read_again(store)]
 
@@ -358,12 +347,10 @@ def test_a_copy_of_a_file_in_use_does_no_harm(shop: Path, watched: Watched) -> N
     assert watched.refresh() == [stays(both(copy, shop))]
     assert watched.refresh() == []
     shop.write_text(mapping(type_="y"))
-    assert watched.refresh() == [read_again(shop)]
-    assert watched.types() == ["y"]
+    assert watched.refresh_types() == ([read_again(shop)], ["y"])
     shop.unlink()
-    assert (watched.refresh(), watched.types()) == ([], ["y"])
-    assert watched.refresh() == [read_again(copy)]
-    assert watched.types() == ["copied"]
+    assert watched.refresh_types() == ([], ["y"])
+    assert watched.refresh_types() == ([read_again(copy)], ["copied"])
 
 
 def test_of_two_new_files_of_one_source_neither_is_used(shop: Path, watched: Watched) -> None:
@@ -459,6 +446,12 @@ class Sender(threading.Thread):
             if self._stopping.wait(0.005):
                 return
 
+    def wait_for_more(self) -> dict[str, int]:
+        """Wait until every source has answered a webhook that is sent from now on; return where those answers begin."""
+        begin = {name: len(answers) + 1 for name, answers in self.answers.items()}  # one is under way
+        wait_until(lambda: all(len(self.answers[name]) > begin[name] for name in begin), "an answer of each source")
+        return begin
+
     def __enter__(self) -> Sender:
         self.start()
         return self
@@ -468,11 +461,15 @@ class Sender(threading.Thread):
         self.join()
 
 
-def wait_until_logged(gateway: GatewayProcess, text: str) -> None:
+def wait_until(condition: Callable[[], bool], expected: str) -> None:
     ends = time.monotonic() + 10
-    while text not in gateway.read_logs():
-        assert time.monotonic() < ends, f"not logged: {text}"
+    while not condition():
+        assert time.monotonic() < ends, f"not within 10 seconds: {expected}"
         time.sleep(0.02)
+
+
+def is_logged(gateway: GatewayProcess, line: str) -> bool:
+    return f"{line}\n" in gateway.read_logs()
 
 
 def test_edits_under_load_are_used_without_dropping_a_webhook(shop: Path, tmp_path: Path) -> None:
@@ -492,20 +489,19 @@ def test_edits_under_load_are_used_without_dropping_a_webhook(shop: Path, tmp_pa
         gateway.web.start()
         gateway.wait_until_ready()
         with Sender(gateway.url, ["shop", "pay", "late"]) as sender:
-            time.sleep(0.1)
+            sender.wait_for_more()
             shop.write_text(mapping() + "    - call: suppress\n      id: =id\n")
             pay.write_text(BROKEN.replace("shop", "pay"))
             late.write_text(mapping("late"))
-            wait_until_logged(gateway, f"{read_again(shop)}\n")
-            wait_until_logged(gateway, f"{is_open(late, 'late')}\n")
-            old = {name: len(answers) + 1 for name, answers in sender.answers.items()}  # one is under way
-            time.sleep(0.1)
+            for message in (read_again(shop), is_open(late, "late"), stays(has_errors(pay), "pay")):
+                wait_until(partial(is_logged, gateway, message), message)
+            after = sender.wait_for_more()
         assert gateway.stop() == {"web": 0}
         assert gateway.read_logs().count(f"{stays(has_errors(pay), 'pay')}\n") == 1
     assert sender.errors == []
     one_call, two_calls, refused = (202, 1, None), (202, 2, None), (503, None, "60")
     assert set(sender.answers["shop"]) == {one_call, two_calls}
-    assert set(sender.answers["shop"][old["shop"] :]) == {two_calls}
+    assert set(sender.answers["shop"][after["shop"] :]) == {two_calls}
     assert set(sender.answers["pay"]) == {one_call}
     assert set(sender.answers["late"]) == {refused, one_call}
-    assert set(sender.answers["late"][old["late"] :]) == {one_call}
+    assert set(sender.answers["late"][after["late"] :]) == {one_call}

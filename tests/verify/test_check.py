@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
@@ -102,28 +103,9 @@ def test_a_known_answer_is_refused_with_one_byte_of_its_body_or_secret_changed(v
     assert not is_accepted({**vector, "secret": other_secrets}, vector["scheme"])
 
 
-#: Schemes that sign like another one, whose known answers hold for them too.
-ALIKE = {
-    "clerk": "svix",
-    "resend": "svix",
-    "gitlab": "standard",
-    "polar": "standard_rawsecret",
-    "hubspot": "hubspot_v3",
-    "chargebee": "basic",
-    "postmark": "basic",
-}
-
-#: Schemes as a mapping writes them, each by the scheme of the table that it repeats.
-WRITTEN: dict[str, JSON] = yaml.safe_load("""
-discord:
-  {kind: ed25519, header: X-Signature-Ed25519, encoding: hex, secret: {encoding: hex}, signed: "{ts}{body}",
-   timestamp: {header: X-Signature-Timestamp}}
-sendgrid:
-  {kind: ecdsa, header: X-Twilio-Email-Event-Webhook-Signature, signed: "{ts}{body}",
-   timestamp: {header: X-Twilio-Email-Event-Webhook-Timestamp, tolerance: none}}
-hubspot_v1: {kind: digest, header: X-HubSpot-Signature}
-recurly: {kind: hmac, header: recurly-signature, positional: true, signed: "{ts}.{body}", timestamp: {unit: ms}}
-""")
+CASES = yaml.safe_load(Path(__file__).with_name("scheme_cases.yaml").read_text(encoding="utf-8"))
+ALIKE: dict[str, str] = CASES["alike"]
+WRITTEN: dict[str, JSON] = CASES["written"]
 
 
 @pytest.mark.parametrize(
@@ -595,22 +577,8 @@ def test_headers_and_parameters_that_hold_a_secret_are_known(
 
 @pytest.mark.parametrize(
     ("scheme", "headers", "expected"),
-    [
-        ("github", {"X-GitHub-Delivery": "d1"}, "d1"),
-        ("github", {"X-GitHub-Delivery": ""}, None),
-        ("github", {}, None),
-        ("standard", {"webhook-id": "m1"}, "m1"),
-        ("svix", {"svix-id": "m1", "webhook-id": "m2"}, "m1"),
-        ("svix", {"webhook-id": "m2"}, "m2"),
-        ("shopify", {"X-Shopify-Topic": "t", "X-Shopify-Event-Id": "e", "X-Shopify-Webhook-Id": "w"}, "t e"),
-        ("shopify", {"X-Shopify-Event-Id": "e", "X-Shopify-Webhook-Id": "w"}, "w"),
-        ("shopify", {"X-Shopify-Event-Id": "e"}, None),
-        ("stripe", {"Stripe-Signature": "x"}, None),
-        ("bearer", {"webhook-id": "m1"}, None),
-        ({**HMAC, "delivery_id": "X-Id"}, {"X-Id": "1"}, "1"),
-        ({"base": "bearer", "delivery_id": ["X-A", "X-B"]}, {"X-B": "2"}, "2"),
-    ],
-)  # fmt: skip
+    CASES["deliveries"],
+)
 def test_a_delivery_is_identified_by_the_headers_of_its_scheme(
     scheme: JSON, headers: dict[str, str], expected: str | None
 ) -> None:
