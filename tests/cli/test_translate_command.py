@@ -11,27 +11,7 @@ from click.testing import CliRunner, Result
 from gateway.cli import main
 from gateway.event import JSON
 
-MAPPING = """\
-version: 1
-source: shop
-verify: none
-event_type: =type
-event_key: =id
-let: {total: "=divide(cents, `100`)"}
-defaults: {id: =customer}
-events:
-  order.paid | order.settled:
-    - call: identify
-      when: =fresh
-    - call: track
-      name: Order Paid
-      attributes:
-        total: =var('total')
-        sku: {or_null: =sku}
-    - call: track
-      each: =items
-      name: =name
-"""
+MAPPING = Path(__file__).with_name("explained.yaml").read_text(encoding="utf-8")
 
 
 def explain(directory: Path, body: JSON) -> Result:

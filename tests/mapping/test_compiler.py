@@ -58,34 +58,7 @@ def with_call(call: str) -> str:
 
 
 def test_a_file_with_every_key_of_the_frame_compiles() -> None:
-    mapping = good(
-        """\
-        version: 1
-        source: shop-2
-        description: A shop
-        verify: {scheme: bearer, secret_env: [NEW_TOKEN, OLD_TOKEN]}
-        when: =live
-        event_type: =type
-        event_key: =id
-        connection: eu-prod
-        region: eu
-        x-shared: &shared {plan: =plan}
-        defaults:
-          id: =user.id
-          timestamp: =created
-        events:
-          a | b.*:
-            - call: identify
-              connection: other
-              region: us
-              when: =user
-              each: =users
-              attributes: *shared
-          "*": []
-        tests:
-          - {name: nothing, body: {type: z}, expect: []}
-        """
-    )
+    mapping = good(Path(__file__).with_name("every_key.yaml").read_text(encoding="utf-8"))
     assert (mapping.file, mapping.source, mapping.description) == ("m.yaml", "shop-2", "A shop")
     assert mapping.verify.scheme.name == "bearer"
     assert mapping.verify.secret_env == ("NEW_TOKEN", "OLD_TOKEN")

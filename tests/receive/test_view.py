@@ -23,28 +23,7 @@ from tests.conftest import MakeApp
 
 SECRET = "s3cret-4711"
 
-MAPPING = """\
-version: 1
-source: shop
-verify: {scheme: github, secret_env: SHOP_SECRET}
-when: =live != `false`
-event_type: =type
-event_key: =key
-defaults:
-  id: =customer
-events:
-  order.paid:
-    - {call: track, name: Order Paid, event_id: =id, attributes: {total: =total}}
-    - {call: identify, attributes: {orders: =orders}}
-  order.broken:
-    - call: track
-      name: Order Broken
-      attributes:
-        total: =divide(total, `100`)
-  order.huge:
-    - {call: track, name: =name}
-  "*": []
-"""
+MAPPING = Path(__file__).with_name("shop.yaml").read_text(encoding="utf-8")
 PLAIN = "{{version: 1, source: {}, verify: {}, event_type: =type{}, events: {{x: [{{call: destroy, id: =id}}]}}}}"
 BROKEN = "version: 1\nsource: crooked\nevents: [\n"
 
