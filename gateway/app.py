@@ -8,8 +8,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from flask import Flask
+from flask import Flask, Request
 from werkzeug.exceptions import HTTPException
+from werkzeug.routing import MapAdapter
 
 from gateway import config as configuration
 from gateway.errors import defect
@@ -30,6 +31,16 @@ HTTP_PROBLEMS = {
     404: "there is nothing at this address; webhooks are posted to /hooks/<source>",
     405: "this address does not take that method; webhooks are sent with POST",
 }
+
+
+class Application(Flask):
+    """Flask, without its check of the Host header."""
+
+    def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
+        """Match a request by its path alone: a webhook with a Host that is no host name is still a webhook."""
+        if request is None:
+            return super().create_url_adapter(None)
+        return self.url_map.bind_to_environ({**request.environ, "HTTP_HOST": "localhost"})
 
 
 def create_app(
@@ -54,7 +65,7 @@ def create_app(
     sources, refusals = Sources(config.mappings, environ), RefusalLog(database)
     recorder = Recorder(Store(database))
 
-    app = Flask("gateway")
+    app = Application("gateway")
     app.json.sort_keys = False  # type: ignore[attr-defined]  # Flask's own provider has it
     app.url_map.merge_slashes = False  # a secret in a path may contain several in a row
     app.extensions["receiver"] = Receiver(

@@ -95,7 +95,7 @@ def listen_address(environ: Mapping[str, str], host: str | None = None, port: in
     Raises:
         ConfigError: PORT is not a port.
     """
-    platform_port = environ.get("PORT", "")
+    platform_port = environ.get("PORT", "").strip()
     is_port = platform_port.isascii() and platform_port.isdigit() and 0 < int(platform_port[:6]) < 65_536
     if platform_port and not is_port:
         raise ConfigError("PORT must be a number from 1 to 65535")

@@ -86,6 +86,7 @@ def fields(call: Call) -> list[str]:
         (AddRelationships(id="1", objects=[]), ["objects"]),
         (AddRelationships(id="1", objects=[ACME, {"object_id": "x"}]), ["objects[1].object_type_id"]),
         (AddRelationships(id="..", objects=[ACME]), ["id"]),
+        (AddRelationships(id="1", objects=[{**ACME, "attributes": "x"}]), ["objects[0].attributes"]),
         (AddRelationships(id="1", objects=[{**ACME, "attributes": {"n": "é" * 490}} for _ in range(40)]), ["objects"]),
         (SubmitForm(form_id="1", id="1", attributes={"a": "b"}), []),
         (SubmitForm(form_id="..", id="1", attributes={"a": 1}), ["form_id", "attributes.a"]),

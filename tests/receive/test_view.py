@@ -104,6 +104,13 @@ def test_a_signed_webhook_is_recorded_with_its_calls_before_it_is_answered(
     assert json.loads(identify.call) == {"call": "identify", "id": "42", "attributes": {"orders": 1}}
 
 
+@pytest.mark.parametrize("host", ["a" * 70, "..", f"{'a' * 64}.example.com", "", "[::1", "shop example"])
+def test_a_webhook_is_accepted_whatever_its_host_header_says(web: FlaskClient, host: str) -> None:
+    body = json.dumps({"id": host, "type": "x"}).encode()
+    answer = web.post("/hooks/open", data=body, headers={"Content-Type": "application/json", "Host": host})
+    assert answer.status_code == 202
+
+
 def test_a_repeat_is_answered_200_and_recorded_once(web: FlaskClient, database: Database) -> None:
     first = post(web, paid())
     again = post(web, paid(total=50))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
@@ -54,6 +54,13 @@ class ToObject(_OnlyV2):
         return (lane_number(connection, "object:" + json.dumps([self.object_type_id, self.object_id])),)
 
 
+def _check_relationship(place: str, member: Mapping[str, Any]) -> Iterable[Violation]:
+    attributes = member.get("attributes") or {}
+    if not isinstance(attributes, Mapping):
+        return [Violation(field=f"{place}.attributes", problem="has to be an object")]
+    return check_attributes(f"{place}.attributes", attributes)
+
+
 def _check_people(field: str, people: Sequence[Mapping[str, Any]]) -> Iterator[Violation]:
     for number, member in enumerate(people):
         place = f"{field}[{number}]"
@@ -62,7 +69,7 @@ def _check_people(field: str, people: Sequence[Mapping[str, Any]]) -> Iterator[V
             yield Violation(field=place, problem="names nobody; it needs an id, email or cio_id")
         else:
             yield from check_address(place, person)
-        yield from check_attributes(f"{place}.attributes", member.get("attributes") or {})
+        yield from _check_relationship(place, member)
 
 
 @call_class
@@ -116,7 +123,7 @@ def _check_objects(field: str, objects: Sequence[Mapping[str, Any]]) -> Iterator
             yield from (
                 _check_id(place, value) if isinstance(value, str) else [Violation(field=place, problem="is missing")]
             )
-        yield from check_attributes(f"{field}[{number}].attributes", member.get("attributes") or {})
+        yield from _check_relationship(f"{field}[{number}]", member)
 
 
 @call_class
