@@ -206,8 +206,8 @@ def assert_promise_kept(api: TrackAPI, load: Load) -> None:
     """
     expected = list(promised(load.orders))
     differing = {customer: calls for customer in load.customers if (calls := arrived(api, customer)) != expected}
-    assert (len(differing), dict(list(differing.items())[:3])) == (0, {})
-    assert (api.refused, api.conflicts) == ([], [])
+    assert not differing, f"{len(differing)} customers differ from {expected}, among them {list(differing.items())[:3]}"
+    assert (api.refused, api.conflicts) == ([], []), f"refused {api.refused[:3]}, conflicts {api.conflicts[:3]}"
 
 
 def promised(orders: int) -> Iterator[tuple[str, int]]:
