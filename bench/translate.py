@@ -147,8 +147,8 @@ def cases_of(mapping: MappingFile) -> Iterator[Case]:
         evaluations: list[Evaluation] = []
         translation = translate(_observing(mapping, evaluations), event)
         assert len(translation.planned) == len(test.expect or ()), f"{mapping.source}, {test.name}: {translation}"
-        written = sum(len(planned.text) for planned in translation.planned)
-        yield Case(mapping=mapping, event=event, searches=_searches(evaluations), written=written)
+        size = sum(len(planned.text) for planned in translation.planned)
+        yield Case(mapping=mapping, event=event, searches=_searches(evaluations), written=size)
 
 
 def _mapping(path: Path) -> MappingFile:

@@ -54,6 +54,12 @@ class Config:
         """Whether the database is a local file, which the gateway migrates by itself."""
         return self.database_url.startswith("sqlite")
 
+    @property
+    def missing_file(self) -> Path | None:
+        """The SQLite file if it does not exist yet: to connect would create it."""
+        file = Path(self.database_url.removeprefix("sqlite:///"))
+        return file if self.embedded and not file.exists() else None
+
 
 def load(environ: Mapping[str, str]) -> Config:
     """Read the environment.

@@ -36,7 +36,7 @@ def _check(environ: Mapping[str, str]) -> Iterator[tuple[bool, str]]:
         yield from ((False, line) for line in str(error).splitlines())
         return
     yield True, "environment"
-    if config.embedded and not Path(config.database_url.removeprefix("sqlite:///")).exists():
+    if config.missing_file is not None:
         yield True, "database: SQLite; gateway serve will create it"
     else:
         try:

@@ -100,10 +100,8 @@ def _list_sources(names: Collection[str], environ: Mapping[str, str], *, as_json
     # What is known without the database is shown even if the database cannot be read.
     events: Mapping[str, EventSummary] = {}
     refusals: Mapping[str, Refusal] = {}
-    problem, file = None, Path(config.database_url.removeprefix("sqlite:///"))
-    # To connect to a SQLite file that does not exist yet would create it.
-    is_missing = config.embedded and not file.exists()
-    if not is_missing:
+    problem, missing_file = None, config.missing_file
+    if missing_file is None:
         try:
             with open_database(config) as database:
                 require_schema(database)
@@ -122,8 +120,8 @@ def _list_sources(names: Collection[str], environ: Mapping[str, str], *, as_json
     else:
         blocks = _blocks(listings, in_full=bool(names), history_is_known=problem is None)
         no_events = "; no events yet" if problem is None and not events else ""
-        if is_missing:
-            no_events += f": there is no {file}, which gateway serve will create"
+        if missing_file is not None:
+            no_events += f": there is no {missing_file}, which gateway serve will create"
         click.echo("\n\n".join((*blocks, _summary(listings, no_events))))
     if problem is not None:  # at the end, where nobody overlooks it
         raise click.ClickException(f"last events and refusals cannot be read: {problem}")

@@ -175,24 +175,24 @@ class Client:
             response = self._transport.exchange(_REGION_REQUEST, known, region, deadline)
         except NoAnswerError as error:
             return Probe(cause="unreachable", reason=str(error))
-        found, expected = _region_in(response), region or known.region
-        if found is None and response.status != 401:
+        actual, expected = _region_in(response), region or known.region
+        if actual is None and response.status != 401:
             return Probe(cause="unreachable", reason=reason_of(response))
         # A host may not know the key of a workspace in another region: ask the other hosts before the key is blamed.
-        others = [other for other in HOSTS if known.host(other) != known.host(region)] if found is None else []
+        others = [other for other in HOSTS if known.host(other) != known.host(region)] if actual is None else []
         for other in others:
             try:
-                found = found or _region_in(self._transport.exchange(_REGION_REQUEST, known, other, deadline))
+                actual = actual or _region_in(self._transport.exchange(_REGION_REQUEST, known, other, deadline))
             except NoAnswerError:
                 continue
-        if found == expected:
+        if actual == expected:
             return Probe()
-        reason = f"the workspace is in {found}, not in {expected}: set {prefix}REGION={found}"
-        if found is None:
+        reason = f"the workspace is in {actual}, not in {expected}: set {prefix}REGION={actual}"
+        if actual is None:
             reason = f"HTTP 401: the site id or the API key is wrong ({prefix}SITE_ID, {prefix}API_KEY)"
         elif region is not None:
-            fix = f"write region: {found} in the mapping, or leave the region out"
-            reason = f"the workspace is in {found}, not in {expected}: {fix}"
+            fix = f"write region: {actual} in the mapping, or leave the region out"
+            reason = f"the workspace is in {actual}, not in {expected}: {fix}"
         return Probe(cause="misconfigured", reason=reason)
 
     def _attempt(self, request: HttpRequest, name: str, region: str | None) -> tuple[Response | None, Attempt]:

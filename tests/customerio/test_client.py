@@ -464,8 +464,8 @@ def test_a_call_goes_to_the_host_of_its_region(
             with pytest.raises(SendError, match="the connection failed: "):
                 client.request("/v1/accounts/region", region=region)
             assert client.batch([Destroy(id="1"), Destroy(id="2")], region=region)[0] is not None
-    assert [each.split(b" HTTP")[0] for each in received] == [f"CONNECT {host}:443".encode()] * 3
-    assert not any(b"uthorization" in each or b"ann" in each for each in received)
+    assert [head.split(b" HTTP")[0] for head in received] == [f"CONNECT {host}:443".encode()] * 3
+    assert not any(b"uthorization" in head or b"ann" in head for head in received)
 
 
 @pytest.mark.parametrize(
@@ -741,7 +741,7 @@ def test_a_connection_that_dies_when_it_is_used_again_is_a_failure_and_is_retrie
         client.track(id="1", name="x")
         client.track(id="1", name="x")
     assert waits == [1.0]
-    one, two, again = (each.partition(b"\r\n\r\n")[2] for each in received)
+    one, two, again = (request.partition(b"\r\n\r\n")[2] for request in received)
     assert two == again != one
 
 

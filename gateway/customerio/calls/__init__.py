@@ -34,8 +34,8 @@ CALLS: dict[str, type[Call]] = {
     )
 }
 
-#: By class and field: the key, and the default, which is not written.
-_WRITTEN: dict[type[Call], dict[str, tuple[str, Any]]] = {
+#: By class and field: the key, and the default, which is left out of stored texts.
+_KEYS_AND_DEFAULTS: dict[type[Call], dict[str, tuple[str, Any]]] = {
     call_type: {
         of.name: (name, of.default if of.default_factory is MISSING else of.default_factory())
         for name, of in zip(declared_keys(call_type), fields(call_type), strict=True)
@@ -47,13 +47,13 @@ _WRITTEN: dict[type[Call], dict[str, tuple[str, Any]]] = {
 def as_json(call: Call) -> dict[str, JSON]:
     """Return a call as a mapping's tests and the database hold it, without what equals its default."""
     document: dict[str, Any] = {"call": call.name_of_call}
-    written = _WRITTEN[type(call)]
+    keys_and_defaults = _KEYS_AND_DEFAULTS[type(call)]
     for field, value in vars(call).items():
         if value is None:
             continue
         if type(value) not in _SCALARS:
             value = dict(value) if isinstance(value, Mapping) else list(value)
-        key, default = written[field]
+        key, default = keys_and_defaults[field]
         if value != default:
             document[key] = value
     return document

@@ -184,8 +184,8 @@ def _read_defaults(top: ObjectNode, names: Names, diagnostics: Diagnostics) -> t
         return {}, frozenset()
     hint = "; defaults are identifiers and 'timestamp'"
     diagnostics.refuse_unknown_keys(node, DEFAULT_KEYS, "in 'defaults'", hint)
-    written = frozenset(str(key.value) for key, _ in node.entries)
-    return compile_keys(node, DEFAULT_KEYS, names, diagnostics), written
+    all_names = frozenset(str(key.value) for key, _ in node.entries)
+    return compile_keys(node, DEFAULT_KEYS, names, diagnostics), all_names
 
 
 def _read_let(top: ObjectNode, names: Names, diagnostics: Diagnostics) -> dict[str, Value]:
