@@ -6,9 +6,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast, get_args
 from urllib.parse import urlsplit
 
+from gateway.customerio.calls import WorkspaceIdentifiers
 from gateway.customerio.connection import DEFAULT, DEFAULT_RATE, HOSTS, MAX_RATE, Connection, variable_prefix
 from gateway.customerio.retry import Policy
 from gateway.errors import ConfigError
@@ -195,7 +196,17 @@ class _Reader:
                 max_age=self.number(f"{prefix}RETRY_MAX_AGE", 72 * 3_600, least=1, most=30 * 86_400),
             ),
             rate=self.number(f"{prefix}RATE", DEFAULT_RATE, least=1, most=MAX_RATE),
+            identifiers=self._identifiers(f"{prefix}IDENTIFIERS"),
         )
+
+    def _identifiers(self, name: str) -> WorkspaceIdentifiers | None:
+        text = self.text(name)
+        for known in get_args(WorkspaceIdentifiers):
+            if text is not None and text.replace(" ", "").lower() == known:
+                return cast(WorkspaceIdentifiers, known)
+        if text is not None:
+            self.problems.append(f"{name} must be {' or '.join(get_args(WorkspaceIdentifiers))}")
+        return None
 
     def _base_url(self, name: str) -> str | None:
         url = self.url(name)

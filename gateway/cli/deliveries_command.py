@@ -132,7 +132,7 @@ def _row(summary: DeliverySummary) -> tuple[object, ...]:
 def _short_call(call: dict[str, Any]) -> str:
     """Write a call as its kind, its name and its address: "track Order Paid 42"."""
     name = next((call[key] for key in ("name", "url", "path", "form_id", "token") if key in call), None)
-    address = next((call[key] for key in (*IDENTIFIERS, "object_id") if key in call), None)
+    address = next((call[key] for key in (*IDENTIFIERS, "object_id", "cio_object_id") if key in call), None)
     if call.get("call") == "merge":
         address = " <- ".join([*call["into"].values(), *call["from"].values()])
     return " ".join(str(part) for part in (call.get("call"), name, address) if part)

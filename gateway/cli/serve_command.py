@@ -158,4 +158,7 @@ def _tasks(config: Config, database: Database, poster: AlertPoster) -> list[Task
 def _worker(config: Config, database: Database, sender: Sender, *, lease: float, deadline: float) -> Worker:
     policies = {name: connection.policy for name, connection in config.connections.items()}
     rates = {name: connection.rate for name, connection in config.connections.items()}
-    return Worker(database, sender, policies=policies, rates=rates, lease=lease, deadline=deadline)
+    identifiers = {name: connection.identifiers for name, connection in config.connections.items()}
+    return Worker(
+        database, sender, policies=policies, rates=rates, identifiers=identifiers, lease=lease, deadline=deadline
+    )

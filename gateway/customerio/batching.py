@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from gateway.customerio import wire
-from gateway.customerio.calls import Call
+from gateway.customerio.calls import Call, WorkspaceIdentifiers
 from gateway.customerio.retry import Attempt
 from gateway.customerio.wire import HttpRequest
 
@@ -22,9 +22,9 @@ class BatchItem:
     body: bytes
 
 
-def batch_item(call: Call) -> BatchItem | None:
-    """Return a call as an item of a batch; None when it goes singly only."""
-    body = call.item()
+def batch_item(call: Call, workspace: WorkspaceIdentifiers | None = None) -> BatchItem | None:
+    """Return a call as an item of a batch; None when it goes singly only (see `Call.item`)."""
+    body = call.item(workspace)
     return None if body is None else BatchItem(call=call, body=body)
 
 
@@ -50,6 +50,7 @@ def send_batch(
 
     A batch that is refused as a whole (400 or 413), or in part without saying which, is halved until each call
     stands alone and is sent singly. So no bad call fails its neighbours. Any other failure is that of all its calls.
+    An item that a batch refused is still to be tried singly, where v1 has a form for it: `Attempt.refused_in_batch`.
 
     Args:
         send: Makes one attempt.
@@ -63,7 +64,12 @@ def send_batch(
     refused = attempt.refused_items
     if attempt.status == 207 and refused and max(refused) < len(items):
         reasons = [refused.get(number) for number in range(len(items))]
-        return [replace(attempt, reason=reason, refused_items={0: reason} if reason else {}) for reason in reasons]
+        return [
+            replace(attempt, reason=reason, refused_items={0: reason}, refused_in_batch=item.call.has_v1_form)
+            if reason
+            else replace(attempt, reason=None, refused_items={})
+            for reason, item in zip(reasons, items, strict=True)
+        ]
     if attempt.status in (207, 413) or (attempt.status == 400 and attempt.understood):
         middle = len(items) // 2
         return send_batch(items[:middle], send, may_send) + send_batch(items[middle:], send, may_send)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import count
 from types import TracebackType
 from typing import Any, Protocol
@@ -213,7 +213,9 @@ class Client:
         attempts: dict[int, Attempt] = {}
         pending: Sequence[int] = range(len(wave))
         for tries in count(1):
-            attempts.update(self._send_together({number: wave[number] for number in pending}, connection, region))
+            numbered = {number: wave[number] for number in pending}
+            singly = {number for number in pending if number in attempts and attempts[number].refused_in_batch}
+            attempts.update(self._send_together(numbered, singly, connection, region))
             delays: dict[int, float] = {}
             for number in pending:
                 policy, jitter = policies[number], self._jitter()
@@ -222,20 +224,26 @@ class Client:
                     delays[number] = delay
             if not delays:
                 break
-            self._sleep(max(delays.values()))
+            if longest := max(delays.values()):
+                self._sleep(longest)
             pending = list(delays)
         return [attempts[number] for number in range(len(wave))]
 
     def _send_together(
-        self, numbered: Mapping[int, Call], connection: str, region: str | None
+        self, numbered: Mapping[int, Call], singly: Collection[int], connection: str, region: str | None
     ) -> Iterator[tuple[int, Attempt]]:
-        """Send calls in batches where they have a form for it, else singly; yield the attempt of each."""
+        """Send calls in batches where they have a form for it, else *singly*; yield the attempt of each."""
 
         def send(request: HttpRequest) -> Attempt:
             self._wait_for_rate(connection)
             return self.send(request, connection, region)
 
-        items = {number: item for number, call in numbered.items() if (item := batch_item(call)) is not None}
+        workspace = self._connections[connection].identifiers
+        items = {
+            number: item
+            for number, call in numbered.items()
+            if number not in singly and (item := batch_item(call, workspace)) is not None
+        }
         numbers = list(items)
         for span in pack([len(item.body) for item in items.values()]):
             batch = numbers[span.start : span.stop]
@@ -270,8 +278,8 @@ def _checked(call: Call, region: str | None) -> Call:
     if region is not None and region not in HOSTS:
         raise CallError(f"region must be one of {', '.join(HOSTS)}")
     checked = coerce_call(call, lambda: ulid(int(time.time() * 1000), secrets.token_bytes(10)))
-    if checked.address() is None and hasattr(checked, "id"):
-        known = [name for name in IDENTIFIERS if hasattr(checked, name)]
+    known = [name for name in IDENTIFIERS if hasattr(checked, name)]
+    if known and checked.address() is None and not getattr(checked, "anonymous", False):
         raise CallError(f"'{checked.name_of_call}' names nobody; give it one of {', '.join(known)}")
     if problems := checked.violations():
         raise CallError("; ".join(f"{violation.field} {violation.problem}" for violation in problems))

@@ -18,7 +18,7 @@ from gateway.text import number_text
 
 MAX_DIGITS = 4_000  # far more than any number has that means something
 #: The keys of an object that names a person or an object.
-_MEMBER_KEYS = (*IDENTIFIERS, "object_type_id", "object_id", "attributes")
+_MEMBER_KEYS = (*IDENTIFIERS, "object_type_id", "object_id", "cio_object_id", "attributes")
 
 
 def coerce_call(call: Call, new_ulid: Callable[[], str]) -> Call:

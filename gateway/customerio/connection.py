@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from gateway.customerio.calls import WorkspaceIdentifiers
 from gateway.customerio.retry import Policy
 
 #: The regions, and the host of each.
@@ -21,6 +22,8 @@ class Connection:
         region: One of HOSTS.
         base_url: Replaces the region's host, as ``https://host``.
         rate: Requests a second of one process, at most; a batch is one request.
+        identifiers: By which the workspace knows people, and so how it reads what looks like an email in a path of
+            v1. None: not known, so such an id is never part of a batch.
     """
 
     name: str = DEFAULT
@@ -30,6 +33,7 @@ class Connection:
     base_url: str | None = None
     policy: Policy = field(default_factory=Policy)
     rate: float = DEFAULT_RATE
+    identifiers: WorkspaceIdentifiers | None = None
 
     def host(self, region: str | None = None) -> str:
         """Return the scheme and host to send to; *region* wins over the connection's own."""

@@ -35,6 +35,8 @@ class Attempt:
         reason: What went wrong, without any secret or body; None when nothing did.
         understood: The answer was Customer.io's JSON (or rightly empty), not the page of a proxy.
         refused_items: The items of a batch that were refused, by their number from 0, and why. All others arrived.
+        refused_in_batch: It was an item of a batch, and its call has yet to be sent singly, in its v1 form: a workspace
+            may take that where it refuses the item.
         about_call: The answer names something of the call that is wrong. A 404 that does not is the endpoint's own.
         retry_after: Seconds that the answer asked us to wait.
         at: When it began, in unix seconds.
@@ -47,6 +49,7 @@ class Attempt:
     reason: str | None = None
     understood: bool = True
     refused_items: Mapping[int, str] = field(default_factory=dict)
+    refused_in_batch: bool = False
     about_call: bool = False
     retry_after: float | None = None
     at: float = 0.0
@@ -168,6 +171,8 @@ def judge(attempt: Attempt, *, tries: int, failing_for: float, policy: Policy, j
         jitter: A random number in [0, 1).
     """
     kind, reason = _kind(attempt), attempt.reason or f"HTTP {attempt.status}"
+    if attempt.refused_in_batch:
+        return Retry(after=0.0, reason=reason, suspect=False)
     if kind == "doubtful":
         # The connection is well, so a 4xx is the call's own fault. But a 401 or 403 is about the key, and a 404 about
         # the endpoint unless it names something of the call: no call is lost for an answer wrong for a moment.
@@ -202,6 +207,8 @@ def retry_delay_at_once(attempt: Attempt, *, tries: int, policy: Policy, jitter:
     No probe is made here, and the caller gets the error. So what a proxy, a wrong key or a wrong region may have
     answered is as final as a refusal, and a wait of over a minute is left to the caller.
     """
+    if attempt.refused_in_batch:
+        return 0.0
     kind = _kind(attempt)
     if kind in ("delivered", "unsendable") or tries > (RETRIES if policy.max is None else policy.max):
         return None

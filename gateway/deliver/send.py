@@ -18,7 +18,7 @@ from typing import TypeAlias
 
 from gateway.customerio import wire
 from gateway.customerio.batching import MOST_ITEMS, BatchItem, batch_item, pack, send_batch
-from gateway.customerio.calls import Call, RawRequest, from_json
+from gateway.customerio.calls import Call, RawRequest, WorkspaceIdentifiers, from_json
 from gateway.customerio.client import Sender
 from gateway.customerio.rate_limit import RateLimit
 from gateway.customerio.retry import Attempt, Probe
@@ -80,12 +80,22 @@ class Outbox:
 
     Args:
         rates: Requests a second, at most, by connection. A connection without one has no limit.
+        identifiers: By which the workspace of a connection knows people, where that is known.
         threads: Requests at one time, at most.
         stopping: Once set, no attempt begins.
     """
 
-    def __init__(self, sender: Sender, *, rates: Mapping[str, float], threads: int, stopping: threading.Event) -> None:
+    def __init__(
+        self,
+        sender: Sender,
+        *,
+        rates: Mapping[str, float],
+        identifiers: Mapping[str, WorkspaceIdentifiers | None],
+        threads: int,
+        stopping: threading.Event,
+    ) -> None:
         self._sender = sender
+        self._identifiers = identifiers
         self._rate_limits = {name: RateLimit(rate) for name, rate in rates.items()}
         self._threads = threads
         self._stopping = stopping
@@ -145,7 +155,7 @@ class Outbox:
         now = time.monotonic()
         threads = max(self._threads - self.in_flight, 0)
         room = {name: rate_limit.room(now) for name, rate_limit in self._rate_limits.items()}
-        for request in requests_for(claimed, threads, room, send_before):
+        for request in requests_for(claimed, threads, room, self._identifiers, send_before):
             rate_limit = self._rate_limits.get(request.target.connection)
             self._waiting.append((now + (rate_limit.take(now) if rate_limit is not None else 0.0), request))
         self._waiting.sort(key=lambda waiting: waiting[0])
@@ -248,13 +258,18 @@ class Outbox:
 
 
 def requests_for(
-    claimed: Sequence[Claimed], threads: int, room: Mapping[str, int], send_before: float
+    claimed: Sequence[Claimed],
+    threads: int,
+    room: Mapping[str, int],
+    identifiers: Mapping[str, WorkspaceIdentifiers | None],
+    send_before: float,
 ) -> Iterator[OutgoingRequest]:
     """Divide deliveries into requests: single ones if all of a target can be sent at once, else batches.
 
     Args:
         threads: How many requests can be sent at once.
         room: How many the rate of a connection allows, if it has one.
+        identifiers: By which the workspace of a connection knows people, where that is known.
     """
     by_target: dict[Target, list[Claimed]] = {}
     for delivery in claimed:
@@ -262,7 +277,8 @@ def requests_for(
     for target, deliveries in by_target.items():
         batched: list[tuple[Claimed, BatchItem]] = []
         if len(deliveries) > min(threads, room.get(target.connection, threads)):
-            candidates = ((delivery, _batch_item_of(delivery)) for delivery in deliveries)
+            workspace = identifiers.get(target.connection)
+            candidates = ((delivery, _batch_item_of(delivery, workspace)) for delivery in deliveries)
             batched = [(delivery, item) for delivery, item in candidates if item is not None]
         for span in pack([len(item.body) for _, item in batched]):
             together, items = zip(*batched[span.start : span.stop], strict=True)
@@ -273,12 +289,12 @@ def requests_for(
                 yield OutgoingRequest(deliveries=(delivery,), send_before=send_before)
 
 
-def _batch_item_of(delivery: Claimed) -> BatchItem | None:
+def _batch_item_of(delivery: Claimed, workspace: WorkspaceIdentifiers | None) -> BatchItem | None:
     """Return a delivery as an item of a batch; None if it is to be sent singly."""
     if delivery.tries:
-        return None  # it has failed before, and alone its next failure is certainly its own
+        return None  # it has failed before, perhaps as an item, and alone its next failure is certainly its own
     try:
-        return batch_item(read_call(delivery))
+        return batch_item(read_call(delivery), workspace)
     except Exception:  # noqa: BLE001  # sent singly it fails again, and is then settled as unsendable
         return None
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from types import MappingProxyType
 
+from gateway.customerio.calls import WorkspaceIdentifiers
 from gateway.customerio.client import Sender
 from gateway.customerio.retry import ConnectionState, Policy
 from gateway.deliver.decide import Decisions
@@ -46,6 +47,7 @@ class Worker:
     Args:
         policies: How the deliveries of each connection are retried.
         rates: Requests a second, at most, by connection. A connection without one has no limit.
+        identifiers: By which the workspace of a connection knows people, where that is known.
         threads: Requests at one time, at most.
         lease: Seconds that a claimed delivery is ours. One attempt must fit in.
         deadline: Seconds that an attempt may take in all.
@@ -59,6 +61,7 @@ class Worker:
         *,
         policies: Mapping[str, Policy],
         rates: Mapping[str, float] = MappingProxyType({}),
+        identifiers: Mapping[str, WorkspaceIdentifiers | None] = MappingProxyType({}),
         threads: int = THREADS,
         lease: float = LEASE,
         deadline: float,
@@ -71,7 +74,7 @@ class Worker:
         self._deadline = deadline
         self._jitter = jitter
         self._stopping = threading.Event()
-        self._outbox = Outbox(sender, rates=rates, threads=threads, stopping=self._stopping)
+        self._outbox = Outbox(sender, rates=rates, identifiers=identifiers, threads=threads, stopping=self._stopping)
         self._decisions = Decisions(policies, jitter)
         self._unsettled: list[Outcome] = []
         self._probe_results: list[ProbeResult] = []

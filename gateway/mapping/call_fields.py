@@ -29,7 +29,7 @@ def fields_of(
     # A call with an identifier of its own takes none from the defaults: it might be another person's.
     identifiers: Sequence[tuple[str, Value]]
     identifiers, of_identifiers = rule.identifiers, context
-    if not identifiers:
+    if not identifiers and not rule.names_nobody:
         identifiers = [(name, defaults[name]) for name in spec.identifiers if name in defaults]
         of_identifiers = part
     fields = {name: keys[name].evaluate(value, of_identifiers) for name, value in identifiers}

@@ -8,7 +8,7 @@ from functools import cached_property
 from ipaddress import IPv4Network, IPv6Network
 from typing import TypeAlias
 
-from gateway.customerio.calls import CALLS, Call, Key, Kind, Occurrence, ToAnybody, declared_keys
+from gateway.customerio.calls import CALLS, Call, Key, Kind, Occurrence, declared_keys
 from gateway.errors import Location
 from gateway.event import JSON
 from gateway.mapping.expressions import Expression
@@ -38,7 +38,6 @@ class CallSpec:
         return tuple(name for name, key in self.keys.items() if key.kind is Kind.IDENTIFIER)
 
 
-ANYBODY = declared_keys(ToAnybody)
 _ATTRIBUTES_FROM = Key(
     kind=Kind.OBJECT,
     about="A whole object of attributes; those under `attributes` replace its own.",
@@ -148,6 +147,12 @@ class CallRule:
     def identifiers(self) -> tuple[tuple[str, Value], ...]:
         """The identifiers that the call names itself."""
         return tuple((name, self.fields[name]) for name in self.spec.identifiers if name in self.fields)
+
+    @cached_property
+    def names_nobody(self) -> bool:
+        """Whether the call says `anonymous: true`, and so takes no identifier from the defaults either."""
+        anonymous = self.fields.get("anonymous")
+        return isinstance(anonymous, Constant) and anonymous.value is True
 
     @cached_property
     def other_fields(self) -> tuple[tuple[str, Value], ...]:

@@ -9,28 +9,51 @@ from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from typing import Any
 
-from gateway.customerio.calls.addresses import IDENTIFIERS, Address, AddressKind, resolve_person
+from gateway.customerio.calls.addresses import (
+    IDENTIFIERS,
+    Address,
+    AddressKind,
+    WorkspaceIdentifiers,
+    resolve_person,
+)
 from gateway.customerio.calls.call import Call
 from gateway.customerio.calls.devices import AddDevice, DeleteDevice
 from gateway.customerio.calls.forms import SubmitForm
 from gateway.customerio.calls.kinds import Key, Kind, declared_keys, field_of
-from gateway.customerio.calls.objects import AddRelationships, DeleteObject, DeleteRelationships, IdentifyObject
-from gateway.customerio.calls.occurrences import Occurrence, Page, Screen, ToAnybody, Track
+from gateway.customerio.calls.objects import (
+    AddRelationships,
+    DeleteObject,
+    DeleteRelationships,
+    IdentifyAnonymous,
+    IdentifyObject,
+)
+from gateway.customerio.calls.occurrences import Occurrence, Page, Screen, Track
 from gateway.customerio.calls.people import Destroy, Identify, Merge, Suppress, Unsuppress
 from gateway.customerio.calls.raw_request import RawRequest
 from gateway.event import JSON
 
-__all__ = ["CALLS", "Call", "Key", "Kind", "Occurrence", "ToAnybody", "as_json", "declared_keys", "field_of"]
-__all__ += ["IDENTIFIERS", "Address", "AddressKind", "from_json", "resolve_person"]
+__all__ = ["CALLS", "Call", "Key", "Kind", "Occurrence", "as_json", "declared_keys", "field_of"]
+__all__ += ["IDENTIFIERS", "Address", "AddressKind", "WorkspaceIdentifiers", "from_json", "resolve_person"]
 __all__ += ["AddDevice", "AddRelationships", "DeleteDevice", "DeleteObject", "DeleteRelationships", "Destroy"]
-__all__ += ["Identify", "IdentifyObject", "Merge", "Page", "RawRequest", "Screen", "SubmitForm", "Suppress"]
+__all__ += [
+    "Identify",
+    "IdentifyAnonymous",
+    "IdentifyObject",
+    "Merge",
+    "Page",
+    "RawRequest",
+    "Screen",
+    "SubmitForm",
+    "Suppress",
+]
 __all__ += ["Track", "Unsuppress"]
 
 CALLS: dict[str, type[Call]] = {
     call_type.name_of_call: call_type
     for call_type in (
         *(Identify, Track, Page, Screen, Destroy, Suppress, Unsuppress, Merge, AddDevice, DeleteDevice),
-        *(IdentifyObject, DeleteObject, AddRelationships, DeleteRelationships, SubmitForm, RawRequest),
+        *(IdentifyObject, IdentifyAnonymous, DeleteObject, AddRelationships, DeleteRelationships),
+        *(SubmitForm, RawRequest),
     )
 }
 

@@ -41,7 +41,7 @@ class AddDevice(_ToDevice):
     )
     attributes: Mapping[str, JSON] = shared(TEXT_ATTRIBUTES, default_factory=dict)
 
-    def request(self) -> HttpRequest:
+    def v1_request(self) -> HttpRequest:
         device = {"id": self.token, **self._details()}
         return json_request("PUT", f"{self.person_path()}/devices", {"device": device})
 
@@ -64,7 +64,7 @@ class DeleteDevice(_ToDevice):
     name_of_call: ClassVar = "delete_device"
     about: ClassVar = "Deletes a device of a person."
 
-    def request(self) -> HttpRequest:
+    def v1_request(self) -> HttpRequest:
         return HttpRequest(method="DELETE", path=f"{self.person_path()}/devices/{path_segment(self.token)}")
 
     def operation(self) -> dict[str, JSON]:

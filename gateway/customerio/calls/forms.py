@@ -36,10 +36,8 @@ class SubmitForm(Call):
                 effect = "names the person: write it beside 'attributes'" if name in ("id", "email") else "is ignored"
                 yield Violation(field=f"attributes.{name}", problem=f"in a form, '{name}' {effect}")
 
-    def request(self) -> HttpRequest:
+    def v1_request(self) -> HttpRequest:
         address = self.address()
-        # The key tells the kind of an identifier here, so "cio_" in front of an id means nothing.
-        is_email = address is not None and address.kind == "email"
-        person: dict[str, JSON] = {"email": address.value} if address and is_email else {"id": self.id or self.email}
+        person = {} if address is None else address.identifiers
         path = f"/api/v1/forms/{path_segment(self.form_id)}/submit"
         return json_request("POST", path, {"data": {**self.attributes, **person}})

@@ -50,6 +50,8 @@ class Key:
         problem: Returns what is wrong with a value, or None.
         check: Checks a value that is more than a text with choices or a problem.
         keys: The keys of each member, for the kinds that have members.
+        clean: Brings a value whose meaning is certain into the form that is sent, when a call is made.
+        unless: The key that may stand in the place of a required one.
     """
 
     kind: Kind
@@ -61,6 +63,13 @@ class Key:
     problem: Callable[[Any], str | None] | None = None
     check: Check | None = None
     keys: Mapping[str, Key] = field(default_factory=dict)
+    clean: Callable[[Any], Any] | None = None
+    unless: str = ""
+
+    @property
+    def always_required(self) -> bool:
+        """Whether no other key may stand in its place."""
+        return self.required and not self.unless
 
     @property
     def checker(self) -> Check | None:
@@ -81,7 +90,7 @@ def key(kind: Kind, *, about: str, default: Any = MISSING, default_factory: Any 
 
 def shared(of: Key, *, default: Any = MISSING, default_factory: Any = MISSING) -> Any:
     """Declare a field whose key several calls have; without a default it is required."""
-    required = default is MISSING and default_factory is MISSING
+    required = bool(of.unless) or (default is MISSING and default_factory is MISSING)
     metadata = {"key": replace(of, required=required)}
     return field(default=default, default_factory=default_factory, metadata=metadata)
 
@@ -95,6 +104,7 @@ def call_class(cls: type[_Class]) -> type[_Class]:
     made: Any = dataclass(frozen=True, kw_only=True)(cls)
     keys = zip(fields(made), declared_keys(made).items(), strict=True)
     made.checks = tuple((of.name, name, key.checker) for of, (name, key) in keys if key.checker)
+    made.cleans = tuple((of.name, of.metadata["key"].clean) for of in fields(made) if of.metadata["key"].clean)
     return cls
 
 

@@ -7,12 +7,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
-from gateway.customerio.calls.addresses import check_address, lane_number, resolve_person
+from gateway.customerio.calls.addresses import (
+    check_identifiers,
+    lane_number,
+    resolve_person,
+    trimmed_person,
+)
 from gateway.customerio.calls.call import Call
 from gateway.customerio.calls.kinds import Kind, call_class, declared_keys, key, shared
-from gateway.customerio.calls.people import SHORT_ATTRIBUTES, ToPerson, identifiers_of
+from gateway.customerio.calls.people import ANONYMOUS_ID, KNOWN_PERSON, SHORT_ATTRIBUTES, ToPerson, identifiers_of
 from gateway.customerio.limits import MAX_ID_BYTES, Violation, check_attributes, check_text
-from gateway.customerio.wire import MAX_ITEM_BYTES, dump
 from gateway.event import JSON
 
 _RELATIONSHIP = {"attributes": SHORT_ATTRIBUTES}
@@ -22,36 +26,62 @@ _check_id = partial(check_text, limit=MAX_ID_BYTES)
 class _OnlyV2(Call):
     """A call that has no v1 form, so it may not be larger than a v2 entity."""
 
-    largest_key: ClassVar[str]
-
-    def violations(self, text: str | None = None) -> list[Violation]:
-        """Return the violations of the keys, or that the whole is too large."""
-        problems = super().violations(text)
-        if not problems and (size := len(dump(self.operation()))) > MAX_ITEM_BYTES:
-            problem = f"is {size} bytes of JSON; Customer.io takes {MAX_ITEM_BYTES}"
-            problems.append(Violation(field=self.largest_key, problem=problem))
-        return problems
+    @property
+    def has_v1_form(self) -> bool:
+        return False
 
 
 @call_class
 class ToObject(_OnlyV2):
-    """A call to one object."""
+    """A call to one object, which is named by its type and id, or by the id that Customer.io gave it."""
 
-    largest_key: ClassVar = "attributes"
-    object_type_id: str = key(
-        Kind.TEXT, about="The type of the object.", example='"1"', examples=("1",), check=_check_id
+    object_type_id: str | None = key(
+        Kind.TEXT,
+        about="The type of the object.",
+        example='"1"',
+        examples=("1",),
+        check=_check_id,
+        unless="cio_object_id",
+        default=None,
     )
-    object_id: str = key(
+    object_id: str | None = key(
         Kind.REFERENCE,
         about="The id of the object.",
         example="=company.id",
         examples=("=company.id",),
         check=_check_id,
+        unless="cio_object_id",
+        default=None,
+    )
+    cio_object_id: str | None = key(
+        Kind.REFERENCE,
+        about="The object's id at Customer.io, instead of its type and id; it creates none.",
+        examples=("=company.cio_object_id",),
+        check=_check_id,
+        default=None,
     )
 
     def lanes(self, connection: str) -> tuple[int, ...]:
         """Return the lane of the object."""
+        if self.cio_object_id:
+            return (lane_number(connection, f"cio_object:{self.cio_object_id}"),)
         return (lane_number(connection, "object:" + json.dumps([self.object_type_id, self.object_id])),)
+
+    def other_violations(self) -> Iterator[Violation]:
+        """Check that the call names an object."""
+        return _check_object("", vars(self))
+
+    def object_operation(self, action: str, **details: JSON) -> dict[str, JSON]:
+        """Return a v2 operation on the object."""
+        return {"type": "object", "identifiers": _object_ids(vars(self)), "action": action, **details}
+
+
+def _check_object(place: str, named: Mapping[str, Any]) -> Iterator[Violation]:
+    """Check that an object is named; *place* stands before the keys in the path of a field."""
+    for name in () if named.get("cio_object_id") else ("object_type_id", "object_id"):
+        if not named.get(name):
+            problem = "is missing; an object is named by object_type_id and object_id, or by cio_object_id"
+            yield Violation(field=f"{place}{name}", problem=problem)
 
 
 def _check_relationship(place: str, member: Mapping[str, Any]) -> Iterable[Violation]:
@@ -62,14 +92,26 @@ def _check_relationship(place: str, member: Mapping[str, Any]) -> Iterable[Viola
 
 
 def _check_people(field: str, people: Sequence[Mapping[str, Any]]) -> Iterator[Violation]:
+    kinds = set()
     for number, member in enumerate(people):
         place = f"{field}[{number}]"
         person = resolve_person(member)
-        if person is None or person.kind == "anonymous_id":
-            yield Violation(field=place, problem="names nobody; it needs an id, email or cio_id")
+        if person is None or person.kind not in _RELATED_PERSON:
+            yield Violation(field=place, problem=f"names nobody; it needs one of {', '.join(_RELATED_PERSON)}")
         else:
-            yield from check_address(place, person)
+            yield from check_identifiers(f"{place}.", member)
+            kinds.add(person.kind == "anonymous_id")
         yield from _check_relationship(place, member)
+    if len(kinds) > 1:
+        problem = "holds known and anonymous people, which Customer.io takes in two calls only: write a call for each"
+        yield Violation(field=field, problem=problem)
+
+
+def _trimmed_people(people: Any) -> Any:
+    return [trimmed_person(person) for person in people] if isinstance(people, list) else people
+
+
+_RELATED_PERSON = {**KNOWN_PERSON, "anonymous_id": ANONYMOUS_ID}
 
 
 @call_class
@@ -77,7 +119,8 @@ class IdentifyObject(ToObject):
     """Create or update an object, and relate people to it.
 
     Attributes:
-        people: Each has an identifier and, if wanted, the ``attributes`` of the relationship.
+        people: Each has an identifier and, if wanted, the ``attributes`` of the relationship; either all of them are
+            known or all are anonymous.
     """
 
     name_of_call: ClassVar = "identify_object"
@@ -87,19 +130,32 @@ class IdentifyObject(ToObject):
         Kind.MEMBERS,
         about="People to relate: a list, or an expression that gives one.",
         examples=("=members[].{id: id}",),
-        keys={**declared_keys(ToPerson), **_RELATIONSHIP},
+        keys={**_RELATED_PERSON, **_RELATIONSHIP},
         check=_check_people,
+        clean=_trimmed_people,
         default_factory=list,
     )
 
     def operation(self) -> dict[str, JSON]:
-        operation: dict[str, JSON] = {"type": "object", "identifiers": _object_ids(vars(self)), "action": "identify"}
-        operation["attributes"] = dict(self.attributes)
-        if self.people:
-            operation["cio_relationships"] = [
-                _relationship(identifiers_of(person), person.get("attributes")) for person in self.people
-            ]
-        return operation
+        related = [_relationship(identifiers_of(person), person.get("attributes")) for person in self.people]
+        is_anonymous = any("anonymous_id" in identifiers_of(person) for person in self.people)
+        action = "identify_anonymous" if is_anonymous else "identify"
+        operation = self.object_operation(action, attributes=dict(self.attributes))
+        return {**operation, "cio_relationships": related} if related else operation
+
+
+@call_class
+class IdentifyAnonymous(ToObject):
+    """Create or update an object, and relate a person to it who is not known yet."""
+
+    name_of_call: ClassVar = "identify_anonymous"
+    about: ClassVar = "Relates somebody who is not known yet to an object, which it creates or updates."
+    anonymous_id: str | None = shared(ANONYMOUS_ID, default=None)
+    attributes: Mapping[str, JSON] = shared(SHORT_ATTRIBUTES, default_factory=dict)
+
+    def operation(self) -> dict[str, JSON]:
+        related = [_relationship({"anonymous_id": self.anonymous_id}, None)]
+        return self.object_operation("identify_anonymous", attributes=dict(self.attributes), cio_relationships=related)
 
 
 @call_class
@@ -110,19 +166,18 @@ class DeleteObject(ToObject):
     about: ClassVar = "Deletes an object."
 
     def operation(self) -> dict[str, JSON]:
-        return {"type": "object", "identifiers": _object_ids(vars(self)), "action": "delete"}
+        return self.object_operation("delete")
 
 
 def _check_objects(field: str, objects: Sequence[Mapping[str, Any]]) -> Iterator[Violation]:
     if not objects:
         yield Violation(field=field, problem="is empty; name one object at least")
     for number, member in enumerate(objects):
-        for name in ("object_type_id", "object_id"):
-            value = member.get(name)
-            place = f"{field}[{number}].{name}"
-            yield from (
-                _check_id(place, value) if isinstance(value, str) else [Violation(field=place, problem="is missing")]
-            )
+        place = f"{field}[{number}]."
+        yield from _check_object(place, member)
+        for name in declared_keys(ToObject):
+            if isinstance(value := member.get(name), str):
+                yield from _check_id(f"{place}{name}", value)
         yield from _check_relationship(f"{field}[{number}]", member)
 
 
@@ -159,6 +214,8 @@ class DeleteRelationships(_Relationships):
 
 
 def _object_ids(named: Mapping[str, Any]) -> dict[str, JSON]:
+    if cio_object_id := named.get("cio_object_id"):
+        return {"cio_object_id": cio_object_id}
     return {"object_type_id": named["object_type_id"], "object_id": named["object_id"]}
 
 

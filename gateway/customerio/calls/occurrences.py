@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import ClassVar, Self
 
+from gateway.customerio.calls.addresses import Address, lane_number, trimmed
 from gateway.customerio.calls.kinds import Key, Kind, call_class, key, shared
-from gateway.customerio.calls.people import ATTRIBUTES, TIMESTAMP, ToPerson
+from gateway.customerio.calls.people import ANONYMOUS_ID, ATTRIBUTES, TIMESTAMP, ToPerson
 from gateway.customerio.limits import (
     MAX_EVENT_DATA_BYTES,
     MAX_EVENT_NAME_BYTES,
@@ -39,11 +40,11 @@ _NAME = Key(
 class ToAnybody(ToPerson):
     """A call to one person, known or not."""
 
-    anonymous_id: str | None = key(
-        Kind.IDENTIFIER,
-        about="An id of a person who is not known yet; used where all other identifiers are null.",
-        examples=("=anonymous_id",),
-        default=None,
+    anonymous_id: str | None = shared(ANONYMOUS_ID, default=None)
+    anonymous: bool = key(
+        Kind.FLAG,
+        about="Names nobody, not even an anonymous id: mail goes to the `recipient` under `attributes`.",
+        default=False,
     )
 
 
@@ -56,6 +57,26 @@ class Occurrence(ToAnybody):
     attributes: Mapping[str, JSON]
     timestamp: int | None
     event_id: str | None
+
+    def lanes(self, connection: str) -> tuple[int, ...]:
+        """Return the lane of the person; of an event that names nobody, that of the email address it is for."""
+        recipient = self._recipient()
+        if not self.anonymous or recipient is None:
+            return super().lanes(connection)
+        return (lane_number(connection, Address(kind="email", value=recipient).lane_key),)
+
+    def other_violations(self) -> Iterator[Violation]:
+        """Check that an event names somebody, or says that it names nobody."""
+        if self.anonymous and self.address() is not None:
+            problem = "says that nobody is named, and an identifier names somebody; leave out one of the two"
+            yield Violation(field="anonymous", problem=problem)
+        elif self.anonymous and self._recipient() is None:
+            problem = "need a 'recipient', an email address: without it, nothing comes of an event that names nobody"
+            yield Violation(field="attributes", problem=problem)
+
+    def _recipient(self) -> str | None:
+        recipient = self.attributes.get("recipient")
+        return trimmed(recipient) if isinstance(recipient, str) and recipient.strip() else None
 
     def with_event_id(self, event_id: str | None) -> Self:
         """Return the same call with another event id."""
@@ -73,15 +94,19 @@ class Occurrence(ToAnybody):
                 problems.append(Violation(field="attributes", problem=problem))
         return problems
 
-    def request(self) -> HttpRequest:
-        person = self.person()
+    def v1_request(self) -> HttpRequest:
         body: dict[str, JSON] = {"name": self._name(), "type": self.action, **self._id_and_time()}
         body["data"] = dict(self.attributes)
+        if self.anonymous:
+            return json_request("POST", "/api/v1/events", body)
+        person = self.person()
         if person.kind == "anonymous_id":
-            return json_request("POST", "/api/v1/events", {**body, "anonymous_id": person.value})
+            return json_request("POST", "/api/v1/events", {**body, **person.identifiers})
         return json_request("POST", f"{self.person_path()}/events", body)
 
-    def operation(self) -> dict[str, JSON]:
+    def operation(self) -> dict[str, JSON] | None:
+        if self.anonymous:
+            return None
         attributes = dict(self.attributes)
         return self.person_operation(self.action, name=self._name(), **self._id_and_time(), attributes=attributes)
 

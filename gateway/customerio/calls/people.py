@@ -6,16 +6,44 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import ClassVar
 
-from gateway.customerio.calls.addresses import Address, check_address, lane_number, resolve_person
+from gateway.customerio.calls.addresses import (
+    Address,
+    WorkspaceIdentifiers,
+    check_identifier,
+    check_identifiers,
+    lane_number,
+    resolve_person,
+    trimmed,
+    trimmed_person,
+)
 from gateway.customerio.calls.call import Call
-from gateway.customerio.calls.kinds import Key, Kind, call_class, declared_keys, key, shared
+from gateway.customerio.calls.kinds import Key, Kind, call_class, key, shared
 from gateway.customerio.limits import Violation, check_attributes, check_moment, check_text_attributes
 from gateway.customerio.wire import HttpRequest, json_request, path_segment
 from gateway.event import JSON
 
 # Keys that calls of several families have.
 ID = Key(kind=Kind.IDENTIFIER, about="The id of the person.", examples=("=user.id",))
-EMAIL = Key(kind=Kind.IDENTIFIER, about="The email address of the person.", examples=("=lower(trim(user.email))",))
+EMAIL = Key(
+    kind=Kind.IDENTIFIER,
+    about="The email address of the person.",
+    examples=("=lower(trim(user.email))",),
+    clean=trimmed,
+)
+CIO_ID = Key(kind=Kind.IDENTIFIER, about="The person's id at Customer.io.", examples=("=user.cio_id",))
+PHONE = Key(
+    kind=Kind.IDENTIFIER,
+    about="The phone number of the person, as +14155552671.",
+    examples=("=user.phone",),
+    clean=trimmed,
+)
+ANONYMOUS_ID = Key(
+    kind=Kind.IDENTIFIER,
+    about="An id of a person who is not known yet; used where all other identifiers are null.",
+    examples=("=anonymous_id",),
+)
+#: The keys of a person who is known, where one of several people is named.
+KNOWN_PERSON = {"id": ID, "email": EMAIL, "cio_id": CIO_ID}
 WHEN = "When it happened, in unix seconds."
 TIMESTAMP = Key(kind=Kind.TIMESTAMP, about=WHEN, examples=("=unix(created_at)", "=created"), check=check_moment)
 ATTRIBUTES = Key(
@@ -28,13 +56,17 @@ TEXT_ATTRIBUTES = replace(ATTRIBUTES, kind=Kind.TEXTS, check=check_text_attribut
 
 @call_class
 class ToPerson(Call):
-    """A call to one known person."""
+    """A call to one known person. A path of v1 takes no phone number, so such a call is sent by v2."""
 
     id: str | None = shared(ID, default=None)
     email: str | None = shared(EMAIL, default=None)
-    cio_id: str | None = key(
-        Kind.IDENTIFIER, about="The person's id at Customer.io.", examples=("=user.cio_id",), default=None
-    )
+    cio_id: str | None = shared(CIO_ID, default=None)
+    phone: str | None = shared(PHONE, default=None)
+
+    @property
+    def has_v1_form(self) -> bool:
+        address = self.address()
+        return address is None or address.kind != "phone"
 
     def person(self) -> Address:
         """Return the address of a call that has one."""
@@ -44,13 +76,18 @@ class ToPerson(Call):
 
     def person_path(self) -> str:
         """Return the v1 path of the person."""
-        person = self.person()
-        return f"/api/v1/customers/{path_segment(f'cio_{person.value}' if person.kind == 'cio_id' else person.value)}"
+        return f"/api/v1/customers/{path_segment(self.person().in_path)}"
 
     def person_operation(self, action: str, **details: JSON) -> dict[str, JSON]:
         """Return a v2 operation on the person."""
-        person = self.person()
-        return {"type": "person", "identifiers": {person.kind: person.value}, "action": action, **details}
+        return {"type": "person", "identifiers": self.person().identifiers, "action": action, **details}
+
+    def operation_for(self, workspace: WorkspaceIdentifiers | None) -> dict[str, JSON] | None:
+        operation = self.operation()
+        if operation is None or not self.has_v1_form:
+            return operation
+        person = self.person().as_path_of(workspace)
+        return None if person is None else {**operation, "identifiers": person.identifiers}
 
 
 @call_class
@@ -67,23 +104,30 @@ class Identify(ToPerson):
         yield from check_moment("attributes._timestamp", self.attributes.get("_timestamp"))
         if not isinstance(self.attributes.get("_update", True), bool):
             yield Violation(field="attributes._update", problem="is neither true nor false")
+        if self.cio_id and self.id:
+            yield from check_identifier("id", "id", self.id)
+        if not self.has_v1_form:
+            for name in sorted(_V1_ONLY.intersection(self.attributes)):
+                problem = "cannot be sent for a person who is named by phone; name them by id, email or cio_id"
+                yield Violation(field=f"attributes.{name}", problem=problem)
 
-    def request(self) -> HttpRequest:
+    def v1_request(self) -> HttpRequest:
         return json_request("PUT", self.person_path(), self._profile())
 
     def operation(self) -> dict[str, JSON] | None:
         """Return the v2 form, unless an attribute may do something else there."""
-        if not _V1_ONLY.isdisjoint(self.attributes):
-            return None
         profile = self._profile()
+        if self.has_v1_form and not _V1_ONLY.isdisjoint(profile):
+            return None
         timestamp = profile.pop("_timestamp", None)
         dated: dict[str, JSON] = {} if timestamp is None else {"timestamp": timestamp}
         return self.person_operation("identify", attributes=profile, **dated)
 
     def _profile(self) -> dict[str, JSON]:
-        body: dict[str, JSON] = {}
-        if self.email and self.email != self.person().value:
-            body["email"] = self.email
+        """Return the attributes, and before them the identifiers beside the one that is the address."""
+        address = self.person().kind
+        written: dict[str, JSON] = {"id": self.id, "email": self.email, "phone": self.phone}
+        body: dict[str, JSON] = {name: value for name, value in written.items() if value and name != address}
         body.update(self.attributes)
         if self.timestamp is not None:
             body["_timestamp"] = self.timestamp
@@ -101,7 +145,7 @@ class Destroy(ToPerson):
     name_of_call: ClassVar = "destroy"
     about: ClassVar = "Deletes a person."
 
-    def request(self) -> HttpRequest:
+    def v1_request(self) -> HttpRequest:
         return HttpRequest(method="DELETE", path=self.person_path())
 
     def operation(self) -> dict[str, JSON]:
@@ -110,7 +154,7 @@ class Destroy(ToPerson):
 
 @call_class
 class _Suppression(ToPerson):
-    def request(self) -> HttpRequest:
+    def v1_request(self) -> HttpRequest:
         return json_request("POST", f"{self.person_path()}/{self.name_of_call}", {})
 
     def operation(self) -> dict[str, JSON]:
@@ -144,14 +188,16 @@ class Merge(Call):
         about="The person who stays.",
         example="{id: =user.id}",
         examples=({"id": "=user.id"},),
-        keys=declared_keys(ToPerson),
+        keys=KNOWN_PERSON,
+        clean=trimmed_person,
     )
     from_: Mapping[str, str] = key(
         Kind.PERSON,
         about="The person who is merged into the other.",
         example="{id: =old.id}",
         examples=({"id": "=old.id"},),
-        keys=declared_keys(ToPerson),
+        keys=KNOWN_PERSON,
+        clean=trimmed_person,
     )
 
     def lanes(self, connection: str) -> tuple[int, ...]:
@@ -161,20 +207,20 @@ class Merge(Call):
 
     def other_violations(self) -> Iterator[Violation]:
         """Check that two different people are named, each by one identifier."""
-        lane_keys = []
+        people = []
         for field, identifiers in (("into", self.into), ("from", self.from_)):
             person = resolve_person(identifiers)
             if person is None:
                 yield Violation(field=field, problem=f"names nobody; write  {field}: {{id: =…}}")
-            elif person.kind == "anonymous_id" or len(identifiers) > 1:
+            elif person.kind not in KNOWN_PERSON or len(identifiers) > 1:
                 yield Violation(field=field, problem="has to be one of id, email, cio_id")
             else:
-                yield from check_address(field, person)
-            lane_keys.append(person and person.lane_key)
-        if lane_keys[0] is not None and lane_keys[0] == lane_keys[1]:
+                yield from check_identifiers(f"{field}.", identifiers)
+                people.append((person.kind, person.value.lower() if person.kind == "email" else person.value))
+        if len(people) > len(set(people)):
             yield Violation(field="from", problem="is the same person as 'into'; nobody is merged into themselves")
 
-    def request(self) -> HttpRequest:
+    def v1_request(self) -> HttpRequest:
         return json_request("POST", "/api/v1/merge_customers", self._people())
 
     def operation(self) -> dict[str, JSON]:
@@ -188,4 +234,4 @@ def identifiers_of(named: Mapping[str, JSON]) -> dict[str, JSON]:
     """Return the identifier of one of several people, as v2 and a merge take it."""
     person = resolve_person(named)
     assert person is not None, "translation and client refuse a person without an identifier"
-    return {person.kind: person.value}
+    return person.identifiers

@@ -97,12 +97,18 @@ def _check_keys(spec: CallSpec, node: ObjectNode, defaults: frozenset[str], diag
     for key, value in node.entries:
         diagnostics.refuse_empty(value, f"'{key.value}'")
     by_default = defaults.intersection(spec.identifiers)
-    if spec.identifiers and not by_default and all(node.get(name) is None for name in spec.identifiers):
+    named = [name for name in spec.identifiers if node.get(name) is not None]
+    anonymous = node.get("anonymous")
+    if isinstance(anonymous, Scalar) and anonymous.value is True:
+        if named:
+            text = f"'anonymous' says that nobody is named, and '{named[0]}' names somebody; leave out one of the two"
+            diagnostics.error(location_of(node, "anonymous"), "anonymous", text)
+    elif spec.identifiers and not by_default and not named:
         known = listed(spec.identifiers)
         text = f"'{spec.name}' names nobody; give it one of {known}, here or under 'defaults'"
         diagnostics.error(node.location, "no-identifier", text)
     for name, required in spec.keys.items():
-        if required.required and node.get(name) is None:
+        if required.required and node.get(name) is None and node.get(required.unless) is None:
             text = f"'{spec.name}' needs a '{name}', e.g.  {name}: {required.example}"
             diagnostics.error(node.location, "missing-key", text)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from gateway.customerio.calls import Key, Kind
+from gateway.customerio.calls import IDENTIFIERS, Key, Kind
 from gateway.mapping.key_kinds.expression_keys import ObjectKey, OptionalIdKey, ReferenceKey, TimestampKey
 from gateway.mapping.key_kinds.key_kind import KeyKind
 from gateway.mapping.key_kinds.literal_keys import FlagKey, NoteKey, RetryKey, SecondsKey, TextKey
@@ -21,7 +21,7 @@ from gateway.mapping.key_kinds.object_keys import (
     PersonKey,
     TextAttributesKey,
 )
-from gateway.mapping.model import ANYBODY, SPECS
+from gateway.mapping.model import SPECS
 
 KEY_KINDS: dict[Kind, type[KeyKind]] = {
     Kind.IDENTIFIER: OptionalIdKey,
@@ -53,4 +53,6 @@ def build_keys(keys: Mapping[str, Key]) -> dict[str, KeyKind]:
 #: The keys of each call, by its name.
 CALL_KEYS: dict[str, dict[str, KeyKind]] = {spec.name: build_keys(spec.keys) for spec in SPECS.values()}
 #: What a file's `defaults` may hold.
-DEFAULT_KEYS: dict[str, KeyKind] = build_keys({**ANYBODY, "timestamp": SPECS["track"].keys["timestamp"]})
+DEFAULT_KEYS: dict[str, KeyKind] = build_keys(
+    {name: key for name, key in SPECS["track"].keys.items() if name in (*IDENTIFIERS, "timestamp")}
+)

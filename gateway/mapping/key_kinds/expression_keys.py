@@ -35,10 +35,12 @@ class OptionalIdKey(_ExpressionKey):
 
 
 class ReferenceKey(_ExpressionKey):
-    """The id of something else than a person, which the call cannot do without."""
+    """The id of something else than a person, which the call cannot do without, or without another one."""
 
-    def evaluate(self, value: Value, context: EvaluationContext) -> str:
-        return required_text(value, self.name, context)
+    def evaluate(self, value: Value, context: EvaluationContext) -> str | None:
+        if self.key.always_required:
+            return required_text(value, self.name, context)
+        return text_of(value, self.name, context) or None
 
 
 class TimestampKey(_ExpressionKey):

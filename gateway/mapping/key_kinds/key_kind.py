@@ -89,7 +89,7 @@ def object_schema(keys: Keys) -> Schema:
     return {
         "type": "object",
         "properties": {name: {"$ref": f"#/definitions/key.{name}"} for name in keys},
-        "required": [name for name, key in keys.items() if key.key.required],
+        "required": [name for name, key in keys.items() if key.key.always_required],
         "additionalProperties": False,
     }
 

@@ -40,7 +40,7 @@ class TextKey(KeyKind):
         return None
 
     def evaluate(self, value: Value, context: EvaluationContext) -> str | None:
-        if self.key.required:
+        if self.key.always_required:
             return required_text(value, self.name, context)
         return text_of(value, self.name, context) or None
 

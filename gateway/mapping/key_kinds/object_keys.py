@@ -235,7 +235,7 @@ def _compile_member(node: Node, owner: str, keys: Keys, names: Names, diagnostic
         return None
     diagnostics.refuse_unknown_keys(node, keys, place, f"; it takes {listed(keys)}")
     for name, key in keys.items():
-        if key.key.required and node.get(name) is None:
+        if key.key.required and node.get(name) is None and node.get(key.key.unless) is None:
             text = f"'{name}' is missing {place}, e.g.  {name}: {key.key.example}"
             diagnostics.error(node.location, "missing-key", text)
     identifiers = [name for name, key in keys.items() if key.key.kind is Kind.IDENTIFIER]
