@@ -364,12 +364,12 @@ def test_an_error_of_the_network_does_not_show_the_path() -> None:
 
 
 NOT_SENT: list[tuple[str, dict[str, Any], str]] = [
-    ("identify", {}, "'identify' names nobody; give it one of cio_id, id, email"),
-    ("identify", {"id": "", "email": None}, "'identify' names nobody; give it one of cio_id, id, email"),
+    ("identify", {}, "'identify' names nobody; give it one of cio_id, id, email, phone"),
+    ("identify", {"id": "", "email": None}, "'identify' names nobody; give it one of cio_id, id, email, phone"),
     (
         "track",
         {"name": "x"},
-        "'track' names nobody; give it one of cio_id, id, email, anonymous_id",
+        "'track' names nobody; give it one of cio_id, id, email, phone, anonymous_id",
     ),
     ("destroy", {"id": ".."}, 'id "." and ".." cannot be sent: they change where the request goes'),
     ("destroy", {"id": " "}, "id is blank; Customer.io needs an identifier"),

@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import Column, select
 
-from gateway.customerio.calls import Call, as_json
+from gateway.customerio.calls import Call, WorkspaceIdentifiers, as_json
 from gateway.customerio.client import Sender
 from gateway.customerio.retry import Policy
 from gateway.deliver.worker import Worker
@@ -53,6 +53,7 @@ def running(
     delay: float = 0.05,
     threads: int = 16,
     rates: Mapping[str, float] | None = None,
+    identifiers: WorkspaceIdentifiers | None = None,
 ) -> Iterator[Worker]:
     """A worker with its own connections to the database, stopped at the end."""
     own = connect(database.engine.url.render_as_string(hide_password=False))
@@ -61,6 +62,7 @@ def running(
         sender,
         policies={"default": Policy(delay=delay), "other": Policy(delay=delay)},
         rates=rates or {},
+        identifiers={"default": identifiers},
         threads=threads,
         lease=lease,
         deadline=deadline,

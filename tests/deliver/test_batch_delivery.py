@@ -22,6 +22,7 @@ from gateway.customerio.calls import (
     DeleteRelationships,
     Destroy,
     Identify,
+    IdentifyAnonymous,
     IdentifyObject,
     Merge,
     Page,
@@ -31,6 +32,7 @@ from gateway.customerio.calls import (
     Suppress,
     Track,
     Unsuppress,
+    WorkspaceIdentifiers,
 )
 from gateway.customerio.client import Client
 from gateway.customerio.connection import Connection
@@ -51,12 +53,18 @@ def client_of(api: TrackAPI, deadline: float = 5.0) -> Client:
 
 @contextmanager
 def running(
-    database: Database, api: TrackAPI, *, threads: int = 2, deadline: float = 5.0, rate: float | None = None
+    database: Database,
+    api: TrackAPI,
+    *,
+    threads: int = 2,
+    deadline: float = 5.0,
+    rate: float | None = None,
+    identifiers: WorkspaceIdentifiers | None = None,
 ) -> Iterator[None]:
     rates = None if rate is None else {"default": rate}
     with (
         client_of(api, deadline) as client,
-        running_worker(database, client, threads=threads, deadline=deadline, rates=rates),
+        running_worker(database, client, threads=threads, deadline=deadline, rates=rates, identifiers=identifiers),
     ):
         yield
 
@@ -80,12 +88,13 @@ def tracks(number: int) -> list[Call]:
     return [track(f"p{person}") for person in range(number)]
 
 
-def life_of(person: str) -> list[Call]:
+def life_of(number: int) -> list[Call]:
     """Every kind of call about a person, in an order in which it matters."""
+    person = f"p/{number} +ü"
     acme = {"object_type_id": "1", "object_id": f"acme {person}"}
-    old = f"{person}@old.example"
+    old = f"p{number}@old.example"
     return [
-        Identify(id=person, email=f"{person}@example.com", attributes={"plan": "free", "a.b": [1]}),
+        Identify(id=person, email=f"p{number}@example.com", attributes={"plan": "free", "a.b": [1]}),
         Identify(id=person, attributes={"plan": "pro", "left": None}, timestamp=NOW),
         Identify(id=person, attributes={"anonymous_id": f"anon {person}"}),
         track(person, total=49.5, note="ü" * 20),
@@ -97,6 +106,10 @@ def life_of(person: str) -> list[Call]:
         AddDevice(id=person, token="t 2", platform="android"),
         DeleteDevice(id=person, token="t/1"),
         IdentifyObject(**acme, attributes={"name": "Acme"}, people=[{"id": person}]),
+        IdentifyObject(cio_object_id=f"obj {person}", people=[{"anonymous_id": f"anon {person}"}]),
+        IdentifyAnonymous(**acme, anonymous_id=f"anon {person}"),
+        Track(anonymous=True, name="Invited", attributes={"recipient": old}, event_id=ulid_of_text(f"in {person}")),
+        Identify(phone=f"+1415555{number:04}", attributes={"plan": "pro"}),
         AddRelationships(id=person, objects=[{**acme, "attributes": {"role": "owner"}}]),
         DeleteRelationships(id=person, objects=[{"object_type_id": "1", "object_id": "other"}]),
         SubmitForm(form_id="signup", id=person, attributes={"color": "red"}),
@@ -113,7 +126,7 @@ def life_of(person: str) -> list[Call]:
 
 
 def test_calls_sent_in_batches_leave_the_same_state_as_calls_sent_singly(database: Database, store: Store) -> None:
-    made = [call for number in range(12) for call in life_of(f"p/{number} +ü")]
+    made = [call for number in range(12) for call in life_of(number)]
     assert {call.name_of_call for call in made} == set(calls.CALLS) - {"request"}
     record_calls(store, made)
     with TrackAPI() as batched, TrackAPI() as singly:
@@ -127,6 +140,77 @@ def test_calls_sent_in_batches_leave_the_same_state_as_calls_sent_singly(databas
         assert batched.state == singly.state
 
 
+def calls_about(person: str) -> list[Call]:
+    """Calls to six people whose ids and emails can be read in two ways."""
+    return [
+        Identify(id=f"{person}@example.com", email=f"{person}@example.com", attributes={"n": 1}),
+        Track(id=f"{person}@1", name="Paid", event_id=ulid_of_text(f"1 {person}")),
+        Identify(id=f"cio_{person}_42", attributes={"n": 2}),
+        Track(email=f"{person.upper()}@Example.org", name="Seen", event_id=ulid_of_text(f"2 {person}")),
+        AddDevice(id=f"@{person}", token="t", platform="ios"),
+        Identify(id=person, attributes={"n": 3}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("knows", "said", "in_batches", "refused"),
+    [
+        (("id", "email"), None, 50, 0),
+        (("id", "email"), "id,email", 100, 0),
+        (("id",), None, 50, 25),
+        (("id",), "id", 125, 0),
+    ],
+)
+def test_a_call_reaches_the_same_person_in_a_batch_as_singly(
+    database: Database,
+    store: Store,
+    knows: tuple[str, ...],
+    said: WorkspaceIdentifiers | None,
+    in_batches: int,
+    refused: int,
+) -> None:
+    made = [call for number in range(25) for call in calls_about(f"p{number}")]
+    record_calls(store, made)
+    with TrackAPI(identifiers=knows) as batched, TrackAPI(identifiers=knows) as singly:
+        with running(database, batched, identifiers=said):
+            wait_for(database, *["delivered"] * 150)
+        with client_of(singly) as client:
+            for call in made:
+                assert client.send(call.request(), "default").reason is None
+        assert (sum(batched.batches), len(batched.refused), len(singly.refused)) == (in_batches, refused, 0)
+        assert batched.state == singly.state
+
+
+def test_items_that_only_a_batch_refuses_arrive_singly_before_the_next_of_their_lanes(
+    database: Database, store: Store
+) -> None:
+    refused: set[str] = set()
+
+    def refuse_first(operation: dict[str, Any]) -> str | None:
+        person = operation["person"]
+        return None if person in refused else refused.add(person) or "not in a batch"
+
+    record_calls(store, [*tracks(100), *(track(f"p{person}", "Later") for person in range(10))])
+    with TrackAPI(refuse_item=refuse_first) as api:
+        with running(database, api):
+            wait_for(database, *["delivered"] * 110)
+        assert (api.batches[0], len(api.refused), api.repeats) == (100, 100, 0)
+        assert api.singles >= 100
+        names = [[event.body["name"] for event in api.applied(f"p{person}")] for person in range(100)]
+    assert names == [["Paid", "Later"]] * 10 + [["Paid"]] * 90
+    delivery = Queries(database).delivery(1)
+    assert delivery is not None
+    assert [attempt.status for attempt in delivery.attempts] == [207, 200]
+
+
+def test_an_item_without_a_v1_form_that_is_refused_is_not_tried_again(database: Database, store: Store) -> None:
+    record_calls(store, [DeleteObject(object_type_id="1", object_id=str(number)) for number in range(10)])
+    with TrackAPI(refuse_item=lambda operation: "no" if operation["person"] == "object:1:4" else None) as api:
+        with running(database, api):
+            wait_for(database, *["delivered"] * 9, "failed")
+        assert (api.batches, api.singles) == ([10], 0)
+
+
 def test_three_bad_calls_of_ten_fail_and_the_other_seven_arrive(database: Database, store: Store) -> None:
     bad = {"id:p2", "id:p5", "id:p9"}
     record_calls(store, tracks(10))
@@ -134,9 +218,15 @@ def test_three_bad_calls_of_ten_fail_and_the_other_seven_arrive(database: Databa
         with running(database, api):
             wait_for(database, *["delivered"] * 7, *["failed"] * 3)
         assert api.batches == [10]
-        assert api.singles == 0
+        assert api.singles == 3
     assert [number for number, status in enumerate(statuses(database)) if status == "failed"] == [2, 5, 9]
-    assert set(reasons(database)) == {None, "HTTP 207: operation: invalid: not this one"}
+    assert set(reasons(database)) == {None, "HTTP 400: not this one"}
+    delivery = Queries(database).delivery(3)
+    assert delivery is not None
+    assert [attempt.reason for attempt in delivery.attempts] == [
+        "HTTP 207: operation: invalid: not this one",
+        "HTTP 400: not this one",
+    ]
 
 
 def test_a_bad_call_whose_whole_batch_is_refused_fails_alone(database: Database, store: Store) -> None:

@@ -15,7 +15,7 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, NoReturn, TypeAlias
 from urllib.parse import unquote_to_bytes
@@ -29,7 +29,6 @@ from tests.support.workspace import (
     RefusedError,
     RefuseItem,
     Workspace,
-    person_in_path,
 )
 
 #: Bytes of a batch.
@@ -96,8 +95,9 @@ class TrackAPI(Workspace):
         region: str = "us",
         answer: Answer = lambda _: None,
         refuse_item: RefuseItem = lambda _: None,
+        identifiers: Sequence[str] = ("id", "email", "phone"),
     ) -> None:
-        super().__init__(refuse_item)
+        super().__init__(refuse_item, identifiers)
         self.answer = answer
         self.region = region
         self.requests = 0
@@ -163,6 +163,8 @@ class TrackAPI(Workspace):
             if path == "api/v2/batch":
                 return self._apply_batch(request)
             self.count_request()
+            if segments[2] == "customers":
+                segments[3] = self.person_in_path(segments[3])
             operation = _SINGLES[request.method, path](request, segments)
             self.apply(operation)
         except RefusedError as refused:
@@ -239,18 +241,18 @@ def _path_segments(target: bytes) -> list[str]:
 
 def _read_delete(request: ParsedRequest, segments: list[str]) -> Operation:
     _refuse_body(request)
-    return rules.bare("delete", person_in_path(segments[3]))
+    return rules.bare("delete", segments[3])
 
 
 def _read_suppression(request: ParsedRequest, segments: list[str]) -> Operation:
     if request.body and _object(request):
         raise RefusedError("the body must be empty")
-    return rules.bare(segments[4], person_in_path(segments[3]))
+    return rules.bare(segments[4], segments[3])
 
 
 def _read_delete_device(request: ParsedRequest, segments: list[str]) -> Operation:
     _refuse_body(request)
-    return rules.delete_device(person_in_path(segments[3]), segments[5])
+    return rules.delete_device(segments[3], segments[5])
 
 
 def _read_entity(request: ParsedRequest, _: list[str]) -> Operation:
@@ -267,7 +269,7 @@ def _read_segment(request: ParsedRequest, segments: list[str]) -> Operation:
 
 
 def _of_person(read: Callable[[str, Object], Operation]) -> _Reader:
-    return lambda request, segments: read(person_in_path(segments[3]), _object(request))
+    return lambda request, segments: read(segments[3], _object(request))
 
 
 _Reader: TypeAlias = Callable[[ParsedRequest, list[str]], Operation]

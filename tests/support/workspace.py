@@ -1,6 +1,6 @@
 """The rules of Customer.io's Track API, and what operations leave behind, whichever version of the API brought them.
 
-What no call of the gateway uses is unknown here and refused, as anonymous objects.
+What no call of the gateway uses is unknown here and refused.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeAlias
 
@@ -31,7 +31,7 @@ class Operation:
     Attributes:
         kind: identify, delete, event, page, screen, add_device, delete_device, suppress, unsuppress, merge,
             add_relationships, delete_relationships, form, add_to_segment or remove_from_segment; of an object:
-            object_identify or object_delete.
+            object_identify, object_identify_anonymous or object_delete.
         subjects: The keys of the people or the object, as ``id:42`` or ``object:1:acme``; of a merge the primary first.
         body: As v1 sends it; where v1 has no such operation, as v2 does, without its kind and subjects.
         at: When it was applied, by the monotonic clock in seconds.
@@ -74,6 +74,8 @@ class Workspace:
     person exists from the first identify on.
 
     Attributes:
+        identifiers: By which it knows people, beside Customer.io's own id. Without "email" a path that looks like an
+            email holds an id, and a body that names an email is refused.
         refuse_item: Called with every valid operation, single or in a batch, before it is applied, as
             ``{"kind": "event", "person": "id:42", "body": {"name": "Paid", ...}}``; *person* is the first subject, an
             object too. A message that it returns refuses the operation: 400, or 207 for the item of a batch.
@@ -83,7 +85,8 @@ class Workspace:
         singles: Requests for one operation, applied or refused.
     """
 
-    def __init__(self, refuse_item: RefuseItem) -> None:
+    def __init__(self, refuse_item: RefuseItem, identifiers: Sequence[str] = ("id", "email", "phone")) -> None:
+        self.identifiers = identifiers
         self.refuse_item = refuse_item
         self.repeats = 0
         self.conflicts: list[Operation] = []
@@ -118,7 +121,7 @@ class Workspace:
 
     def applied(self, identifier: str) -> list[Operation]:
         """Return what was applied to a person, oldest first; *identifier* is read as a path of v1 is."""
-        return self._applied_to(person_key(identifier))
+        return self._applied_to(self.person_key(identifier))
 
     def applied_anonymously(self, anonymous_id: str) -> list[Operation]:
         """Return the events of an anonymous id, oldest first."""
@@ -132,12 +135,30 @@ class Workspace:
         """Count the operations that were applied to anybody, singly and in batches."""
         return self._applied
 
+    def person_key(self, identifier: str) -> str:
+        """Return the key of the person that v1 reads in the identifier of a path."""
+        if identifier.startswith("cio_") and identifier != "cio_":
+            return f"cio_id:{identifier.removeprefix('cio_')}"
+        is_email = "email" in self.identifiers and _EMAIL.fullmatch(identifier)
+        return f"email:{identifier.lower()}" if is_email else f"id:{identifier}"
+
+    def person_in_path(self, segment: str) -> str:
+        """Check the identifier in a path, and return its person's key."""
+        person = self.person_key(segment)
+        kind, _, value = person.partition(":")
+        _text(value, "the identifier in the path", limit=_LIMITS.get(kind, 1000))
+        return person
+
     def apply(self, operation: Operation) -> None:
         """Apply an operation, unless the real API would do nothing either.
 
         Raises:
-            RefusedError: `refuse_item` refuses it.
+            RefusedError: It names a person by what is no identifier here, or `refuse_item` refuses it.
         """
+        for subject in operation.subjects:
+            kind = subject.partition(":")[0]
+            if kind in ("id", "email", "phone") and kind not in self.identifiers:
+                raise RefusedError(f"{kind} is no identifier of this workspace", field=f"identifiers.{kind}")
         seen = {"kind": operation.kind, "person": operation.subjects[0], "body": operation.body}
         if message := self.refuse_item(seen):
             raise RefusedError(message, field="operation")
@@ -203,26 +224,14 @@ class Workspace:
 # Identifiers
 
 _PERSON = (("id",), ("email",), ("cio_id",))
+_PHONE = ("phone",)
 _ANONYMOUS = ("anonymous_id",)
 _OBJECT = ("object_type_id", "object_id")
+_OBJECTS = (_OBJECT, ("cio_object_id",))
 _EMAIL = re.compile(r"[^@\s]+@[^@\s]+")
+_E164 = re.compile(r"\+[1-9][0-9]{1,14}")
 # Bytes. Where none is documented, an attribute's 1,000 hold.
 _LIMITS = {"id": 150, "object_type_id": 150, "object_id": 150, "event": 100, "screen": 100}
-
-
-def person_key(identifier: str) -> str:
-    """Return the key of the person that v1 reads in the identifier of a path."""
-    if identifier.startswith("cio_") and identifier != "cio_":
-        return f"cio_id:{identifier.removeprefix('cio_')}"
-    return f"email:{identifier.lower()}" if _EMAIL.fullmatch(identifier) else f"id:{identifier}"
-
-
-def person_in_path(segment: str) -> str:
-    """Check the identifier in a path, and return its person's key."""
-    person = person_key(segment)
-    kind, _, value = person.partition(":")
-    _text(value, "the identifier in the path", limit=_LIMITS.get(kind, 1000))
-    return person
 
 
 def _key_of(identifiers: JSON, kinds: tuple[tuple[str, ...], ...], field: str = "identifiers") -> str:
@@ -241,6 +250,8 @@ def _identifier(kind: str, value: JSON, field: str) -> str:
         raise RefusedError("a cio_id begins with cio_ only in a path", field=field)
     if kind == "email" and not _EMAIL.fullmatch(text):
         raise RefusedError("email must be an address", field=field)
+    if kind == "phone" and not _E164.fullmatch(text):
+        raise RefusedError("phone must be in E.164", field=field)
     return text.lower() if kind == "email" else text
 
 
@@ -271,7 +282,7 @@ def identify(person: str, body: Object) -> Operation:
         change = _checked(body["cio_relationships"], "cio_relationships", required="action relationships")
         if change["action"] not in ("add_relationships", "delete_relationships"):
             raise RefusedError("action must be add_relationships or delete_relationships")
-        _check_relationships(change["relationships"], (_OBJECT,))
+        _check_relationships(change["relationships"], _OBJECTS)
     return Operation(kind="identify", subjects=(person,), body=body)
 
 
@@ -385,7 +396,7 @@ def read_operation(operation: Object) -> Operation:
 
 
 def _person(operation: Object) -> str:
-    return _key_of(operation["identifiers"], _PERSON)
+    return _key_of(operation["identifiers"], (*_PERSON, _PHONE))
 
 
 def _read_identify(operation: Object) -> Operation:
@@ -407,7 +418,7 @@ def _read_identify(operation: Object) -> Operation:
 def _read_event(operation: Object) -> Operation:
     names = {"name": "name", "action": "type", "id": "id", "timestamp": "timestamp", "attributes": "data"}
     body = {names[name]: value for name, value in operation.items() if name in names}
-    subject = _key_of(operation["identifiers"], (*_PERSON, _ANONYMOUS))
+    subject = _key_of(operation["identifiers"], (*_PERSON, _PHONE, _ANONYMOUS))
     if subject.startswith("anonymous_id:"):
         return anonymous_event({**body, **operation["identifiers"]})
     return event(subject, body)
@@ -423,17 +434,18 @@ def _read_delete_device(operation: Object) -> Operation:
 
 
 def _read_relationships(operation: Object) -> Operation:
-    _check_relationships(operation["cio_relationships"], (_OBJECT,))
+    _check_relationships(operation["cio_relationships"], _OBJECTS)
     body = {"cio_relationships": operation["cio_relationships"]}
     return Operation(kind=operation["action"], subjects=(_person(operation),), body=body)
 
 
 def _read_object(operation: Object) -> Operation:
-    key = _key_of(operation["identifiers"], (_OBJECT,))
+    key = _key_of(operation["identifiers"], _OBJECTS)
     body = {name: value for name, value in operation.items() if name in ("attributes", "cio_relationships")}
     _check_attributes(_check_object(body.get("attributes", {}), "attributes", "attributes"), "attributes")
     if "cio_relationships" in body:
-        _check_relationships(body["cio_relationships"], _PERSON)
+        people = (_ANONYMOUS,) if operation["action"] == "identify_anonymous" else _PERSON
+        _check_relationships(body["cio_relationships"], people)
     return Operation(kind=f"object_{operation['action']}", subjects=(key,), body=body)
 
 
@@ -450,6 +462,7 @@ _SHAPES: dict[tuple[str, str], _Shape] = {
     ("person", "merge"): _MERGE,
     **{("person", action): _RELATIONSHIPS for action in ("add_relationships", "delete_relationships")},
     ("object", "identify"): _Shape("identifiers", "attributes cio_relationships", _read_object),
+    ("object", "identify_anonymous"): _Shape("identifiers", "attributes cio_relationships", _read_object),
     ("object", "delete"): _Shape("identifiers", "", _read_object),
 }
 

@@ -86,12 +86,15 @@ def compile_keys(node: ObjectNode, keys: Keys, names: Names, diagnostics: Diagno
 
 def object_schema(keys: Keys) -> Schema:
     """Return the schema of an object with these keys and no others."""
-    return {
+    schema: Schema = {
         "type": "object",
         "properties": {name: {"$ref": f"#/definitions/key.{name}"} for name in keys},
         "required": [name for name, key in keys.items() if key.key.always_required],
         "additionalProperties": False,
     }
+    if replaceable := {name: key.key.unless for name, key in keys.items() if key.key.unless}:
+        schema["anyOf"] = [{"required": [*replaceable]}, {"required": [*dict.fromkeys(replaceable.values())]}]
+    return schema
 
 
 def described(text: str, schema: Schema, *examples: object) -> Schema:
