@@ -44,6 +44,7 @@ def test_connections_are_read_with_their_own_settings() -> None:
         "CUSTOMERIO_EU_PROD_API_KEY": "other-key",
         "CUSTOMERIO_EU_PROD_REGION": "EU",
         "CUSTOMERIO_EU_PROD_RETRY_DELAY_MS": "250",
+        "CUSTOMERIO_EU_PROD_IDENTIFIERS": "id, Email",
         "CUSTOMERIO_RETRY_MAX_AGE": "60",
     }
     connections = load({**CREDENTIALS, **further}).connections
@@ -51,6 +52,7 @@ def test_connections_are_read_with_their_own_settings() -> None:
     default, eu = connections["default"], connections["eu-prod"]
     assert (default.site_id, default.region, default.policy.max_age) == ("site", "us", 60)
     assert (eu.site_id, eu.region, eu.policy.delay) == ("other", "eu", 0.25)
+    assert (default.identifiers, eu.identifiers) == (None, "id,email")
     assert eu.host() == "https://track-eu.customer.io"
 
 
@@ -71,6 +73,7 @@ def test_plain_http_is_allowed_to_a_loopback_address() -> None:
         ({"DYNO": "web.1"}, "DATABASE_URL is not set, and a dyno's disk does not last"),
         ({"GATEWAY_MAX_BODY": "1MB"}, "GATEWAY_MAX_BODY must be a whole number from 1 to"),
         ({"GATEWAY_PUBLIC_URL": "hooks.example.com"}, "GATEWAY_PUBLIC_URL must be an address"),
+        ({**CREDENTIALS, "CUSTOMERIO_IDENTIFIERS": "email"}, "CUSTOMERIO_IDENTIFIERS must be id or id,email"),
         ({"CUSTOMERIO_SITE_ID": "x"}, "CUSTOMERIO_SITE_ID and CUSTOMERIO_API_KEY must both be set"),
         ({"CUSTOMERIO_EU_API_KEY": "x"}, "CUSTOMERIO_EU_SITE_ID and CUSTOMERIO_EU_API_KEY must both be set"),
         ({**CREDENTIALS, "CUSTOMERIO_REGION": "de"}, "CUSTOMERIO_REGION must be us or eu"),

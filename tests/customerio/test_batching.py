@@ -125,7 +125,14 @@ def test_the_items_that_a_207_names_have_failed_and_all_others_have_arrived() ->
     refused = {1: "HTTP 207: a", 4: "HTTP 207: b", 9: "HTTP 207: c"}
     server = Server(lambda _: Attempt(status=207, reason="HTTP 207: a; b; c", refused_items=refused, at=3, seconds=0.5))
     assert send_batch(items(10), server.send) == [
-        Attempt(status=207, reason=refused[number], refused_items={0: refused[number]}, at=3, seconds=0.5)
+        Attempt(
+            status=207,
+            reason=refused[number],
+            refused_items={0: refused[number]},
+            refused_in_batch=True,
+            at=3,
+            seconds=0.5,
+        )
         if number in refused
         else Attempt(status=207, at=3, seconds=0.5)
         for number in range(10)

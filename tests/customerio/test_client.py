@@ -34,6 +34,7 @@ from gateway.customerio.calls import (
     Suppress,
     Track,
     Unsuppress,
+    WorkspaceIdentifiers,
 )
 from gateway.customerio.client import Client
 from gateway.customerio.connection import Connection
@@ -57,10 +58,17 @@ Handler = Callable[[socket.socket], None]
 
 @contextmanager
 def calling(
-    url: str, *, policy: Policy = STANDARD, rate: float = 1_000, deadline: float = 5.0
+    url: str,
+    *,
+    policy: Policy = STANDARD,
+    rate: float = 1_000,
+    deadline: float = 5.0,
+    identifiers: WorkspaceIdentifiers | None = None,
 ) -> Iterator[tuple[Client, list[float]]]:
     """A client that does not wait, and the waits that it would have made."""
-    connection = Connection(site_id="site", api_key="key", base_url=url, policy=policy, rate=rate)
+    connection = Connection(
+        site_id="site", api_key="key", base_url=url, policy=policy, rate=rate, identifiers=identifiers
+    )
     waits: list[float] = []
     with Client(connection, deadline=deadline, sleep=waits.append, jitter=lambda: 1.0) as client:
         yield client, waits
@@ -373,6 +381,8 @@ NOT_SENT: list[tuple[str, dict[str, Any], str]] = [
     ),
     ("destroy", {"id": ".."}, 'id "." and ".." cannot be sent: they change where the request goes'),
     ("destroy", {"id": " "}, "id is blank; Customer.io needs an identifier"),
+    ("destroy", {"email": 42}, "email is no email address; if it is an id, write  id: =…"),
+    ("track", {"id": 1, "email": "x", "name": "x"}, "email is no email address; if it is an id, write  id: =…"),
     ("destroy", {"id": True}, "id must be text or a number, got a bool"),
     ("identify", {"id": "x" * 151}, "id is 151 bytes long; Customer.io takes 150"),
     (
@@ -547,7 +557,7 @@ def test_the_calls_of_one_person_keep_their_order() -> None:
         assert client.batch(calls) == [None] * 7
         assert [operation.kind for operation in api.applied("1")] == ["identify", "event", "delete", "identify"]
         assert api.people == {"id:1": {"n": 2}, "id:2": {"n": 1}, "email:ann@example.com": {"n": 2}}
-        assert (api.batches, api.singles) == ([3, 2], 2)
+        assert (api.batches, api.singles) == ([3], 4)
 
 
 def test_a_merge_waits_for_both_people_and_both_for_it() -> None:
@@ -595,7 +605,7 @@ def malformed(seen: ParsedRequest) -> Reply | None:
 @pytest.mark.parametrize(
     ("server", "reason", "requests"),
     [
-        (TrackAPI(refuse_item=poison), "HTTP 207: operation: invalid: poison", 1),
+        (TrackAPI(refuse_item=poison), "HTTP 400: poison", 2),
         (TrackAPI(answer=malformed), "HTTP 400: malformed", 9),
     ],
     ids=["an item is refused", "the whole batch is refused"],
@@ -606,6 +616,17 @@ def test_a_bad_call_of_a_batch_fails_alone(server: TrackAPI, reason: str, reques
         assert client.batch(calls) == [None] * 4 + [reason] + [None] * 5
         assert (len(api.people), waits) == (9, [])
         assert api.requests <= requests
+
+
+@pytest.mark.parametrize(("identifiers", "refused", "singles"), [(None, 1, 2), ("id", 0, 0)])
+def test_a_call_reaches_the_same_person_singly_as_in_a_batch(
+    identifiers: WorkspaceIdentifiers | None, refused: int, singles: int
+) -> None:
+    calls: list[Call] = [Identify(id="1"), Destroy(id="2"), Identify(email="Ann@b.c"), Identify(id="bob@b.c")]
+    with TrackAPI(identifiers=("id",)) as api, calling(api.url, identifiers=identifiers) as (client, waits):
+        assert client.batch(calls) == [None] * 4
+        assert api.people.keys() == {"id:1", "id:Ann@b.c", "id:bob@b.c"}
+        assert (len(api.refused), api.singles, waits) == (refused, singles, [])
 
 
 def test_a_batch_is_retried_and_its_events_count_once() -> None:
@@ -625,7 +646,7 @@ def test_only_calls_that_failed_are_retried() -> None:
     ):
         reasons = client.batch(calls)
         assert [number for number, reason in enumerate(reasons) if reason] == [4]
-        assert (api.requests, api.batches, api.singles) == (4, [100], 1)
+        assert (api.requests, api.batches, api.singles) == (5, [100], 2)
         assert waits == [1.0, 2.0]
 
 

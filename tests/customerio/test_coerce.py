@@ -128,7 +128,7 @@ def test_values_that_only_python_calls_json_violate_a_limit(value: Any) -> None:
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        *(("42", "42"), (" 42 ", " 42 "), (42, "42"), (-1, "-1"), (0, "0"), (2**70, str(2**70)), (42.0, "42")),
+        *(("42", "42"), (42, "42"), (-1, "-1"), (0, "0"), (2**70, str(2**70)), (42.0, "42")),
         *((1e20, "100000000000000000000"), (0.5, "0.5"), (1e-7, "0.0000001")),
         *((Decimal("42"), "42"), (Decimal("42.50"), "42.5"), (U, str(U)), (Plan.PRO, "pro"), (Level.HIGH, "3")),
     ],
@@ -272,8 +272,8 @@ def test_the_members_of_people_and_objects_are_coerced() -> None:
         (
             IdentifyObject,
             {**ACME, "people": [{"id": "1", "role": "owner"}]},
-            "people[0] takes cio_id, id, email, anonymous_id, object_type_id, object_id, attributes;"
-            " 1 of its keys are unknown",
+            "people[0] takes cio_id, id, email, phone, anonymous_id, object_type_id, object_id, cio_object_id,"
+            " attributes; 1 of its keys are unknown",
         ),
         (Track, {"id": "1", "name": None}, "name is missing"),
         (Page, {"id": "1", "url": None}, "url is missing"),

@@ -11,6 +11,8 @@ from gateway.customerio.calls import (
     AddRelationships,
     Call,
     DeleteDevice,
+    DeleteObject,
+    DeleteRelationships,
     Destroy,
     Identify,
     IdentifyObject,
@@ -19,7 +21,9 @@ from gateway.customerio.calls import (
     RawRequest,
     Screen,
     SubmitForm,
+    Suppress,
     Track,
+    Unsuppress,
 )
 
 NOW = 1_767_225_600
@@ -66,8 +70,10 @@ def fields(call: Call) -> list[str]:
         (Merge(into={"id": "1"}, from_={"id": "2"}), []),
         (Merge(into={"id": "1"}, from_={}), ["from"]),
         (Merge(into={"id": "1", "email": "a@b.c"}, from_={"id": "2"}), ["into"]),
-        (Merge(into={"id": "."}, from_={"id": "x" * 151}), ["into", "from"]),
-        (Merge(into={"email": "Ann@example.com"}, from_={"id": "ann@example.com"}), ["from"]),
+        (Merge(into={"id": "."}, from_={"id": "x" * 151}), ["into.id", "from.id"]),
+        (Merge(into={"id": "1"}, from_={"phone": "+4930123"}), ["from"]),
+        (Merge(into={"email": "Ann@example.com"}, from_={"email": "\ufeffann@example.com "}), ["from"]),
+        (Merge(into={"email": "ann@example.com"}, from_={"id": "ann@example.com"}), []),
         (AddDevice(id="1", token="t", platform="ios", last_used=NOW, attributes={"a": "b"}), []),
         (AddDevice(id="1", token=" ", platform="iOS"), ["token", "platform"]),
         (AddDevice(id="1", token="t", platform="ios", last_used=NOW * 1000), ["last_used"]),
@@ -78,8 +84,28 @@ def fields(call: Call) -> list[str]:
         (IdentifyObject(object_type_id="1", object_id=" "), ["object_id"]),
         (IdentifyObject(object_type_id="x" * 151, object_id="x" * 151), ["object_type_id", "object_id"]),
         (IdentifyObject(**ACME, attributes={"n": "v" * 1001}), ["attributes.n"]),
-        (IdentifyObject(**ACME, people=[{"id": "1"}, {}, {"id": ".."}]), ["people[1]", "people[2]"]),
-        (IdentifyObject(**ACME, people=[{"anonymous_id": "1"}]), ["people[0]"]),
+        (IdentifyObject(**ACME, people=[{"id": "1"}, {}, {"id": ".."}]), ["people[1]", "people[2].id"]),
+        (IdentifyObject(**ACME, people=[{"anonymous_id": "1"}]), []),
+        (IdentifyObject(**ACME, people=[{"anonymous_id": "1"}, {"id": "2"}]), ["people"]),
+        (IdentifyObject(**ACME, people=[{"phone": "+4930123"}]), ["people[0]"]),
+        (IdentifyObject(object_id="acme"), ["object_type_id"]),
+        (DeleteObject(), ["object_type_id", "object_id"]),
+        (DeleteObject(cio_object_id="obb7"), []),
+        (DeleteObject(cio_object_id="x" * 151), ["cio_object_id"]),
+        (
+            AddRelationships(id="1", objects=[{"cio_object_id": "obb7"}, {"cio_object_id": " "}]),
+            ["objects[1].cio_object_id"],
+        ),
+        (AddRelationships(phone="+4930123", objects=[{"cio_object_id": "obb7"}]), []),
+        (Track(phone="+4930123", name="x", attributes={"a": "v" * 40_000}), ["attributes"]),
+        (
+            Identify(phone="+4930123", attributes={"id": "1", "anonymous_id": "2"}),
+            ["attributes.anonymous_id", "attributes.id"],
+        ),
+        (Identify(cio_id="a3", id="x" * 151), ["id"]),
+        (Track(anonymous=True, name="x"), ["attributes"]),
+        (Track(anonymous=True, name="x", attributes={"recipient": "a@b.c"}), []),
+        (Track(anonymous=True, id="1", name="x", attributes={"recipient": "a@b.c"}), ["anonymous"]),
         (IdentifyObject(**ACME, people=[{"id": "1", "attributes": {"n": "v" * 1001}}]), ["people[0].attributes.n"]),
         (IdentifyObject(**ACME, attributes={f"n{i}": "v" * 990 for i in range(40)}), ["attributes"]),
         (AddRelationships(id="1", objects=[ACME]), []),
@@ -96,6 +122,60 @@ def fields(call: Call) -> list[str]:
 )
 def test_a_call_that_customerio_would_refuse_or_change_violates_a_limit(call: Call, expected: list[str]) -> None:
     assert fields(call) == expected
+
+
+AN_ID, OWN_ID = "is no email address; if it is an id, write  id: =…", "begins with cio_"
+SEVERAL, MORE = "is not one email address; take one of several", "is an email address with more around it"
+NO_PHONE = "is no phone number in E.164"
+
+
+@pytest.mark.parametrize(
+    ("identifiers", "problem"),
+    [
+        ({"email": "42"}, AN_ID),
+        ({"email": "cio_03000002ab"}, OWN_ID),
+        ({"email": "cio_ann@example.com"}, OWN_ID),
+        ({"email": "a@b.c,d@e.f"}, SEVERAL),
+        ({"email": "a@b.c; d@e.f"}, SEVERAL),
+        ({"email": "Ann <ann@example.com>"}, MORE),
+        ({"email": '"Ann, B." <ann@example.com>'}, MORE),
+        ({"email": "mailto:ann@example.com"}, MORE),
+        ({"email": "ann b@example.com"}, MORE),
+        ({"email": "ann\u200b@example.com"}, MORE),
+        ({"email": "@example.com"}, MORE),
+        ({"email": " \u00a0"}, "is blank"),
+        ({"email": f"{'a' * 1000}@b.c"}, "is 1004 bytes long"),
+        ({"email": "jürgen+1@bücher.example"}, None),
+        ({"email": "user@1"}, None),
+        ({"email": "\ufeff\u200b ann@example.com\u2060\n"}, None),
+        ({"phone": "+14155552671"}, None),
+        ({"phone": "\u200b+14155552671 "}, None),
+        *(({"phone": phone}, NO_PHONE) for phone in ("14155552671", "+1 415 555", "+0123", "+1234567890123456", "+١٢")),
+    ],
+)
+def test_an_email_and_a_phone_number_are_checked_in_every_call(
+    identifiers: dict[str, Any], problem: str | None
+) -> None:
+    relations: dict[str, Any] = {"objects": [ACME]}
+    device: dict[str, Any] = {"token": "t"}
+    made: list[Call] = [
+        *(call(**identifiers) for call in (Identify, Destroy, Suppress, Unsuppress)),
+        *(call(**identifiers, name="x") for call in (Track, Screen)),
+        Page(**identifiers, url="*"),
+        AddDevice(**identifiers, **device, platform="ios"),
+        DeleteDevice(**identifiers, **device),
+        AddRelationships(**identifiers, **relations),
+        DeleteRelationships(**identifiers, **relations),
+        Track(**identifiers, id="42", name="x"),  # another one counts, and it is an error all the same
+    ]
+    if "email" in identifiers:
+        made += [SubmitForm(**identifiers, form_id="1"), IdentifyObject(**ACME, people=[{"id": "1"}, identifiers])]
+        made += [Merge(into=identifiers, from_={"id": "1"}), Merge(into={"id": "1"}, from_=identifiers)]
+    for call in made:
+        violations = call.violations()
+        assert len(violations) == (problem is not None), (call, violations)
+        assert all(violation.problem.startswith(problem or "") for violation in violations)
+        assert all(violation.field.endswith(next(iter(identifiers))) for violation in violations)
 
 
 def test_a_violation_never_shows_the_value() -> None:

@@ -38,6 +38,7 @@ DELIVERED = Delivered()
 FAILED = Failed(reason="x")
 RETRY = Retry(after=0.5, reason="x")
 NOT_SUSPECT = Retry(after=0.5, reason="x", suspect=False)
+AT_ONCE = Retry(after=0.0, reason="x", suspect=False)
 
 
 def attempt(status: int | None, **more: object) -> Attempt:
@@ -49,6 +50,7 @@ def throttled(retry_after: float | None = None) -> Postponed:
 
 
 REFUSED_ITEM = attempt(207, refused_items={0: "x"})
+SINGLY_NEXT = attempt(207, refused_items={0: "x"}, refused_in_batch=True)
 
 # What happened · the attempt · is it doubtful · what follows (after a good probe, if it is) · the same where the policy
 # retries all errors.
@@ -57,6 +59,7 @@ CASES: list[tuple[str, Attempt, bool, Decision, Decision]] = [
     ("arrived without a body", attempt(204), False, DELIVERED, DELIVERED),
     ("arrived in a batch", Attempt(status=207), False, DELIVERED, DELIVERED),
     ("refused in a batch", REFUSED_ITEM, False, FAILED, NOT_SUSPECT),
+    ("refused in a batch, and still to be sent singly", SINGLY_NEXT, False, AT_ONCE, AT_ONCE),
     ("outage: no answer", attempt(None), True, RETRY, RETRY),
     ("outage: a server error", attempt(500), True, RETRY, RETRY),
     ("outage: unavailable", attempt(503), True, RETRY, RETRY),
@@ -123,6 +126,11 @@ def test_no_more_retries_are_made_than_the_policy_allows(
     policy = Policy(max=most, all_errors=True)
     decision = judge(attempt(status), tries=tries, failing_for=0.0, policy=policy, jitter=0.0)
     assert isinstance(decision, Retry) if reason is None else decision == Failed(reason=reason)
+
+
+def test_an_item_that_a_batch_refused_is_sent_singly_however_few_retries_are_allowed() -> None:
+    assert judge(SINGLY_NEXT, tries=1, failing_for=0.0, policy=Policy(max=0), jitter=0.0) == AT_ONCE
+    assert retry_delay_at_once(SINGLY_NEXT, tries=1, policy=Policy(max=0), jitter=0.0) == 0.0
 
 
 def test_throttling_counts_no_tries() -> None:
@@ -304,6 +312,7 @@ def test_after_such_a_pause_one_delivery_is_on_trial_and_decides() -> None:
         ("refused", attempt(400), None, 0.5),
         ("refused for a time", attempt(400, retry_after=7.0), None, 7.0),
         ("refused in a batch", REFUSED_ITEM, None, 0.5),
+        ("refused in a batch, and still to be sent singly", SINGLY_NEXT, 0.0, 0.0),
         ("too large", attempt(413), None, 0.5),
         ("wrong key", attempt(401), None, 0.5),
         ("forbidden", attempt(403), None, 0.5),

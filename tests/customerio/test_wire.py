@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -19,6 +19,7 @@ from gateway.customerio.calls import (
     DeleteRelationships,
     Destroy,
     Identify,
+    IdentifyAnonymous,
     IdentifyObject,
     Merge,
     Page,
@@ -28,6 +29,7 @@ from gateway.customerio.calls import (
     Suppress,
     Track,
     Unsuppress,
+    WorkspaceIdentifiers,
     as_json,
     from_json,
 )
@@ -48,6 +50,7 @@ def http(text: str) -> HttpRequest:
 
 # Beginnings of v2 operations.
 ANN = '"identifiers":{"email":"ann@example.com"}'
+PHONE = '"type":"person","identifiers":{"phone":"+4930123"}'
 N42 = '"type":"person","identifiers":{"id":"42"}'
 OBJECT = '"identifiers":{"object_type_id":"1","object_id":"acme"}'
 OWNER = '"relationship_attributes":{"role":"owner"}'
@@ -72,9 +75,25 @@ TABLE: list[tuple[Call, str | None, str | None]] = [
         '{"type":"person","identifiers":{"email":"Ann@Example.com"},"action":"identify","attributes":{"a":null}}',
     ),
     (
-        Identify(cio_id="a3000001", id="42"),
-        "PUT /api/v1/customers/cio_a3000001 {}",
-        '{"type":"person","identifiers":{"cio_id":"a3000001"},"action":"identify","attributes":{}}',
+        Identify(cio_id="a3", id="42", email="ann@example.com", phone="+4930123"),
+        'PUT /api/v1/customers/cio_a3 {"id":"42","email":"ann@example.com","phone":"+4930123"}',
+        None,
+    ),
+    (Identify(cio_id="a3", id="42", attributes={"id": "43"}), 'PUT /api/v1/customers/cio_a3 {"id":"43"}', None),
+    (
+        Identify(cio_id="cio_a3", email="ann@example.com"),
+        'PUT /api/v1/customers/cio_a3 {"email":"ann@example.com"}',
+        '{"type":"person","identifiers":{"cio_id":"a3"},"action":"identify","attributes":{"email":"ann@example.com"}}',
+    ),
+    (
+        Identify(id="ann@example.com", email="ann@example.com"),
+        'PUT /api/v1/customers/ann%40example.com {"email":"ann@example.com"}',
+        None,
+    ),
+    (
+        Identify(phone="+4930123", attributes={"plan": "pro"}, timestamp=NOW),
+        None,
+        f'{{{PHONE},"action":"identify","attributes":{{"plan":"pro"}},"timestamp":1767225600}}',
     ),
     (Identify(cio_id="a3", attributes={"id": "43"}), 'PUT /api/v1/customers/cio_a3 {"id":"43"}', None),
     (Identify(id="42", attributes={"anonymous_id": "a"}), 'PUT /api/v1/customers/42 {"anonymous_id":"a"}', None),
@@ -91,6 +110,17 @@ TABLE: list[tuple[Call, str | None, str | None]] = [
         '{"type":"person","identifiers":{"anonymous_id":"a/1"},"action":"event","name":"Seen","attributes":{}}',
     ),
     (
+        Track(phone="+4930123", anonymous_id="a", name="Seen", event_id=ULID),
+        None,
+        f'{{{PHONE},"action":"event","name":"Seen","id":"{ULID}","attributes":{{}}}}',
+    ),
+    (
+        Track(anonymous=True, name="Invited", event_id=ULID, attributes={"recipient": "ann@example.com"}),
+        f'POST /api/v1/events {{"name":"Invited","type":"event","id":"{ULID}",'
+        '"data":{"recipient":"ann@example.com"}}',
+        None,
+    ),
+    (
         Page(id="42", url="https://example.com/?a=1", timestamp=NOW),
         'POST /api/v1/customers/42/events {"name":"https://example.com/?a=1","type":"page","timestamp":1767225600,'
         '"data":{}}',
@@ -101,6 +131,7 @@ TABLE: list[tuple[Call, str | None, str | None]] = [
         'POST /api/v1/customers/42/events {"name":"Home","type":"screen","data":{"a":[1]}}',
         f'{{{N42},"action":"screen","name":"Home","attributes":{{"a":[1]}}}}',
     ),
+    (Destroy(phone="+4930123"), None, f'{{{PHONE},"action":"delete"}}'),
     (Destroy(id="42"), "DELETE /api/v1/customers/42", f'{{{N42},"action":"delete"}}'),
     (
         Destroy(email="ann@example.com"),
@@ -120,8 +151,8 @@ TABLE: list[tuple[Call, str | None, str | None]] = [
     ),
     (
         Merge(into={"email": "a@b.c"}, from_={"id": "ann@old.example"}),
-        'POST /api/v1/merge_customers {"primary":{"email":"a@b.c"},"secondary":{"email":"ann@old.example"}}',
-        '{"type":"person","action":"merge","primary":{"email":"a@b.c"},"secondary":{"email":"ann@old.example"}}',
+        'POST /api/v1/merge_customers {"primary":{"email":"a@b.c"},"secondary":{"id":"ann@old.example"}}',
+        '{"type":"person","action":"merge","primary":{"email":"a@b.c"},"secondary":{"id":"ann@old.example"}}',
     ),
     (
         AddDevice(id="42", token="t/1", platform="ios", last_used=NOW, attributes={"app_version": "2"}),
@@ -150,6 +181,18 @@ TABLE: list[tuple[Call, str | None, str | None]] = [
         f'{{"type":"object",{OBJECT},"action":"identify","attributes":{{"name":"Acme"}},"cio_relationships":'
         f'[{{"identifiers":{{"id":"42"}},{OWNER}}},{{{ANN}}}]}}',
     ),
+    (
+        IdentifyObject(cio_object_id="obb7", people=[{"anonymous_id": "a/1", "attributes": {"role": "owner"}}]),
+        None,
+        '{"type":"object","identifiers":{"cio_object_id":"obb7"},"action":"identify_anonymous","attributes":{},'
+        f'"cio_relationships":[{{"identifiers":{{"anonymous_id":"a/1"}},{OWNER}}}]}}',
+    ),
+    (
+        IdentifyAnonymous(**ACME, anonymous_id="a/1", attributes={"name": "Acme"}),
+        None,
+        f'{{"type":"object",{OBJECT},"action":"identify_anonymous","attributes":{{"name":"Acme"}},'
+        '"cio_relationships":[{"identifiers":{"anonymous_id":"a/1"}}]}',
+    ),
     (DeleteObject(**ACME), None, f'{{"type":"object",{OBJECT},"action":"delete"}}'),
     (
         AddRelationships(id="42", objects=[{**ACME, "attributes": {"role": "owner"}}]),
@@ -157,15 +200,17 @@ TABLE: list[tuple[Call, str | None, str | None]] = [
         f'{{{N42},"action":"add_relationships","cio_relationships":[{{{OBJECT},{OWNER}}}]}}',
     ),
     (
-        DeleteRelationships(id="42", objects=[ACME]),
+        DeleteRelationships(id="ann@example.com", objects=[ACME, {"cio_object_id": "obb7"}]),
         None,
-        f'{{{N42},"action":"delete_relationships","cio_relationships":[{{{OBJECT}}}]}}',
+        '{"type":"person","identifiers":{"id":"ann@example.com"},"action":"delete_relationships","cio_relationships":'
+        f'[{{{OBJECT}}},{{"identifiers":{{"cio_object_id":"obb7"}}}}]}}',
     ),
     (
         SubmitForm(form_id="sign up", email="ann@example.com", attributes={"color": "red"}),
         'POST /api/v1/forms/sign%20up/submit {"data":{"color":"red","email":"ann@example.com"}}',
         None,
     ),
+    (SubmitForm(form_id="1", id="a@b.c"), 'POST /api/v1/forms/1/submit {"data":{"id":"a@b.c"}}', None),
     (SubmitForm(form_id="1", id="cio_x"), 'POST /api/v1/forms/1/submit {"data":{"id":"cio_x"}}', None),
     (REGION, "GET /api/v1/accounts/region", None),
 ]
@@ -236,7 +281,6 @@ Content-Type: application/octet-stream
         ("jürgen", "j%C3%BCrgen"),
         ("a?b#c", "a%3Fb%23c"),
         ("a/../b", "a%2F..%2Fb"),
-        ("cio_a3000001", "cio_a3000001"),
         ("x" * 150, "x" * 150),
         ("\x00\n", "%00%0A"),
     ],
@@ -251,9 +295,11 @@ def test_an_identifier_is_one_segment_of_the_path(identifier: str, segment: str)
     ("call", "expected"),
     [
         (Destroy(id="42"), Address(kind="id", value="42")),
-        (Destroy(id="ann@example.com"), Address(kind="email", value="ann@example.com")),
-        (Destroy(id="cio_a3"), Address(kind="cio_id", value="a3")),
-        (Destroy(email="not an email"), Address(kind="id", value="not an email")),
+        (Destroy(id="ann@example.com"), Address(kind="id", value="ann@example.com")),
+        (Destroy(id="cio_a3"), Address(kind="id", value="cio_a3")),
+        (Destroy(email="\u200bAnn@example.com\u00a0"), Address(kind="email", value="Ann@example.com")),
+        (Destroy(phone="+4930123", email="a@b.c"), Address(kind="email", value="a@b.c")),
+        (Track(phone=" +4930123", anonymous_id="a", name="x"), Address(kind="phone", value="+4930123")),
         (Destroy(cio_id="cio_a3", id="42"), Address(kind="cio_id", value="a3")),
         (Destroy(id="42", email="ann@example.com"), Address(kind="id", value="42")),
         (Destroy(id="", email="ann@example.com"), Address(kind="email", value="ann@example.com")),
@@ -262,8 +308,39 @@ def test_an_identifier_is_one_segment_of_the_path(identifier: str, segment: str)
         (Destroy(), None),
     ],
 )
-def test_the_address_is_the_first_identifier_as_customerio_reads_a_path(call: Call, expected: Address | None) -> None:
+def test_the_address_is_the_first_identifier_and_its_kind_is_the_key(call: Call, expected: Address | None) -> None:
     assert call.address() == expected
+
+
+@pytest.mark.parametrize(
+    ("identifiers", "unknown", "id_only", "id_and_email"),
+    [
+        ({"id": "42"}, *['{"id":"42"}'] * 3),
+        ({"cio_id": "a3"}, *['{"cio_id":"a3"}'] * 3),
+        ({"phone": "+4930123"}, *['{"phone":"+4930123"}'] * 3),
+        ({"email": "Ann@b.c"}, '{"email":"Ann@b.c"}', '{"id":"Ann@b.c"}', '{"email":"Ann@b.c"}'),
+        ({"id": "Ann@b.c"}, None, '{"id":"Ann@b.c"}', '{"email":"Ann@b.c"}'),
+        ({"id": "user@1"}, None, '{"id":"user@1"}', '{"email":"user@1"}'),
+        ({"id": "@ann"}, None, '{"id":"@ann"}', None),
+        ({"id": "cio_club_42"}, None, None, None),
+    ],
+)
+def test_an_item_names_whom_the_workspace_reads_in_the_path(
+    identifiers: dict[str, str], unknown: str | None, id_only: str | None, id_and_email: str | None
+) -> None:
+    call = Destroy(**identifiers)
+    for workspace, expected in ((None, unknown), ("id", id_only), ("id,email", id_and_email)):
+        item = call.item(cast("WorkspaceIdentifiers | None", workspace))
+        operation = None if expected is None else f'{{"type":"person","identifiers":{expected},"action":"delete"}}'
+        assert (item and item.decode()) == operation
+    named = AddRelationships(**identifiers, objects=[ACME])
+    assert named.item("id") == named.item("id,email") == named.item() == (named.request().body or b"")
+
+
+def test_a_stored_call_of_a_version_that_took_anything_for_an_email_is_sent_as_it_was() -> None:
+    for value, path in (("42", "42"), ("cio_a3", "cio_a3"), (" Ann@b.c", "Ann%40b.c")):
+        call = from_json({"call": "destroy", "email": value})
+        assert call.request().path == f"/api/v1/customers/{path}"
 
 
 def lanes(call: Call, connection: str = "default") -> set[int]:
@@ -272,7 +349,11 @@ def lanes(call: Call, connection: str = "default") -> set[int]:
 
 def test_emails_share_a_lane_in_any_case_and_ids_do_not() -> None:
     ann = Destroy(id="ann")
-    assert lanes(Destroy(email="Ann@Example.com")) == lanes(Destroy(id="ann@example.com"))
+    assert lanes(Destroy(email="Ann@Example.com ")) == lanes(Destroy(id="ann@example.com"))
+    assert lanes(Destroy(cio_id="a3")) == lanes(Destroy(id="cio_a3"))
+    assert lanes(Destroy(phone="+4930123")) != lanes(Destroy(id="+4930123"))
+    invited = Track(anonymous=True, name="x", attributes={"recipient": "Ann@example.com"})
+    assert lanes(invited) == lanes(Destroy(email="ann@example.com"))
     assert len(lanes(ann) | lanes(ann, "eu-prod") | lanes(Destroy(id="Ann"))) == 3
     assert -(2**63) <= min(lanes(ann)) < 2**63
 
@@ -281,7 +362,13 @@ def test_a_merge_has_the_lanes_of_both_people_an_object_its_own_and_a_raw_reques
     both = lanes(Destroy(id="42")) | lanes(Destroy(email="a@b.c"))
     assert lanes(Merge(into={"id": "42"}, from_={"email": "a@b.c"})) == both
     assert lanes(IdentifyObject(**ACME, people=[{"id": "42"}])) == lanes(DeleteObject(**ACME))
-    assert len(lanes(DeleteObject(**ACME)) | lanes(DeleteObject(**{**ACME, "object_type_id": "2"}))) == 2
+    assert lanes(IdentifyAnonymous(**ACME, anonymous_id="a")) == lanes(DeleteObject(**ACME))
+    objects = (
+        DeleteObject(**ACME),
+        DeleteObject(**{**ACME, "object_type_id": "2"}),
+        DeleteObject(cio_object_id="acme"),
+    )
+    assert len(set().union(*map(lanes, objects))) == 3
     assert lanes(REGION) == set()
 
 

@@ -91,7 +91,7 @@ def tracks(number: int) -> list[Call]:
 def life_of(number: int) -> list[Call]:
     """Every kind of call about a person, in an order in which it matters."""
     person = f"p/{number} +ü"
-    acme = {"object_type_id": "1", "object_id": f"acme {person}"}
+    acme: dict[str, Any] = {"object_type_id": "1", "object_id": f"acme {person}"}
     old = f"p{number}@old.example"
     return [
         Identify(id=person, email=f"p{number}@example.com", attributes={"plan": "free", "a.b": [1]}),
@@ -187,8 +187,9 @@ def test_items_that_only_a_batch_refuses_arrive_singly_before_the_next_of_their_
     refused: set[str] = set()
 
     def refuse_first(operation: dict[str, Any]) -> str | None:
-        person = operation["person"]
-        return None if person in refused else refused.add(person) or "not in a batch"
+        is_first = operation["person"] not in refused
+        refused.add(operation["person"])
+        return "not in a batch" if is_first else None
 
     record_calls(store, [*tracks(100), *(track(f"p{person}", "Later") for person in range(10))])
     with TrackAPI(refuse_item=refuse_first) as api:

@@ -201,7 +201,11 @@ def test_both_versions_refuse_a_device_that_would_be_lost(api: TrackAPI, device:
         merge(ADA, {"cio_id": "a1"}),
         object_("identify"),
         object_("identify", attributes={"name": "Acme", "gone": None}, cio_relationships=[{"identifiers": ADA}]),
+        object_("identify_anonymous", cio_relationships=[{"identifiers": {"anonymous_id": "a"}}]),
         object_("delete"),
+        object_("delete") | {"identifiers": {"cio_object_id": "obb7"}},
+        person("identify", {"phone": "+4912345"}),
+        person("event", {"phone": "+4912345"}, name="Seen"),
     ],
 )
 def test_v2_accepts(api: TrackAPI, operation: Body) -> None:
@@ -211,7 +215,7 @@ def test_v2_accepts(api: TrackAPI, operation: Body) -> None:
 
 BAD_ACME = {"identifiers": {**ACME, "object_id": 7}}
 V2_REFUSED: list[tuple[str, list[Body]]] = [
-    ("identifiers", [person("delete", {"id": "1", "email": "a@b.c"}), person("delete", {"phone": "+4912345"})]),
+    ("identifiers", [person("delete", {"id": "1", "email": "a@b.c"}), person("delete", {"fax": "+4912345"})]),
     (
         "identifiers",
         [person("delete", {"anonymous_id": "1"}), person("delete", ACME), merge(ADA, BOB) | {"identifiers": ADA}],
@@ -220,6 +224,7 @@ V2_REFUSED: list[tuple[str, list[Body]]] = [
     ("identifiers", [object_("delete") | {"identifiers": bad} for bad in (ADA, {"object_id": "1"})]),
     ("identifiers.cio_id", [person("delete", {"cio_id": "cio_1"})]),
     ("identifiers.email", [person("delete", {"email": "ada"})]),
+    ("identifiers.phone", [person("delete", {"phone": bad}) for bad in ("4912345", "+49 12345", "+1234567890123456")]),
     ("identifiers.id", [person("delete", {"id": bad}) for bad in (7, " ", "ü" * 76)]),
     ("identifiers.anonymous_id", [person("event", {"anonymous_id": ""}, name="Seen")]),
     ("identifiers.object_type_id", [object_("delete") | {"identifiers": {**ACME, "object_type_id": 1}}]),
@@ -252,6 +257,7 @@ V2_REFUSED: list[tuple[str, list[Body]]] = [
     ("cio_relationships[1].identifiers", [person("add_relationships", cio_relationships=[TO_ACME, {}])]),
     ("cio_relationships[0].identifiers", [person("add_relationships", cio_relationships=[{"identifiers": ADA}])]),
     ("cio_relationships[0].identifiers", [object_("identify", cio_relationships=[TO_ACME])]),
+    ("cio_relationships[0].identifiers", [object_("identify_anonymous", cio_relationships=[{"identifiers": ADA}])]),
     ("cio_relationships[0].identifiers.object_id", [person("add_relationships", cio_relationships=[BAD_ACME])]),
     (
         "cio_relationships[0].relationship_attributes",
@@ -376,6 +382,15 @@ def test_the_state_holds_everything(api: TrackAPI) -> None:
 def test_the_form_of_an_identifier_in_a_path_decides_its_kind(api: TrackAPI, segment: str, key: str) -> None:
     assert v1(api, f"PUT customers/{segment}", {"plan": "pro"}).status == 200
     assert list(api.people) == [key]
+
+
+def test_a_workspace_without_emails_reads_a_path_as_an_id_and_refuses_an_email_in_a_body() -> None:
+    with TrackAPI(identifiers=("id",)) as api:
+        assert v1(api, "PUT customers/Ada%40Example.com", {"plan": "pro"}).status == 200
+        assert v1(api, "PUT customers/cio_9", {}).status == 200
+        assert entity(api, person("delete", {"email": "ada@example.com"})).status == 400
+        assert batch(api, person("delete", {"email": "ada@example.com"})).status == 207
+        assert list(api.people) == ["id:Ada@Example.com", "cio_id:9"]
 
 
 def test_attributes_accumulate_and_an_update_creates_nobody(api: TrackAPI) -> None:

@@ -80,7 +80,7 @@ def _check_object(place: str, named: Mapping[str, Any]) -> Iterator[Violation]:
     """Check that an object is named; *place* stands before the keys in the path of a field."""
     for name in () if named.get("cio_object_id") else ("object_type_id", "object_id"):
         if not named.get(name):
-            problem = "missing or null; an object is named by object_type_id and object_id, or by cio_object_id"
+            problem = "is missing or null; an object is named by object_type_id and object_id, or by cio_object_id"
             yield Violation(field=f"{place}{name}", problem=problem)
 
 
