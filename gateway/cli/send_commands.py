@@ -84,6 +84,7 @@ _person_options = _options(
     click.option("--id", metavar="ID", help="The person's id."),
     click.option("--email", metavar="EMAIL", help="The person's email address."),
     click.option("--cio-id", metavar="ID", help="The id that Customer.io gave the person."),
+    click.option("--phone", metavar="NUMBER", help="The person's phone number, as +14155552671."),
 )
 _attribute_options = _options(
     click.argument("attributes", metavar="[ATTRIBUTE]...", nargs=-1),
@@ -98,6 +99,7 @@ _attribute_options = _options(
 _event_options = _options(
     _person_options,
     click.option("--anonymous-id", metavar="ID", help="The id of somebody not known yet."),
+    click.option("--anonymous", is_flag=True, help="Name nobody: mail goes to the attribute 'recipient'."),
     _attribute_options,
     click.option(
         "--event-id",
@@ -152,7 +154,7 @@ def _send_call(kind: type[Call], *, connection: str, region: str | None, **field
     if "attributes" in fields:
         fields["attributes"] = _attributes(fields["attributes"], fields.pop("data"))
     identifiers = [name for name in fields if name in IDENTIFIERS]
-    if not any(fields[name] for name in identifiers):
+    if not fields.get("anonymous") and not any(fields[name] for name in identifiers):
         *others, last = (f"--{name.replace('_', '-')}" for name in identifiers)
         raise click.UsageError(f"nobody is named; give {', '.join(others)} or {last}")
     _send(kind(**fields), connection, region)

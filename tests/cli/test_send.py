@@ -112,6 +112,13 @@ def test_track_records_an_event_of_an_anonymous_person(api: TrackAPI, gateway: G
     assert len(api.applied_anonymously("a-1")) == 1
 
 
+def test_a_person_is_named_by_phone_and_an_event_may_name_nobody(api: TrackAPI, gateway: Gateway) -> None:
+    assert gateway("identify", "--phone", "+14155552671").exit_code == 0
+    assert list(api.people) == ["phone:+14155552671"]
+    assert gateway("track", "Invited", "--anonymous", "recipient=ann@example.com").exit_code == 0
+    assert api.count_applied() == 2
+
+
 def test_destroy_deletes_a_person(api: TrackAPI, gateway: Gateway) -> None:
     gateway("identify", "--email", "ann@example.com")
     assert "email:ann@example.com" in api.people
@@ -150,8 +157,8 @@ PERSON = ("identify", "--id", "42")
         (("track", "Paid", "a@example.com"), "a person is named by --email a@example.com"),
         (("page", "*", "Ann B", "--id", "42"), "a person is named by --id 'Ann B'"),
         (("destroy", "42"), "'42' has no place here; a person is named by --id 42"),
-        (("identify",), "nobody is named; give --id, --email or --cio-id"),
-        (("track", "Paid"), "nobody is named; give --id, --email, --cio-id or --anonymous-id"),
+        (("identify",), "nobody is named; give --id, --email, --cio-id or --phone"),
+        (("track", "Paid"), "nobody is named; give --id, --email, --cio-id, --phone or --anonymous-id"),
         (("destroy", "--id", ""), "nobody is named"),
         (("destroy", "--anonymous-id", "1"), "No such option"),
         ((*PERSON, "a=1", "a:=2"), "'a' is given twice"),
