@@ -125,7 +125,7 @@ def test_a_call_that_customerio_would_refuse_or_change_violates_a_limit(call: Ca
 
 
 AN_ID, OWN_ID = "is no email address; if it is an id, write  id: =…", "begins with cio_"
-SEVERAL, MORE = "is not one email address; take one of several", "is an email address with more around it"
+SEVERAL, MORE = "is not one email address; take one of several", "is an email address with more around or in it"
 NO_PHONE = "is no phone number in E.164"
 
 

@@ -84,7 +84,10 @@ def resolve_person(identifiers: Mapping[str, Any]) -> Address | None:
 
 # Identifiers as they are written
 
-_AROUND = re.compile("^[\\s\u200b-\u200d\u2060\ufeff]+|[\\s\u200b-\u200d\u2060\ufeff]+$")
+#: Characters of no width, which come along when text is copied.
+_ZERO_WIDTH = "\u200b\u200c\u200d\u2060\ufeff"
+# Stripped as a set, because strangers send the text: a regular expression takes quadratic time for many blanks.
+_AROUND = _ZERO_WIDTH + "".join(filter(str.isspace, map(chr, range(0x3001))))
 
 
 def trimmed(text: Any) -> Any:
@@ -94,7 +97,7 @@ def trimmed(text: Any) -> Any:
     """
     if not isinstance(text, str) or (text.isascii() and text == text.strip()):
         return text  # what is no text is converted or refused later
-    return _AROUND.sub("", text) or text
+    return text.strip(_AROUND) or text
 
 
 def trimmed_person(person: Any) -> Any:
@@ -140,11 +143,12 @@ def _email_problem(text: str) -> str | None:
         return "is no email address; if it is an id, write  id: =…"
     if "<" not in text and (text.count("@") > 1 or "," in text or ";" in text):
         return "is not one email address; take one of several, as  =first(split(…, ','))"
-    return "is an email address with more around it; take the address alone:  =regex_extract(…, '[^<> ]+@[^<> ]+')"
+    fix = "take the address alone:  =regex_extract(…, '[^<>(),: ]+@[^<>(),: ]+')"
+    return f"is an email address with more around or in it; {fix}"
 
 
 # Neither side holds a character that separates addresses, quotes a name or does not show.
-_SIDE = r"[^@\s<>(),;:\"\\\x00-\x1f\x7f\u200b-\u200d\u2060\ufeff]+"
+_SIDE = rf'[^@\s<>(),;:"\\\x00-\x1f\x7f{_ZERO_WIDTH}]+'
 _EMAIL = re.compile(f"{_SIDE}@{_SIDE}")
 
 
