@@ -1,4 +1,4 @@
-"""Numbers as text, and the pattern of a header's name."""
+"""Numbers as text, text without blanks around it, and the patterns of names."""
 
 from __future__ import annotations
 
@@ -22,6 +22,15 @@ def number_text(number: int | float) -> str:
 
 
 _MAX_BITS_WRITTEN = 4096  # far more than in any id, and less than Python refuses to convert
+
+
+def trimmed(text: str) -> str:
+    """Return text without white space and zero-width characters (U+200B to U+200D, U+2060, U+FEFF) at its ends."""
+    return text.strip(_BLANKS)
+
+
+_WHITE_SPACE = "".join(character for character in map(chr, range(0x3001)) if character.isspace())  # U+3000 is the last
+_BLANKS = _WHITE_SPACE + "\u200b\u200c\u200d\u2060\ufeff"
 
 #: The name of an HTTP header: a token of RFC 9110.
 HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")

@@ -22,7 +22,7 @@ from gateway.mapping.functions.table import (
     optional,
     text,
 )
-from gateway.text import number_text
+from gateway.text import number_text, trimmed
 
 function = Group("text")
 
@@ -41,8 +41,8 @@ def upper(s: str) -> JSON:
 
 @function(text("s"), example=("trim(name)", {"name": "  Ada "}, "Ada"))
 def trim(s: str) -> JSON:
-    """The text without white space at its start and end."""
-    return s.strip()
+    """The text without white space and zero-width characters at its start and end."""
+    return trimmed(s)
 
 
 _NO_SEPARATOR = "split() needs a separator that is not empty"
