@@ -1,4 +1,4 @@
-"""Numbers as text, text without blanks around it, and the patterns of names."""
+"""Numbers as text, text that is trimmed or cut, and the patterns of names."""
 
 from __future__ import annotations
 
@@ -31,6 +31,17 @@ def trimmed(text: str) -> str:
 
 _WHITE_SPACE = "".join(character for character in map(chr, range(0x3001)) if character.isspace())  # U+3000 is the last
 _BLANKS = _WHITE_SPACE + "\u200b\u200c\u200d\u2060\ufeff"
+
+
+def truncated(text: str, size: int) -> str:
+    """Return the longest beginning of a text that has at most *size* bytes in UTF-8."""
+    encoded = text.encode(errors="surrogatepass")
+    if len(encoded) <= size:
+        return text
+    while size > 0 and encoded[size] & 0xC0 == 0x80:  # in the middle of a character
+        size -= 1
+    return encoded[:size].decode(errors="surrogatepass")
+
 
 #: The name of an HTTP header: a token of RFC 9110.
 HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
