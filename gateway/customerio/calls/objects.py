@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
 from gateway.customerio.calls.addresses import check_address, lane_number, resolve_person
+from gateway.customerio.calls.attributes import OBJECT
 from gateway.customerio.calls.call import Call
 from gateway.customerio.calls.kinds import Kind, call_class, declared_keys, key, shared
-from gateway.customerio.calls.people import SHORT_ATTRIBUTES, ToPerson, identifiers_of
-from gateway.customerio.limits import MAX_ID_BYTES, Violation, check_attributes, check_text
+from gateway.customerio.calls.people import ToPerson, attributes_with, identifiers_of
+from gateway.customerio.limits import MAX_ID_BYTES, Violation, check_text
 from gateway.customerio.wire import MAX_ITEM_BYTES, dump
 from gateway.event import JSON
 
-_RELATIONSHIP = {"attributes": SHORT_ATTRIBUTES}
+_ATTRIBUTES = attributes_with(OBJECT)
+_RELATIONSHIP = {"attributes": _ATTRIBUTES}
 _check_id = partial(check_text, limit=MAX_ID_BYTES)
+
+
+def object_type_problem(number: str) -> str | None:
+    """Return what is wrong with the type of an object, or None."""
+    return None if _OBJECT_TYPE.fullmatch(number) else "is not the number of a type of objects, such as 1"
+
+
+_OBJECT_TYPE = re.compile(r"[1-9][0-9]{0,17}")
 
 
 class _OnlyV2(Call):
@@ -29,7 +40,7 @@ class _OnlyV2(Call):
         problems = super().violations(text)
         if not problems and (size := len(dump(self.operation()))) > MAX_ITEM_BYTES:
             problem = f"is {size} bytes of JSON; Customer.io takes {MAX_ITEM_BYTES}"
-            problems.append(Violation(field=self.largest_key, problem=problem))
+            problems.append(Violation(field=self.largest_key, problem=problem, fits=True))
         return problems
 
 
@@ -39,7 +50,11 @@ class ToObject(_OnlyV2):
 
     largest_key: ClassVar = "attributes"
     object_type_id: str = key(
-        Kind.TEXT, about="The type of the object.", example='"1"', examples=("1",), check=_check_id
+        Kind.TEXT,
+        about="The number that Customer.io gave the type of the object.",
+        example='"1"',
+        examples=("1",),
+        problem=object_type_problem,
     )
     object_id: str = key(
         Kind.REFERENCE,
@@ -58,7 +73,7 @@ def _check_relationship(place: str, member: Mapping[str, Any]) -> Iterable[Viola
     attributes = member.get("attributes") or {}
     if not isinstance(attributes, Mapping):
         return [Violation(field=f"{place}.attributes", problem="has to be an object")]
-    return check_attributes(f"{place}.attributes", attributes)
+    return OBJECT.check(f"{place}.attributes", attributes)
 
 
 def _check_people(field: str, people: Sequence[Mapping[str, Any]]) -> Iterator[Violation]:
@@ -82,7 +97,7 @@ class IdentifyObject(ToObject):
 
     name_of_call: ClassVar = "identify_object"
     about: ClassVar = "Creates or updates an object, such as a company."
-    attributes: Mapping[str, JSON] = shared(SHORT_ATTRIBUTES, default_factory=dict)
+    attributes: Mapping[str, JSON] = shared(_ATTRIBUTES, default_factory=dict)
     people: Sequence[Mapping[str, JSON]] = key(
         Kind.MEMBERS,
         about="People to relate: a list, or an expression that gives one.",
@@ -120,9 +135,12 @@ def _check_objects(field: str, objects: Sequence[Mapping[str, Any]]) -> Iterator
         for name in ("object_type_id", "object_id"):
             value = member.get(name)
             place = f"{field}[{number}].{name}"
-            yield from (
-                _check_id(place, value) if isinstance(value, str) else [Violation(field=place, problem="is missing")]
-            )
+            if not isinstance(value, str):
+                yield Violation(field=place, problem="is missing")
+            elif name == "object_id":
+                yield from _check_id(place, value)
+            elif problem := object_type_problem(value):
+                yield Violation(field=place, problem=problem)
         yield from _check_relationship(f"{field}[{number}]", member)
 
 

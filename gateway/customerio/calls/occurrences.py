@@ -14,9 +14,8 @@ from gateway.customerio.limits import (
     MAX_EVENT_NAME_BYTES,
     MAX_TEXT_BYTES,
     Violation,
-    check_text,
+    check_name,
     encoding_problem,
-    utf8_size,
 )
 from gateway.customerio.wire import HttpRequest, dump, json_request
 from gateway.event import JSON
@@ -31,7 +30,7 @@ _NAME = Key(
     about="The name of the event or screen.",
     example="Invoice Paid",
     examples=("Invoice Paid",),
-    check=partial(check_text, limit=MAX_EVENT_NAME_BYTES),
+    check=partial(check_name, limit=MAX_EVENT_NAME_BYTES),
 )
 
 
@@ -70,7 +69,7 @@ class Occurrence(ToAnybody):
             size = len(dump(dict(self.attributes)))
             if size > MAX_EVENT_DATA_BYTES:
                 problem = f"is {size} bytes of JSON; Customer.io takes {MAX_EVENT_DATA_BYTES}: choose with pick(…)"
-                problems.append(Violation(field="attributes", problem=problem))
+                problems.append(Violation(field="attributes", problem=problem, fits=True))
         return problems
 
     def request(self) -> HttpRequest:
@@ -107,18 +106,9 @@ class Track(Occurrence):
     event_id: str | None = shared(EVENT_ID, default=None)
 
 
-def url_problem(url: str) -> str | None:
-    """Return what is wrong with the address of a page, or None."""
-    if url != "*" and not url.lower().startswith(("http://", "https://")):
-        return 'is neither a full address (https://…) nor "*" for any page'
-    if (size := utf8_size(url)) > MAX_TEXT_BYTES:
-        return f"is {size} bytes long; at most {MAX_TEXT_BYTES} are sent"
-    return None
-
-
 @call_class
 class Page(Occurrence):
-    """Record a page view; *url* is a full address, or ``*`` for any page."""
+    """Record a page view; *url* is the address, path or name of the page, or ``*`` for any page."""
 
     name_of_call: ClassVar = "page"
     about: ClassVar = "Records a page view."
@@ -126,10 +116,10 @@ class Page(Occurrence):
     name_key: ClassVar = "url"
     url: str = key(
         Kind.TEXT,
-        about="A full address, or * for any page.",
+        about="The address, path or name of the page, or * for any page.",
         example="=page.url",
-        examples=("=page.url", "*"),
-        problem=url_problem,
+        examples=("=page.url", "/pricing", "*"),
+        check=partial(check_name, limit=MAX_TEXT_BYTES),
     )
     attributes: Mapping[str, JSON] = shared(ATTRIBUTES, default_factory=dict)
     timestamp: int | None = shared(TIMESTAMP, default=None)

@@ -7,9 +7,10 @@ from dataclasses import replace
 from typing import ClassVar
 
 from gateway.customerio.calls.addresses import Address, check_address, lane_number, resolve_person
+from gateway.customerio.calls.attributes import EVENT, PERSON, AttributeRules, with_flat_topics
 from gateway.customerio.calls.call import Call
 from gateway.customerio.calls.kinds import Key, Kind, call_class, declared_keys, key, shared
-from gateway.customerio.limits import Violation, check_attributes, check_moment, check_text_attributes
+from gateway.customerio.limits import Violation, check_moment
 from gateway.customerio.wire import HttpRequest, json_request, path_segment
 from gateway.event import JSON
 
@@ -21,9 +22,14 @@ TIMESTAMP = Key(kind=Kind.TIMESTAMP, about=WHEN, examples=("=unix(created_at)", 
 ATTRIBUTES = Key(
     kind=Kind.ATTRIBUTES,
     about="Attributes by name, which stays flat; an expression that gives null leaves its attribute out.",
+    attributes=EVENT,
 )
-SHORT_ATTRIBUTES = replace(ATTRIBUTES, check=check_attributes)
-TEXT_ATTRIBUTES = replace(ATTRIBUTES, kind=Kind.TEXTS, check=check_text_attributes)
+
+
+def attributes_with(of: AttributeRules) -> Key:
+    """Return the key of attributes that are checked."""
+    kind = Kind.TEXTS if of.texts else Kind.ATTRIBUTES
+    return replace(ATTRIBUTES, kind=kind, attributes=of, check=of.check)
 
 
 @call_class
@@ -59,14 +65,16 @@ class Identify(ToPerson):
 
     name_of_call: ClassVar = "identify"
     about: ClassVar = "Creates or updates a person."
-    attributes: Mapping[str, JSON] = shared(SHORT_ATTRIBUTES, default_factory=dict)
+    attributes: Mapping[str, JSON] = shared(attributes_with(PERSON), default_factory=dict)
     timestamp: int | None = shared(TIMESTAMP, default=None)
+    update_only: bool = key(
+        Kind.FLAG, about="Updates the person if there is one, and never creates one.", default=False
+    )
 
     def other_violations(self) -> Iterator[Violation]:
-        """Check the attributes that are instructions to Customer.io."""
-        yield from check_moment("attributes._timestamp", self.attributes.get("_timestamp"))
-        if not isinstance(self.attributes.get("_update", True), bool):
-            yield Violation(field="attributes._update", problem="is neither true nor false")
+        """Check that the attributes do not say the opposite of `update_only`."""
+        if self.update_only and self.attributes.get("_update") is False:
+            yield Violation(field="attributes._update", problem="is the opposite of update_only: remove one of them")
 
     def request(self) -> HttpRequest:
         return json_request("PUT", self.person_path(), self._profile())
@@ -84,7 +92,9 @@ class Identify(ToPerson):
         body: dict[str, JSON] = {}
         if self.email and self.email != self.person().value:
             body["email"] = self.email
-        body.update(self.attributes)
+        body.update(with_flat_topics(self.attributes))
+        if self.update_only:
+            body["_update"] = True
         if self.timestamp is not None:
             body["_timestamp"] = self.timestamp
         return body
