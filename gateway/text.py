@@ -1,4 +1,4 @@
-"""Numbers as text, and the pattern of a header's name."""
+"""Numbers as text, text that is trimmed or cut, and the patterns of names."""
 
 from __future__ import annotations
 
@@ -22,6 +22,28 @@ def number_text(number: int | float) -> str:
 
 
 _MAX_BITS_WRITTEN = 4096  # far more than in any id, and less than Python refuses to convert
+
+
+def trimmed(text: str) -> str:
+    """Return text without white space and zero-width characters at its ends."""
+    return text.strip(_BLANKS)
+
+
+#: Characters of no width, which come along when text is copied: U+200B to U+200D, U+2060, U+FEFF.
+ZERO_WIDTH = "\u200b\u200c\u200d\u2060\ufeff"
+# A set, not a regular expression, which takes quadratic time for many blanks in the text of a stranger.
+_BLANKS = ZERO_WIDTH + "".join(filter(str.isspace, map(chr, range(0x3001))))  # U+3000 is the last white space
+
+
+def truncated(text: str, size: int) -> str:
+    """Return the longest beginning of a text that has at most *size* bytes in UTF-8."""
+    encoded = text.encode(errors="surrogatepass")
+    if len(encoded) <= size:
+        return text
+    while size > 0 and encoded[size] & 0xC0 == 0x80:  # in the middle of a character
+        size -= 1
+    return encoded[:size].decode(errors="surrogatepass")
+
 
 #: The name of an HTTP header: a token of RFC 9110.
 HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")

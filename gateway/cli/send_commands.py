@@ -113,6 +113,7 @@ _event_options = _options(
 @click.command(cls=_SendCommand, epilog=_ATTRIBUTES)
 @_person_options
 @_attribute_options
+@click.option("--update-only", is_flag=True, help="Update the person if there is one, and never create one.")
 @_connection_options
 def identify(**options: Any) -> None:
     """Create or update a person now, and print the answer."""
@@ -133,7 +134,7 @@ def track(**options: Any) -> None:
 def page(**options: Any) -> None:
     """Record that a person viewed a page now, and print the answer.
 
-    URL is a full address (https://…), or * for any page.
+    URL is the address, path or name of the page, or * for any page.
     """
     _send_call(Page, **options)
 

@@ -73,8 +73,8 @@ def _coerce(kind: Kind, name: str, value: Any) -> Any:
             return dict(_object(name, value))  # contents may be bytes: the limits check them
         case Kind.SECONDS if not isinstance(value, int | float):
             raise CallError(f"{name} must be a number of seconds, got {_type_of(value)}")
-        case Kind.SECONDS | Kind.FLAG:
-            return value
+        case Kind.FLAG if not isinstance(value, bool):
+            raise CallError(f"{name} must be True or False, got {_type_of(value)}")
     return _json(name, value)
 
 

@@ -29,15 +29,28 @@ MAX_TIMEOUT = 20.0
 
 @dataclass(frozen=True, kw_only=True)
 class Violation:
-    """What Customer.io would refuse, replace or drop in a call; *field* is named as in a mapping."""
+    """What Customer.io would refuse, replace or drop in a call.
+
+    Attributes:
+        field: Named as in a mapping.
+        fits: A mapping's `fit: true` prevents it where the value comes out of `attributes_from`.
+    """
 
     field: str
     problem: str
+    fits: bool = False
 
 
 def is_moment(value: object) -> TypeGuard[int]:
     """Return whether a value is a time as Customer.io takes it: whole unix seconds of these decades."""
     return type(value) is int and EARLIEST <= value <= LATEST
+
+
+def is_unix_seconds(value: object) -> bool:
+    """Return whether a value is whole unix seconds of any time since 1970, as a number or in digits."""
+    if isinstance(value, str):
+        return value.isascii() and value.isdigit() and len(value) <= len(str(LATEST))
+    return type(value) is int and 0 <= value <= LATEST
 
 
 def utf8_size(text: str) -> int:
@@ -59,6 +72,18 @@ def check_text(field: str, text: str, limit: int) -> Sequence[Violation]:
     return check_size(field, text, limit)
 
 
+def too_long(text: str, limit: int) -> str:
+    """Return what is wrong with a text that has more than *limit* bytes, and that can be cut."""
+    return f"is {utf8_size(text)} bytes long; Customer.io takes {limit}: shorten it with truncate(…, `{limit}`)"
+
+
+def check_name(field: str, text: str, limit: int) -> Sequence[Violation]:
+    """Check the name of an event or a page. It is not blank, and has at most *limit* bytes."""
+    if utf8_size(text) > limit:
+        return (Violation(field=field, problem=too_long(text, limit)),)
+    return check_text(field, text, limit)
+
+
 def check_size(field: str, text: str, limit: int) -> Sequence[Violation]:
     """Check that a text has at most *limit* bytes."""
     if (size := utf8_size(text)) > limit:
@@ -76,32 +101,6 @@ def check_dots(field: str, value: str) -> Sequence[Violation]:
 def check_segment(field: str, text: str) -> Sequence[Violation]:
     """Check a text that is required and becomes a segment of a path."""
     return [*check_text(field, text, MAX_TEXT_BYTES), *check_dots(field, text)]
-
-
-def check_attributes(field: str, attributes: Mapping[str, JSON]) -> list[Violation]:
-    """Check the number of attributes, and the sizes of their names and values."""
-    problems = []
-    if len(attributes) > MAX_ATTRIBUTES:
-        many = f"has {len(attributes)} attributes; Customer.io takes {MAX_ATTRIBUTES}: choose with pick(…)"
-        problems.append(Violation(field=field, problem=many))
-    for number, (name, value) in enumerate(attributes.items(), start=1):
-        if not name.strip() or utf8_size(name) > MAX_ATTRIBUTE_NAME_BYTES:
-            # The name is not shown: it may come out of a payload.
-            size = f"the name of attribute {number} is {utf8_size(name)} bytes long"
-            problem = f"{size}; Customer.io takes 1 to {MAX_ATTRIBUTE_NAME_BYTES}"
-            problems.append(Violation(field=field, problem=problem))
-        elif isinstance(value, str) and utf8_size(value) > MAX_ATTRIBUTE_VALUE_BYTES:
-            size = f"is {utf8_size(value)} bytes long; Customer.io takes {MAX_ATTRIBUTE_VALUE_BYTES}"
-            problems.append(Violation(field=f"{field}.{name}", problem=f"{size}: shorten it with substring(…)"))
-    return problems
-
-
-def check_text_attributes(field: str, attributes: Mapping[str, JSON]) -> Iterator[Violation]:
-    """Check attributes that have to be texts."""
-    yield from check_attributes(field, attributes)
-    for name, value in attributes.items():
-        if not isinstance(value, str):
-            yield Violation(field=f"{field}.{name}", problem="has to be text; write =to_string(…)")
 
 
 def check_encoding(values: Mapping[str, Any]) -> Iterator[Violation]:

@@ -9,6 +9,7 @@ from typing import Any
 from gateway.errors import Location, TranslationError
 from gateway.mapping.evaluate import EvaluationContext
 from gateway.mapping.key_kinds import CALL_KEYS
+from gateway.mapping.key_kinds.object_keys import merge_whole_object
 from gateway.mapping.model import CallRule, ListValue, ObjectValue, Value
 
 
@@ -41,12 +42,7 @@ def fields_of(
         key = keys[name]
         fields[key.field] = key.evaluate(value, context)
 
-    if "attributes_from" in fields:
-        whole, listed = fields.pop("attributes_from"), rule.fields.get("attributes")
-        # A listed name wins even when its expression gives null.
-        for name, _ in listed.entries if isinstance(listed, ObjectValue) else ():
-            whole.pop(name, None)
-        fields["attributes"] = whole | fields.get("attributes", {})
+    merge_whole_object(fields, rule.fields, keys, context)
     if "timestamp" in keys and "timestamp" not in fields:
         default = defaults.get("timestamp")
         fields["timestamp"] = None if default is None else keys["timestamp"].evaluate(default, part)
@@ -56,20 +52,23 @@ def fields_of(
 def field_place(field: str, rule: CallRule, defaults: Mapping[str, Value]) -> tuple[str, Location]:
     """Return the name and the place in the file of a call's field, such as ``attributes.plan`` or ``objects[0].id``.
 
-    A name that is not in the file comes out of the payload and must not be shown: its owner is returned instead.
+    A name that is not in the file comes out of the payload. It is shown if it is a name as of a field; else its owner
+    is returned instead, for it may be personal.
     """
     name, rest = _PLACE.fullmatch(field).groups()  # type: ignore[union-attr]  # it fits everything
     if name == "attributes" and (name not in rule.fields or _location_below(rule.fields[name], rest) is None):
-        name, rest = ("attributes_from" if "attributes_from" in rule.fields else name), ""
+        name = "attributes_from" if "attributes_from" in rule.fields else name
     value = rule.fields.get(name) or defaults.get(name)
     if value is None:
         return name, rule.location
     location = _location_below(value, rest)
     if location is None:
-        return name, value.location
+        return name + (rest if _SHOWN.fullmatch(rest) else ""), value.location
     return (field if rest else name), location
 
 
+# What a payload calls a field, unless it may be more than that: a name, an address, a text.
+_SHOWN = re.compile(r"(?:\[\d+\])?(?:\.[A-Za-z_][\w-]{0,59})+", re.ASCII)
 _PLACE = re.compile(r"(\w*)(.*)", re.DOTALL)
 _STEP = re.compile(r"\[(\d+)\](.*)|\.(.*)", re.DOTALL)
 

@@ -26,6 +26,7 @@ from gateway.mapping.draft_guesses import (
 )
 from gateway.mapping.expressions import headers_in
 from gateway.mapping.translate import translate
+from gateway.text import truncated
 from gateway.verify import Kind, Scheme, scheme_from, schemes
 
 __all__ = ["Draft", "DraftError", "draft", "yaml_block"]
@@ -219,7 +220,7 @@ def _event_name(source: str, event_type: str | None) -> str:
         if "/" in name:
             own[:1] = [singular(own[0])]  # orders/paid
         name = _title(own if len(own) > 1 else [*words(source), *own])
-    return name.encode()[:MAX_EVENT_NAME_BYTES].decode(errors="ignore").strip()
+    return truncated(name, MAX_EVENT_NAME_BYTES).strip()
 
 
 def _title(names: Iterable[str]) -> str:

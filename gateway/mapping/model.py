@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from ipaddress import IPv4Network, IPv6Network
 from typing import TypeAlias
@@ -43,43 +43,32 @@ _ATTRIBUTES_FROM = Key(
     about="A whole object of attributes; those under `attributes` replace its own.",
     examples=("=pick(user, ['plan', 'name'])",),
 )
+_FIT = Key(kind=Kind.FLAG, about="Cuts what `attributes_from` gives to the limits of Customer.io.")
 _REASON = Key(kind=Kind.NOTE, about="Why no call is made.")
 
 
 def _spec(call: type[Call]) -> CallSpec:
     """Describe a kind of call as mappings write it: identifiers first, and attributes also as a whole object."""
-    keys: dict[str, Key] = {}
-    for name, key in sorted(declared_keys(call).items(), key=lambda item: item[1].kind is not Kind.IDENTIFIER):
-        keys[name] = key
-        if key.kind is Kind.ATTRIBUTES:
-            keys["attributes_from"] = _ATTRIBUTES_FROM
+    declared = sorted(declared_keys(call).items(), key=lambda item: item[1].kind is not Kind.IDENTIFIER)
+    keys = _with_whole_objects(dict(declared))
     return CallSpec(name=call.name_of_call, about=call.about, keys=keys, dated=issubclass(call, Occurrence))
+
+
+def _with_whole_objects(declared: Mapping[str, Key]) -> dict[str, Key]:
+    keys: dict[str, Key] = {}
+    for name, key in declared.items():
+        keys[name] = replace(key, keys=_with_whole_objects(key.keys))
+        if key.attributes is not None:
+            kind = Kind.OBJECT_OF_TEXTS if key.attributes.texts else Kind.OBJECT
+            keys["attributes_from"] = replace(_ATTRIBUTES_FROM, kind=kind, attributes=key.attributes)
+            keys["fit"] = _FIT
+    return keys
 
 
 SPECS = {
     **{name: _spec(call) for name, call in CALLS.items()},
     "ignore": CallSpec(name="ignore", about="Makes no call, and records why.", keys={"reason": _REASON}),
 }
-
-# Names that steer Customer.io: an object out of a payload must not redirect a mail, unsubscribe somebody or change
-# who a person is. They are taken only from `attributes`, where the author wrote them.
-_STEERING = frozenset(
-    {
-        *("recipient", "from_address", "reply_to", "unsubscribed", "cio_relationships"),
-        *("id", "cio_id", "_update", "_timestamp"),
-    }
-)
-_STEERING_PREFIX = "cio_subscription_preferences"
-
-
-def is_steering(name: str) -> bool:
-    """Return whether an attribute is taken from `attributes` only, never out of `attributes_from`."""
-    return name in _STEERING or name.startswith(_STEERING_PREFIX)
-
-
-def without_steering(attributes: Mapping[str, JSON]) -> dict[str, JSON]:
-    """Return a copy of a whole object without nulls and names that steer Customer.io."""
-    return {name: value for name, value in attributes.items() if value is not None and not is_steering(name)}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

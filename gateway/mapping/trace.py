@@ -42,6 +42,10 @@ class Trace:
         self.steps.append(Step(depth=depth, label=label, location=location))
         self._depth = depth + 1
 
+    def note(self, text: str, location: Location) -> None:
+        """Record what was done with the value of the evaluation before it."""
+        self.steps.append(Step(depth=self._depth, label=text, location=location))
+
     def evaluated(self, name: str, computed: Computed, value: JSON, problem: str | None = None) -> None:
         """Record the value of an expression, or the problem that it met."""
         self.steps.append(

@@ -307,7 +307,12 @@ class _Translator:
 
         for violation in call.violations(text):
             name, place = field_place(violation.field, entry, mapping.defaults)
-            raise TranslationError(place, name, violation.problem)
+            hint = (
+                ", or write  fit: true"
+                if violation.fits and name.startswith("attributes_from") and "fit" not in entry.fields
+                else ""
+            )
+            raise TranslationError(place, name, violation.problem + hint)
         assert text is not None, "a call that JSON cannot write violates a limit"
         if isinstance(event_id, str):
             self.refuse_equal_event_id(event_id, entry, part)

@@ -180,7 +180,7 @@ PERSON = ("identify", "--id", "42")
         (("request", REGION, "--data", "\udcff"), "--data is not UTF-8 text"),
         (("request", REGION, "--retries", "101"), "is not in the range"),
         (("request", REGION, "--retry-all-errors"), "nothing is tried again without --retries N"),
-        (("page", "example.com", "--id", "42"), "https://"),
+        (("page", "x" * 1001, "--id", "42"), "url is 1001 bytes long"),
         ((*PERSON, "n=" + "x" * 1001), "attributes.n is 1001 bytes long"),
         ((*PERSON, "n=\udcff"), "attributes holds text that is not valid Unicode"),
         (("track", "\udcff", "--id", "42"), "name holds text that is not valid Unicode"),

@@ -27,6 +27,7 @@ from gateway.customerio.calls import (
 )
 
 NOW = 1_767_225_600
+TOPICS = "cio_subscription_preferences"
 ACME: dict[str, Any] = {"object_type_id": "1", "object_id": "acme"}
 
 
@@ -64,7 +65,28 @@ def fields(call: Call) -> list[str]:
         (Track(id="..", name=""), ["id", "name"]),
         (Track(id="1", name="\ud800"), ["name"]),
         (Track(id="1", name="n", attributes={"a": float("inf")}), ["attributes"]),
-        (Page(id="1", url="example.com"), ["url"]),
+        (Page(id="1", url="/pricing"), []),
+        (Page(id="1", url="Home"), []),
+        (Page(id="1", url="p" * 1_001), ["url"]),
+        (Page(id="1", url=" "), ["url"]),
+        (Identify(id="1", attributes={"unsubscribed": "no"}), ["attributes.unsubscribed"]),
+        (Identify(id="1", attributes={"unsubscribed": 1.0}), ["attributes.unsubscribed"]),
+        (Identify(id="1", attributes={"unsubscribed": None, "created_at": None}), []),
+        (Identify(id="1", attributes={"created_at": NOW * 1000}), ["attributes.created_at"]),
+        (Identify(id="1", attributes={"created_at": True}), ["attributes.created_at"]),
+        (Identify(id="1", attributes={"created_at": 631_152_000}), []),
+        (Identify(id="1", attributes={TOPICS: {"topic_7": True}}), [f"attributes.{TOPICS}"]),
+        (Identify(id="1", attributes={f"{TOPICS}.topics": {"topic_7": True, "topic_8": None}}), []),
+        (Identify(id="1", attributes={f"{TOPICS}.topics": {"topic_7": 1}}), [f"attributes.{TOPICS}.topics"]),
+        (
+            Identify(id="1", attributes={TOPICS: None, f"{TOPICS}.topics": None}),
+            [f"attributes.{TOPICS}", f"attributes.{TOPICS}.topics"],
+        ),
+        (Identify(id="1", attributes={f"{TOPICS}.topics": {"7": True}}), [f"attributes.{TOPICS}.topics"]),
+        (Identify(id="1", attributes={f"{TOPICS}.topics.topic_7": True, f"{TOPICS}_old": "x"}), []),
+        (Identify(id="1", attributes={f"{TOPICS}.topics.topic_7": "yes"}), [f"attributes.{TOPICS}.topics.topic_7"]),
+        (Identify(id="1", attributes={f"{TOPICS}.topic_7": True}), [f"attributes.{TOPICS}.topic_7"]),
+        (Identify(id="1", attributes={"_update": False}, update_only=True), ["attributes._update"]),
         (Page(id="1", url="*"), []),
         (Screen(id="1", name=""), ["name"]),
         (Merge(into={"id": "1"}, from_={"id": "2"}), []),
@@ -78,6 +100,8 @@ def fields(call: Call) -> list[str]:
         (AddDevice(id="1", token=" ", platform="iOS"), ["token", "platform"]),
         (AddDevice(id="1", token="t", platform="ios", last_used=NOW * 1000), ["last_used"]),
         (AddDevice(id="1", token="t", platform="ios", attributes={"a": 1}), ["attributes.a"]),
+        (AddDevice(id="1", token="t", platform="ios", attributes={"token": "u"}), ["attributes.token"]),
+        (AddDevice(id="1", token="t", platform="ios", attributes={"_last_status": "u"}), ["attributes._last_status"]),
         (DeleteDevice(id="1", token=".."), ["token"]),
         (DeleteDevice(id="1", token="t" * 1001), ["token"]),
         (IdentifyObject(**ACME, attributes={"a": None}, people=[{"id": "1"}]), []),
@@ -109,6 +133,8 @@ def fields(call: Call) -> list[str]:
         (IdentifyObject(**ACME, people=[{"id": "1", "attributes": {"n": "v" * 1001}}]), ["people[0].attributes.n"]),
         (IdentifyObject(**ACME, attributes={f"n{i}": "v" * 990 for i in range(40)}), ["attributes"]),
         (AddRelationships(id="1", objects=[ACME]), []),
+        (IdentifyObject(object_type_id="company", object_id="1"), ["object_type_id"]),
+        (AddRelationships(id="1", objects=[{**ACME, "object_type_id": "01"}]), ["objects[0].object_type_id"]),
         (AddRelationships(id="1", objects=[]), ["objects"]),
         (AddRelationships(id="1", objects=[ACME, {"object_id": "x"}]), ["objects[1].object_type_id"]),
         (AddRelationships(id="..", objects=[ACME]), ["id"]),
@@ -117,6 +143,7 @@ def fields(call: Call) -> list[str]:
         (SubmitForm(form_id="1", id="1", attributes={"a": "b"}), []),
         (SubmitForm(form_id="..", id="1", attributes={"a": 1}), ["form_id", "attributes.a"]),
         (SubmitForm(form_id="1", id="1", attributes={"email": "x"}), ["attributes.email"]),
+        (SubmitForm(form_id="1", id="1", attributes={"unsubscribed": "on"}), ["attributes.unsubscribed"]),
         (SubmitForm(form_id="1", id="1", attributes={"form_name": "x"}), ["attributes.form_name"]),
     ],
 )
@@ -188,6 +215,7 @@ def test_a_violation_never_shows_the_value() -> None:
 ELSEWHERE = [
     *("", "https://evil.example/v1", "//evil.example/v1", "v1/accounts/region", "/api/v1/accounts/region"),
     *("/v1/../v2/entity", "/v1/./region", "/v1/%2e%2E/entity", "/v1/.%2e/entity", "/v1/customers/.."),
+    *("/customers/42", "/v3/entity", "/v1", "/V1/entity"),
     *("/v1\\..\\entity", "/v1/%5c..%5centity", "/v1/a?b=c", "/v1/a#b", "/v1/100%"),
     *("/v1/a\r\nHost: evil", "/v1/a%0d%0ab", "/v1/a\x00", "/\u2028"),
 ]

@@ -95,6 +95,11 @@ TABLE: list[tuple[Call, str | None, str | None]] = [
         None,
         f'{{{PHONE},"action":"identify","attributes":{{"plan":"pro"}},"timestamp":1767225600}}',
     ),
+    (
+        Identify(id="42", attributes={"cio_subscription_preferences.topics": {"topic_7": True}}, update_only=True),
+        'PUT /api/v1/customers/42 {"cio_subscription_preferences.topics.topic_7":true,"_update":true}',
+        f'{{{N42},"action":"identify","attributes":{{"cio_subscription_preferences.topics.topic_7":true,"_update":true}}}}',
+    ),
     (Identify(cio_id="a3", attributes={"id": "43"}), 'PUT /api/v1/customers/cio_a3 {"id":"43"}', None),
     (Identify(id="42", attributes={"anonymous_id": "a"}), 'PUT /api/v1/customers/42 {"anonymous_id":"a"}', None),
     (

@@ -70,14 +70,14 @@ JMESPATH = """abs avg ceil contains ends_with floor join keys length map max max
     reverse sort sort_by starts_with sum to_array to_number to_string type values"""
 LANGUAGE = {
     "around the body": "header query root body var lookup event_type received_at index",
-    "text": """lower upper trim split replace join format substring slug regex_match regex_extract
+    "text": """lower upper trim truncate split replace join format substring slug regex_match regex_extract
         regex_replace""",
     "kinds": "to_number to_string to_bool to_array parse_json to_json",
     "time": "unix",
     "hash, encode": "sha256 md5 base64 base64_decode url_encode url_decode",
     "objects, lists": """pick omit rename flatten prefix_keys merge items from_items zip unique first
         last""",
-    "numbers, choice": "add subtract multiply divide round if not_null",
+    "numbers, choice": "add subtract multiply divide round if not_null attempt",
 }
 
 
@@ -97,7 +97,7 @@ def test_the_kinds_are_together_and_in_the_order_of_the_language() -> None:
     assert sorted(kinds, key=[*LANGUAGE].index) == kinds
 
 
-NULL_TAKERS = {"if", "not_null", "type", "to_array", "merge", "lookup"}
+NULL_TAKERS = {"if", "not_null", "type", "to_array", "merge", "lookup", "attempt"}
 
 
 @pytest.mark.parametrize("function", FUNCTIONS.values(), ids=lambda function: function.name)
@@ -314,6 +314,13 @@ def test_no_payload_keeps_a_process_busy_for_minutes(expression: str) -> None:
     with pytest.raises(ExpressionError, match=r"take more than 5,000,000 steps|would give more than 100,000 items"):
         compiled.evaluate(data, scope)
     assert time.process_time() - started < 3
+
+
+def test_an_attempt_at_an_expression_that_takes_too_many_steps_fails_the_event() -> None:
+    scope = Scope(root=None, body=None, headers={}, query={}, received_at=0)
+    scope.budget.left = 5
+    with pytest.raises(ExpressionError, match=r"take more than 5,000,000 steps"):
+        compile_expression("attempt(lower(@))", NAMES).evaluate("a", scope)
 
 
 def test_all_expressions_on_a_webhook_share_one_budget() -> None:

@@ -19,6 +19,7 @@ from gateway.errors import TranslationError
 from gateway.event import JSON, Event
 from gateway.mapping.compiler import parse
 from gateway.mapping.model import MappingFile
+from gateway.mapping.trace import Trace
 from gateway.mapping.translate import SALT, PlannedCall, Translation, event_key, translate
 from gateway.mapping.yaml_nodes import plain, read
 
@@ -202,24 +203,36 @@ def test_a_timestamp_far_before_2001_is_too_small() -> None:
 # Attributes
 
 
-STEERING = [
-    *("recipient", "from_address", "reply_to", "_update", "_timestamp", "id", "cio_id", "unsubscribed"),
-    *("cio_relationships", "cio_subscription_preferences", "cio_subscription_preferences.topics.topic_7"),
+OF_PEOPLE = [
+    *("_update", "_timestamp", "id", "cio_id", "unsubscribed", "cio_relationships"),
+    *("cio_subscription_preferences", "cio_subscription_preferences.topics.topic_7"),
 ]
+OF_EVENTS = ["recipient", "from_address", "reply_to"]
+#: Names that resemble one of those.
+OF_NOBODY = ["email", "Recipient", "recipient_name", "anonymous_id", "cio_subscription"]
 
 
-@pytest.mark.parametrize("name", STEERING)
-def test_a_name_that_controls_customerio_is_taken_only_from_attributes(name: str) -> None:
-    whole = of_calls("- {call: track, id: =who, name: x, attributes_from: =o}")
-    assert "attributes" not in calls_of(whole, {"who": "u", "o": {name: "x"}})[0]
-    named = of_calls(f"- {{call: track, id: =who, name: x, attributes_from: =o, attributes: {{{name}: =v}}}}")
-    assert calls_of(named, {"who": "u", "o": {name: "x"}, "v": "y"})[0]["attributes"] == {name: "y"}
-
-
-@pytest.mark.parametrize("name", ["email", "Recipient", "recipient_name", "anonymous_id", "cio_subscription"])
-def test_names_that_resemble_such_a_name_are_taken(name: str) -> None:
-    mapping = of_calls("- {call: track, id: =who, name: x, attributes_from: =o}")
-    assert calls_of(mapping, {"who": "u", "o": {name: "x"}})[0]["attributes"] == {name: "x"}
+@pytest.mark.parametrize(
+    ("call", "steering", "others"),
+    [
+        ("identify, id: =who", OF_PEOPLE, [*OF_EVENTS, *OF_NOBODY]),
+        ("track, id: =who, name: x", OF_EVENTS, [*OF_PEOPLE, *OF_NOBODY]),
+        ("page, id: =who, url: x", OF_EVENTS, [*OF_PEOPLE, *OF_NOBODY]),
+        ("screen, id: =who, name: x", OF_EVENTS, [*OF_PEOPLE, *OF_NOBODY]),
+    ],
+)
+def test_a_name_that_controls_customerio_is_taken_only_from_attributes(
+    call: str, steering: list[str], others: list[str]
+) -> None:
+    whole = of_calls(f"- {{call: {call}, attributes_from: =o}}")
+    o: JSON = dict.fromkeys([*steering, *others], "x")
+    assert calls_of(whole, {"who": "u", "o": o})[0]["attributes"] == dict.fromkeys(others, "x")
+    for name in steering:
+        named = of_calls(f"- {{call: {call}, attributes_from: =o, attributes: {{{name}: =v}}}}")
+        value: JSON = 1767225600 if name == "_timestamp" else None if name == "cio_subscription_preferences" else True
+        attributes = calls_of(named, {"who": "u", "o": o, "v": value})[0]["attributes"]
+        assert isinstance(attributes, dict)
+        assert attributes.get(name) == value
 
 
 # Limits
@@ -251,12 +264,82 @@ def test_too_many_attributes_of_an_object_are_a_problem_at_attributes_from() -> 
     assert problem(mapping, {"id": "u", "o": many}).startswith("m.yaml:10:24: attributes_from: has 301")
 
 
-def test_the_name_of_an_attribute_out_of_the_payload_is_not_shown() -> None:
+def test_a_value_that_is_too_long_names_its_attribute_and_how_to_shorten_it() -> None:
     mapping = of_calls("- call: identify\n  id: =id\n  attributes_from: =o\n  attributes: {mine: =m}")
-    message = problem(mapping, {"id": "u", "o": {"secret": "x" * 1_001}})
+    fix = "is 1001 bytes long; Customer.io takes 1000: shorten it with truncate(…, `1000`)"
+    assert problem(mapping, {"id": "u", "m": "x" * 1_001}) == f"m.yaml:11:26: attributes.mine: {fix}"
+    of_object = problem(mapping, {"id": "u", "o": {"the_bio": "x" * 1_001}})
+    assert of_object == f"m.yaml:10:24: attributes_from.the_bio: {fix}, or write  fit: true"
+
+
+@pytest.mark.parametrize("name", ["ann@example.com", "+49 30 1234", "Ann Lee", "a" * 61])
+def test_a_name_out_of_the_payload_that_may_be_personal_is_not_shown(name: str) -> None:
+    mapping = of_calls("- call: identify\n  id: =id\n  attributes_from: =o")
+    message = problem(mapping, {"id": "u", "o": {name: "x" * 1_001}})
     assert message.startswith("m.yaml:10:24: attributes_from: is 1001 bytes long")
-    assert "secret" not in message
-    assert problem(mapping, {"id": "u", "m": "x" * 1_001}).startswith("m.yaml:11:26: attributes.mine: is 1001 ")
+    assert name not in message
+
+
+@pytest.mark.parametrize(
+    ("call", "o", "expected", "notes"),
+    [
+        (
+            "identify, id: =id",
+            {"bio": "é" * 501, "n" * 151: 1, "plan": "pro", "id": 1},
+            {"bio": "é" * 500, "plan": "pro", "mine": 1},
+            ["'bio' is cut to 1000 bytes", f"'{'n' * 151}' is left out: Customer.io takes names of 1 to 150 bytes"],
+        ),
+        (
+            "identify, id: =id",
+            {f"a{number}": number for number in range(301)},
+            {**{f"a{number}": number for number in range(299)}, "mine": 1},
+            [f"'a{number}' is left out: Customer.io takes 300 attributes" for number in (299, 300)],
+        ),
+        (
+            "track, id: =id, name: x",
+            {"html": "é" * 40_000, "text": "x" * 30_000, "total": 1},
+            {"text": "x" * 30_000, "total": 1, "mine": 1},
+            ["'html' is left out: Customer.io takes 100000 bytes of JSON"],
+        ),
+        (
+            "submit_form, form_id: f, id: =id",
+            {"colors": ["red"], "age": 7, "text": "x" * 1_001},
+            {"age": "7", "text": "x" * 1_000, "mine": "1"},
+            ["'colors' is left out: it has to be text", "'text' is cut to 1000 bytes"],
+        ),
+        (
+            "identify_object, object_type_id: 1, object_id: =id",
+            {f"a{number:02}": "x" * 1_000 for number in range(31)},
+            {**{f"a{number:02}": "x" * 1_000 for number in range(1, 31)}, "mine": 1},
+            ["'a00' is left out: Customer.io takes 30999 bytes of JSON"],
+        ),
+    ],
+)
+def test_fit_cuts_an_object_to_what_customerio_takes_and_explains_it(
+    call: str, o: dict[str, JSON], expected: JSON, notes: list[str]
+) -> None:
+    mapping = of_calls(f"- {{call: {call}, attributes_from: =o, fit: true, attributes: {{mine: =m}}}}")
+    trace = Trace()
+    translation = translate(mapping, event({"type": "a", "id": "u", "o": o, "m": 1}), trace=trace)
+    assert translation.problem is None
+    assert as_json(translation.planned[0].call)["attributes"] == expected
+    labels = [step.label for step in trace.steps]
+    assert [label.removeprefix("fit: ") for label in labels if label.startswith("fit: ")] == notes
+    left_out = "'id' is left out: it steers Customer.io, and is taken from 'attributes' only"
+    assert (left_out in labels) is ("id" in o)
+
+
+@pytest.mark.parametrize("key", ["attributes_from: =o", "attributes: {x: =o.x}"])
+def test_a_number_that_is_too_large_for_the_text_of_a_form_is_a_problem(key: str) -> None:
+    mapping = of_calls(f"- {{call: submit_form, form_id: f, id: =id, {key}}}")
+    assert problem(mapping, {"id": "u", "o": {"x": 10**2_000}}).endswith(
+        ": a number this large cannot be written as text"
+    )
+
+
+def test_what_is_written_is_not_cut() -> None:
+    mapping = of_calls("- {call: identify, id: =id, attributes_from: =o, fit: true, attributes: {mine: =m}}")
+    assert "attributes.mine: is 1001 bytes long" in problem(mapping, {"id": "u", "o": {}, "m": "x" * 1_001})
 
 
 # Connection and region

@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeAlias
 
 from gateway.customerio.limits import MAX_ID_BYTES, MAX_TEXT_BYTES, Violation, check_dots, check_size
 from gateway.event import JSON
+from gateway.text import ZERO_WIDTH, trimmed
 
 AddressKind: TypeAlias = Literal["cio_id", "id", "email", "phone", "anonymous_id"]
 #: The keys that may name a person. The first that is set counts.
@@ -84,26 +85,19 @@ def resolve_person(identifiers: Mapping[str, Any]) -> Address | None:
 
 # Identifiers as they are written
 
-#: Characters of no width, which come along when text is copied.
-_ZERO_WIDTH = "\u200b\u200c\u200d\u2060\ufeff"
-# Stripped as a set, because strangers send the text: a regular expression takes quadratic time for many blanks.
-_AROUND = _ZERO_WIDTH + "".join(filter(str.isspace, map(chr, range(0x3001))))
 
-
-def trimmed(text: Any) -> Any:
-    """Remove white space and zero-width characters around an email address or phone number, whose meaning is certain.
+def trimmed_identifier(value: Any) -> Any:
+    """Return an email address or a phone number without the blanks around it: its meaning is certain.
 
     What consists of nothing else stays, and is refused as blank.
     """
-    if not isinstance(text, str) or (text.isascii() and text == text.strip()):
-        return text  # what is no text is converted or refused later
-    return text.strip(_AROUND) or text
+    return trimmed(value) or value if isinstance(value, str) else value
 
 
 def trimmed_person(person: Any) -> Any:
-    """Return one of several people with an email that is `trimmed`."""
+    """Return one of several people with a `trimmed_identifier` as its email."""
     has_email = isinstance(person, Mapping) and person.get("email")
-    return {**person, "email": trimmed(person["email"])} if has_email else person
+    return {**person, "email": trimmed_identifier(person["email"])} if has_email else person
 
 
 def check_identifiers(place: str, identifiers: Mapping[str, Any]) -> Iterator[Violation]:
@@ -148,7 +142,7 @@ def _email_problem(text: str) -> str | None:
 
 
 # Neither side holds a character that separates addresses, quotes a name or does not show.
-_SIDE = rf'[^@\s<>(),;:"\\\x00-\x1f\x7f{_ZERO_WIDTH}]+'
+_SIDE = rf'[^@\s<>(),;:"\\\x00-\x1f\x7f{ZERO_WIDTH}]+'
 _EMAIL = re.compile(f"{_SIDE}@{_SIDE}")
 
 

@@ -75,7 +75,7 @@ class Call:
         problems.extend(self.other_violations())
         if not problems and not self.has_v1_form and (size := len(dump(self.operation()))) > MAX_ITEM_BYTES:
             problem = f"is {size} bytes of JSON; Customer.io takes {MAX_ITEM_BYTES}"
-            problems.append(Violation(field=self.largest_key, problem=problem))
+            problems.append(Violation(field=self.largest_key, problem=problem, fits=True))
         return problems
 
     def other_violations(self) -> Iterable[Violation]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
+from gateway.customerio.calls.attributes import DEVICE
 from gateway.customerio.calls.kinds import Kind, call_class, key, shared
-from gateway.customerio.calls.people import TEXT_ATTRIBUTES, ToPerson
+from gateway.customerio.calls.people import ToPerson, attributes_with
 from gateway.customerio.limits import check_moment, check_segment
 from gateway.customerio.wire import HttpRequest, json_request, path_segment
 from gateway.event import JSON
@@ -39,7 +40,7 @@ class AddDevice(_ToDevice):
         check=check_moment,
         default=None,
     )
-    attributes: Mapping[str, JSON] = shared(TEXT_ATTRIBUTES, default_factory=dict)
+    attributes: Mapping[str, JSON] = shared(attributes_with(DEVICE), default_factory=dict)
 
     def v1_request(self) -> HttpRequest:
         device = {"id": self.token, **self._details()}

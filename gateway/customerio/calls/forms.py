@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import ClassVar
 
+from gateway.customerio.calls.attributes import FORM
 from gateway.customerio.calls.call import Call
 from gateway.customerio.calls.kinds import Kind, call_class, key, shared
-from gateway.customerio.calls.people import EMAIL, ID, TEXT_ATTRIBUTES
-from gateway.customerio.limits import Violation, check_segment
+from gateway.customerio.calls.people import EMAIL, ID, attributes_with
+from gateway.customerio.limits import check_segment
 from gateway.customerio.wire import HttpRequest, json_request, path_segment
 from gateway.event import JSON
-
-# Customer.io ignores fields with these names.
-_RESERVED = ("form_id", "form_name", "form_type", "form_url", "form_url_param")
 
 
 @call_class
@@ -27,14 +25,7 @@ class SubmitForm(Call):
     )
     id: str | None = shared(ID, default=None)
     email: str | None = shared(EMAIL, default=None)
-    attributes: Mapping[str, JSON] = shared(TEXT_ATTRIBUTES, default_factory=dict)
-
-    def other_violations(self) -> Iterator[Violation]:
-        """Check the names of the attributes."""
-        for name in ("id", "email", *_RESERVED):
-            if name in self.attributes:
-                effect = "names the person: write it beside 'attributes'" if name in ("id", "email") else "is ignored"
-                yield Violation(field=f"attributes.{name}", problem=f"in a form, '{name}' {effect}")
+    attributes: Mapping[str, JSON] = shared(attributes_with(FORM), default_factory=dict)
 
     def v1_request(self) -> HttpRequest:
         address = self.address()

@@ -8,6 +8,7 @@ from enum import Enum
 from keyword import iskeyword
 from typing import Any, TypeAlias, TypeVar, dataclass_transform
 
+from gateway.customerio.calls.attributes import AttributeRules
 from gateway.customerio.limits import Violation
 
 #: Returns the violations of a value that is not None; *field* is the path of its key.
@@ -26,6 +27,7 @@ class Kind(Enum):
     ATTRIBUTES = "attributes"
     TEXTS = "texts"  # attributes that have to be texts
     OBJECT = "object"  # an expression that gives one
+    OBJECT_OF_TEXTS = "object of texts"
     MEMBERS = "members"  # a list of objects with keys of their own, or an expression that gives one
     HEADERS = "headers"  # an object of texts
     PARAMETERS = "parameters"  # an object of texts, numbers, booleans, and lists of them
@@ -49,6 +51,7 @@ class Key:
         choices: The only texts that are valid; empty: any.
         problem: Returns what is wrong with a value, or None.
         check: Checks a value that is more than a text with choices or a problem.
+        attributes: What Customer.io takes, for the kinds that are attributes.
         keys: The keys of each member, for the kinds that have members.
         clean: Brings a value whose meaning is certain into the form that is sent, when a call is made.
         unless: The key that may stand in the place of a required one.
@@ -62,6 +65,7 @@ class Key:
     choices: tuple[str, ...] = ()
     problem: Callable[[Any], str | None] | None = None
     check: Check | None = None
+    attributes: AttributeRules | None = None
     keys: Mapping[str, Key] = field(default_factory=dict)
     clean: Callable[[Any], Any] | None = None
     unless: str = ""

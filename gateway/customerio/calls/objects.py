@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
@@ -13,14 +14,24 @@ from gateway.customerio.calls.addresses import (
     resolve_person,
     trimmed_person,
 )
+from gateway.customerio.calls.attributes import OBJECT
 from gateway.customerio.calls.call import Call
 from gateway.customerio.calls.kinds import Kind, call_class, declared_keys, key, shared
-from gateway.customerio.calls.people import ANONYMOUS_ID, KNOWN_PERSON, SHORT_ATTRIBUTES, ToPerson, identifiers_of
-from gateway.customerio.limits import MAX_ID_BYTES, Violation, check_attributes, check_text
+from gateway.customerio.calls.people import ANONYMOUS_ID, KNOWN_PERSON, ToPerson, attributes_with, identifiers_of
+from gateway.customerio.limits import MAX_ID_BYTES, Violation, check_text
 from gateway.event import JSON
 
-_RELATIONSHIP = {"attributes": SHORT_ATTRIBUTES}
+_ATTRIBUTES = attributes_with(OBJECT)
+_RELATIONSHIP = {"attributes": _ATTRIBUTES}
 _check_id = partial(check_text, limit=MAX_ID_BYTES)
+
+
+def object_type_problem(number: str) -> str | None:
+    """Return what is wrong with the type of an object, or None."""
+    return None if _OBJECT_TYPE.fullmatch(number) else "is not the number of a type of objects, such as 1"
+
+
+_OBJECT_TYPE = re.compile(r"[1-9][0-9]{0,17}")
 
 
 class _OnlyV2(Call):
@@ -37,10 +48,10 @@ class ToObject(_OnlyV2):
 
     object_type_id: str | None = key(
         Kind.TEXT,
-        about="The type of the object.",
+        about="The number that Customer.io gave the type of the object.",
         example='"1"',
         examples=("1",),
-        check=_check_id,
+        problem=object_type_problem,
         unless="cio_object_id",
         default=None,
     )
@@ -88,7 +99,7 @@ def _check_relationship(place: str, member: Mapping[str, Any]) -> Iterable[Viola
     attributes = member.get("attributes") or {}
     if not isinstance(attributes, Mapping):
         return [Violation(field=f"{place}.attributes", problem="has to be an object")]
-    return check_attributes(f"{place}.attributes", attributes)
+    return OBJECT.check(f"{place}.attributes", attributes)
 
 
 def _check_people(field: str, people: Sequence[Mapping[str, Any]]) -> Iterator[Violation]:
@@ -125,7 +136,7 @@ class IdentifyObject(ToObject):
 
     name_of_call: ClassVar = "identify_object"
     about: ClassVar = "Creates or updates an object, such as a company."
-    attributes: Mapping[str, JSON] = shared(SHORT_ATTRIBUTES, default_factory=dict)
+    attributes: Mapping[str, JSON] = shared(_ATTRIBUTES, default_factory=dict)
     people: Sequence[Mapping[str, JSON]] = key(
         Kind.MEMBERS,
         about="People to relate: a list, or an expression that gives one.",
@@ -151,7 +162,7 @@ class IdentifyAnonymous(ToObject):
     name_of_call: ClassVar = "identify_anonymous"
     about: ClassVar = "Relates somebody who is not known yet to an object, which it creates or updates."
     anonymous_id: str | None = shared(ANONYMOUS_ID, default=None)
-    attributes: Mapping[str, JSON] = shared(SHORT_ATTRIBUTES, default_factory=dict)
+    attributes: Mapping[str, JSON] = shared(_ATTRIBUTES, default_factory=dict)
 
     def operation(self) -> dict[str, JSON]:
         related = [_relationship({"anonymous_id": self.anonymous_id}, None)]
@@ -175,9 +186,9 @@ def _check_objects(field: str, objects: Sequence[Mapping[str, Any]]) -> Iterator
     for number, member in enumerate(objects):
         place = f"{field}[{number}]."
         yield from _check_object(place, member)
-        for name in declared_keys(ToObject):
-            if isinstance(value := member.get(name), str):
-                yield from _check_id(f"{place}{name}", value)
+        for name, of in declared_keys(ToObject).items():
+            if isinstance(value := member.get(name), str) and of.checker:
+                yield from of.checker(f"{place}{name}", value)
         yield from _check_relationship(f"{field}[{number}]", member)
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import ClassVar, Self
 
-from gateway.customerio.calls.addresses import Address, lane_number, trimmed
+from gateway.customerio.calls.addresses import Address, lane_number, trimmed_identifier
 from gateway.customerio.calls.kinds import Key, Kind, call_class, key, shared
 from gateway.customerio.calls.people import ANONYMOUS_ID, ATTRIBUTES, TIMESTAMP, ToPerson
 from gateway.customerio.limits import (
@@ -15,9 +15,8 @@ from gateway.customerio.limits import (
     MAX_EVENT_NAME_BYTES,
     MAX_TEXT_BYTES,
     Violation,
-    check_text,
+    check_name,
     encoding_problem,
-    utf8_size,
 )
 from gateway.customerio.wire import HttpRequest, dump, json_request
 from gateway.event import JSON
@@ -32,7 +31,7 @@ _NAME = Key(
     about="The name of the event or screen.",
     example="Invoice Paid",
     examples=("Invoice Paid",),
-    check=partial(check_text, limit=MAX_EVENT_NAME_BYTES),
+    check=partial(check_name, limit=MAX_EVENT_NAME_BYTES),
 )
 
 
@@ -76,7 +75,7 @@ class Occurrence(ToAnybody):
 
     def _recipient(self) -> str | None:
         recipient = self.attributes.get("recipient")
-        return trimmed(recipient) if isinstance(recipient, str) and recipient.strip() else None
+        return trimmed_identifier(recipient) if isinstance(recipient, str) and recipient.strip() else None
 
     def with_event_id(self, event_id: str | None) -> Self:
         """Return the same call with another event id."""
@@ -91,7 +90,7 @@ class Occurrence(ToAnybody):
             size = len(dump(dict(self.attributes)))
             if size > MAX_EVENT_DATA_BYTES:
                 problem = f"is {size} bytes of JSON; Customer.io takes {MAX_EVENT_DATA_BYTES}: choose with pick(…)"
-                problems.append(Violation(field="attributes", problem=problem))
+                problems.append(Violation(field="attributes", problem=problem, fits=True))
         return problems
 
     def v1_request(self) -> HttpRequest:
@@ -132,18 +131,9 @@ class Track(Occurrence):
     event_id: str | None = shared(EVENT_ID, default=None)
 
 
-def url_problem(url: str) -> str | None:
-    """Return what is wrong with the address of a page, or None."""
-    if url != "*" and not url.lower().startswith(("http://", "https://")):
-        return 'is neither a full address (https://…) nor "*" for any page'
-    if (size := utf8_size(url)) > MAX_TEXT_BYTES:
-        return f"is {size} bytes long; at most {MAX_TEXT_BYTES} are sent"
-    return None
-
-
 @call_class
 class Page(Occurrence):
-    """Record a page view; *url* is a full address, or ``*`` for any page."""
+    """Record a page view; *url* is the address, path or name of the page, or ``*`` for any page."""
 
     name_of_call: ClassVar = "page"
     about: ClassVar = "Records a page view."
@@ -151,10 +141,10 @@ class Page(Occurrence):
     name_key: ClassVar = "url"
     url: str = key(
         Kind.TEXT,
-        about="A full address, or * for any page.",
+        about="The address, path or name of the page, or * for any page.",
         example="=page.url",
-        examples=("=page.url", "*"),
-        problem=url_problem,
+        examples=("=page.url", "/pricing", "*"),
+        check=partial(check_name, limit=MAX_TEXT_BYTES),
     )
     attributes: Mapping[str, JSON] = shared(ATTRIBUTES, default_factory=dict)
     timestamp: int | None = shared(TIMESTAMP, default=None)

@@ -13,12 +13,13 @@ from gateway.customerio.calls.addresses import (
     check_identifiers,
     lane_number,
     resolve_person,
-    trimmed,
+    trimmed_identifier,
     trimmed_person,
 )
+from gateway.customerio.calls.attributes import EVENT, PERSON, AttributeRules, with_flat_topics
 from gateway.customerio.calls.call import Call
 from gateway.customerio.calls.kinds import Key, Kind, call_class, key, shared
-from gateway.customerio.limits import Violation, check_attributes, check_moment, check_text_attributes
+from gateway.customerio.limits import Violation, check_moment
 from gateway.customerio.wire import HttpRequest, json_request, path_segment
 from gateway.event import JSON
 
@@ -28,14 +29,14 @@ EMAIL = Key(
     kind=Kind.IDENTIFIER,
     about="The email address of the person.",
     examples=("=lower(trim(user.email))",),
-    clean=trimmed,
+    clean=trimmed_identifier,
 )
 CIO_ID = Key(kind=Kind.IDENTIFIER, about="The person's id at Customer.io.", examples=("=user.cio_id",))
 PHONE = Key(
     kind=Kind.IDENTIFIER,
     about="The phone number of the person, as +14155552671.",
     examples=("=user.phone",),
-    clean=trimmed,
+    clean=trimmed_identifier,
 )
 ANONYMOUS_ID = Key(
     kind=Kind.IDENTIFIER,
@@ -49,9 +50,14 @@ TIMESTAMP = Key(kind=Kind.TIMESTAMP, about=WHEN, examples=("=unix(created_at)", 
 ATTRIBUTES = Key(
     kind=Kind.ATTRIBUTES,
     about="Attributes by name, which stays flat; an expression that gives null leaves its attribute out.",
+    attributes=EVENT,
 )
-SHORT_ATTRIBUTES = replace(ATTRIBUTES, check=check_attributes)
-TEXT_ATTRIBUTES = replace(ATTRIBUTES, kind=Kind.TEXTS, check=check_text_attributes)
+
+
+def attributes_with(of: AttributeRules) -> Key:
+    """Return the key of attributes that are checked."""
+    kind = Kind.TEXTS if of.texts else Kind.ATTRIBUTES
+    return replace(ATTRIBUTES, kind=kind, attributes=of, check=of.check)
 
 
 @call_class
@@ -96,14 +102,16 @@ class Identify(ToPerson):
 
     name_of_call: ClassVar = "identify"
     about: ClassVar = "Creates or updates a person."
-    attributes: Mapping[str, JSON] = shared(SHORT_ATTRIBUTES, default_factory=dict)
+    attributes: Mapping[str, JSON] = shared(attributes_with(PERSON), default_factory=dict)
     timestamp: int | None = shared(TIMESTAMP, default=None)
+    update_only: bool = key(
+        Kind.FLAG, about="Updates the person if there is one, and never creates one.", default=False
+    )
 
     def other_violations(self) -> Iterator[Violation]:
-        """Check the attributes that are instructions to Customer.io."""
-        yield from check_moment("attributes._timestamp", self.attributes.get("_timestamp"))
-        if not isinstance(self.attributes.get("_update", True), bool):
-            yield Violation(field="attributes._update", problem="is neither true nor false")
+        """Check what several keys and attributes say together."""
+        if self.update_only and self.attributes.get("_update") is False:
+            yield Violation(field="attributes._update", problem="is the opposite of update_only: remove one of them")
         if self.cio_id and self.id:
             yield from check_identifier("id", "id", self.id)
         if not self.has_v1_form:
@@ -128,7 +136,9 @@ class Identify(ToPerson):
         address = self.person().kind
         written: dict[str, JSON] = {"id": self.id, "email": self.email, "phone": self.phone}
         body: dict[str, JSON] = {name: value for name, value in written.items() if value and name != address}
-        body.update(self.attributes)
+        body.update(with_flat_topics(self.attributes))
+        if self.update_only:
+            body["_update"] = True
         if self.timestamp is not None:
             body["_timestamp"] = self.timestamp
         return body

@@ -44,6 +44,8 @@ def path_problem(path: str) -> str | None:
         return "has to be a path below /api that starts with one slash, as /v1/accounts/region"
     if path == "/api" or path.startswith("/api/"):
         return "is taken below /api already: write /v1/… instead of /api/v1/…"
+    if not path.startswith(("/v1/", "/v2/")):
+        return "has to begin with the version of the API, as /v1/accounts/region or /v2/batch"
     if "?" in path or "#" in path:
         return "must not hold ? or #; parameters stand under 'query'"
     if "\\" in path or not path.isprintable():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from gateway.errors import ExpressionError, TranslationError
 from gateway.event import JSON
 from gateway.mapping.functions.json_values import truthy
 from gateway.mapping.functions.table import Evaluate, Group, Scope, anything
@@ -31,3 +32,13 @@ def not_null(arguments: Sequence[Evaluate], current: JSON, scope: Scope) -> JSON
         if value is not None:
             return value
     return None
+
+
+@function(anything("x"), example=("attempt(unix(born))", {"born": "in spring"}, None))
+def attempt(arguments: Sequence[Evaluate], current: JSON, scope: Scope) -> JSON:
+    """The value of the expression, or null where it is an error, which would otherwise fail the event."""
+    try:
+        return arguments[0](current, scope)
+    except (ExpressionError, TranslationError):  # the latter from a variable
+        scope.budget.spend(1)  # no attempt at an expression that takes too many steps: this fails again
+        return None

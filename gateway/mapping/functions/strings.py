@@ -22,7 +22,7 @@ from gateway.mapping.functions.table import (
     optional,
     text,
 )
-from gateway.text import number_text
+from gateway.text import number_text, trimmed, truncated
 
 function = Group("text")
 
@@ -41,8 +41,30 @@ def upper(s: str) -> JSON:
 
 @function(text("s"), example=("trim(name)", {"name": "  Ada "}, "Ada"))
 def trim(s: str) -> JSON:
-    """The text without white space at its start and end."""
-    return s.strip()
+    """The text without white space and zero-width characters at its start and end."""
+    return trimmed(s)
+
+
+_NEGATIVE_SIZE = "truncate() needs a number of bytes that is not negative"
+
+
+def _check_size(arguments: Sequence[object]) -> Mistake | None:
+    size = arguments[1]
+    is_negative = isinstance(size, (int, float)) and size < 0
+    return Mistake(problem=_NEGATIVE_SIZE, argument=1) if is_negative else None
+
+
+@function(
+    text("text"),
+    number("bytes"),
+    check=_check_size,
+    example=("truncate(bio, `5`)", {"bio": "Köln, Rhein"}, "Köln"),
+)
+def truncate(s: str, size: int | float) -> JSON:
+    """The beginning of the text, with at most so many bytes in UTF-8 and no part of a character."""
+    if size < 0:
+        raise ExpressionError(_NEGATIVE_SIZE)
+    return truncated(s, whole("truncate", "bytes", size))
 
 
 _NO_SEPARATOR = "split() needs a separator that is not empty"

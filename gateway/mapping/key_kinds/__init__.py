@@ -8,7 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from gateway.customerio.calls import IDENTIFIERS, Key, Kind
-from gateway.mapping.key_kinds.expression_keys import ObjectKey, OptionalIdKey, ReferenceKey, TimestampKey
+from gateway.mapping.key_kinds.expression_keys import (
+    ObjectKey,
+    ObjectOfTextsKey,
+    OptionalIdKey,
+    ReferenceKey,
+    TimestampKey,
+)
 from gateway.mapping.key_kinds.key_kind import KeyKind
 from gateway.mapping.key_kinds.literal_keys import FlagKey, NoteKey, RetryKey, SecondsKey, TextKey
 from gateway.mapping.key_kinds.object_keys import (
@@ -33,6 +39,7 @@ KEY_KINDS: dict[Kind, type[KeyKind]] = {
     Kind.ATTRIBUTES: AttributesKey,
     Kind.TEXTS: TextAttributesKey,
     Kind.OBJECT: ObjectKey,
+    Kind.OBJECT_OF_TEXTS: ObjectOfTextsKey,
     Kind.MEMBERS: MembersKey,
     Kind.HEADERS: HeadersKey,
     Kind.PARAMETERS: ParametersKey,

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
+from gateway.customerio.calls.attributes import AttributeRules
 from gateway.customerio.limits import EARLIEST, LATEST, is_moment
-from gateway.errors import TranslationError
+from gateway.customerio.wire import plain_text
+from gateway.errors import ExpressionError, Location, TranslationError
 from gateway.event import JSON
 from gateway.mapping.diagnostics import Diagnostics
 from gateway.mapping.evaluate import EvaluationContext, evaluate, text_of
@@ -13,7 +16,7 @@ from gateway.mapping.expressions import Names
 from gateway.mapping.functions import kind
 from gateway.mapping.key_kinds.key_kind import EXPRESSION, KeyKind, Schema, required_text
 from gateway.mapping.located_expression import read_expression
-from gateway.mapping.model import Value, is_steering, without_steering
+from gateway.mapping.model import Value
 from gateway.mapping.yaml_nodes import Node
 
 
@@ -66,10 +69,15 @@ class TimestampKey(_ExpressionKey):
 class ObjectKey(_ExpressionKey):
     """`attributes_from`: an object out of the payload, without nulls and names that steer Customer.io."""
 
+    @property
+    def _rules(self) -> AttributeRules:
+        assert self.key.attributes is not None, "the keys of attributes say what Customer.io takes"
+        return self.key.attributes
+
     def compile(self, node: Node, names: Names, diagnostics: Diagnostics) -> Value | None:
         computed = read_expression(node, self.name, names, diagnostics)
         for attribute in sorted(_certain_names(computed.expression.text)) if computed is not None else ():
-            if is_steering(attribute):
+            if self._rules.steers(attribute):
                 text = f"'{attribute}' is never taken out of '{self.name}', for it steers Customer.io; write it"
                 diagnostics.warn(node.location, "steering-attribute", f"{text} under 'attributes'")
         return computed
@@ -80,7 +88,32 @@ class ObjectKey(_ExpressionKey):
             return {}
         if not isinstance(whole, dict):
             raise TranslationError(value.location, self.name, f"needs an object, got {kind(whole)}")
-        return without_steering(whole)
+        taken: dict[str, JSON] = {
+            name: item for name, item in whole.items() if item is not None and not self._rules.steers(name)
+        }
+        if context.trace is not None:
+            for name in (name for name, item in whole.items() if item is not None and name not in taken):
+                text = f"'{name}' is left out: it steers Customer.io, and is taken from 'attributes' only"
+                context.trace.note(text, value.location)
+        return taken
+
+
+class ObjectOfTextsKey(ObjectKey):
+    """The same where all attributes have to be texts; numbers and booleans are written out."""
+
+    def evaluate(self, value: Value, context: EvaluationContext) -> dict[str, JSON]:
+        return written_out(super().evaluate(value, context), self.name, value.location)
+
+
+def written_out(attributes: Mapping[str, JSON], name: str, location: Location) -> dict[str, JSON]:
+    """Return attributes with numbers and booleans as text. Raises TranslationError: a number has too many digits."""
+    try:
+        return {
+            key: plain_text(value) if isinstance(value, bool | int | float) else value
+            for key, value in attributes.items()
+        }
+    except ExpressionError as error:
+        raise TranslationError(location, name, str(error)) from error
 
 
 _SELECTED = re.compile(r"""'(?P<text>[^']*)'|`[^`]*`|(?P<open>[{(\[])|(?P<close>[)}\]])|"?(?P<key>[\w.]+)"?\s*:""")

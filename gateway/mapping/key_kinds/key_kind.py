@@ -81,6 +81,9 @@ def compile_keys(node: ObjectNode, keys: Keys, names: Names, diagnostics: Diagno
         value = None if child is None else key.compile(child, names, diagnostics)
         if value is not None:
             values[name] = value
+    if "fit" in values and node.get("attributes_from") is None:
+        text = "'fit' cuts what 'attributes_from' gives, and there is none; one value is cut by =truncate(…)"
+        diagnostics.error(values["fit"].location, "fit", text)
     return values
 
 

@@ -80,8 +80,8 @@ class NoteKey(_ConstantKey):
 
 def _checked_constant(key: KeyKind, node: Node, text: str, diagnostics: Diagnostics) -> Constant | None:
     """Check literal text as far as the key says what is right: it can be judged before any webhook comes."""
-    choices, check = key.key.choices, key.key.problem
-    problem = check(text) if check is not None else None
+    choices, check = key.key.choices, key.key.checker
+    problem = next((violation.problem for violation in check(key.name, text)), None) if check is not None else None
     if choices and text not in choices:
         problem = f"must be one of {listed(choices)}{did_you_mean(text, choices)}"
     if problem is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from gateway.customerio.calls import Kind
@@ -13,9 +14,10 @@ from gateway.mapping.diagnostics import Diagnostics, listed
 from gateway.mapping.evaluate import EvaluationContext, as_text, evaluate, resolve, text_of
 from gateway.mapping.expressions import Names
 from gateway.mapping.functions import kind
+from gateway.mapping.key_kinds.expression_keys import written_out
 from gateway.mapping.key_kinds.key_kind import ANY_VALUE, KeyKind, Keys, Schema, compile_keys, object_schema
 from gateway.mapping.located_expression import is_expression, read_computed
-from gateway.mapping.model import Constant, ListValue, ObjectValue, Value
+from gateway.mapping.model import Computed, Constant, ListValue, ObjectValue, OrNull, Value
 from gateway.mapping.value_nodes import read_entries, read_value
 from gateway.mapping.yaml_nodes import ListNode, Node, ObjectNode, Scalar
 from gateway.text import HEADER_NAME
@@ -108,10 +110,13 @@ class AttributesKey(KeyKind):
 
     def compile(self, node: Node, names: Names, diagnostics: Diagnostics) -> Value | None:
         if isinstance(node, ObjectNode):
-            for key, _ in node.entries:
-                if not key.value:
-                    diagnostics.error(key.location, "attribute-name", "an attribute needs a name")
-            return read_entries(node, names, diagnostics)
+            attributes = read_entries(node, names, diagnostics)
+            unnamed = [key for key, _ in node.entries if not key.value]
+            for key in unnamed:
+                diagnostics.error(key.location, "attribute-name", "an attribute needs a name")
+            if not unnamed:
+                self._check_known(attributes, diagnostics)
+            return attributes
         text = f"'{self.name}' must be an object: the name of each attribute, and its value"
         if isinstance(node, Scalar) and is_expression(node):
             text = (
@@ -119,6 +124,21 @@ class AttributesKey(KeyKind):
             )
         diagnostics.refuse_unless_absent(node, text, "attributes")
         return None
+
+    def _check_known(self, attributes: ObjectValue, diagnostics: Diagnostics) -> None:
+        """Report what Customer.io would refuse or misunderstand for every webhook."""
+        if self.key.attributes is None or self.key.check is None:
+            return
+        values = dict(attributes.entries)
+        known = {name: self._sent(_known_part(value)) for name, value in values.items()}
+        computed = {name for name, value in values.items() if isinstance(value, Computed | OrNull)}
+        for violation in self.key.attributes.check(self.name, known, computed):
+            name = violation.field.removeprefix(f"{self.name}.")
+            location = values[name].location if name in values else attributes.location
+            diagnostics.error(location, "attribute", f"'{name}' {violation.problem}")
+
+    def _sent(self, value: JSON) -> JSON:
+        return value
 
     def evaluate(self, value: Value, context: EvaluationContext) -> Any:
         return resolve(value, self.name, context)
@@ -135,19 +155,39 @@ class AttributesKey(KeyKind):
 class TextAttributesKey(AttributesKey):
     """Attributes that must be texts; numbers and booleans are written out."""
 
-    def compile(self, node: Node, names: Names, diagnostics: Diagnostics) -> Value | None:
-        attributes = super().compile(node, names, diagnostics)
-        for name, value in attributes.entries if isinstance(attributes, ObjectValue) else ():
-            known = _known_part(value)
-            if known is None or isinstance(known, list | dict):
-                diagnostics.error(value.location, "wrong-kind", f"'{name}' has to be text; write =to_string(…)")
-        return attributes
+    def _sent(self, value: JSON) -> JSON:
+        return plain_text(value) if isinstance(value, bool | int | float) else value
 
     def evaluate(self, value: Value, context: EvaluationContext) -> Any:
-        return {
-            name: plain_text(result) if isinstance(result, bool | int | float) else result
-            for name, result in super().evaluate(value, context).items()
-        }
+        return written_out(super().evaluate(value, context), self.name, value.location)
+
+
+#: The keys of attributes that are taken as a whole object.
+WHOLE_OBJECT_KEYS = ("attributes_from", "fit")
+
+
+def merge_whole_object(
+    fields: dict[str, Any], written: Mapping[str, Value], keys: Keys, context: EvaluationContext
+) -> None:
+    """Replace what `attributes_from` and `fit` gave by attributes. Those that are written win, even if they are null.
+
+    Args:
+        fields: The values of a call or of a member, by name.
+        written: What the file says of them.
+    """
+    whole, fit = fields.pop("attributes_from", None), fields.pop("fit", False)
+    if whole is None:
+        return
+    listed, attributes = written.get("attributes"), fields.get("attributes") or {}
+    for name, _ in listed.entries if isinstance(listed, ObjectValue) else ():
+        whole.pop(name, None)
+    rules = keys["attributes_from"].key.attributes
+    if fit and rules is not None:
+        whole, cuts = rules.fitted(whole, attributes)
+        if context.trace is not None:
+            for cut in cuts:
+                context.trace.note(f"fit: {cut}", written["attributes_from"].location)
+    fields["attributes"] = whole | attributes
 
 
 class PersonKey(KeyKind):
@@ -188,7 +228,10 @@ class MembersKey(KeyKind):
         return None
 
     def evaluate(self, value: Value, context: EvaluationContext) -> list[JSON]:
-        members = evaluate(value, self.name, context)
+        if isinstance(value, ListValue):
+            members: JSON = [self._listed_member(member, context) for member in value.items]
+        else:
+            members = evaluate(value, self.name, context)
         if members is None:
             return []
         if not isinstance(members, list):
@@ -199,13 +242,27 @@ class MembersKey(KeyKind):
             for number, member in enumerate(members)
         ]
 
+    def _listed_member(self, member: Value, context: EvaluationContext) -> JSON:
+        """Evaluate a member that is written in the file, which alone may take whole objects of attributes."""
+        assert isinstance(member, ObjectValue), "the compiler takes objects only"
+        written = dict(member.entries)
+        fields = {
+            name: self.keys[name].evaluate(value, context)
+            if name in WHOLE_OBJECT_KEYS
+            else evaluate(value, f"{self.name}.{name}", context)
+            for name, value in written.items()
+        }
+        merge_whole_object(fields, written, self.keys, context)
+        return fields
+
     def _evaluate_member(self, member: JSON, name: str, location: Location) -> JSON:
         """Check one member, whether it was listed in the file or comes out of the payload."""
+        known = [key for key in self.keys if key not in WHOLE_OBJECT_KEYS]
         if not isinstance(member, dict):
-            problem = f"must be an object with {', '.join(self.keys)}, got {kind(member)}"
+            problem = f"must be an object with {', '.join(known)}, got {kind(member)}"
             raise TranslationError(location, name, problem)
-        if unknown := member.keys() - self.keys.keys():
-            problem = f"has keys that mean nothing here ({len(unknown)}); it takes {', '.join(self.keys)}"
+        if unknown := member.keys() - set(known):
+            problem = f"has keys that mean nothing here ({len(unknown)}); it takes {', '.join(known)}"
             raise TranslationError(location, name, problem)
         checked: dict[str, JSON] = {}
         for key, value in member.items():
