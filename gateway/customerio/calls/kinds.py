@@ -50,6 +50,7 @@ class Key:
         problem: Returns what is wrong with a value, or None.
         check: Checks a value that is more than a text with choices or a problem.
         keys: The keys of each member, for the kinds that have members.
+        identifying: Texts that lack a part may not stand for the whole: the key names one thing among others.
     """
 
     kind: Kind
@@ -61,6 +62,7 @@ class Key:
     problem: Callable[[Any], str | None] | None = None
     check: Check | None = None
     keys: Mapping[str, Key] = field(default_factory=dict)
+    identifying: bool = False
 
     @property
     def checker(self) -> Check | None:

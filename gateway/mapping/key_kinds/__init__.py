@@ -8,7 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from gateway.customerio.calls import Key, Kind
-from gateway.mapping.key_kinds.expression_keys import ObjectKey, OptionalIdKey, ReferenceKey, TimestampKey
+from gateway.mapping.key_kinds.expression_keys import (
+    IdentifierKey,
+    ObjectKey,
+    OptionalIdKey,
+    ReferenceKey,
+    TimestampKey,
+)
 from gateway.mapping.key_kinds.key_kind import KeyKind
 from gateway.mapping.key_kinds.literal_keys import FlagKey, NoteKey, RetryKey, SecondsKey, TextKey
 from gateway.mapping.key_kinds.object_keys import (
@@ -24,7 +30,7 @@ from gateway.mapping.key_kinds.object_keys import (
 from gateway.mapping.model import ANYBODY, SPECS
 
 KEY_KINDS: dict[Kind, type[KeyKind]] = {
-    Kind.IDENTIFIER: OptionalIdKey,
+    Kind.IDENTIFIER: IdentifierKey,
     Kind.PERSON: PersonKey,
     Kind.REFERENCE: ReferenceKey,
     Kind.TEXT: TextKey,
