@@ -10,6 +10,7 @@ import pytest
 from gateway.errors import MappingError
 from gateway.mapping.compiler import parse
 from gateway.mapping.expressions import compile_expression
+from gateway.mapping.model import SPECS
 from gateway.verify import schemes
 from tests.support.cases import read_rows
 
@@ -36,7 +37,7 @@ events:
 PLACES = {
     "event_key": "event_key: %",
     "event_id": "{call: track, id: =id, name: x, event_id: %}",
-    **{name: f"{{call: track, name: x, {name}: %}}" for name in ("id", "email", "cio_id", "anonymous_id")},
+    **{name: f"{{call: track, name: x, {name}: %}}" for name in SPECS["track"].identifiers},
     "default": "defaults: {id: %}",
     "into": "{call: merge, into: {id: %}, from: {id: =id}}",
     "from": "{call: merge, into: {id: =id}, from: {email: %}}",

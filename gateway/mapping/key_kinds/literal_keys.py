@@ -45,7 +45,7 @@ class TextKey(KeyKind):
 
     def evaluate(self, value: Value, context: EvaluationContext) -> str | None:
         if self.key.required:
-            return required_text(value, self.name, context)
+            return required_text(value, self.name, context, instead="write =not_null(…, 'another text'), or ")
         return text_of(value, self.name, context) or None
 
     def schema(self) -> Schema:
