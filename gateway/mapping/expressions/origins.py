@@ -170,17 +170,16 @@ class _Reader:
         return origins
 
     def read_variable(self, name: str, node: Tree) -> Origins:
-        origins = self.variables.get(name, WEBHOOK)
-        offset = self.source.offset(self.positions[id(node)])
-        lossy = [replace(call, offset=offset, variable=call.variable or name) for call in origins.lossy]
-        return replace(origins, lossy=tuple(lossy))
+        return _read_at(self.source.offset(self.positions[id(node)]), name, self.variables.get(name, WEBHOOK))
 
     def lossy(self, node: Tree) -> Lossy:
         position = self.positions[id(node)]
         call = self.as_format(node, position)
         text, start = self.source.text, self.source.offset(position)
         end = self.source.offset(after_bracket(self.source, position + 1) - 1) + 1
-        instead = None if call is None else " ".join(f"{text[:start]}{call}{text[end:]}".split())
+        instead = None if call is None else f"{text[:start]}{call}{text[end:]}"
+        if instead is not None and "\n" in instead:
+            instead = " ".join(instead.split())
         return Lossy(function=node["value"], offset=start, instead=instead)
 
     def as_format(self, node: Tree, position: int) -> str | None:
@@ -216,6 +215,13 @@ _READERS: Mapping[str, Callable[[_Reader, Tree, Origins], Origins]] = {
     "multi_select_dict": _Reader.read_object,
     "flatten": _Reader.read_flatten,
 }
+
+
+def _read_at(offset: int, variable: str, origins: Origins) -> Origins:
+    """Return the origins of a variable for the place where it is read."""
+    lossy = tuple(replace(call, offset=offset, variable=call.variable or variable) for call in origins.lossy)
+    entries = {name: _read_at(offset, variable, entry) for name, entry in origins.entries.items()}
+    return replace(origins, lossy=lossy, entries=entries)
 
 
 def _escaped(text: str) -> str:
