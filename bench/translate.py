@@ -222,7 +222,7 @@ class _ObservedExpression(Expression):
     __slots__ = ("_evaluations",)
 
     def __init__(self, expression: Expression, evaluations: list[Evaluation]) -> None:
-        super().__init__(expression.text, expression.evaluate)
+        super().__init__(expression.text, expression.evaluate, expression.origins)
         self._evaluations = evaluations
 
     def evaluate(self, current: JSON, scope: Scope) -> JSON:

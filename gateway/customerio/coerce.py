@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, replace
@@ -11,6 +12,7 @@ from typing import Any
 from uuid import UUID
 
 from gateway.customerio.calls import IDENTIFIERS, Call, Kind, Occurrence
+from gateway.customerio.limits import encoding_problem
 from gateway.customerio.ulids import is_ulid, ulid_of_text
 from gateway.errors import CallError, ExpressionError
 from gateway.event import JSON
@@ -25,7 +27,8 @@ def coerce_call(call: Call, new_ulid: Callable[[], str]) -> Call:
     """Return a call with its values converted; an event, page view or screen view gets a ULID as its event id.
 
     Numbers and UUIDs become text where the key takes text; a datetime becomes unix seconds; a Decimal becomes an
-    equal number. An event_id that is no ULID is hashed into one, the same each time.
+    equal number. An event_id that is no ULID is hashed into one, with the kind of call, the person and the name: the
+    same each time.
 
     Args:
         new_ulid: Returns an id for a call that has none.
@@ -48,10 +51,11 @@ def coerce_call(call: Call, new_ulid: Callable[[], str]) -> Call:
         return coerced
     if not coerced.event_id:
         return coerced.with_event_id(new_ulid())
-    try:
-        return coerced if is_ulid(coerced.event_id) else coerced.with_event_id(ulid_of_text(coerced.event_id))
-    except UnicodeEncodeError as error:
-        raise CallError("event_id holds text that is not valid Unicode") from error
+    if is_ulid(coerced.event_id):
+        return coerced
+    if problem := encoding_problem(coerced.event_id):
+        raise CallError(f"event_id {problem}")
+    return coerced.with_event_id(ulid_of_text(json.dumps(coerced.event_id_facts())))
 
 
 def _coerce(kind: Kind, name: str, value: Any) -> Any:

@@ -10,7 +10,7 @@ from gateway.errors import Location, TranslationError
 from gateway.mapping.evaluate import EvaluationContext
 from gateway.mapping.key_kinds import CALL_KEYS
 from gateway.mapping.key_kinds.object_keys import merge_whole_object
-from gateway.mapping.model import CallRule, ListValue, ObjectValue, Value
+from gateway.mapping.model import CallRule, Computed, ListValue, ObjectValue, Value
 
 
 def fields_of(
@@ -36,7 +36,8 @@ def fields_of(
     fields = {name: keys[name].evaluate(value, of_identifiers) for name, value in identifiers}
     if fields and not any(fields.values()):
         problem = f"null or empty, so '{spec.name}' names nobody; if that may be, give the call a 'when'"
-        raise TranslationError(identifiers[0][1].location, ", ".join(fields), problem)
+        computed = {name: value.location for name, value in identifiers if isinstance(value, Computed)}
+        raise TranslationError(next(iter(computed.values())), ", ".join(computed), problem)
 
     for name, value in rule.other_fields:
         key = keys[name]

@@ -67,6 +67,11 @@ def is_empty(node: Node) -> bool:
     return isinstance(node, Scalar) and node.empty
 
 
+def is_null(node: Node | None) -> bool:
+    """Return whether the word null is written."""
+    return isinstance(node, Scalar) and node.value is None and not node.empty
+
+
 def name_of(node: Node) -> str:
     """Return a name as it is written; "" if the node is no name. A name may consist of digits."""
     return str(node.value) if isinstance(node, Scalar) and type(node.value) in (str, int) else ""

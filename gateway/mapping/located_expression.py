@@ -40,11 +40,11 @@ def read_computed(node: Node, names: Names, diagnostics: Diagnostics) -> Compute
     try:
         return Computed(location=node.location, expression=compile_expression(text, names))
     except BadExpression as error:
-        diagnostics.error(_location_in(node, error.offset, diagnostics), error.code, error.problem)
+        diagnostics.error(location_in(node, error.offset, diagnostics), error.code, error.problem)
         return None
 
 
-def _location_in(node: Scalar, offset: int, diagnostics: Diagnostics) -> Location:
+def location_in(node: Scalar, offset: int, diagnostics: Diagnostics) -> Location:
     """Return the place of a character of an expression.
 
     That is known if the text stands in the file as it is. With escapes in it, or an anchor before it, the start of
@@ -53,14 +53,14 @@ def _location_in(node: Scalar, offset: int, diagnostics: Diagnostics) -> Locatio
     text = str(node.value)
     line = diagnostics.line(node.location.line)[node.location.column - 1 :]
     if line[:1] in ("|", ">"):
-        return _location_in_block(node.location, text, offset, diagnostics)
+        return _place_in_block(node.location, text, offset, diagnostics)
     quote = 1 if line[:1] in ("'", '"') else 0
     if not line.startswith(text, quote):
         return node.location
     return replace(node.location, column=node.location.column + quote + 1 + offset)
 
 
-def _location_in_block(start: Location, text: str, offset: int, diagnostics: Diagnostics) -> Location:
+def _place_in_block(start: Location, text: str, offset: int, diagnostics: Diagnostics) -> Location:
     first = diagnostics.line(start.line + 1)
     indentation = len(first) - len(first.lstrip())
     number, position, target = start.line + 1, 0, offset + 1

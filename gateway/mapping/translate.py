@@ -144,14 +144,14 @@ class _Part:
         context: What its expressions are evaluated on.
         key: The event key from which the identities of its calls are made.
         planned: Its calls so far.
-        event_ids: Their event ids.
+        event_ids: The connections and ULIDs of those that have an event id of their own.
         repeats: How often it has asked for each call so far, by the text of what makes it the same call.
     """
 
     context: EvaluationContext
     key: str
     planned: list[PlannedCall] = field(default_factory=list)
-    event_ids: set[str] = field(default_factory=set)
+    event_ids: set[tuple[str, str]] = field(default_factory=set)
     repeats: dict[str, int] = field(default_factory=dict)
 
 
@@ -173,7 +173,7 @@ class _Translator:
         self.budget = Budget()
         self.keys: set[str] = set()
         self.calls = 0
-        self.event_ids: set[str] = set()
+        self.event_ids: set[tuple[str, str]] = set()
         self.repeats: dict[str, int] = {}
 
     def split(self, split: Computed) -> list[JSON]:
@@ -314,8 +314,9 @@ class _Translator:
             )
             raise TranslationError(place, name, violation.problem + hint)
         assert text is not None, "a call that JSON cannot write violates a limit"
-        if isinstance(event_id, str):
-            self.refuse_equal_event_id(event_id, entry, part)
+        ulid = None
+        if isinstance(call, Occurrence) and event_id is not None:
+            ulid = self.hashed_event_id(call, connection, entry, part)
 
         repeats = part.repeats.get(text, 0)
         part.repeats[text] = repeats + 1
@@ -323,9 +324,10 @@ class _Translator:
         identity = sha256(f"{text[:-1]},{ordinal}]".encode()).digest()
         if self.salt:
             identity = identity[: -len(self.salt)] + self.salt
-        ulid = None
         if isinstance(call, Occurrence):
-            ulid = self.ulid(call, connection, identity)
+            if ulid is None or self.salt:
+                assert call.timestamp is not None, "a track or page always has a timestamp, if only of its receipt"
+                ulid = ulid_of_time(call.timestamp * 1000, sha256(identity).digest() if self.salt else identity)
             content = {**content, "event_id": ulid}
         return PlannedCall(
             call=call,
@@ -337,26 +339,24 @@ class _Translator:
             text=_compact(content),
         )
 
-    def refuse_equal_event_id(self, event_id: str, entry: CallRule, part: _Part) -> None:
-        """Raise TranslationError if another call of the event has the same event id."""
-        event_id = event_id.upper() if is_ulid(event_id) else event_id
-        if event_id in part.event_ids or event_id in self.event_ids:
+    def hashed_event_id(self, call: Occurrence, connection: str, entry: CallRule, part: _Part) -> str:
+        """Return the ULID of a call's own event id. Raises TranslationError: another call of the event has the same.
+
+        Two webhooks with the same event_id mean the same occurrence of a person, even if they agree on nothing else.
+        """
+        assert call.event_id is not None, "only such a call is asked"
+        if is_ulid(call.event_id):
+            ulid = call.event_id.upper()
+        else:
+            ulid = ulid_of_text(_canonical([self.event.source, connection, *call.event_id_facts()]))
+        if (connection, ulid) in part.event_ids or (connection, ulid) in self.event_ids:
             problem = (
-                "two calls of this event have the same, so Customer.io would drop the second; make them"
-                " differ: =join('-', [id, 'second']), or under 'each' =join('-', [id, to_string(index())])"
+                "two calls of this event have the same, for the same person and name, so Customer.io would drop the"
+                " second; make them differ: =format('{}-second', id), or under 'each' =format('{}-{}', id, index())"
             )
             raise TranslationError(entry.fields["event_id"].location, "event_id", problem)
-        part.event_ids.add(event_id)
-
-    def ulid(self, call: Occurrence, connection: str, identity: bytes) -> str:
-        """Return the ULID by which Customer.io drops a repeat of a call."""
-        if call.event_id is None or self.salt:
-            assert call.timestamp is not None, "a track or page always has a timestamp, if only of its receipt"
-            return ulid_of_time(call.timestamp * 1000, sha256(identity).digest() if self.salt else identity)
-        if is_ulid(call.event_id):
-            return call.event_id.upper()
-        # Two webhooks with the same event_id mean the same occurrence, even if they agree on nothing else.
-        return ulid_of_text(_canonical([self.event.source, connection, call.event_id]))
+        part.event_ids.add((connection, ulid))
+        return ulid
 
 
 def _variable(value: Value, name: str, trace: Trace | None, root: JSON, scope: Scope) -> JSON:

@@ -34,7 +34,7 @@ version: 1
 source: shop
 verify: {scheme: bearer, secret_env: SHOP_TOKEN}
 event_type: =type
-event_key: =join('-', [customer, at])
+event_key: =format('{}-{}', customer, at)
 events:
   order.paid:
     - call: track

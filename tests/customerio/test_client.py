@@ -261,7 +261,7 @@ def test_each_event_has_its_own_id_unless_it_is_given_one() -> None:
             client.track(id="42", name="Order Paid", event_id=event_id)
         ids = [operation.body["id"] for operation in api.applied("42")]
         assert len(set(ids)) == 3
-        assert ids[2] == ulid_of_text("order-7")
+        assert ids[2] == ulid_of_text('["track", "id:42", "Order Paid", "order-7"]')
         assert (api.repeats, api.conflicts) == (1, [])
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import OrderedDict
+from dataclasses import replace
 from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
 from enum import IntEnum, StrEnum
@@ -198,18 +200,30 @@ def test_a_value_that_is_no_time_violates_a_limit(value: Any) -> None:
 @pytest.mark.parametrize(
     ("event_id", "expected"),
     [
-        *((None, OWN), ("", OWN), (ULID, ULID), (ULID.lower(), ULID.lower()), ("order-7", ulid_of_text("order-7"))),
-        *(
-            (U, ulid_of_text(str(U))),
-            (7, ulid_of_text("7")),
-            (0, ulid_of_text("0")),
-            ("I" * 26, ulid_of_text("I" * 26)),
-        ),
+        *((None, OWN), ("", OWN), (ULID, ULID), (ULID.lower(), ULID.lower()), (U, str(U)), (7, "7"), (0, "0")),
+        *(("order-7", "order-7"), ("I" * 26, "I" * 26)),
     ],
 )
 def test_an_event_or_view_gets_a_ulid(call_type: type[Call], name: str, event_id: Any, expected: str) -> None:
+    if not is_ulid(expected):
+        expected = ulid_of_text(json.dumps([call_type.name_of_call, "id:42", "*", expected]))
     assert coerced(call_type, id="42", event_id=event_id, **{name: "*"}).event_id == expected
     assert is_ulid(expected)
+
+
+def test_an_event_id_is_unique_for_a_person_a_kind_of_call_and_a_name() -> None:
+    first = Track(id="42", name="Order Paid", event_id="order-7")
+    others: list[Call] = [
+        replace(first, name="Order Shipped"),
+        replace(first, id="43"),
+        replace(first, id=None, email="a@x.io"),
+    ]
+    others += [Screen(id="42", name="Order Paid", event_id="order-7"), replace(first, event_id="order-8")]
+    calls: list[Call] = [first, *others, replace(first, timestamp=SECONDS, attributes={"total": 1})]
+    sent = [coerce_call(call, lambda: OWN) for call in calls]
+    ids = [call.event_id for call in sent if isinstance(call, Track | Screen)]
+    assert len(set(ids)) == 6
+    assert ids[0] == ids[-1]
 
 
 def test_an_event_id_that_is_no_unicode_is_refused() -> None:

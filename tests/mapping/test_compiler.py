@@ -265,7 +265,7 @@ def test_the_event_types_of_a_file_are_checked(case: Case) -> None:
         ("github", "event_type: =header('X-Type')", ["event_type"]),
         ("github", "event_type: =header( 'X-GitHub-EVENT' )", []),
         ("github", "event_key: =header('X-GitHub-Delivery')", []),
-        ("github", "event_key: =join('-', [id, header('X-Try'), header('X-Day')])", ["event_key", "event_key"]),
+        ("github", "event_key: =format('{}-{}-{}', id, header('X-Try'), header('X-Day'))", ["event_key", "event_key"]),
         ("bearer", "event_type: =header('X-Type')", []),
         ("{base: github, trust: X-type}", "event_type: =header('X-Type')", []),
         ("{kind: hmac, header: X-S, signed: '{header.X-Type}{body}'}", "event_type: =header('X-Type')", []),

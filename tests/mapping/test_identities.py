@@ -1,7 +1,8 @@
 """Identities, lanes and stored texts stay as they have been since the first version.
 
 Databases contain them: a different one would send a call twice, or put it into another lane.
-So events of identities.yaml and entries of identities.json are added, and never changed.
+So events of identities.yaml and entries of identities.json are added, and never changed. (Once the hash of an
+`event_id` took in person and name: the ULIDs of such calls changed, and no identity did.)
 """
 
 from __future__ import annotations

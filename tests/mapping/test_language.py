@@ -170,7 +170,7 @@ def test_a_webhook_makes_at_most_a_thousand_calls_and_has_at_most_ten_thousand_p
 
 
 def test_all_parts_share_the_budget_of_one_webhook() -> None:
-    mapping = of_calls("- {call: identify, id: =`1`, attributes: {x: =length(lower(text))}}", "split: =@\n")
+    mapping = of_calls("- {call: identify, id: =type, attributes: {x: =length(lower(text))}}", "split: =@\n")
     one: JSON = {"type": "a", "text": "x" * 1_000_000}
     translation = translate(mapping, event([one] * 100))
     assert translation.parts[0].status == "accepted"

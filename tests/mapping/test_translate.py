@@ -457,14 +457,41 @@ def test_without_an_event_id_the_ulid_is_made_of_the_timestamp_and_the_identity(
     assert ulid_of(dated)[0] == 99_999_999_999_000
 
 
-def test_with_an_event_id_the_ulid_is_made_of_source_connection_and_event_id_only() -> None:
+def test_an_event_id_is_unique_for_a_source_a_connection_a_person_a_kind_of_call_and_a_name() -> None:
     first = one({"n": 1, "eid": "o"})
-    second = one({"n": 2, "eid": "o", "name": "y"}, key="another", received_at=NOW + 99)
+    second = one({"n": 2, "eid": "o"}, key="another", received_at=NOW + 99)
     assert ulid_of(first) == ulid_of(second)
     assert first.identity != second.identity
-    assert ulid_of(first) != ulid_of(one({"eid": "p"}))
-    assert ulid_of(first) != ulid_of(one({"eid": "o"}, source="other"))
-    assert ulid_of(first) != ulid_of(one({"eid": "o"}, TRACK.replace("call: track,", "call: track, connection: b,")))
+    assert ulid_of(first) == ulid_of(one({"eid": "o"}, TRACK.replace("call: track,", "call: track, region: eu,")))
+    others = [one({"eid": "o", **changed}) for changed in ({"eid": "p"}, {"name": "y"}, {"id": "v"})]
+    others += [one({"eid": "o"}, source="other")]
+    for old, new in (("track,", "track, connection: b,"), ("track,", "screen,"), ("id: =id", "anonymous_id: =id")):
+        others.append(one({"eid": "o"}, TRACK.replace(old, new)))
+    assert len({ulid_of(call) for call in (first, *others)}) == 8
+
+
+def test_an_email_address_is_the_same_person_in_upper_and_lower_case() -> None:
+    calls = TRACK.replace("id: =id", "email: =id")
+    first, second = (one({"eid": "o", "id": email}, calls) for email in ("ann@x.io", "Ann@X.io"))
+    assert ulid_of(first) == ulid_of(second)
+
+
+def test_one_event_id_may_stand_on_calls_of_different_names_people_and_connections() -> None:
+    mapping = of_calls(
+        """
+        - {call: track, id: =id, name: Order Paid, event_id: =order}
+        - {call: track, id: =id, name: Order Shipped, event_id: =order}
+        - {call: track, id: =other, name: Order Paid, event_id: =order}
+        - {call: track, id: =id, name: Order Paid, event_id: =order, connection: b}
+        - {call: screen, id: =id, name: Order Paid, event_id: =order}
+        """
+    )
+    calls = planned(mapping, {"id": "u", "other": "v", "order": "o7"})
+    assert len({ulid_of(call) for call in calls}) == 5
+    # A ULID is sent as it is, and Customer.io drops a second one whatever it is about.
+    assert "two calls of this event have the same" in problem(
+        mapping, {"id": "u", "other": "v", "order": "01ARZ3NDEKTSV4RRFFQ69G5FAV"}
+    )
 
 
 @given(st.text(min_size=1, max_size=50).filter(lambda text: text.isprintable()))
@@ -501,8 +528,9 @@ def test_an_event_id_that_is_a_ulid_is_sent_as_it_is(event_id: str, is_ulid: boo
 def test_two_calls_of_an_event_with_the_same_event_id_are_an_error(ids: list[JSON]) -> None:
     mapping = of_calls("- {call: track, each: =ids, id: =root().id, name: x, event_id: =@}")
     assert problem(mapping, {"id": "u", "ids": ids}) == (
-        "m.yaml:8:68: event_id: two calls of this event have the same, so Customer.io would drop the second;"
-        " make them differ: =join('-', [id, 'second']), or under 'each' =join('-', [id, to_string(index())])"
+        "m.yaml:8:68: event_id: two calls of this event have the same, for the same person and name, so Customer.io"
+        " would drop the second; make them differ: =format('{}-second', id), or under 'each'"
+        " =format('{}-{}', id, index())"
     )
 
 
@@ -523,7 +551,8 @@ def key_of(expression: str, payload: JSON, **changes: Any) -> str | None:
         ("=id", {"id": ""}, None),
         ("=id", [], None),
         ("none", {"id": "evt_1"}, None),
-        ("=join('-', [event_type(), id])", {"id": 1, "type": "a"}, "a-1"),
+        ("=format('{}-{}', event_type(), id)", {"id": 1, "type": "a"}, "a-1"),
+        ("=format('{}-{}', event_type(), id)", {"type": "a"}, None),
     ],
 )
 def test_the_key_of_an_event_is_text_or_none(expression: str, payload: JSON, expected: str | None) -> None:

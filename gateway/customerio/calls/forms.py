@@ -21,7 +21,12 @@ class SubmitForm(Call):
     name_of_call: ClassVar = "submit_form"
     about: ClassVar = "Submits a form for a person."
     form_id: str = key(
-        Kind.TEXT, about="The id of the form.", example="signup", examples=("signup",), check=check_segment
+        Kind.TEXT,
+        about="The id of the form.",
+        example="signup",
+        examples=("signup",),
+        check=check_segment,
+        identifying=True,
     )
     id: str | None = shared(ID, default=None)
     email: str | None = shared(EMAIL, default=None)

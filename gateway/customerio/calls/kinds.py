@@ -55,6 +55,7 @@ class Key:
         keys: The keys of each member, for the kinds that have members.
         clean: Brings a value whose meaning is certain into the form that is sent, when a call is made.
         unless: The key that may stand in the place of a required one.
+        identifying: Texts that lack a part may not stand for the whole: the key names one thing among others.
     """
 
     kind: Kind
@@ -74,6 +75,8 @@ class Key:
     def always_required(self) -> bool:
         """Whether no other key may stand in its place."""
         return self.required and not self.unless
+
+    identifying: bool = False
 
     @property
     def checker(self) -> Check | None:

@@ -23,7 +23,7 @@ from gateway.event import JSON
 
 EVENT_ID = Key(
     kind=Kind.EVENT_ID,
-    about="Any text that is unique among the calls of an event; Customer.io drops a repeat.",
+    about="Any text that is unique for a person and an event name; Customer.io drops a repeat.",
     examples=("=id",),
 )
 _NAME = Key(
@@ -80,6 +80,11 @@ class Occurrence(ToAnybody):
     def with_event_id(self, event_id: str | None) -> Self:
         """Return the same call with another event id."""
         return replace(self, event_id=event_id)  # type: ignore[call-arg]  # each subclass has it as a field
+
+    def event_id_facts(self) -> list[str | None]:
+        """Return what makes the call a repeat of another one with the same `event_id`: kind, person, name and id."""
+        address = self.address()
+        return [self.name_of_call, None if address is None else address.lane_key, self._name(), self.event_id]
 
     def violations(self, text: str | None = None) -> list[Violation]:
         """Return also that the data is too large."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import replace
 
+from gateway.customerio.calls import IDENTIFIERS
 from gateway.customerio.connection import HOSTS
 from gateway.errors import did_you_mean
-from gateway.mapping.diagnostics import Diagnostics, is_empty, listed, location_of, name_of
+from gateway.mapping.diagnostics import Diagnostics, is_empty, is_null, listed, location_of, name_of
 from gateway.mapping.expressions import Names
 from gateway.mapping.key_kinds import CALL_KEYS
 from gateway.mapping.key_kinds.key_kind import compile_keys
@@ -21,13 +24,13 @@ COMMON_KEYS = ("call", "when", "each", "connection", "region")
 
 
 def read_calls(
-    node: Node, event: str, names: Names, defaults: frozenset[str], diagnostics: Diagnostics
+    node: Node, event: str, names: Names, defaults: Mapping[str, str], diagnostics: Diagnostics
 ) -> tuple[CallRule, ...]:
     """Compile the calls of an event.
 
     Args:
         names: What the expressions may name.
-        defaults: The keys under `defaults`.
+        defaults: What is written under `defaults`, by key.
     """
     if isinstance(node, ListNode):
         calls = [_read_call(item, names, defaults, diagnostics) for item in node.items]
@@ -41,7 +44,7 @@ def read_calls(
     return ()
 
 
-def _read_call(node: Node, names: Names, defaults: frozenset[str], diagnostics: Diagnostics) -> CallRule | None:
+def _read_call(node: Node, names: Names, defaults: Mapping[str, str], diagnostics: Diagnostics) -> CallRule | None:
     if (call := _call_not_flat(node)) is not None:
         text = f"a call is written flat:  - call: {call}  and its keys below 'call', at the same indentation"
         diagnostics.error(node.location, "call-not-flat", text)
@@ -88,7 +91,7 @@ def _call_not_flat(node: Node) -> str | None:
     return str(key.value) if nested and key.value in SPECS else None
 
 
-def _check_keys(spec: CallSpec, node: ObjectNode, defaults: frozenset[str], diagnostics: Diagnostics) -> None:
+def _check_keys(spec: CallSpec, node: ObjectNode, defaults: Mapping[str, str], diagnostics: Diagnostics) -> None:
     """Report unknown keys, empty values, a missing identifier and missing keys."""
     hint = f"; it takes {listed(spec.keys)}"
     if "attributes" in spec.keys:
@@ -96,21 +99,51 @@ def _check_keys(spec: CallSpec, node: ObjectNode, defaults: frozenset[str], diag
     diagnostics.refuse_unknown_keys(node, (*COMMON_KEYS, *spec.keys), f"in call '{spec.name}'", hint)
     for key, value in node.entries:
         diagnostics.refuse_empty(value, f"'{key.value}'")
-    by_default = defaults.intersection(spec.identifiers)
-    named = [name for name in spec.identifiers if node.get(name) is not None]
+    if spec.identifiers:
+        _check_identifiers(spec, node, defaults, diagnostics)
+    for name, required in spec.keys.items():
+        if required.required and node.get(name) is None and node.get(required.unless) is None:
+            text = f"'{spec.name}' needs a '{name}', e.g.  {name}: {required.example}"
+            diagnostics.error(node.location, "missing-key", text)
+
+
+def _check_identifiers(spec: CallSpec, node: ObjectNode, defaults: Mapping[str, str], diagnostics: Diagnostics) -> None:
+    """Report that a call names nobody, or that it is not certain to name the person that its defaults name."""
+    written = [name for name in IDENTIFIERS if name in spec.identifiers and node.get(name) is not None]
+    named = [name for name in written if not is_null(node.get(name))]
     anonymous = node.get("anonymous")
     if isinstance(anonymous, Scalar) and anonymous.value is True:
         if named:
             text = f"'anonymous' says that nobody is named, and '{named[0]}' names somebody; leave out one of the two"
             diagnostics.error(location_of(node, "anonymous"), "anonymous", text)
-    elif spec.identifiers and not by_default and not named:
+        return
+    by_default = [name for name in IDENTIFIERS if name in spec.identifiers and name in defaults]
+    if not named and (written or not by_default):
         known = listed(spec.identifiers)
         text = f"'{spec.name}' names nobody; give it one of {known}, here or under 'defaults'"
         diagnostics.error(node.location, "no-identifier", text)
-    for name, required in spec.keys.items():
-        if required.required and node.get(name) is None and node.get(required.unless) is None:
-            text = f"'{spec.name}' needs a '{name}', e.g.  {name}: {required.example}"
-            diagnostics.error(node.location, "missing-key", text)
+    if not named:
+        return
+    before = IDENTIFIERS[: IDENTIFIERS.index(named[0])]
+    for name in by_default:
+        if name in before and name not in written:
+            expression = defaults[name] if node.get("each") is None else _of_part(defaults[name])
+            text = (
+                f"the default '{name}' counts before '{named[0]}', but a call with an identifier of its own takes no"
+                f" default; write  {name}: {expression}  if it is the same person, or  {name}: null  if another one"
+            )
+            diagnostics.error(location_of(node, named[0]), "unclear-person", text)
+
+
+def _of_part(expression: str) -> str:
+    """Return an expression on the part as one that means the same under `each`, where paths start at the item."""
+    if _OF_REQUEST.fullmatch(expression):
+        return expression
+    return f"=root().{expression[1:]}" if _PATH.fullmatch(expression) else f"=root() | {expression[1:]}"
+
+
+_OF_REQUEST = re.compile(r"=(var|header|query)\('[^']*'\)")
+_PATH = re.compile(r"=[A-Za-z_][\w.]*")
 
 
 def _check_body(node: ObjectNode, diagnostics: Diagnostics) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from gateway.errors import Location
 from gateway.mapping.compiler.call_entry import read_calls
 from gateway.mapping.diagnostics import Diagnostics
@@ -11,13 +13,13 @@ from gateway.mapping.yaml_nodes import Node, ObjectNode, Scalar
 
 
 def read_rules(
-    top: ObjectNode, names: Names, defaults: frozenset[str], diagnostics: Diagnostics, *, has_type: bool
+    top: ObjectNode, names: Names, defaults: Mapping[str, str], diagnostics: Diagnostics, *, has_type: bool
 ) -> tuple[Rule, ...]:
     """Compile the entries of `events`.
 
     Args:
         names: What the expressions may name.
-        defaults: The keys under `defaults`.
+        defaults: What is written under `defaults`, by key.
         has_type: Events have a type; without one, only "*" can match.
     """
     node = top.get("events")
@@ -38,7 +40,7 @@ def read_rules(
     return rules
 
 
-def _read_rule(key: Scalar, value: Node, names: Names, defaults: frozenset[str], diagnostics: Diagnostics) -> Rule:
+def _read_rule(key: Scalar, value: Node, names: Names, defaults: Mapping[str, str], diagnostics: Diagnostics) -> Rule:
     event_types = tuple(part.strip() for part in str(key.value).split("|"))
     if "" in event_types:
         diagnostics.error(key.location, "event-type", "an event type is missing beside '|'")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from gateway.errors import MappingError, Problem, Severity
@@ -11,12 +12,13 @@ from gateway.mapping.compiler.call_entry import read_destination
 from gateway.mapping.compiler.events_section import read_rules, routes_of
 from gateway.mapping.compiler.tests_section import read_tests
 from gateway.mapping.compiler.verify_section import read_verification
-from gateway.mapping.diagnostics import Diagnostics, is_empty, name_of
-from gateway.mapping.expressions import Names, compile_expression, headers_in
+from gateway.mapping.diagnostics import Diagnostics, is_empty, is_null, name_of
+from gateway.mapping.expressions import Names, Origins, compile_expression, headers_in, made_of
+from gateway.mapping.identifying_values import EVENT_KEY, read_identifying
 from gateway.mapping.key_kinds import DEFAULT_KEYS
 from gateway.mapping.key_kinds.key_kind import compile_keys
-from gateway.mapping.located_expression import read_expression, read_optional_expression
-from gateway.mapping.model import Computed, Constant, MappingFile, Value, Verify
+from gateway.mapping.located_expression import read_optional_expression
+from gateway.mapping.model import Computed, Constant, ListValue, MappingFile, ObjectValue, OrNull, Value, Verify
 from gateway.mapping.value_nodes import read_constant, read_optional_text, read_value
 from gateway.mapping.yaml_nodes import ObjectNode, Scalar
 from gateway.text import NAME
@@ -51,9 +53,10 @@ def _read_mapping(top: ObjectNode, file: str, diagnostics: Diagnostics) -> Mappi
     verify = read_verification(top, diagnostics)
 
     tables = _read_tables(top, diagnostics)
-    of_body = Names(tables=frozenset(tables))
+    with_default = frozenset(name for name, entries in tables.items() if entries.get("*") is not None)
+    of_body = Names(tables=frozenset(tables), with_default=with_default)
     let = _read_let(top, of_body, diagnostics)
-    of_part = replace(of_body, variables=frozenset(let))
+    of_part = _with_variables(of_body, let)
 
     # `split` comes before `let`, which is computed for each part.
     split = read_optional_expression(top, "split", of_body, diagnostics)
@@ -66,8 +69,8 @@ def _read_mapping(top: ObjectNode, file: str, diagnostics: Diagnostics) -> Mappi
     event_key, deduplicate = _read_event_key(top, verify, of_part, diagnostics)
     _warn_of_unsigned_headers(top, verify, diagnostics)
 
-    defaults, default_names = _read_defaults(top, of_part, diagnostics)
-    rules = read_rules(top, of_part, default_names, diagnostics, has_type=has_type)
+    defaults, written_defaults = _read_defaults(top, of_part, diagnostics)
+    rules = read_rules(top, of_part, written_defaults, diagnostics, has_type=has_type)
     tests = read_tests(top, diagnostics)
 
     source = _read_source(top, diagnostics)
@@ -173,29 +176,51 @@ def _read_event_key(
         diagnostics.warn(node.location, "unsigned-body", text)
     if isinstance(node, Scalar) and node.value == "none":
         return None, False
-    return read_expression(node, "event_key", names, diagnostics), True
+    return read_identifying(node, "event_key", EVENT_KEY, names, diagnostics), True
 
 
-def _read_defaults(top: ObjectNode, names: Names, diagnostics: Diagnostics) -> tuple[dict[str, Value], frozenset[str]]:
-    """Compile `defaults`; return with them the names of all, also of those whose expressions are wrong."""
+def _read_defaults(top: ObjectNode, names: Names, diagnostics: Diagnostics) -> tuple[dict[str, Value], dict[str, str]]:
+    """Compile `defaults`; return with them what is written, also where an expression is wrong."""
     node = top.get("defaults")
     if not isinstance(node, ObjectNode):
         diagnostics.refuse_unless_absent(node, "'defaults' must be an object of identifiers and 'timestamp'")
-        return {}, frozenset()
+        return {}, {}
     hint = "; defaults are identifiers and 'timestamp'"
     diagnostics.refuse_unknown_keys(node, DEFAULT_KEYS, "in 'defaults'", hint)
-    all_names = frozenset(str(key.value) for key, _ in node.entries)
-    return compile_keys(node, DEFAULT_KEYS, names, diagnostics), all_names
+    for key, value in node.entries:
+        if is_null(value):
+            text = f"'{key.value}' is null, which is no default; write null in the call that shall not have one"
+            diagnostics.error(value.location, "null-default", text)
+    written = {str(key.value): str(value.value) if isinstance(value, Scalar) else "=…" for key, value in node.entries}
+    return compile_keys(node, DEFAULT_KEYS, names, diagnostics), written
 
 
 def _read_let(top: ObjectNode, names: Names, diagnostics: Diagnostics) -> dict[str, Value]:
     """Compile the variables. A wrong one keeps its name, so that its uses are not reported too."""
     let: dict[str, Value] = {}
     for key, node in diagnostics.entries_of(top.get("let"), "'let' must be an object of names and values"):
-        earlier = replace(names, variables=frozenset(let))
-        value = read_value(node, earlier, diagnostics)
+        value = read_value(node, _with_variables(names, let), diagnostics)
         let[str(key.value)] = value or Constant(location=node.location, value=None)
     return let
+
+
+def _with_variables(names: Names, let: Mapping[str, Value]) -> Names:
+    return replace(names, variables=frozenset(let), origins={name: _origins_of(value) for name, value in let.items()})
+
+
+def _origins_of(value: Value) -> Origins:
+    match value:
+        case Computed():
+            return value.expression.origins
+        case OrNull():
+            return value.computed.expression.origins
+        case Constant():
+            return Origins(file=value.value is not None)
+        case ListValue():
+            return made_of(_origins_of(item) for item in value.items)
+        case ObjectValue():
+            entries = {name: _origins_of(entry) for name, entry in value.entries}
+            return replace(made_of(entries.values()), entries=entries)
 
 
 def _read_tables(top: ObjectNode, diagnostics: Diagnostics) -> dict[str, dict[str, JSON]]:

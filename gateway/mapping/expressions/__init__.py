@@ -14,22 +14,28 @@ from gateway.event import JSON
 from gateway.mapping.expressions.closures import closure_of
 from gateway.mapping.expressions.function_calls import Names, check_tree
 from gateway.mapping.expressions.lint import lint_tokens
+from gateway.mapping.expressions.origins import Origins, made_of, origins_of
 from gateway.mapping.expressions.parser import check_literals, check_nesting, parse, tokenize
 from gateway.mapping.expressions.source_text import BadExpression, SourceText
 from gateway.mapping.functions import Evaluate, Scope
 
-__all__ = ["BadExpression", "Expression", "Names", "Scope", "compile_expression", "headers_in"]
+__all__ = ["BadExpression", "Expression", "Names", "Origins", "Scope", "compile_expression", "headers_in", "made_of"]
 
 MAX_LENGTH = 4096
 
 
 class Expression:
-    """A compiled expression."""
+    """A compiled expression.
 
-    __slots__ = ("_run", "text")
+    Attributes:
+        origins: Where its result comes from.
+    """
 
-    def __init__(self, text: str, run: Evaluate) -> None:
+    __slots__ = ("_run", "origins", "text")
+
+    def __init__(self, text: str, run: Evaluate, origins: Origins) -> None:
         self.text = text
+        self.origins = origins
         self._run = run
 
     def __repr__(self) -> str:
@@ -79,4 +85,4 @@ def compile_expression(text: str, names: Names = _ANYWHERE) -> Expression:
     tree = parse(source)
     lint_tokens(source)
     check_tree(tree, source, names)
-    return Expression(text, closure_of(tree))
+    return Expression(text, closure_of(tree), origins_of(tree, source, names.origins, names.with_default))

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 from gateway.errors import did_you_mean, shortened
+from gateway.mapping.expressions.origins import Origins
 from gateway.mapping.expressions.source_text import (
     BadExpression,
     SourceText,
     Tree,
     after_bracket,
-    depth_change,
+    items_between,
     operands_of,
 )
 from gateway.mapping.functions import FUNCTIONS, Function
@@ -20,11 +20,18 @@ from gateway.mapping.functions import FUNCTIONS, Function
 
 @dataclass(frozen=True, kw_only=True)
 class Names:
-    """The names that an expression may use at its place in a mapping."""
+    """The names that an expression may use at its place in a mapping.
+
+    Attributes:
+        origins: By variable: where its value comes from.
+        with_default: The tables that have an entry for unknown keys.
+    """
 
     variables: frozenset[str] = frozenset()
     tables: frozenset[str] = frozenset()
     inside_each: bool = False
+    origins: Mapping[str, Origins] = field(default_factory=dict)
+    with_default: frozenset[str] = frozenset()
 
 
 def check_tree(tree: Tree, source: SourceText, names: Names) -> None:
@@ -33,9 +40,8 @@ def check_tree(tree: Tree, source: SourceText, names: Names) -> None:
     The package would find an unknown function or a wrong number of arguments only while it evaluates. The tree has
     no positions, but it holds its calls in the order of the tokens.
     """
-    kinds = [token["type"] for token in source.tokens]
-    calls = iter([at for at, pair in enumerate(pairwise(kinds)) if pair == ("unquoted_identifier", "lparen")])
-    references = iter([source.offset(at) for at, kind in enumerate(kinds) if kind == "expref"])
+    calls = iter(source.call_positions())
+    references = iter([token["start"] for token in source.tokens if token["type"] == "expref"])
     allowed_references: set[int] = set()
     waiting = [tree]
     while waiting:
@@ -72,7 +78,8 @@ def _check_call(node: Tree, source: SourceText, position: int | None, names: Nam
 
 
 def _check_arguments(function: Function, arguments: list[Tree], source: SourceText, position: int) -> None:
-    offsets = _argument_offsets(source, position)
+    spans = items_between(source, position + 2, after_bracket(source, position + 1) - 1)
+    offsets = [source.offset(start) for start, _ in spans]
     if len(offsets) != len(arguments):
         # The parser of the package takes join(a b) and lower(a,).
         problem = f"bad expression: the arguments of {function.name}() are separated by one comma each"
@@ -84,18 +91,6 @@ def _check_arguments(function: Function, arguments: list[Tree], source: SourceTe
     if function.check and (mistake := function.check(known)):
         at = source.offset(position) if mistake.argument is None else offsets[mistake.argument]
         raise BadExpression(mistake.code, mistake.problem, at)
-
-
-def _argument_offsets(source: SourceText, position: int) -> list[int]:
-    """Return where the arguments of the call at a position start."""
-    first, end = position + 2, after_bracket(source, position + 1) - 1
-    starts = [] if first == end else [first]
-    depth = 0
-    for at in range(first, end):
-        depth += depth_change(source, at)
-        if depth == 0 and source.kind(at) == "comma":
-            starts.append(at + 1)
-    return [source.offset(start) for start in starts]
 
 
 def _argument_problem(function: Function, index: int, argument: Tree) -> str | None:

@@ -66,7 +66,7 @@ def tokenize(text: str) -> list[Token]:
         raise BadExpression("expression", f"bad expression: {error}", 0) from None
 
 
-_OPERATORS = {"+": "add(a, b), or for text join(' ', [a, b])", "-": "subtract(a, b)", "/": "divide(a, b)"}
+_OPERATORS = {"+": "add(a, b), or for text format('{} {}', a, b)", "-": "subtract(a, b)", "/": "divide(a, b)"}
 _CHARACTERS = {
     "=": "two values are compared with ==",
     "$": "names start at the body by themselves, without $",

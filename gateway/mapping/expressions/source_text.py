@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, TypeAlias
 
 from gateway.errors import GatewayError
@@ -44,6 +45,11 @@ class SourceText:
     def offset(self, position: int) -> int:
         """Return where a token starts, in characters of the text from 0."""
         return int(self.tokens[position]["start"])
+
+    def call_positions(self) -> list[int]:
+        """Return the positions of the names of the functions that are called, in the order of the text."""
+        kinds = [token["type"] for token in self.tokens]
+        return [at for at, pair in enumerate(pairwise(kinds)) if pair == ("unquoted_identifier", "lparen")]
 
     def between(self, first: int, end: int) -> str:
         """Return the text from the token *first* up to the token *end*, which is not included."""
@@ -97,6 +103,18 @@ def after_bracket(source: SourceText, position: int) -> int:
         position += 1
         depth += depth_change(source, position)
     return position + 1
+
+
+def items_between(source: SourceText, first: int, end: int) -> list[tuple[int, int]]:
+    """Return the items between two positions, which commas separate: the first token of each, and the one after it."""
+    if first == end:
+        return []
+    commas, depth = [], 0
+    for at in range(first, end):
+        depth += depth_change(source, at)
+        if depth == 0 and source.kind(at) == "comma":
+            commas.append(at)
+    return list(zip([first, *(comma + 1 for comma in commas)], [*commas, end], strict=True))
 
 
 def start_of_path(source: SourceText, position: int) -> int:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from gateway.customerio.calls import IDENTIFIERS, Key, Kind
 from gateway.mapping.key_kinds.expression_keys import (
+    IdentifierKey,
     ObjectKey,
     ObjectOfTextsKey,
     OptionalIdKey,
@@ -30,7 +31,7 @@ from gateway.mapping.key_kinds.object_keys import (
 from gateway.mapping.model import SPECS
 
 KEY_KINDS: dict[Kind, type[KeyKind]] = {
-    Kind.IDENTIFIER: OptionalIdKey,
+    Kind.IDENTIFIER: IdentifierKey,
     Kind.PERSON: PersonKey,
     Kind.REFERENCE: ReferenceKey,
     Kind.TEXT: TextKey,

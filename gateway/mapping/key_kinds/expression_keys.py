@@ -10,13 +10,14 @@ from gateway.customerio.limits import EARLIEST, LATEST, is_moment
 from gateway.customerio.wire import plain_text
 from gateway.errors import ExpressionError, Location, TranslationError
 from gateway.event import JSON
-from gateway.mapping.diagnostics import Diagnostics
+from gateway.mapping.diagnostics import Diagnostics, is_null
 from gateway.mapping.evaluate import EvaluationContext, evaluate, text_of
 from gateway.mapping.expressions import Names
 from gateway.mapping.functions import kind
+from gateway.mapping.identifying_values import EVENT_ID, PERSON, REFERENCE, read_identifying
 from gateway.mapping.key_kinds.key_kind import EXPRESSION, KeyKind, Schema, required_text
 from gateway.mapping.located_expression import read_expression
-from gateway.mapping.model import Value
+from gateway.mapping.model import Constant, Value
 from gateway.mapping.yaml_nodes import Node
 
 
@@ -31,14 +32,36 @@ class _ExpressionKey(KeyKind):
 
 
 class OptionalIdKey(_ExpressionKey):
-    """An identifier of a person, or the id of an event. Null or empty is None: another one may do, or is derived."""
+    """The id of an event, or an identifier of a person. Null or empty is None: one is made, or another one may do."""
+
+    identifying = EVENT_ID
+
+    def compile(self, node: Node, names: Names, diagnostics: Diagnostics) -> Value | None:
+        return read_identifying(node, self.name, self.identifying, names, diagnostics)
 
     def evaluate(self, value: Value, context: EvaluationContext) -> str | None:
         return text_of(value, self.name, context) or None
 
 
+class IdentifierKey(OptionalIdKey):
+    """An identifier of a person. A null that is written says that the call has none, not even that of `defaults`."""
+
+    identifying = PERSON
+
+    def compile(self, node: Node, names: Names, diagnostics: Diagnostics) -> Value | None:
+        if is_null(node):
+            return Constant(location=node.location, value=None)
+        return super().compile(node, names, diagnostics)
+
+    def schema(self) -> Schema:
+        return {**EXPRESSION, "type": ["string", "null"]}
+
+
 class ReferenceKey(_ExpressionKey):
     """The id of something else than a person, which the call cannot do without, or without another one."""
+
+    def compile(self, node: Node, names: Names, diagnostics: Diagnostics) -> Value | None:
+        return read_identifying(node, self.name, REFERENCE, names, diagnostics)
 
     def evaluate(self, value: Value, context: EvaluationContext) -> str | None:
         if self.key.always_required:

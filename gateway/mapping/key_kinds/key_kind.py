@@ -60,11 +60,15 @@ class KeyKind(ABC):
         """Return the JSON Schema of the values that may be written, as exactly as is simple."""
 
 
-def required_text(value: Value, name: str, context: EvaluationContext) -> str:
-    """Evaluate text that the call cannot do without. Raises TranslationError, also when it is null or empty."""
+def required_text(value: Value, name: str, context: EvaluationContext, *, instead: str = "") -> str:
+    """Evaluate text that the call cannot do without. Raises TranslationError, also when it is null or empty.
+
+    Args:
+        instead: What could be written, other than a 'when', if that may be.
+    """
     text = text_of(value, name, context)
     if not text:
-        problem = "null or empty; if that may be, write =not_null(…, 'another text'), or give the call a 'when'"
+        problem = f"null or empty; if that may be, {instead}give the call a 'when'"
         raise TranslationError(value.location, name, problem)
     return text
 

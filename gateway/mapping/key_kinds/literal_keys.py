@@ -10,6 +10,7 @@ from gateway.mapping import yaml_nodes
 from gateway.mapping.diagnostics import Diagnostics, is_empty, listed
 from gateway.mapping.evaluate import EvaluationContext, text_of
 from gateway.mapping.expressions import Names
+from gateway.mapping.identifying_values import REFERENCE, refuse_lossy
 from gateway.mapping.key_kinds.key_kind import EXPRESSION, LITERAL_MARKER, LITERAL_TEXT, KeyKind, Schema, required_text
 from gateway.mapping.located_expression import is_expression, read_computed, warn_of_template
 from gateway.mapping.model import Constant, Value
@@ -23,7 +24,10 @@ class TextKey(KeyKind):
 
     def compile(self, node: Node, names: Names, diagnostics: Diagnostics) -> Value | None:
         if is_expression(node):
-            return read_computed(node, names, diagnostics)
+            computed = read_computed(node, names, diagnostics)
+            if self.key.identifying and computed is not None and isinstance(node, Scalar):
+                refuse_lossy(node, self.name, REFERENCE, computed.expression.origins, diagnostics)
+            return computed
         literal = node
         if isinstance(node, ObjectNode) and len(node.entries) == 1:
             literal = node.get("literal") or node
@@ -41,7 +45,7 @@ class TextKey(KeyKind):
 
     def evaluate(self, value: Value, context: EvaluationContext) -> str | None:
         if self.key.always_required:
-            return required_text(value, self.name, context)
+            return required_text(value, self.name, context, instead="write =not_null(…, 'another text'), or ")
         return text_of(value, self.name, context) or None
 
     def schema(self) -> Schema:

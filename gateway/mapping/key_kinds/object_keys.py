@@ -10,10 +10,11 @@ from gateway.customerio.calls.raw_request import header_problem, value_problem
 from gateway.customerio.wire import plain_text
 from gateway.errors import Location, TranslationError
 from gateway.event import JSON
-from gateway.mapping.diagnostics import Diagnostics, listed
+from gateway.mapping.diagnostics import Diagnostics, is_null, listed
 from gateway.mapping.evaluate import EvaluationContext, as_text, evaluate, resolve, text_of
 from gateway.mapping.expressions import Names
 from gateway.mapping.functions import kind
+from gateway.mapping.identifying_values import PERSON, REFERENCE, refuse_equal
 from gateway.mapping.key_kinds.expression_keys import written_out
 from gateway.mapping.key_kinds.key_kind import ANY_VALUE, KeyKind, Keys, Schema, compile_keys, object_schema
 from gateway.mapping.located_expression import is_expression, read_computed
@@ -211,12 +212,15 @@ class PersonKey(KeyKind):
         return {**object_schema(self.keys), "minProperties": 1, "maxProperties": 1, "errorMessage": problem}
 
 
+_IDENTIFYING = {Kind.IDENTIFIER: PERSON, Kind.REFERENCE: REFERENCE}
+
+
 class MembersKey(KeyKind):
     """A list of objects that have keys of their own, or an expression that gives one."""
 
     def compile(self, node: Node, names: Names, diagnostics: Diagnostics) -> Value | None:
         if is_expression(node):
-            return read_computed(node, names, diagnostics)
+            return self._compile_computed(node, names, diagnostics)
         if isinstance(node, ListNode):
             if self.key.required and not node.items:
                 text = f"'{self.name}' is empty; name one, e.g.  {self.name}: {self.key.example}"
@@ -226,6 +230,15 @@ class MembersKey(KeyKind):
         text = f"'{self.name}' must be a list, each item with {listed(self.keys)}; or an expression that gives one"
         diagnostics.refuse_unless_absent(node, text, "members")
         return None
+
+    def _compile_computed(self, node: Node, names: Names, diagnostics: Diagnostics) -> Value | None:
+        """Compile an expression that gives the list; check what it is known to put under the identifiers."""
+        computed = read_computed(node, names, diagnostics)
+        for name, origins in computed.expression.origins.entries.items() if computed is not None else ():
+            of = _IDENTIFYING.get(self.keys[name].key.kind) if name in self.keys else None
+            if of is not None and isinstance(node, Scalar):
+                refuse_equal(node, name, of, origins, diagnostics)
+        return computed
 
     def evaluate(self, value: Value, context: EvaluationContext) -> list[JSON]:
         if isinstance(value, ListValue):
@@ -296,7 +309,7 @@ def _compile_member(node: Node, owner: str, keys: Keys, names: Names, diagnostic
             text = f"'{name}' is missing {place}, e.g.  {name}: {key.key.example}"
             diagnostics.error(node.location, "missing-key", text)
     identifiers = [name for name, key in keys.items() if key.key.kind is Kind.IDENTIFIER]
-    if identifiers and all(node.get(name) is None for name in identifiers):
+    if identifiers and all(node.get(name) is None or is_null(node.get(name)) for name in identifiers):
         text = f"this names nobody; it needs one of {listed(identifiers)}"
         diagnostics.error(node.location, "no-identifier", text)
     return ObjectValue(location=node.location, entries=tuple(compile_keys(node, keys, names, diagnostics).items()))
