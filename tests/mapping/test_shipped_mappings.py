@@ -118,6 +118,48 @@ def test_the_key_of_any_event_is_text_or_left_to_the_scheme(file: Path, body: JS
     assert key != ""
 
 
+HELPSCOUT = {"x-helpscout-event": "customer.created"}
+LEMON: JSON = {"type": "orders", "id": "1", "attributes": {"updated_at": "2026-01-01"}}
+
+
+def key_of(source: str, body: JSON, headers: dict[str, str]) -> str | None:
+    mapping, _ = compiled(FOLDER / f"{source}.yaml")
+    event = Event(source=source, key="", payload=body, headers=headers, query={}, received_at=1767225600)
+    return event_key(mapping, event)
+
+
+@pytest.mark.parametrize(
+    ("source", "headers", "body", "key"),
+    [
+        ("cloudevents", {}, {"source": "/orders", "id": "1"}, '["/orders 1"]'),
+        ("cloudevents", {}, {"source": "/orders"}, None),
+        ("helpscout", {}, {"id": 1}, None),
+        ("hubspot", {}, {"eventId": 1, "subscriptionId": 2, "objectId": 3, "occurredAt": 4}, '["1-2-3-4"]'),
+        ("hubspot", {}, {"eventId": 1, "subscriptionId": 2, "fromObjectId": 3, "occurredAt": 4}, '["1-2-3-4"]'),
+        ("hubspot", {}, {"eventId": 1, "subscriptionId": 2, "occurredAt": 4}, None),
+        ("lemonsqueezy", {}, {"meta": {"event_name": "a", "webhook_id": 7}, "data": LEMON}, "7-a-orders-1-2026-01-01"),
+        ("lemonsqueezy", {}, {"meta": {"event_name": "a"}, "data": LEMON}, "a-orders-1-2026-01-01"),
+        ("lemonsqueezy", {}, {"meta": {"event_name": "a", "webhook_id": 7}}, None),
+        (
+            "postmark",
+            {},
+            {"RecordType": "Open", "MessageID": "m", "Recipient": "A@b.co", "ReceivedAt": "t"},
+            "Open-m-a@b.co-t",
+        ),
+        ("postmark", {}, {"RecordType": "Open"}, None),
+    ],
+)
+def test_the_key_of_a_webhook_with_a_missing_field_is_left_to_the_scheme(
+    source: str, headers: dict[str, str], body: JSON, key: str | None
+) -> None:
+    assert key_of(source, body, headers) == key
+
+
+def test_two_webhooks_of_help_scout_without_an_id_are_two() -> None:
+    keys = [key_of("helpscout", {"comments": text}, HELPSCOUT) for text in ("good", "bad", "good")]
+    assert keys[0] == keys[2] != keys[1]
+
+
 TESTED = """\
 version: 1
 source: tested
