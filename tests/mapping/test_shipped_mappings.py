@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -10,10 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.customerio.calls import as_json
 from gateway.errors import Problem, RequestError, TranslationError
 from gateway.event import JSON, Event
 from gateway.mapping.compiler import parse
-from gateway.mapping.model import MappingFile
+from gateway.mapping.model import MappingFile, MappingTest
 from gateway.mapping.selftests import run_tests
 from gateway.mapping.translate import event_key, translate
 from gateway.payload import decode
@@ -116,6 +118,83 @@ def test_the_key_of_any_event_is_text_or_left_to_the_scheme(file: Path, body: JS
     except TranslationError:
         return
     assert key != ""
+
+
+EMAIL = re.compile(r"[^@\s<>]+@[^@\s<>]+[.][a-z]+", re.IGNORECASE)
+
+
+def typed_carelessly(value: JSON) -> JSON:
+    """The same body, with its emails in capitals and with white space around them."""
+    if isinstance(value, dict):
+        return {name: typed_carelessly(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [typed_carelessly(item) for item in value]
+    return f"\t{value.upper()} " if isinstance(value, str) and EMAIL.fullmatch(value) else value
+
+
+def emails_of(mapping: MappingFile, test: MappingTest, body: JSON) -> list[JSON]:
+    """The emails that name people, and those among the attributes of people."""
+    headers = {name.lower(): value for name, value in test.headers.items()}
+    event = Event(source=mapping.source, key="k", payload=body, headers=headers, query={}, received_at=1767225600)
+    emails: list[JSON] = []
+    for planned in translate(mapping, event).planned:
+        call = as_json(planned.call)
+        attributes = call.get("attributes") if call["call"] == "identify" else None
+        attributes = attributes if isinstance(attributes, dict) else {}
+        emails += [call.get("email")]
+        emails += [value for value in attributes.values() if isinstance(value, str) and EMAIL.fullmatch(value.strip())]
+    return emails
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_an_email_is_the_same_however_it_was_typed(file: Path) -> None:
+    mapping, _ = compiled(file)
+    for test in mapping.tests:
+        typed = emails_of(mapping, test, typed_carelessly(test.body))
+        assert typed == emails_of(mapping, test, test.body), test.name
+        assert [email for email in typed if isinstance(email, str) and email != email.strip().lower()] == [], test.name
+
+
+HELPSCOUT = {"x-helpscout-event": "customer.created"}
+LEMON: JSON = {"type": "orders", "id": "1", "attributes": {"updated_at": "2026-01-01"}}
+
+
+def key_of(source: str, body: JSON, headers: dict[str, str]) -> str | None:
+    mapping, _ = compiled(FOLDER / f"{source}.yaml")
+    event = Event(source=source, key="", payload=body, headers=headers, query={}, received_at=1767225600)
+    return event_key(mapping, event)
+
+
+@pytest.mark.parametrize(
+    ("source", "headers", "body", "key"),
+    [
+        ("cloudevents", {}, {"source": "/orders", "id": "1"}, '["/orders 1"]'),
+        ("cloudevents", {}, {"source": "/orders"}, None),
+        ("helpscout", {}, {"id": 1}, None),
+        ("hubspot", {}, {"eventId": 1, "subscriptionId": 2, "objectId": 3, "occurredAt": 4}, '["1-2-3-4"]'),
+        ("hubspot", {}, {"eventId": 1, "subscriptionId": 2, "fromObjectId": 3, "occurredAt": 4}, '["1-2-3-4"]'),
+        ("hubspot", {}, {"eventId": 1, "subscriptionId": 2, "occurredAt": 4}, None),
+        ("lemonsqueezy", {}, {"meta": {"event_name": "a", "webhook_id": 7}, "data": LEMON}, "7-a-orders-1-2026-01-01"),
+        ("lemonsqueezy", {}, {"meta": {"event_name": "a"}, "data": LEMON}, "a-orders-1-2026-01-01"),
+        ("lemonsqueezy", {}, {"meta": {"event_name": "a", "webhook_id": 7}}, None),
+        (
+            "postmark",
+            {},
+            {"RecordType": "Open", "MessageID": "m", "Recipient": "A@b.co", "ReceivedAt": "t"},
+            "Open-m-a@b.co-t",
+        ),
+        ("postmark", {}, {"RecordType": "Open"}, None),
+    ],
+)
+def test_the_key_of_a_webhook_with_a_missing_field_is_left_to_the_scheme(
+    source: str, headers: dict[str, str], body: JSON, key: str | None
+) -> None:
+    assert key_of(source, body, headers) == key
+
+
+def test_two_webhooks_of_help_scout_without_an_id_are_two() -> None:
+    keys = [key_of("helpscout", {"comments": text}, HELPSCOUT) for text in ("good", "bad", "good")]
+    assert keys[0] == keys[2] != keys[1]
 
 
 TESTED = """\
