@@ -145,6 +145,7 @@ BY_HAND: list[tuple[JSON, dict[str, str], bool]] = [
         (HMAC, {"X-Signature": value}, False)
         for value in (GOOD[:-2], GOOD + "00", " ".join(GOOD), f"{GOOD}, {GOOD}", b64(mac(BODY)), mac(BODY, b"").hex())
     ),
+    ({**HMAC, "algorithm": "md5"}, {"X-Signature": mac(BODY, algorithm="md5").hex()}, True),
     ({**HMAC, "algorithm": "sha1"}, {"X-Signature": mac(BODY, algorithm="sha1").hex()}, True),
     ({**HMAC, "algorithm": "sha512"}, {"X-Signature": mac(BODY, algorithm="sha512").hex()}, True),
     ({**HMAC, "algorithm": "sha512"}, {"X-Signature": GOOD}, False),
@@ -178,7 +179,7 @@ def test_every_scheme_of_the_table_is_described_and_has_a_case_that_is_accepted(
     accepted = [vector["scheme"] for vector in VECTORS if vector["valid"]]
     accepted += [scheme for scheme, _, valid in BY_HAND if valid]
     accepted += WRITTEN.values()
-    in_tests_below = {"path", "query", "mailchimp", "microsoft_graph", "mailgun_route"}
+    in_tests_below = {"path", "query", "mailchimp", "monday", "strava", "microsoft_graph", "mailgun_route"}
 
     assert {scheme_from(scheme).name for scheme in accepted} | in_tests_below | set(ALIKE) == set(schemes())
     assert all(scheme.description for scheme in schemes().values())
@@ -186,7 +187,7 @@ def test_every_scheme_of_the_table_is_described_and_has_a_case_that_is_accepted(
 
 def test_a_secret_may_stand_in_the_address() -> None:
     assert accepts("path", {}, rest=SECRET)
-    assert accepts("mailchimp", {}, rest=SECRET)
+    assert all(accepts(name, {}, rest=SECRET) for name in ("mailchimp", "monday", "strava"))
     for wrong in ("", SECRET + "/", SECRET[:-1]):
         assert not accepts("path", {}, rest=wrong)
     assert accepts("query", {}, url=f"https://example.com/h?a=b&token={SECRET}")
