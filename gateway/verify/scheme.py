@@ -197,8 +197,8 @@ class Scheme:
 
     @cached_property
     def methods(self) -> frozenset[str]:
-        """The HTTP methods of its webhooks and handshakes."""
-        return frozenset({"POST", *(handshake.method for handshake in self.handshakes)})
+        """The HTTP methods of its webhooks and handshakes, and HEAD, by which any sender may look for the address."""
+        return frozenset({"POST", "HEAD", *(handshake.method for handshake in self.handshakes)})
 
     @property
     def asks_token(self) -> bool:
