@@ -90,7 +90,7 @@ def _own_scheme(data: JSON, table: Mapping[str, Scheme]) -> Scheme:
         raise SchemeError("signed", "'signed' leaves the body out, so anybody could change it; add {body}")
     for number, handshake in enumerate(scheme.handshakes if "handshakes" in data else ()):
         # Else a stranger could have any text signed, also the body of a webhook.
-        if handshake.signs and not (handshake.signed and scheme.kind == "hmac"):
+        if handshake.has_mac and not (handshake.signed and scheme.kind == "hmac"):
             text = "mac() signs what the request says, so the request has to be signed too, by a scheme of kind hmac"
             raise SchemeError(f"handshakes.{number}", f"{text}; add  signed: true")
     return scheme

@@ -109,7 +109,7 @@ class Handshake:
     headers: Mapping[str, ReplyValue] = field(default_factory=dict)
 
     @property
-    def signs(self) -> bool:
+    def has_mac(self) -> bool:
         """Whether the reply holds a text that is signed with the secret."""
         values = (self.text, *(self.json or {}).values(), *self.headers.values())
         return any(isinstance(value, ReplyValue) and value.mac for value in values)
