@@ -135,7 +135,7 @@ def test_a_length_over_the_limit_is_refused_before_any_of_the_body_is_sent(port:
     with sender(port) as connection:
         connection.sendall(head(f"Content-Length: {LIMIT + 1}"))
         status, body, _ = answer(connection)
-    assert (status, body) == (413, {"error": "the body is larger than 2000 bytes (GATEWAY_MAX_BODY)"})
+    assert (status, body) == (413, {"error": "the body is larger than 2000 bytes"})
 
 
 def test_after_a_huge_length_the_connection_is_closed(port: int) -> None:
