@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from flask import Flask, Request
+from flask import Flask, Request, current_app, request
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import MapAdapter
 
@@ -33,14 +34,21 @@ HTTP_PROBLEMS = {
 }
 
 
+#: How the path of a webhook may begin: `//hooks/x`, where an address was put together from parts, or `/Hooks//x`.
+_HOOKS = re.compile("/*hooks/+", re.IGNORECASE)
+
+
 class Application(Flask):
-    """Flask, without its check of the Host header."""
+    """Flask, which knows a webhook by its path, however that is written, and without a check of the Host header."""
 
     def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
         """Match a request by its path alone: a webhook with a Host that is no host name is still a webhook."""
         if request is None:
             return super().create_url_adapter(None)
-        return self.url_map.bind_to_environ({**request.environ, "HTTP_HOST": "localhost"})
+        path = request.environ["PATH_INFO"]
+        hooks = _HOOKS.match(path)
+        environ = {"HTTP_HOST": "localhost", "PATH_INFO": f"/hooks/{path[hooks.end() :]}" if hooks else path}
+        return self.url_map.bind_to_environ({**request.environ, **environ})
 
 
 def create_app(
@@ -84,6 +92,8 @@ def create_app(
 def http_error(error: HTTPException) -> tuple[dict[str, Any], int, list[tuple[str, str]]]:
     """Return an error as JSON: with the text of our view that raised it, or one for its status."""
     status = error.code or 500
+    if status == 404 and request.endpoint is None and request.method == "POST":
+        current_app.extensions["receiver"].log_stray()
     is_our_text = error.description is not None and error.description != type(error).description
     text = error.description if is_our_text else HTTP_PROBLEMS.get(status, error.name)
     headers = [(name, value) for name, value in error.get_headers() if name in ("Allow", "Retry-After")]

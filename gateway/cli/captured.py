@@ -11,6 +11,7 @@ from gateway import payload as payloads
 from gateway.errors import ConfigError, RequestError
 from gateway.event import JSON, Event
 from gateway.mapping.model import MappingFile
+from gateway.text import arrival_problem
 
 
 def payload_loader(file: Path) -> Callable[[str], JSON]:
@@ -36,14 +37,16 @@ def read_payload(path: Path, content_type: str = "") -> JSON:
 def read_sent(path: Path | None) -> tuple[dict[str, str], dict[str, str]]:
     """Read the headers and the query that were sent with a body; without a file, none. Raises ConfigError.
 
-    A file holds either the headers, or an object with `headers` and `query`.
+    A file holds either the headers, or an object with `headers` and `query`. Headers that never arrive at a gateway are
+    left out.
     """
     content = read_payload(path) if path is not None else {}
     request: dict[str, JSON] = content if isinstance(content, dict) and "headers" in content else {"headers": content}
     headers, query = request["headers"], request.get("query", {})
     if not isinstance(headers, dict) or not isinstance(query, dict):
         raise ConfigError(f'{path} must hold an object of headers: {{"X-Topic": "…"}}')
-    return {name: str(value) for name, value in headers.items()}, {name: str(value) for name, value in query.items()}
+    arriving = {name: str(value) for name, value in headers.items() if arrival_problem(name) is None}
+    return arriving, {name: str(value) for name, value in query.items()}
 
 
 def captured_event(mapping: MappingFile, payload: Path, headers: Path | None, query: tuple[str, ...]) -> Event:

@@ -26,7 +26,7 @@ from gateway.mapping.key_kinds.key_kind import (
     object_schema,
 )
 from gateway.mapping.model import SPECS
-from gateway.text import HEADER_NAME, NAME
+from gateway.text import ARRIVING_HEADER, NAME
 
 
 def language() -> Schema:
@@ -258,7 +258,7 @@ def _verify() -> Schema:
 
 def _scheme_keys() -> dict[str, Schema]:
     """Return the keys of schemes of any kind; which kind takes which, the checker knows."""
-    header = {"type": "string", "pattern": f"^{HEADER_NAME.pattern}$"}
+    header = {"type": "string", "pattern": f"^{ARRIVING_HEADER.pattern}$"}
     headers = _one_or_several(header)
     secret = {
         "strip": described("A prefix that is no part of the key.", {"type": "string"}, "whsec_"),
@@ -293,7 +293,36 @@ def _scheme_keys() -> dict[str, Schema]:
             {"anyOf": [header, {"type": "array", "items": headers}]},
         ),
         "trust": described("Headers that are believed although nothing signs them.", headers),
+        "handshakes": described(
+            "The requests by which the sender checks the address, and the replies that it expects.",
+            {"type": "array", "items": _handshake(), "minItems": 1},
+            [{"method": "GET", "when": {"query.challenge": "any"}, "text": "query.challenge"}],
+        ),
     }
+
+
+def _handshake() -> Schema:
+    value = {"type": "string", "pattern": r"^(mac\()?(path|(header|query|body)\.[\s\S]+)\)?$"}
+    values = {"type": "object", "additionalProperties": value}
+    keys = {
+        "method": described("The method of the request.", _one_of(get_args(verify.Method))),
+        "when": described(
+            "The fields that tell it from a webhook, each with its value, any or absent.",
+            {"type": "object", "additionalProperties": {"not": {"type": "null"}}},
+            {"body.type": "ping", "body.event": "absent"},
+        ),
+        "signed": described("It is verified like a webhook.", {"type": "boolean"}),
+        "token": described("The field that holds the verify token.", value, "query.hub.verify_token"),
+        "log": described("The field to log while the source has no secret.", value, "body.verification_token"),
+        "text": described("The field with which it is answered, as text.", value, "body.challenge"),
+        "json": described(
+            "Or the names and fields of the JSON with which it is answered.",
+            {**values, "additionalProperties": {"anyOf": [value, {"type": ["integer", "boolean"]}]}},
+            {"challenge": "body.challenge"},
+        ),
+        "headers": described("Further headers of the answer.", values, {"X-Hook-Secret": "header.X-Hook-Secret"}),
+    }
+    return _object(keys, required=["method"])
 
 
 # Tests, in which everything is data
@@ -305,11 +334,12 @@ def _test() -> Schema:
     call = {"type": "object", "properties": {"call": _one_of(CALLS), "error": error}}
     # The types are listed so that an editor writes a colon after the key.
     anything: Schema = {"type": ["object", "array", "string", "number", "boolean", "null"]}
+    arriving = {"propertyNames": {"pattern": "^[^_]*$"}}
     keys = {
         "name": described("What the test shows.", _SCALAR),
         "body": described("The decoded body.", anything),
         "payload": described("The file that holds the body, relative to this one.", _SCALAR, "paid.json"),
-        "headers": described("The headers that came with it.", texts),
+        "headers": described("The headers that came with it.", {**texts, **arriving}),
         "query": described("The parameters of the URL's query.", texts),
         "received_at": described("When it came, in unix seconds.", {"type": "integer"}, 1767225600),
         "expect": described(

@@ -60,6 +60,10 @@ class Sources:
         """Return the source of this name; None if there is none."""
         return self._selection.in_use.get(name)
 
+    def names(self) -> list[str]:
+        """Return the names of all sources."""
+        return list(self._selection.in_use)
+
     def keep_current(self, stopping: threading.Event, *, every: float = CHECK_EVERY) -> None:
         """Refresh every so many seconds until *stopping* is set. No error ends the loop."""
         last_problem = None

@@ -105,7 +105,7 @@ def _body(environ: WSGIEnvironment, limit: int) -> bytes:
     except (ClientDisconnected, OSError, ParseException):
         raise RequestError(400, "the body ended too early") from None
     if max(length or 0, len(body)) > limit:
-        raise RequestError(413, f"the body is larger than {limit} bytes (GATEWAY_MAX_BODY)")
+        raise RequestError(413, f"the body is larger than {limit} bytes")
     if length is not None and len(body) < length:
         raise RequestError(400, "the body ended too early")
     return body

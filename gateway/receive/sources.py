@@ -177,9 +177,15 @@ def _why_closed(mapping: MappingFile, environ: Mapping[str, str]) -> str | None:
 
 
 def secrets_in(value: str) -> list[str]:
-    """Split the value of a variable into secrets, one a line: during a change of secrets there are two."""
+    """Split the value of a variable into secrets, one a line: during a change of secrets there are two.
+
+    Quotation marks around a line belong to the file that it was copied from.
+    """
     # Only line breaks separate: white space may be a part of a secret. Whether it is allowed is checked later.
-    return [line for line in value.replace("\r\n", "\n").split("\n") if line]
+    return [line for line in (_QUOTED.sub(r"\2", line) for line in re.split(r"[\r\n]+", value)) if line]
+
+
+_QUOTED = re.compile(r"""\A(["'])(.*)\1\Z""")
 
 
 def the_only(name: str, sources: Sequence[Source]) -> Source:

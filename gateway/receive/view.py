@@ -18,7 +18,7 @@ from werkzeug.routing import BaseConverter
 
 from gateway import verify
 from gateway.config import Config
-from gateway.errors import RequestError, StoreError, VerificationError, printable
+from gateway.errors import RequestError, StoreError, VerificationError, did_you_mean, printable
 from gateway.event import Webhook
 from gateway.logs import LogThrottle
 from gateway.mapping.model import MappingFile
@@ -41,8 +41,10 @@ LARGE_BODY = 65_536
 TURNS = 4
 #: Characters of a sender's text that are shown to the operator.
 MAX_SENDER_TEXT = 200
-#: All that a sender learns about a refused webhook. The operator learns the reason from the log.
+#: All that a sender learns about a refused webhook, and about one on which the mapping fails. The operator learns the
+#: reason from the log, and that of a failed event by `gateway events show`.
 REFUSED = "this webhook is not proven to come from the sender of this source"
+FAILED = "the webhook is kept, but could not be translated; the operator of this gateway finds the reason"
 UNKNOWN = "there is no such source; its name is the last part of the address"
 
 hooks = Blueprint("hooks", __name__)
@@ -78,8 +80,10 @@ def receive(name: str, rest: str = "") -> ResponseReturnValue:
     unpacked = unpack(sent, config.max_body)  # 400, 413, 415
 
     handshake = verify.handshake_in(scheme, unpacked)
+    if handshake is None and sent.method == "HEAD":
+        return text_response("")  # in this way many senders look whether the address exists
     if handshake is None and sent.method != "POST":
-        raise MethodNotAllowed(sorted(scheme.methods))
+        raise receiver.wrong_method(source, now)
     if handshake is not None and not handshake.signed:
         # Even while the source is closed: some senders show their secret only in a handshake.
         return receiver.answer_handshake(source, scheme, handshake, unpacked, source.secrets, now)
@@ -105,7 +109,7 @@ def accepted(event: NewEvent, recorded: Recorded, scheme: Scheme) -> ResponseRet
     else:
         body["calls"] = len(event.deliveries)
         if event.status == "failed":
-            body["error"] = event.problem
+            body["error"] = FAILED
     if scheme.answer is None:
         return body, 200 if recorded.duplicate else 202
     if scheme.answer.text is None:
@@ -135,7 +139,8 @@ def unreadable(error: RequestError) -> ResponseReturnValue:
     """Refuse a request that cannot be read, or a handshake that lacks something, and say why."""
     receiver: Receiver = current_app.extensions["receiver"]
     if receiver.throttle.allows(g.source.name, receiver.clock()):
-        log.info("source %s: HTTP %d: %s", g.source.name, error.status, error)
+        hint = "; GATEWAY_MAX_BODY sets the limit" if error.status == 413 else ""
+        log.info("source %s: HTTP %d: %s%s", g.source.name, error.status, error, hint)
     return {"error": str(error)}, error.status
 
 
@@ -171,16 +176,20 @@ class Receiver:
         Raises:
             NotFound: There is none of this name, or it has no secret in its path and something follows the name.
         """
-        # Flask also matches //hooks/x. A source has one URL only.
-        if not request.environ["PATH_INFO"].startswith("/hooks/"):
-            raise NotFound
+        name = name.lower()  # as all names of sources are
         source = self.sources.get(name)
-        if source is None or (rest and not source.has_secret_path):
+        if source is not None and (not rest.strip("/") or source.has_secret_path):
+            return source
+        if self.throttle.allows("", self.clock()):
             # The name is a stranger's text, so it is not logged.
-            if self.throttle.allows("", self.clock()):
-                log.info("a webhook came for an unknown source")
-            raise NotFound(UNKNOWN)
-        return source
+            meant = did_you_mean(name[:100], self.sources.names()) if source is None else f"; it is {source.path}"
+            log.info("a webhook came for an unknown source, or something follows the name in its address%s", meant)
+        raise NotFound(UNKNOWN)
+
+    def log_stray(self) -> None:
+        """Log a webhook whose address is none of a source."""
+        if self.throttle.allows("", self.clock()):
+            log.info("a webhook came for another address than /hooks/<source>; correct it at the sender")
 
     def admit(self, source: Source, now: float) -> MappingFile:
         """Return the mapping of a source that may accept this request.
@@ -200,10 +209,20 @@ class Receiver:
                 raise Forbidden("webhooks of this source are not accepted from this address")
         scheme = mapping.verify.scheme
         if request.method not in scheme.methods:
-            raise MethodNotAllowed(sorted(scheme.methods))
-        if not scheme.handshakes:
+            raise self.wrong_method(source, now)
+        if not scheme.handshakes and request.method == "POST":
             self.require_open(source, now)
         return mapping
+
+    def wrong_method(self, source: Source, now: float) -> MethodNotAllowed:
+        """Log a request that is no handshake and was not sent with POST; return the error."""
+        if self.throttle.allows(f"{source.name} method", now):
+            log.warning(
+                "source %s: a request with %s was refused: webhooks are sent with POST, so choose POST at the sender;"
+                " if it checks the address in this way, add the request to the `handshakes` of the scheme",
+                *(source.name, request.method),
+            )
+        return MethodNotAllowed(sorted(source.require_mapping().verify.scheme.methods))
 
     def require_open(self, source: Source, now: float) -> None:
         """Raise ServiceUnavailable if the source is closed."""

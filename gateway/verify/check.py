@@ -88,8 +88,11 @@ def _verify_token(scheme: Scheme, secrets: Sequence[str], reader: WebhookReader,
             raise VerificationError(f"the {where} is missing, or there are more than {MAX_TOKENS:,} of them")
     proof = ""
     for token in tokens:
+        # In a path, whoever put the address together may have written slashes around a secret that has none.
+        texts = (token, token.strip("/")) if scheme.at is not None and scheme.at.part == "path" else (token,)
         # A WSGI server decodes headers as Latin-1, so the token may be those bytes as well as the text itself.
-        proof = _matching_secret(secrets, header_bytes(token), token.encode("utf-8", "surrogatepass"))
+        sent = (form for text in texts for form in (header_bytes(text), text.encode("utf-8", "surrogatepass")))
+        proof = _matching_secret(secrets, *sent)
         if not proof:
             raise VerificationError(f"the token in the {where} is not the one of this source")
     return proof

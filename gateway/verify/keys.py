@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Iterable
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -34,7 +34,7 @@ def secret_problem(scheme: Scheme, secret: str) -> str | None:
     if not secret:
         return "the secret is empty; set it to the one that the sender shows or was given"
     if secret != secret.strip():
-        return "the secret begins or ends with white space; a line break was probably copied along"
+        return "the secret begins or ends with white space, which was probably copied along; remove it"
     if scheme.kind in _PAIRS and ":" not in secret:
         return f"the secret must be written {_PAIRS[scheme.kind]}"
     try:
@@ -63,10 +63,16 @@ def _wrong_format(scheme: Scheme) -> str:
     return f"the secret must be {encoding}{after}; copy the whole of what the sender shows"
 
 
-def secret_doubt(scheme: Scheme, secrets: Iterable[str]) -> str | None:
-    """Return why all these secrets are probably of the wrong kind for the sender, or None."""
+_QUOTES = "\"'\N{LEFT DOUBLE QUOTATION MARK}\N{RIGHT DOUBLE QUOTATION MARK}"
+
+
+def secret_doubt(scheme: Scheme, secrets: Sequence[str]) -> str | None:
+    """Return why one of these secrets, or all, are probably not the sender's, or None."""
+    # The reader of the environment has removed marks around a whole secret.
+    if any(secret[0] in _QUOTES or secret[-1] in _QUOTES for secret in secrets if secret):
+        return "the secret begins or ends with a quotation mark; remove it, unless the sender shows it"
     prefix = scheme.secret_prefix
-    if not prefix or any(secret.startswith(prefix) for secret in secrets):
+    if not prefix or any(_without_version(secret).startswith(prefix) for secret in secrets):
         return None
     return f"the secret does not begin with {prefix}, as those of {scheme.name} do"
 
@@ -80,11 +86,16 @@ def secret_key(scheme: Scheme, secret: str) -> bytes:
     text = secret.removeprefix(scheme.secret.strip)
     match scheme.secret.encoding:
         case "base64":
-            return base64.b64decode(text, validate=True)
+            return base64.b64decode(_without_version(secret).removeprefix(scheme.secret.strip), validate=True)
         case "hex":
             return binascii.unhexlify(text)
         case "utf8":
             return text.encode()
+
+
+def _without_version(secret: str) -> str:
+    """Return a secret without the version of the signature, which some senders write before it: v1,whsec_…"""
+    return secret.removeprefix("v1,").removeprefix("v1a,")
 
 
 def decode_signature(encoding: Encoding, text: str) -> bytes | None:

@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import re
 from collections.abc import Sequence
+from urllib.parse import parse_qs, urlparse
 
 from gateway.errors import VerificationError
 from gateway.event import JSON
@@ -97,12 +98,13 @@ def _braintree_signature(private_key: str, text: str) -> str:
 # Contentful: method, path, the headers that one header lists, and the body
 
 _LIST, _TIME = "x-contentful-signed-headers", "x-contentful-timestamp"
-#: Seconds, into the past and into the future.
-_CONTENTFUL_TOLERANCE = 300
+#: Seconds, into the past and into the future. Contentful retries after half a minute, unless the space has a policy of
+#: its own; what time a retry carries is not documented. The signed body is the event key.
+_CONTENTFUL_TOLERANCE = 7_200
 
 
 def verify_contentful(scheme: Scheme, secrets: Sequence[str], reader: WebhookReader, now: float) -> str:
-    """Return the secret that signed the request in the last minutes; raise VerificationError if there is none."""
+    """Return the secret that signed the request in the last hours; raise VerificationError if there is none."""
     signature = decode_signature("hex", _signature_header(scheme, reader)) or b""
     names = reader.required_text(RequestField("header", _LIST)).lower().split(",")
     # A stranger could replace the list or the time if the signature did not cover them.
@@ -126,36 +128,68 @@ def _signature_header(scheme: Scheme, reader: WebhookReader) -> str:
     return reader.required_text(RequestField("header", scheme.header[0]), "; is the secret set at the sender?")
 
 
-# Twilio: the URL, with or without its port, and the fields of a form or the hash of another body
+# Twilio: the URL, with or without its port, and the fields of a form, or in the URL the hash of the body. What Twilio's
+# own packages accept is accepted: they differ in what they do with a form whose URL holds a hash.
+
+_SETTINGS = RequestField("header", "X-Twilio-Webhooks-Signature-Settings")
+_TWILIO_ALGORITHMS = {"HMAC_SHA1": "sha1", "HMAC_SHA256": "sha256"}
 
 
 def verify_twilio(scheme: Scheme, secrets: Sequence[str], reader: WebhookReader, _now: float) -> str:
     """Return the secret that signed the URL and the body; raise VerificationError if there is none."""
     signature = decode_signature("base64", _signature_header(scheme, reader)) or b""
-    # The fields of a form are signed themselves; of another body the signed URL holds the hash.
-    body_hash = reader.webhook.query.get("bodySHA256")
-    if body_hash is None and not reader.is_form:
-        raise VerificationError("the body is no form, and the address does not contain its hash (bodySHA256)")
-    digest = hashlib.sha256(reader.webhook.body).hexdigest()
-    if body_hash is not None and not hmac.compare_digest(digest.encode(), header_bytes(body_hash.lower())):
-        raise VerificationError("the body does not match the hash in the address (bodySHA256)")
-    form = form_text(reader) if reader.is_form else b""
-    url, address = reader.webhook.url, reader.address
-    if not address.netloc:
-        raise VerificationError("the public address, which Twilio signs, is not known; set GATEWAY_PUBLIC_URL")
-    # Twilio's documentation does not say when the port is signed; its libraries accept both.
-    host = re.sub(r":\d+$", "", address.netloc)
-    with_port = address.netloc if host != address.netloc else f"{host}:{443 if address.scheme == 'https' else 80}"
-    urls = [url.replace(address.netloc, netloc, 1) for netloc in (host, with_port)]
+    algorithm, bodies = _twilio_algorithm(reader), _twilio_bodies(reader)
     for secret in secrets:
-        for url in urls:
-            expected = hmac.digest(secret_key(scheme, secret), header_bytes(url) + form, "sha1")
-            if hmac.compare_digest(expected, signature):
-                return secret
+        key = secret_key(scheme, secret)
+        for url in _twilio_urls(reader):
+            for body in bodies:
+                if hmac.compare_digest(hmac.digest(key, header_bytes(url) + body, algorithm), signature):
+                    return secret
     raise VerificationError(
         f"the signature in the header {scheme.header[0]} is not made with a secret of this source, or for another"
         " address than the one that GATEWAY_PUBLIC_URL gives"
     )
+
+
+def _twilio_algorithm(reader: WebhookReader) -> str:
+    """Return the hash that a header names for webhooks signed with a shared key; without it the auth token's SHA-1."""
+    items = (item.strip().partition("=") for item in reader.text(_SETTINGS).split(","))
+    name = next((value.strip() for name, _, value in items if name == "algorithm" and value.strip()), "HMAC_SHA1")
+    if algorithm := _TWILIO_ALGORITHMS.get(name.upper()):
+        return algorithm
+    raise VerificationError(f"the {_SETTINGS} names another algorithm than {' or '.join(_TWILIO_ALGORITHMS)}")
+
+
+def _twilio_bodies(reader: WebhookReader) -> list[bytes]:
+    """Return what may be signed behind the URL: the fields of a form, nothing if the URL holds the body's hash."""
+    form = form_text(reader) if reader.is_form else b""
+    body_hash = next(iter(parse_qs(reader.address.query).get("bodySHA256", ())), None)
+    if body_hash is None and not reader.is_form:
+        raise VerificationError("the body is no form, and the address does not contain its hash (bodySHA256)")
+    digest = hashlib.sha256(reader.webhook.body).hexdigest()
+    is_hashed = body_hash is not None and hmac.compare_digest(digest.encode(), header_bytes(body_hash.lower()))
+    # Without fields only the hash, if there is one, says which body belongs to the URL.
+    bodies = ([form] if form or body_hash is None else []) + ([b""] if is_hashed else [])
+    if not bodies:
+        raise VerificationError("the body does not match the hash in the address (bodySHA256)")
+    return bodies
+
+
+def _twilio_urls(reader: WebhookReader) -> list[str]:
+    """Return how Twilio may have written the URL. It does not say when it signs the port; its libraries accept both."""
+    address = reader.address
+    if not address.netloc:
+        raise VerificationError("the public address, which Twilio signs, is not known; set GATEWAY_PUBLIC_URL")
+    host = re.sub(r":\d+$", "", address.netloc)
+    with_port = address.netloc if host != address.netloc else f"{host}:{443 if address.scheme == 'https' else 80}"
+    # As it was sent, and as the libraries write it again: without a ? that nothing follows, for example.
+    sent = reader.webhook.url
+    urls = (
+        url.replace(address.netloc, netloc, 1)
+        for url in (sent, urlparse(sent).geturl())
+        for netloc in (host, with_port)
+    )
+    return list(dict.fromkeys(urls))
 
 
 # Repeated webhooks

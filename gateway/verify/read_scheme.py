@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
@@ -12,13 +11,10 @@ import yaml
 
 from gateway.event import JSON
 from gateway.verify.keys import scheme_problem
-from gateway.verify.request_fields import RequestField, parse_field
 from gateway.verify.scheme import (
     SIGNING,
-    Handshake,
     Kind,
     PrescribedResponse,
-    ReplyValue,
     Scheme,
     SchemeError,
     Special,
@@ -58,36 +54,6 @@ def read_scheme(data: JSON, table: Mapping[str, Scheme]) -> Scheme:
     return scheme
 
 
-# Entries of the table. They are ours, so a mistake in one is found by the tests, not reported to anybody.
-
-
-def _handshake(data: dict[str, Any]) -> Handshake:
-    return Handshake(
-        method=data["method"],
-        when={_field(name): value for name, value in data.get("when", {}).items()},
-        signed=data.get("signed", False),
-        token=_field(data["token"]) if "token" in data else None,
-        log=_field(data["log"]) if "log" in data else None,
-        text=_reply_value(data["text"]) if "text" in data else None,
-        json={name: _reply_value(value) for name, value in data["json"].items()} if "json" in data else None,
-        headers={name: _reply_value(value) for name, value in data.get("headers", {}).items()},
-    )
-
-
-def _reply_value(value: str | int) -> Any:
-    if isinstance(value, int):
-        return value
-    mac = re.fullmatch(r"mac\((.+)\)", value)
-    return ReplyValue(field=_field(mac[1] if mac else value), mac=mac is not None)
-
-
-def _field(text: str) -> RequestField:
-    field = parse_field(text)
-    if field is None:
-        raise ValueError(f"schemes.yaml: not a field of a request: {text}")
-    return field
-
-
 #: The keys that only the table may write, and how each is read. Mappings have keys of their own for the like.
 TABLE_ONLY: Mapping[str, Callable[[Any], Any]] = {
     "description": str,
@@ -95,7 +61,6 @@ TABLE_ONLY: Mapping[str, Callable[[Any], Any]] = {
     "event_type": str,
     "content_type": str,
     "secret_prefix": str,
-    "handshakes": lambda data: tuple(map(_handshake, data)),
     "answer": lambda data: PrescribedResponse(**data),
 }
 
@@ -123,6 +88,11 @@ def _own_scheme(data: JSON, table: Mapping[str, Scheme]) -> Scheme:
     # scheme has no such guard: whoever saw one proof could send any body.
     if "signed" in data and not scheme.covers_body:
         raise SchemeError("signed", "'signed' leaves the body out, so anybody could change it; add {body}")
+    for number, handshake in enumerate(scheme.handshakes if "handshakes" in data else ()):
+        # Else a stranger could have any text signed, also the body of a webhook.
+        if handshake.has_mac and not (handshake.signed and scheme.kind == "hmac"):
+            text = "mac() signs what the request says, so the request has to be signed too, by a scheme of kind hmac"
+            raise SchemeError(f"handshakes.{number}", f"{text}; add  signed: true")
     return scheme
 
 

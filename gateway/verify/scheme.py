@@ -17,10 +17,12 @@ from gateway.verify.request_fields import RequestField, WebhookReader
 Kind: TypeAlias = Literal["hmac", "digest", "ed25519", "ecdsa", "token", "basic", "none"]
 #: The kinds implemented in `providers`, because a template cannot express what they sign. Each is one scheme.
 Special: TypeAlias = Literal["adyen", "braintree", "contentful", "twilio"]
-Algorithm: TypeAlias = Literal["sha1", "sha256", "sha512"]
+Algorithm: TypeAlias = Literal["md5", "sha1", "sha256", "sha512"]
 Encoding: TypeAlias = Literal["hex", "base64"]
 SecretEncoding: TypeAlias = Literal["utf8", "base64", "hex"]
 Unit: TypeAlias = Literal["s", "ms", "iso"]
+#: The methods of handshakes.
+Method: TypeAlias = Literal["GET", "HEAD", "OPTIONS", "POST"]
 
 #: Seconds. A week: Customer.io repeats a refused reporting webhook for that long.
 MAX_TOLERANCE = 7 * 86_400
@@ -97,7 +99,7 @@ class Handshake:
         headers: further headers of the reply.
     """
 
-    method: str
+    method: Method
     when: Mapping[RequestField, JSON] = field(default_factory=dict)
     signed: bool = False
     token: RequestField | None = None
@@ -105,6 +107,12 @@ class Handshake:
     text: ReplyValue | None = None
     json: Mapping[str, ReplyValue | int] | None = None
     headers: Mapping[str, ReplyValue] = field(default_factory=dict)
+
+    @property
+    def has_mac(self) -> bool:
+        """Whether the reply holds a text that is signed with the secret."""
+        values = (self.text, *(self.json or {}).values(), *self.headers.values())
+        return any(isinstance(value, ReplyValue) and value.mac for value in values)
 
     def matches(self, reader: WebhookReader) -> bool:
         """Return whether a request has the values of *when*."""
@@ -189,8 +197,8 @@ class Scheme:
 
     @cached_property
     def methods(self) -> frozenset[str]:
-        """The HTTP methods of its webhooks and handshakes."""
-        return frozenset({"POST", *(handshake.method for handshake in self.handshakes)})
+        """The HTTP methods of its webhooks and handshakes, and HEAD, by which any sender may look for the address."""
+        return frozenset({"POST", "HEAD", *(handshake.method for handshake in self.handshakes)})
 
     @property
     def asks_token(self) -> bool:
@@ -212,7 +220,9 @@ class Scheme:
     @property
     def names_deliveries(self) -> bool:
         """Whether two genuine webhooks with equal bodies can be told apart, or never occur."""
-        return bool(self.delivery_id) or self.event_key is not None or self.kind in ("twilio", "adyen", "braintree")
+        has_time = self.timestamp is not None and self.timestamp.body is not None and self.timestamp.unit == "ms"
+        is_unique = has_time or self.kind in ("twilio", "adyen", "braintree")
+        return bool(self.delivery_id) or self.event_key is not None or is_unique
 
     def items_named(self, key: str, text: str) -> list[str]:
         """Return the values of the items of this name, where a header is a list."""

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, get_args
 
 from gateway.errors import did_you_mean
 from gateway.event import JSON
-from gateway.text import HEADER_NAME
+from gateway.text import HEADER_NAME, arrival_problem
 from gateway.verify.request_fields import RequestField, parse_field
-from gateway.verify.scheme import MAX_TOLERANCE, Algorithm, Encoding, Kind, SchemeError, SecretEncoding, Special, Unit
+from gateway.verify.scheme import (
+    MAX_TOLERANCE,
+    Algorithm,
+    Encoding,
+    Handshake,
+    Kind,
+    Method,
+    ReplyValue,
+    SchemeError,
+    SecretEncoding,
+    Special,
+    Unit,
+)
 from gateway.verify.template import VARIABLES, split_template, variable_field
 
 
@@ -18,7 +31,8 @@ def read_keys(data: Mapping[str, JSON], known: Sequence[str], path: str, owner: 
 
     Args:
         known: The keys that may be there.
-        path: The path of the object they stand in, as in ``timestamp.``; "" for the scheme itself.
+        path: The path of the object they stand in, as in ``timestamp.`` or, for an item of a list, ``handshakes.0.``;
+            "" for the scheme itself.
         owner: What has these keys, for the error about an unknown one.
 
     Raises:
@@ -27,7 +41,8 @@ def read_keys(data: Mapping[str, JSON], known: Sequence[str], path: str, owner: 
     for key in data:
         if key not in known:
             raise SchemeError(path + key, f"unknown key '{key}' in {owner}{suggestion(key, known)}")
-    return {key: _READERS[path + key](path + key, value) for key, value in data.items()}
+    kind = re.sub(r"\d+\.", "", path)  # the keys of all items are alike
+    return {key: _READERS[kind + key](path + key, value) for key, value in data.items()}
 
 
 # Readers. Each takes the path of its key, for the error, and the value, and returns what the scheme holds.
@@ -67,6 +82,8 @@ def one_of(choices: Any) -> Callable[[str, JSON], Any]:
 def _header_name(key: str, value: JSON) -> str:
     if not isinstance(value, str) or not HEADER_NAME.fullmatch(value):
         raise SchemeError(key, f"'{key}' must be the name of a header, such as X-Signature")
+    if problem := arrival_problem(value):
+        raise SchemeError(key, problem)
     return value
 
 
@@ -122,6 +139,61 @@ def _tolerance(key: str, value: JSON) -> int | None:
     raise SchemeError(key, f"'{key}' is seconds from 1 to {MAX_TOLERANCE}, or the word none for any time")
 
 
+# Handshakes: a list of objects, each with keys of its own
+
+
+def _handshakes(key: str, value: JSON) -> tuple[Handshake, ...]:
+    if not isinstance(value, list) or not value:
+        raise SchemeError(key, f"'{key}' is a list of requests and replies: each starts with  - method: GET")
+    return tuple(_handshake(f"{key}.{number}", item) for number, item in enumerate(value))
+
+
+def _handshake(path: str, data: JSON) -> Handshake:
+    if not isinstance(data, dict) or "method" not in data:
+        raise SchemeError(path, "a handshake is an object of keys, and starts with  method: GET")
+    handshake = Handshake(**read_keys(data, HANDSHAKE_KEYS, f"{path}.", "a handshake"))
+    if handshake.method == "POST" and not handshake.when:
+        text = "a POST is a handshake only under a condition, else no webhook is one:  when: {body.challenge: any}"
+        raise SchemeError(path, text)
+    if handshake.text is not None and handshake.json is not None:
+        raise SchemeError(f"{path}.json", "a reply has a `text` or a `json`; remove one")
+    return handshake
+
+
+def _field(key: str, value: JSON) -> RequestField:
+    field = parse_field(value) if isinstance(value, str) else None
+    if field is None:
+        text = f"{quoted(value)} is no place in a request; write body.PATH, query.NAME, header.NAME or path"
+        raise SchemeError(key, text)
+    if field.part == "header":
+        _header_name(key, field.name)
+    return field
+
+
+def _conditions(key: str, value: JSON) -> dict[RequestField, JSON]:
+    if not isinstance(value, dict) or None in value.values():
+        text = "'when' is an object of places in the request, each with its value, any or absent: {body.type: ping}"
+        raise SchemeError(key, text)
+    return {_field(key, place): expected for place, expected in value.items()}
+
+
+def _reply_value(key: str, value: JSON) -> ReplyValue:
+    mac = re.fullmatch(r"mac\((.+)\)", value) if isinstance(value, str) else None
+    return ReplyValue(field=_field(key, mac[1] if mac else value), mac=mac is not None)
+
+
+def _reply_json(key: str, value: JSON) -> dict[str, ReplyValue | int]:
+    if not isinstance(value, dict):
+        raise SchemeError(key, "'json' is an object of names and places in the request: {challenge: body.challenge}")
+    return {name: item if isinstance(item, int) else _reply_value(key, item) for name, item in value.items()}
+
+
+def _reply_headers(key: str, value: JSON) -> dict[str, ReplyValue]:
+    if not isinstance(value, dict) or not all(map(HEADER_NAME.fullmatch, value)):
+        raise SchemeError(key, "'headers' is an object of names and places in the request: {X-Hook: header.X-Hook}")
+    return {name: _reply_value(key, item) for name, item in value.items()}
+
+
 def alternatives(known: Sequence[str]) -> str:
     """Return "a, b or c"."""
     return f"{', '.join(known[:-1])} or {known[-1]}"
@@ -168,10 +240,21 @@ _READERS: Mapping[str, Callable[[str, JSON], Any]] = {
         _header_names(key, names) for names in (value if isinstance(value, list) else [value])
     ),
     "trust": _header_names,
+    "handshakes": _handshakes,
+    "handshakes.method": one_of(Method),
+    "handshakes.when": _conditions,
+    "handshakes.signed": _flag,
+    "handshakes.token": _field,
+    "handshakes.log": _field,
+    "handshakes.text": _reply_value,
+    "handshakes.json": _reply_json,
+    "handshakes.headers": _reply_headers,
 }
 
 #: The keys of a scheme that a mapping may write, of any kind.
 ALL_KEYS = tuple(key for key in _READERS if "." not in key)
+#: The keys of a handshake.
+HANDSHAKE_KEYS = tuple(key.removeprefix("handshakes.") for key in _READERS if key.startswith("handshakes."))
 # A public key goes with one algorithm.
 _PUBLIC_KEY_KEYS = tuple(key for key in ALL_KEYS if key != "algorithm")
 
@@ -181,11 +264,11 @@ KEYS: Mapping[Kind | Special, tuple[str, ...]] = {
     "digest": ALL_KEYS,
     "ed25519": _PUBLIC_KEY_KEYS,
     "ecdsa": _PUBLIC_KEY_KEYS,
-    "token": ("header", "at", "prefix", "delivery_id"),
-    "basic": ("header", "prefix", "delivery_id"),
-    "none": ("delivery_id",),
-    "adyen": ("secret", "delivery_id", "trust"),
-    "braintree": ("delivery_id", "trust"),
-    "contentful": ("delivery_id", "trust"),
-    "twilio": ("delivery_id", "trust"),
+    "token": ("header", "at", "prefix", "delivery_id", "handshakes"),
+    "basic": ("header", "prefix", "delivery_id", "handshakes"),
+    "none": ("delivery_id", "handshakes"),
+    "adyen": ("secret", "delivery_id", "trust", "handshakes"),
+    "braintree": ("delivery_id", "trust", "handshakes"),
+    "contentful": ("delivery_id", "trust", "handshakes"),
+    "twilio": ("delivery_id", "trust", "handshakes"),
 }

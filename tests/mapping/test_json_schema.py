@@ -119,6 +119,7 @@ BY_KEY = {
     "timestamp": "timestamp: {header: X-T}, signed: '{secret}{ts}{body}'",
     "delivery_id": "delivery_id: X-Id",
     "trust": "trust: [X-Type, X-Kind]",
+    "handshakes": "handshakes: [{method: GET, text: query.challenge}]",
 }
 
 

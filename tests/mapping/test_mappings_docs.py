@@ -12,7 +12,8 @@ from gateway.errors import MappingError
 from gateway.mapping.compiler import parse
 from gateway.mapping.expressions import compile_expression
 from gateway.mapping.model import MappingFile
-from gateway.verify.scheme_keys import TEMPLATE_VARIABLES
+from gateway.mapping.selftests import run_tests
+from gateway.verify.scheme_keys import HANDSHAKE_KEYS, TEMPLATE_VARIABLES
 from tests.support.docs_reference import DOCUMENT, with_parts
 
 TEXT = DOCUMENT.read_text(encoding="utf-8")
@@ -37,13 +38,14 @@ def test_an_example_of_verify_compiles_without_warnings(verify: str) -> None:
 
 def test_every_key_and_kind_of_a_scheme_is_explained() -> None:
     chapter = TEXT.partition("### A scheme of your own")[2].partition("\n## ")[0]
-    kinds, keys, variables = (
+    kinds, keys, variables, of_handshakes = (
         {name for row in table.split("\n") for name in re.findall(r"`([^`]+)`", row.split(" | ")[0])}
         for table in re.findall(r"\|---\|---.*\|\n((?:\|.*\n)+)", chapter)
     )
     assert kinds == set(get_args(signatures.Kind))
     assert keys == {key for known in signatures.KEYS.values() for key in known}
     assert variables == {f"{{{name}}}" for name in TEMPLATE_VARIABLES}
+    assert of_handshakes == set(HANDSHAKE_KEYS)
 
 
 def test_the_expressions_in_the_table_compile() -> None:

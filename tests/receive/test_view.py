@@ -6,6 +6,8 @@ import gzip
 import hashlib
 import hmac
 import json
+import logging
+import re
 import threading
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from sqlalchemy import Row, select
 from werkzeug.test import TestResponse
 
 from gateway.app import create_app
+from gateway.receive.view import FAILED
 from gateway.store import Store
 from gateway.store.database import Database
 from gateway.store.tables import deliveries, events
@@ -154,11 +157,11 @@ def test_a_mapping_that_fails_leaves_the_event_as_failed_with_file_line_and_fiel
 ) -> None:
     answer = post(web, paid(type="order.broken", total="canary"))
     (event,) = rows(database, events)
-    assert answer.status_code == 202
+    # The sender is not told where the files of this machine are, nor what stands in them.
+    assert (answer.status_code, answer.json) == (202, {"event": event.id, "calls": 0, "error": FAILED})
     assert event.status == "failed"
     assert event.problem.startswith(f"{mappings}/shop.yaml:17:16: ")
     assert "total" in event.problem
-    assert answer.json == {"event": event.id, "calls": 0, "error": event.problem}
     assert "canary" not in event.problem
     assert rows(database, deliveries) == []
 
@@ -247,6 +250,7 @@ def test_bad_input_is_answered_in_one_line_and_records_nothing(
     error = error_of(answer)
     assert text in error
     assert "\n" not in error
+    assert not re.search("[A-Z]+_[A-Z]+|/tmp", error), "a sender learns no variable and no path"
     assert rows(database, events) == []
 
 
@@ -258,6 +262,46 @@ def test_a_wrong_address_or_method_is_answered_with_json(web: FlaskClient, path:
     answer = web.open(path, method=method)
     assert answer.status_code == status
     assert error_of(answer)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["//hooks/open", "///hooks//open", "/hooks//open", "/hooks/open/", "/hooks/open//", "/Hooks/open", "/hooks/Open"],
+)
+def test_a_webhook_finds_its_source_however_its_address_is_written(web: FlaskClient, path: str) -> None:
+    # The client would read //hooks as a host.
+    assert web.post("/", environ_overrides={"PATH_INFO": path}, data=b'{"type": "x", "id": 1}').status_code == 202
+
+
+@pytest.mark.parametrize(
+    ("path", "line"),
+    [
+        ("/hooks/shpo", "unknown source, or something follows the name in its address; did you mean 'shop'?"),
+        ("/hooks/shop/more", "unknown source, or something follows the name in its address; it is /hooks/shop"),
+        ("/hooks/nobody-here", "unknown source, or something follows the name in its address"),
+        *((path, "another address than /hooks/<source>") for path in ("/hooks", "/hooks/", "/webhooks/shop", "/")),
+    ],
+)
+def test_a_webhook_for_no_source_is_logged_with_a_hint(
+    web: FlaskClient, caplog: pytest.LogCaptureFixture, path: str, line: str
+) -> None:
+    caplog.set_level(logging.INFO)
+    assert [web.post(path, data=b"{}").status_code for _ in range(9)] == [404] * 9
+    assert [text.endswith(line) or f"{line};" in text for text in caplog.messages] == [True] * 5
+    assert web.get(path).status_code == 404
+
+
+@pytest.mark.parametrize("source", ["shop", "open", "token", "unset"])
+def test_a_request_that_looks_for_the_address_finds_it_and_another_method_is_refused_aloud(
+    web: FlaskClient, database: Database, caplog: pytest.LogCaptureFixture, source: str
+) -> None:
+    answer = web.head(f"/hooks/{source}")
+    assert (answer.status_code, answer.data, "Content-Type" in answer.headers) == (200, b"", False)
+    answer = web.get(f"/hooks/{source}?id=1&type=x")
+    assert (answer.status_code, answer.headers["Allow"]) == (405, "HEAD, POST")
+    (line,) = caplog.messages
+    assert line.startswith(f"source {source}: a request with GET was refused: webhooks are sent with POST")
+    assert rows(database, events) == []
 
 
 @pytest.mark.parametrize("source", ["unset", "crooked"])

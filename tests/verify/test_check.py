@@ -20,6 +20,7 @@ from gateway.verify import (
     delivery_id,
     scheme_from,
     schemes,
+    secret_doubt,
     secret_headers,
     secret_parameters,
     secret_problem,
@@ -145,6 +146,7 @@ BY_HAND: list[tuple[JSON, dict[str, str], bool]] = [
         (HMAC, {"X-Signature": value}, False)
         for value in (GOOD[:-2], GOOD + "00", " ".join(GOOD), f"{GOOD}, {GOOD}", b64(mac(BODY)), mac(BODY, b"").hex())
     ),
+    ({**HMAC, "algorithm": "md5"}, {"X-Signature": mac(BODY, algorithm="md5").hex()}, True),
     ({**HMAC, "algorithm": "sha1"}, {"X-Signature": mac(BODY, algorithm="sha1").hex()}, True),
     ({**HMAC, "algorithm": "sha512"}, {"X-Signature": mac(BODY, algorithm="sha512").hex()}, True),
     ({**HMAC, "algorithm": "sha512"}, {"X-Signature": GOOD}, False),
@@ -178,7 +180,7 @@ def test_every_scheme_of_the_table_is_described_and_has_a_case_that_is_accepted(
     accepted = [vector["scheme"] for vector in VECTORS if vector["valid"]]
     accepted += [scheme for scheme, _, valid in BY_HAND if valid]
     accepted += WRITTEN.values()
-    in_tests_below = {"path", "query", "mailchimp", "microsoft_graph", "mailgun_route"}
+    in_tests_below = {"path", "query", "mailchimp", "monday", "strava", "microsoft_graph", "mailgun_route"}
 
     assert {scheme_from(scheme).name for scheme in accepted} | in_tests_below | set(ALIKE) == set(schemes())
     assert all(scheme.description for scheme in schemes().values())
@@ -186,8 +188,11 @@ def test_every_scheme_of_the_table_is_described_and_has_a_case_that_is_accepted(
 
 def test_a_secret_may_stand_in_the_address() -> None:
     assert accepts("path", {}, rest=SECRET)
-    assert accepts("mailchimp", {}, rest=SECRET)
-    for wrong in ("", SECRET + "/", SECRET[:-1]):
+    assert all(accepts(name, {}, rest=SECRET) for name in ("mailchimp", "monday", "strava"))
+    for slashes in (SECRET + "/", "/" + SECRET):
+        assert accepts("path", {}, rest=slashes)
+    assert accepts("path", {}, [f"/{SECRET}/"], rest=f"/{SECRET}/")
+    for wrong in ("", "/", SECRET + "/x", SECRET[:-1]):
         assert not accepts("path", {}, rest=wrong)
     assert accepts("query", {}, url=f"https://example.com/h?a=b&token={SECRET}")
     for wrong in (f"token={SECRET}x", f"Token={SECRET}"):
@@ -527,6 +532,9 @@ def test_what_a_sender_signs_is_accepted_and_another_body_or_secret_is_not(body:
         ("stripe", "\udcff", "not UTF-8"),
         ("standard", "whsec_" + b64(b"k" * 24), None),
         ("standard", b64(b"k" * 24), None),
+        ("standard", "v1,whsec_" + b64(b"k" * 24), None),
+        ("standard_v1a", "v1a,whpk_1SiA4o9hyqTCpIqC5V9HUakiiaeACeqfZTInDBbOir4=", None),
+        ("standard", "v2,whsec_" + b64(b"k" * 24), "must be base64 after whsec_"),
         ("standard", "whsec_", "nothing after its prefix"),
         ("standard", "whsec_hunter2", "must be base64 after whsec_"),
         ("standard", "whpk_" + b64(b"k" * 32), "must be base64 after whsec_"),
@@ -551,6 +559,22 @@ def test_a_secret_is_decoded_as_its_scheme_says(encoding: str, secret: str) -> N
     scheme: JSON = {**HMAC, "secret": {"strip": "key_", "encoding": encoding}}
 
     assert accepts(scheme, {"X-Signature": mac(BODY, b"\x00key").hex()}, ["key_" + secret])
+    assert encoding == "hex" or accepts(scheme, {"X-Signature": mac(BODY, b"\x00key").hex()}, ["v1,key_" + secret])
+
+
+@pytest.mark.parametrize(
+    ("scheme", "secret", "doubt"),
+    [
+        ("clerk", "whsec_x", None),
+        ("clerk", "v1,whsec_x", None),
+        ("clerk", "sk_x", "does not begin with whsec_"),
+        *((name, secret, "remove it, unless") for name in ("github", "clerk") for secret in ('"whsec_x', "whsec_x”")),
+    ],
+)
+def test_a_secret_that_was_copied_badly_is_doubted(scheme: str, secret: str, doubt: str | None) -> None:
+    text = secret_doubt(schemes()[scheme], [secret])
+    assert (text is None) is (doubt is None)
+    assert (doubt or "") in (text or "")
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from gateway.mapping import yaml_nodes
 from gateway.mapping.diagnostics import Diagnostics
 from gateway.mapping.model import MappingTest
 from gateway.mapping.yaml_nodes import ListNode, Node, ObjectNode, Scalar
+from gateway.text import arrival_problem
 
 #: When the webhook of a test arrives, unless the test says otherwise: 2026-01-01 in unix seconds.
 TEST_RECEIVED_AT = 1767225600
@@ -48,7 +49,7 @@ def _read_test(node: Node, diagnostics: Diagnostics) -> MappingTest | None:
         name="" if name is None else _read_text(name, "name", diagnostics),
         body=None if body is None else yaml_nodes.plain(body),
         payload=None if payload is None else _read_text(payload, "payload", diagnostics),
-        headers=_read_texts(node, "headers", diagnostics),
+        headers=_read_headers(node, diagnostics),
         query=_read_texts(node, "query", diagnostics),
         received_at=received_at,
         expect=expect,
@@ -67,6 +68,14 @@ def _read_text(node: Node, name: str, diagnostics: Diagnostics) -> str:
 def _read_texts(node: ObjectNode, name: str, diagnostics: Diagnostics) -> dict[str, str]:
     entries = diagnostics.entries_of(node.get(name), f"'{name}' must be an object of names and texts")
     return {str(key.value): _read_text(value, str(key.value), diagnostics) for key, value in entries}
+
+
+def _read_headers(node: ObjectNode, diagnostics: Diagnostics) -> dict[str, str]:
+    headers = node.get("headers")
+    for key, _ in headers.entries if isinstance(headers, ObjectNode) else ():
+        if problem := arrival_problem(str(key.value)):
+            diagnostics.error(key.location, "header-name", problem)
+    return _read_texts(node, "headers", diagnostics)
 
 
 _EXPECT = "'expect' must be a list of calls ([] for none), or {error: text}"

@@ -88,11 +88,18 @@ def _read_scheme(node: ObjectNode, diagnostics: Diagnostics) -> verify.Scheme | 
 
 
 def _location_below(node: Node, path: str) -> Location:
-    """Return the place of a key by its path (``timestamp.unit``), or of the nearest key above it that exists."""
+    """Return the place of a key by its path (``timestamp.unit``), or of the nearest key above it that exists.
+
+    The items of a list are counted from 0 in it (``handshakes.0.method``).
+    """
     name, _, rest = path.partition(".")
+    if isinstance(node, ListNode) and name.isdigit():
+        item = node.items[int(name)]
+        return _location_below(item, rest) if rest else item.location
     for key, value in node.entries if isinstance(node, ObjectNode) else ():
         if key.value == name:
-            return _location_below(value, rest) if rest and isinstance(value, ObjectNode) else key.location
+            is_above = rest and isinstance(value, ObjectNode | ListNode)
+            return _location_below(value, rest) if is_above else key.location
     return node.location
 
 

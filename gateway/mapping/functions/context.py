@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import NoneType
 
 from gateway.event import JSON
 from gateway.mapping.functions.json_values import key_text
-from gateway.mapping.functions.table import CONSTANT, Group, Scope, literal, one_of
+from gateway.mapping.functions.table import CONSTANT, Group, Mistake, Scope, literal, one_of
+from gateway.text import arrival_problem
 
 function = Group("around the body", needs_scope=True, stride=CONSTANT)
 
 
-@function(literal("name"), example=("header('X-Name')", None, "Ada"), setting="the header X-Name: Ada")
+def _never_arrives(arguments: Sequence[object]) -> Mistake | None:
+    problem = arrival_problem(str(arguments[0]))
+    return None if problem is None else Mistake(problem=problem, argument=0, code="header-name")
+
+
+@function(
+    literal("name"),
+    check=_never_arrives,
+    example=("header('X-Name')", None, "Ada"),
+    setting="the header X-Name: Ada",
+)
 def header(scope: Scope, name: str) -> JSON:
     """A header of the request, in upper or lower case; null if it was not sent."""
     return scope.headers.get(name.lower())
