@@ -53,11 +53,11 @@ def new(source: str, payload: Path, headers: Path | None, output: Path | None) -
         raise ConfigError(f"SOURCE must be lower-case letters, digits and hyphens: it is part of an address{hint}")
     target = output or _default_target(source)
     sent, _ = read_sent(headers)
-    content_type = next((value for name, value in sent.items() if name.lower() == "content-type"), None)
+    by_name = {name.lower(): value for name, value in sent.items()}
     try:
-        body = read_payload(payload, content_type or "")
+        body = read_payload(payload, by_name)
     except ConfigError as error:
-        if content_type is not None:
+        if "content-type" in by_name:
             raise
         hint = 'if it is a form, add --headers with {"Content-Type": "application/x-www-form-urlencoded"}'
         raise ConfigError(f"{error}; {hint}") from error

@@ -168,6 +168,7 @@ _READERS: Mapping[str, Callable[[str, JSON], Any]] = {
         _header_names(key, names) for names in (value if isinstance(value, list) else [value])
     ),
     "trust": _header_names,
+    "json_field": _nonempty_text,
 }
 
 #: The keys of a scheme that a mapping may write, of any kind.
@@ -181,9 +182,9 @@ KEYS: Mapping[Kind | Special, tuple[str, ...]] = {
     "digest": ALL_KEYS,
     "ed25519": _PUBLIC_KEY_KEYS,
     "ecdsa": _PUBLIC_KEY_KEYS,
-    "token": ("header", "at", "prefix", "delivery_id"),
-    "basic": ("header", "prefix", "delivery_id"),
-    "none": ("delivery_id",),
+    "token": ("header", "at", "prefix", "delivery_id", "json_field"),
+    "basic": ("header", "prefix", "delivery_id", "json_field"),
+    "none": ("delivery_id", "json_field"),
     "adyen": ("secret", "delivery_id", "trust"),
     "braintree": ("delivery_id", "trust"),
     "contentful": ("delivery_id", "trust"),

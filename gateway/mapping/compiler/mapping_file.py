@@ -7,6 +7,7 @@ from dataclasses import replace
 from gateway.errors import MappingError, Problem, Severity
 from gateway.event import JSON
 from gateway.mapping import yaml_nodes
+from gateway.mapping.compiler.answer_section import read_answer
 from gateway.mapping.compiler.call_entry import read_destination
 from gateway.mapping.compiler.events_section import read_rules, routes_of
 from gateway.mapping.compiler.tests_section import read_tests
@@ -23,7 +24,7 @@ from gateway.text import NAME
 
 #: The keys at the top of a file.
 TOP_KEYS = (
-    *("version", "source", "description", "verify", "when", "event_type", "event_key"),
+    *("version", "source", "description", "verify", "answer", "when", "event_type", "event_key"),
     *("split", "connection", "region", "let", "tables", "defaults", "events", "tests"),
 )
 
@@ -49,6 +50,7 @@ def _read_mapping(top: ObjectNode, file: str, diagnostics: Diagnostics) -> Mappi
     """Compile all sections, whatever is wrong with the others; None: without `verify` there is no mapping."""
     _check_keys(top, diagnostics)
     verify = read_verification(top, diagnostics)
+    answer = read_answer(top, verify, diagnostics)
 
     tables = _read_tables(top, diagnostics)
     of_body = Names(tables=frozenset(tables))
@@ -80,6 +82,7 @@ def _read_mapping(top: ObjectNode, file: str, diagnostics: Diagnostics) -> Mappi
         source=source,
         description=description,
         verify=verify,
+        answer=answer,
         when=when,
         event_type=event_type,
         event_key=event_key,
