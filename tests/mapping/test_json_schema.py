@@ -119,6 +119,7 @@ BY_KEY = {
     "timestamp": "timestamp: {header: X-T}, signed: '{secret}{ts}{body}'",
     "delivery_id": "delivery_id: X-Id",
     "trust": "trust: [X-Type, X-Kind]",
+    "json_field": "json_field: data.json",
 }
 
 

@@ -132,8 +132,7 @@ def test_known_answers_are_accepted_or_refused_at_the_address_they_were_sent_to(
             headers=vector["headers"],
             environ_overrides={"RAW_URI": parts.path + (f"?{parts.query}" if parts.query else "")},
         )
-        # A body that is no JSON is refused with another status, after it was proven.
-        assert answer.status_code in (200, 202, 204, 400, 401, 405, 415)
+        assert answer.status_code in (200, 202, 204, 400, 401, 405)
         assert "answer" not in vector or answer.text == vector["answer"]
         if answer.status_code == 401:
             refused.add(vector["id"])
@@ -641,9 +640,9 @@ def test_a_large_body_is_not_decoded_before_it_is_proven(gateway: Gateway) -> No
     many = json.dumps({"value": [{"clientState": SECRET}] * 1_001}).encode()
     large = json.dumps({"value": [{"clientState": SECRET, "more": "x" * 140_000}]}).encode()
     assert gateway.send("microsoft-graph", body=many).status_code == 401
-    assert gateway.send("microsoft-graph", body=large).status_code == 401
+    assert gateway.send("microsoft-graph", body=large).status_code == 413
     for name in ("adyen", "mailgun"):
-        assert gateway.send(name, body=b"[" * 200_000).status_code == 401
+        assert gateway.send(name, body=b"[" * 200_000).status_code == 413
     proven = json.dumps({"webhookTimestamp": NOW * 1000, "more": "x" * 140_000}).encode()
     assert gateway.send("linear", body=proven, headers={"Linear-Signature": signature(proven)}).status_code == 200
     old = proven.replace(str(NOW).encode(), str(NOW - 61).encode())
