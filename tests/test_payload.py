@@ -458,9 +458,9 @@ def test_json_in_a_part_is_decoded() -> None:
         (parts(), "multipart/form-data", "names no boundary"),
         (parts(), "multipart/form-data; boundary=" + "x" * 201, "names no boundary, or a very long one"),
         (parts(*[('; name="a"', b"1")] * (MAX_FORM_FIELDS + 1)), MULTIPART, "more than 1,000 fields"),
-        (parts(*[(f'; name="{"a" * 1_000}"', b"1")] * 500), MULTIPART, "longer than 262,144 characters"),
-        (parts((";a=b" * 500_000, b"1")), MULTIPART, "longer than 262,144 characters"),
-        (parts(("\r\n " * 500_000, b"1")), MULTIPART, "longer than 262,144 characters"),
+        (parts(*[(f'; name="{"a" * 1_000}"', b"1")] * 500), MULTIPART, "longer than 131,072 characters"),
+        (parts((";a=b" * 500_000, b"1")), MULTIPART, "longer than 131,072 characters"),
+        (parts(("\r\n " * 500_000, b"1")), MULTIPART, "longer than 131,072 characters"),
     ],
 )
 def test_a_malformed_form_with_files_is_refused(body: bytes, content_type: str, problem: str) -> None:

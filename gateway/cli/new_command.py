@@ -13,7 +13,7 @@ from gateway.cli.captured import payload_loader, read_payload, read_sent
 from gateway.cli.options import FILE, FILE_OR_INPUT
 from gateway.errors import ConfigError
 from gateway.mapping.compiler import parse
-from gateway.mapping.draft import Draft, DraftError, draft
+from gateway.mapping.draft import Draft, DraftError, draft, json_field_of
 from gateway.mapping.selftests import run_tests
 from gateway.receive.sources import load_sources
 from gateway.text import NAME
@@ -55,7 +55,7 @@ def new(source: str, payload: Path, headers: Path | None, output: Path | None) -
     sent, _ = read_sent(headers)
     by_name = {name.lower(): value for name, value in sent.items()}
     try:
-        body = read_payload(payload, by_name)
+        body = read_payload(payload, by_name, json_field_of(source, sent))
     except ConfigError as error:
         if "content-type" in by_name:
             raise

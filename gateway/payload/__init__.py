@@ -30,7 +30,6 @@ __all__ = [
     "MAX_NESTING",
     "MULTIPART",
     "STRICT_JSON",
-    "codec_of",
     "decode",
     "decode_sent",
     "form_fields",

@@ -11,7 +11,7 @@ from urllib.parse import unquote_to_bytes
 
 from gateway.errors import RequestError
 from gateway.event import JSON
-from gateway.payload.charsets import codec_of, codec_of_label
+from gateway.payload.charsets import codec_of, codec_of_label, text_of
 from gateway.payload.json_text import MAX_NESTING
 
 #: The media type of urlencoded forms.
@@ -51,7 +51,7 @@ def form_fields(body: bytes, content_type: str = "") -> list[tuple[str, str]]:
     body = _LONE_PERCENT.sub(b"%25", body)
     pairs = [_pair(field) for field in body.split(b"&") if field]
     codec = codec_of(content_type, none=None) or charset_field(pairs)
-    return [(name.decode(codec, "replace"), value.decode(codec, "replace")) for name, value in pairs]
+    return [(text_of(name, codec), text_of(value, codec)) for name, value in pairs]
 
 
 def _pair(field: bytes) -> tuple[bytes, bytes]:

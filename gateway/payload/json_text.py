@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from gateway.errors import RequestError
 from gateway.event import JSON
-from gateway.payload.charsets import codec_of
+from gateway.payload.charsets import codec_of, text_of
 
 MAX_NESTING = 64
 
@@ -109,4 +109,4 @@ def _decode_text(data: bytes, subject: str, content_type: str) -> str:
         codec = codec_of(content_type)
         if codec == "utf-8":
             raise RequestError(400, f"{subject} is not UTF-8 text at byte {error.start + 1}") from None
-        return data.decode(codec, "replace")
+        return text_of(data, codec)

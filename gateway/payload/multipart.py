@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from gateway.errors import RequestError
-from gateway.payload.charsets import codec_of
+from gateway.payload.charsets import codec_of, text_of
 from gateway.payload.forms import MAX_FORM_FIELDS, TOO_MANY_FIELDS, Field, File, charset_field
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ MULTIPART = "multipart/form-data"
 #: Bytes; the standard (RFC 2046) allows 70.
 _MAX_BOUNDARY = 200
 #: Characters of the headers of all parts: to read them takes thirty times as long as to read what is in the parts.
-_MAX_HEADERS = 262_144
+_MAX_HEADERS = 131_072
 #: Bytes that are read before the next look at the headers.
 _CHUNK = 65_536
 
@@ -31,7 +31,7 @@ def multipart_fields(body: bytes, content_type: str) -> list[Field]:
     default = codec_of(content_type, none=None) or charset_field((name.encode(), data) for name, data, _ in parts)
     fields: list[Field] = []
     for name, data, about in parts:
-        text_or_file = about if isinstance(about, File) else data.decode(about or default, "replace")
+        text_or_file = about if isinstance(about, File) else text_of(data, about or default)
         fields.append((name, text_or_file))
     return fields
 

@@ -9,6 +9,7 @@ from xml.parsers import expat
 
 from gateway.errors import RequestError
 from gateway.event import JSON
+from gateway.payload.charsets import text_of
 from gateway.payload.json_text import MAX_NESTING
 
 #: Each level may be an object in a list.
@@ -35,7 +36,7 @@ def decode_xml(body: bytes, codec: str | None) -> JSON:
     if codec is None or body.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         parser = expat.ParserCreate()
     else:
-        parser, body = expat.ParserCreate("utf-8"), body.decode(codec, "replace").encode()
+        parser, body = expat.ParserCreate("utf-8"), text_of(body, codec).encode()
     parser.buffer_text = True
     parser.StartElementHandler = builder.start
     parser.EndElementHandler = builder.end

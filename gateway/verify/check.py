@@ -139,9 +139,8 @@ def _verify_signature(scheme: Scheme, secrets: Sequence[str], reader: WebhookRea
     timestamp = "" if is_in_body else _checked_timestamp(scheme, where, texts, reader, now)
     for secret in secrets:
         if _is_signed(scheme, secret, reader, timestamp, candidates):
-            proven = scheme.reader(reader.webhook)
-            # One that cannot be read is kept without a look at its time: it makes no call.
-            if is_in_body and proven.is_readable:
+            # A proven body that cannot be read is kept without a look at its time: it makes no call.
+            if is_in_body and (proven := scheme.reader(reader.webhook)).is_readable:
                 _checked_timestamp(scheme, where, texts, proven, now)
             return secret
     raise VerificationError(f"no signature in the {where} is made with a secret of this source")
