@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from gateway import payload as payloads
@@ -14,20 +14,23 @@ from gateway.mapping.model import MappingFile
 from gateway.text import arrival_problem
 
 
-def payload_loader(file: Path) -> Callable[[str], JSON]:
+def payload_loader(file: Path) -> Callable[[str], bytes]:
     """Return a function that reads the payloads of a mapping file's tests; their names are relative to the file."""
-    return lambda name: read_payload(file.parent / name)
+    return lambda name: (file.parent / name).read_bytes()
 
 
-def read_payload(path: Path, content_type: str = "") -> JSON:
-    """Read and decode a body; the path - is standard input. Raises ConfigError.
+def read_payload(path: Path, headers: Mapping[str, str] | None = None, json_field: str | None = None) -> JSON:
+    """Read a body and decode it as it is when it is received; the path - is standard input. Raises ConfigError.
 
     A form may also be captured as JSON: tools that capture webhooks show the decoded form.
+
+    Args:
+        headers: Those that came with it, by their names in lower case.
+        json_field: The field of a form that holds JSON.
     """
     try:
         body = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
-        is_decoded_form = content_type.startswith(payloads.FORM) and body.lstrip().startswith((b"{", b"["))
-        return payloads.decode(body, "" if is_decoded_form else content_type)
+        return payloads.decode_sent(body, headers or {}, json_field)
     except OSError as error:
         raise ConfigError(f"{path} cannot be read ({error.strerror})") from error
     except RequestError as error:
@@ -59,7 +62,7 @@ def captured_event(mapping: MappingFile, payload: Path, headers: Path | None, qu
     return Event(
         source=mapping.source,
         key="translate",
-        payload=read_payload(payload, names.get("content-type", "")),
+        payload=read_payload(payload, names, mapping.verify.scheme.json_field),
         headers=names,
         query=parameters,
         received_at=int(time.time()),

@@ -13,7 +13,7 @@ from gateway.cli.captured import payload_loader, read_payload, read_sent
 from gateway.cli.options import FILE, FILE_OR_INPUT
 from gateway.errors import ConfigError
 from gateway.mapping.compiler import parse
-from gateway.mapping.draft import Draft, DraftError, draft
+from gateway.mapping.draft import Draft, DraftError, draft, json_field_of
 from gateway.mapping.selftests import run_tests
 from gateway.receive.sources import load_sources
 from gateway.text import NAME
@@ -53,11 +53,11 @@ def new(source: str, payload: Path, headers: Path | None, output: Path | None) -
         raise ConfigError(f"SOURCE must be lower-case letters, digits and hyphens: it is part of an address{hint}")
     target = output or _default_target(source)
     sent, _ = read_sent(headers)
-    content_type = next((value for name, value in sent.items() if name.lower() == "content-type"), None)
+    by_name = {name.lower(): value for name, value in sent.items()}
     try:
-        body = read_payload(payload, content_type or "")
+        body = read_payload(payload, by_name, json_field_of(source, sent))
     except ConfigError as error:
-        if content_type is not None:
+        if "content-type" in by_name:
             raise
         hint = 'if it is a form, add --headers with {"Content-Type": "application/x-www-form-urlencoded"}'
         raise ConfigError(f"{error}; {hint}") from error

@@ -272,6 +272,11 @@ _SIGNATURE = re.compile(r"signature(?!-(?:timestamp|input))|hmac|-sha(?:1|256|51
 _TOKEN = re.compile(r"^x-(?!.*csrf).*(?:token|secret|api-key)$")
 
 
+def json_field_of(source: str, headers: Mapping[str, str]) -> str | None:
+    """Return the field of a form that holds JSON, by the scheme that is guessed for a captured webhook."""
+    return scheme_from(_guess_scheme(source, headers)[0]).json_field
+
+
 def _guess_scheme(source: str, headers: Mapping[str, str]) -> tuple[JSON, list[str]]:
     """Guess the scheme, a name of the table or an inline scheme, and say what to check."""
     sent = {name.lower(): value for name, value in headers.items()}

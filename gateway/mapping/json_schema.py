@@ -12,6 +12,7 @@ from typing import get_args
 from gateway import verify
 from gateway.customerio.calls import CALLS
 from gateway.customerio.connection import HOSTS
+from gateway.mapping.compiler.answer_section import CONTENT_TYPE, STATUSES
 from gateway.mapping.compiler.verify_section import VERIFY_EXAMPLE
 from gateway.mapping.key_kinds import CALL_KEYS, DEFAULT_KEYS
 from gateway.mapping.key_kinds.key_kind import (
@@ -105,6 +106,7 @@ def _top() -> dict[str, Schema]:
         ),
         "description": described("What this source is, for people.", LITERAL_TEXT),
         "verify": described(f'How the sender proves itself, as  {VERIFY_EXAMPLE}; or "none".', _verify()),
+        "answer": described("The response to accepted webhooks, for senders that read or check it.", _answer()),
         "when": described("Events for which it is not true are recorded as ignored.", EXPRESSION, "=livemode"),
         "event_type": described(
             'The routing key; most schemes have one. Without any, only "*" matches.', EXPRESSION, "=type"
@@ -143,6 +145,22 @@ def _top() -> dict[str, Schema]:
             "What this file makes of captured webhooks; gateway check runs them.", {"type": "array", "items": _test()}
         ),
     }
+
+
+def _answer() -> Schema:
+    return _object(
+        {
+            "status": described(
+                "Says that the webhook was accepted.",
+                {"type": "integer", "minimum": STATUSES[0], "maximum": STATUSES[-1]},
+                200,
+            ),
+            "body": described("Its text; without it, the gateway's own JSON.", {"type": "string"}, "OK"),
+            "content_type": described(
+                "That of `body`.", {"type": "string", "pattern": f"^{CONTENT_TYPE.pattern}$"}, "text/xml; charset=utf-8"
+            ),
+        }
+    )
 
 
 # Calls
@@ -298,6 +316,7 @@ def _scheme_keys() -> dict[str, Schema]:
             {"type": "array", "items": _handshake(), "minItems": 1},
             [{"method": "GET", "when": {"query.challenge": "any"}, "text": "query.challenge"}],
         ),
+        "json_field": described("The field of a form that holds the webhook as JSON.", _TEXT, "payload"),
     }
 
 

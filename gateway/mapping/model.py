@@ -12,7 +12,7 @@ from gateway.customerio.calls import CALLS, Call, Key, Kind, Occurrence, declare
 from gateway.errors import Location
 from gateway.event import JSON
 from gateway.mapping.expressions import Expression
-from gateway.verify import Scheme
+from gateway.verify import PrescribedResponse, Scheme
 
 Network: TypeAlias = IPv4Network | IPv6Network
 
@@ -238,6 +238,7 @@ class MappingFile:
     """One mapping file, compiled.
 
     Attributes:
+        answer: The response to accepted webhooks: the mapping's own, or its scheme's; None: the gateway's.
         event_type: The mapping's own, or its scheme's.
         default_key: The event key of the scheme, evaluated on the whole body.
         deduplicate: False for `event_key: none`: no webhook counts as a repeat.
@@ -251,6 +252,7 @@ class MappingFile:
     source: str
     description: str | None
     verify: Verify
+    answer: PrescribedResponse | None
     when: Computed | None
     event_type: Computed | None
     event_key: Computed | None

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+from gateway import payload
 from gateway.customerio.calls import as_json
 from gateway.errors import GatewayError, Location
 from gateway.event import JSON, Event
@@ -26,29 +27,41 @@ class TestResult:
     difference: str | None
 
 
-def run_tests(mapping: MappingFile, load: Callable[[str], JSON]) -> list[TestResult]:
-    """Run all tests of a mapping file. *load* returns the decoded body of a test's `payload` by its name.
+def run_tests(mapping: MappingFile, load: Callable[[str], JSON | bytes]) -> list[TestResult]:
+    """Run all tests of a mapping file. *load* returns the body of a test's `payload` by its name, decoded or as bytes.
 
     An OSError, ValueError or GatewayError of *load* fails that test only.
     """
     results = []
     for test in mapping.tests:
+        headers = {name.lower(): value for name, value in test.headers.items()}
+        if mapping.verify.scheme.content_type is not None:
+            headers["content-type"] = mapping.verify.scheme.content_type
         try:
-            payload = test.body if test.payload is None else load(test.payload)
+            body = test.body if test.payload is None else load(test.payload)
+            decoded = _decoded(body, headers, mapping)
         except (OSError, ValueError, GatewayError) as error:
-            difference: str | None = f"the payload {test.payload} cannot be read: {error}"
+            name = "body" if test.payload is None else f"payload {test.payload}"
+            difference: str | None = f"the {name} cannot be read: {error}"
         else:
             event = Event(
                 source=mapping.source,
                 key="test",
-                payload=payload,
-                headers={name.lower(): value for name, value in test.headers.items()},
+                payload=decoded,
+                headers=headers,
                 query=test.query,
                 received_at=test.received_at,
             )
             difference = _difference(test, translate(mapping, event))
         results.append(TestResult(name=test.name, location=test.location, difference=difference))
     return results
+
+
+def _decoded(body: JSON | bytes, headers: Mapping[str, str], mapping: MappingFile) -> JSON:
+    """Return a body as it is when it is received. With a content type, text in a test is the body as it was sent."""
+    if isinstance(body, str) and "content-type" in headers:
+        body = body.encode()
+    return payload.decode_sent(body, headers, mapping.verify.scheme.json_field) if isinstance(body, bytes) else body
 
 
 def _difference(test: MappingTest, translation: Translation) -> str | None:

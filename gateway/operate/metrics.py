@@ -91,6 +91,6 @@ class Metrics:
 
             yield CounterMetricFamily(
                 "gateway_webhooks_refused",
-                "Webhooks refused: bad signature, other network, or closed source; counted in steps.",
+                "Webhooks refused: bad signature, unreadable, other network, or closed source; counted in steps.",
                 value=connection.scalar(select(func.coalesce(func.sum(refusals.c.times), 0))),
             )

@@ -135,9 +135,9 @@ class Replay:
         if row is None:
             return None
         try:
-            event = restore_event(row.source, row.key, row.headers, row.query, row.body, row.received_at)
+            event = restore_event(mapping, row.key, row.headers, row.query, row.body, row.received_at)
         except RequestError as error:
-            return Wanted(status="failed", event_type=row.event_type, problem=f"the body: {error}")
+            return Wanted(status="failed", event_type=row.event_type, problem=str(error))
         translation = translate(mapping, event)
         salted = translate(mapping, event, salt=token_bytes(SALT)).planned if again else ()
         return Wanted(

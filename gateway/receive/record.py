@@ -10,7 +10,7 @@ from secrets import token_hex
 from urllib.parse import quote
 
 from gateway import payload, verify
-from gateway.errors import StoreError, TranslationError, printable
+from gateway.errors import RequestError, StoreError, TranslationError, printable
 from gateway.event import Event, Webhook
 from gateway.mapping.model import MappingFile
 from gateway.mapping.translate import Translation, event_key, translate
@@ -26,7 +26,7 @@ class VerifiedWebhook:
     """A webhook that proved to come from its sender.
 
     Attributes:
-        webhook: Its body is unpacked.
+        webhook: Its body is unpacked, unless it cannot be.
         proof: The secret that proved it; "" where its scheme needs none.
         received_at: Unix seconds.
     """
@@ -52,7 +52,6 @@ class Recorder:
         """Translate a webhook, and return after its event and deliveries are committed.
 
         Raises:
-            RequestError: The body cannot be decoded.
             StoreError: The commit failed or took too long. It may still succeed later.
         """
         return self._group.write(webhook)
@@ -66,9 +65,7 @@ class Recorder:
         results: list[NewEvent | Exception] = []
         for verified in group:
             try:
-                results.append(
-                    build_event(verified.mapping, verified.webhook, verified.received_at, proof=verified.proof)
-                )
+                results.append(_event_of(verified))
             except Exception as error:  # noqa: BLE001  # raised again in the request of its webhook
                 results.append(error)
         events = [result for result in results if isinstance(result, NewEvent)]
@@ -77,6 +74,17 @@ class Recorder:
         except StoreError as error:
             return [error if isinstance(result, NewEvent) else result for result in results]
         return [(result, next(recorded)) if isinstance(result, NewEvent) else result for result in results]
+
+
+def _event_of(verified: VerifiedWebhook) -> NewEvent:
+    """Return the event of a webhook. It is kept whether its body can be read or not: its sender has proven itself."""
+    mapping, webhook, now, proof = verified.mapping, verified.webhook, verified.received_at, verified.proof
+    try:
+        return build_event(mapping, webhook, now, proof=proof)
+    except RequestError as problem:
+        key = _default_key(mapping, webhook) if mapping.deduplicate else token_hex(16)
+        unread = Translation(status="failed", event_type=None, reason=str(problem))
+        return _new_event(mapping, _as_prescribed(mapping, webhook), now, proof, _hash(key), unread)
 
 
 def build_event(
@@ -95,32 +103,51 @@ def build_event(
     Raises:
         RequestError: The body cannot be decoded.
     """
-    scheme = mapping.verify.scheme
-    if scheme.content_type is not None:
-        # The sender's header is not signed. Record the type that the scheme prescribes, so that a replay decodes the
-        # body in the same way.
-        webhook = replace(webhook, headers={**webhook.headers, "content-type": scheme.content_type})
+    webhook = _as_prescribed(mapping, webhook)
     event = Event(
         source=mapping.source,
         key="",
-        payload=payload.decode(webhook.body, webhook.headers.get("content-type", "")),
+        payload=payload.decode_sent(webhook.body, webhook.headers, mapping.verify.scheme.json_field),
         headers=webhook.headers,
         query=webhook.query,
         received_at=int(now),
     )
     key, problem = _event_key(mapping, webhook, event, key)
-    event = replace(event, key=hashlib.sha256(key.encode(errors="surrogatepass")).hexdigest())
+    event = replace(event, key=_hash(key))
     if problem is None:
         translation = translate(mapping, event)
     else:
         translation = Translation(status="failed", event_type=None, problem=problem)
+    return _new_event(mapping, webhook, now, proof, event.key, translation)
+
+
+def _as_prescribed(mapping: MappingFile, webhook: Webhook) -> Webhook:
+    """Return a webhook with the content type that its scheme prescribes, so that a replay decodes it in the same way.
+
+    The sender's header is not signed.
+    """
+    content_type = mapping.verify.scheme.content_type
+    if content_type is None:
+        return webhook
+    return replace(webhook, headers={**webhook.headers, "content-type": content_type})
+
+
+def _hash(key: str) -> str:
+    return hashlib.sha256(key.encode(errors="surrogatepass")).hexdigest()
+
+
+def _new_event(
+    mapping: MappingFile, webhook: Webhook, now: float, proof: str, key: str, translation: Translation
+) -> NewEvent:
+    """Return the event to record, without the secrets of its webhook."""
+    scheme = mapping.verify.scheme
     # A secret that is sent along may be elsewhere too: proxies copy the address into headers of their own.
     sent_secret = proof if scheme.kind in verify.SENT_SECRETS else ""
     headers = _redact(webhook.headers, verify.secret_headers(scheme), sent_secret)
     query = _redact(webhook.query, verify.secret_parameters(scheme), sent_secret)
     return NewEvent(
-        source=event.source,
-        key=bytes.fromhex(event.key),
+        source=mapping.source,
+        key=bytes.fromhex(key),
         received_at=now,
         headers=json.dumps(headers).encode(),
         query=json.dumps(query).encode() if query else b"{}",
@@ -132,7 +159,9 @@ def build_event(
     )
 
 
-def restore_event(source: str, key: bytes, headers: bytes, query: bytes, body: bytes, received_at: float) -> Event:
+def restore_event(
+    mapping: MappingFile, key: bytes, headers: bytes, query: bytes, body: bytes, received_at: float
+) -> Event:
     """Return a recorded event as it was when it was received, to translate it again.
 
     Raises:
@@ -140,9 +169,9 @@ def restore_event(source: str, key: bytes, headers: bytes, query: bytes, body: b
     """
     sent: Mapping[str, str] = json.loads(headers)
     return Event(
-        source=source,
+        source=mapping.source,
         key=key.hex(),
-        payload=payload.decode(body, sent.get("content-type", "")),
+        payload=payload.decode_sent(body, sent, mapping.verify.scheme.json_field),
         headers=sent,
         query=json.loads(query),
         received_at=int(received_at),
@@ -150,7 +179,7 @@ def restore_event(source: str, key: bytes, headers: bytes, query: bytes, body: b
 
 
 def problem_of(translation: Translation) -> str | None:
-    """Return why a translation has no calls: its problem, or the reason why the event is ignored."""
+    """Return why a translation has no calls: its problem, or the reason why the event is ignored or cannot be read."""
     return str(translation.problem) if translation.problem else translation.reason
 
 
@@ -173,8 +202,12 @@ def _event_key(
         evaluated = event_key(mapping, event)
     except TranslationError as error:
         problem = error
+    return evaluated or _default_key(mapping, webhook), problem
+
+
+def _default_key(mapping: MappingFile, webhook: Webhook) -> str:
     scheme = mapping.verify.scheme
-    return evaluated or verify.delivery_id(scheme, webhook) or verify.fingerprint(scheme, webhook), problem
+    return verify.delivery_id(scheme, webhook) or verify.fingerprint(scheme, webhook)
 
 
 def _redact(values: Mapping[str, str], names: frozenset[str], sent_secret: str) -> dict[str, str]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 
-from gateway.errors import StoreError, VerificationError, printable
+from gateway.errors import RequestError, StoreError, VerificationError, printable
 from gateway.event import Webhook
 from gateway.logs import LogThrottle
 from gateway.store.database import Database, reading, writing
@@ -106,6 +106,11 @@ class RefusalLog:
     ) -> None:
         """Log a webhook that failed verification; once in a while find out the likely cause."""
         self._log(source, str(error), now, lambda: likely_cause(scheme, secrets, webhook, now))
+
+    def log_unreadable(self, source: str, error: RequestError, now: float) -> None:
+        """Log a request that was refused because it cannot be read, or a handshake that lacks something."""
+        hint = "; GATEWAY_MAX_BODY sets the limit" if error.status == 413 else ""
+        self._log(source, f"HTTP {error.status}: {error}{hint}", now)
 
     def log_network(self, source: str, address: Address | None, now: float) -> None:
         """Log a request from a network that the mapping does not allow."""

@@ -48,18 +48,19 @@ def read_webhook(request: Request, *, public_url: str | None, limit: int, rest: 
     )
 
 
-def unpack(webhook: Webhook, limit: int) -> Webhook:
-    """Undo the Content-Encoding of a body; return the same webhook if there is none.
+def unpack(webhook: Webhook, limit: int) -> tuple[Webhook, RequestError | None]:
+    """Undo the Content-Encoding of a body; where that is not possible, return the webhook as it was sent, and why.
 
     Raises:
-        RequestError: 415 for an encoding other than gzip, 413 for more than *limit* bytes, 400 for damaged gzip.
+        RequestError: 413, more than *limit* bytes.
     """
-    encoding = webhook.headers.get("content-encoding", "identity").strip().lower()
-    if encoding in ("", "identity"):
-        return webhook
-    if encoding not in ("gzip", "x-gzip"):
-        raise RequestError(415, "the body's Content-Encoding is not supported; send it plain or as gzip")
-    return replace(webhook, body=payload.inflate(webhook.body, limit))
+    try:
+        body = payload.unpack(webhook.body, webhook.headers.get("content-encoding", ""), limit)
+    except RequestError as problem:
+        if problem.status == 413:
+            raise
+        return webhook, problem
+    return webhook if body is webhook.body else replace(webhook, body=body), None
 
 
 def address_of(environ: WSGIEnvironment, proxies: int) -> Address | None:

@@ -28,7 +28,7 @@ from gateway.receive.reload import Sources
 from gateway.receive.request import address_of, read_webhook, unpack
 from gateway.receive.sources import Source
 from gateway.store import NewEvent, Recorded
-from gateway.verify import Handshake, Scheme
+from gateway.verify import Handshake, PrescribedResponse, Scheme
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ MAX_SENDER_TEXT = 200
 #: All that a sender learns about a refused webhook, and about one on which the mapping fails. The operator learns the
 #: reason from the log, and that of a failed event by `gateway events show`.
 REFUSED = "this webhook is not proven to come from the sender of this source"
-FAILED = "the webhook is kept, but could not be translated; the operator of this gateway finds the reason"
+FAILED = "the webhook is kept, but no calls could be made of it; the operator of this gateway finds the reason"
 UNKNOWN = "there is no such source; its name is the last part of the address"
 
 hooks = Blueprint("hooks", __name__)
@@ -77,7 +77,7 @@ def receive(name: str, rest: str = "") -> ResponseReturnValue:
     scheme = mapping.verify.scheme
 
     sent = read_webhook(request, public_url=config.public_url, limit=config.max_body, rest=rest)  # 400, 413, 431
-    unpacked = unpack(sent, config.max_body)  # 400, 413, 415
+    unpacked, still_packed = unpack(sent, config.max_body)  # 413
 
     handshake = verify.handshake_in(scheme, unpacked)
     if handshake is None and sent.method == "HEAD":
@@ -89,20 +89,20 @@ def receive(name: str, rest: str = "") -> ResponseReturnValue:
         return receiver.answer_handshake(source, scheme, handshake, unpacked, source.secrets, now)
     receiver.require_open(source, now)  # 503
 
-    secret = receiver.verify(source, scheme, unpacked, sent, now)  # 401
+    secret = receiver.verify(source, scheme, unpacked, sent, now, still_packed)  # 401; 400, 415: not readable
     if handshake is not None:
         return receiver.answer_handshake(source, scheme, handshake, unpacked, (secret,), now)
 
-    # Translated and committed by the recorder's thread, together with other webhooks: 400, 415: not decodable; 503.
+    # Translated and committed by the recorder's thread, together with other webhooks: 503.
     verified = VerifiedWebhook(mapping=mapping, webhook=unpacked, proof=secret, received_at=now)
     event, recorded = receiver.recorder.translate_and_record(verified)
     if event.status == "failed" and not recorded.duplicate:
         log.error("event %d: failed: %s", recorded.id, event.problem)
-    return accepted(event, recorded, scheme)
+    return accepted(event, recorded, mapping.answer)
 
 
-def accepted(event: NewEvent, recorded: Recorded, scheme: Scheme) -> ResponseReturnValue:
-    """Return the response to a webhook that is committed: the scheme's own if it prescribes one."""
+def accepted(event: NewEvent, recorded: Recorded, answer: PrescribedResponse | None) -> ResponseReturnValue:
+    """Return the response to a webhook that is committed: what the mapping or its scheme prescribes, if anything."""
     body: dict[str, Any] = {"event": recorded.id}
     if recorded.duplicate:
         body["duplicate"] = True
@@ -110,11 +110,11 @@ def accepted(event: NewEvent, recorded: Recorded, scheme: Scheme) -> ResponseRet
         body["calls"] = len(event.deliveries)
         if event.status == "failed":
             body["error"] = FAILED
-    if scheme.answer is None:
+    if answer is None:
         return body, 200 if recorded.duplicate else 202
-    if scheme.answer.text is None:
-        return body, scheme.answer.status
-    return text_response(scheme.answer.text, scheme.answer.status)
+    if answer.text is None:
+        return body, answer.status
+    return text_response(answer.text, answer.status, answer.content_type)
 
 
 def text_response(text: str, status: int = 200, content_type: str = "text/plain; charset=utf-8") -> Response:
@@ -127,8 +127,8 @@ def text_response(text: str, status: int = 200, content_type: str = "text/plain;
 
 @hooks.errorhandler(VerificationError)
 def unproven(error: VerificationError) -> ResponseReturnValue:
-    """Refuse a webhook without a reason; with an empty body where the scheme prescribes the text of responses."""
-    answer = g.source.mapping.verify.scheme.answer
+    """Refuse a webhook without a reason; with an empty body where the text of responses is prescribed."""
+    answer = g.source.mapping.answer
     if answer is not None and answer.text is not None:
         return text_response("", error.status)
     return {"error": REFUSED}, error.status
@@ -138,9 +138,7 @@ def unproven(error: VerificationError) -> ResponseReturnValue:
 def unreadable(error: RequestError) -> ResponseReturnValue:
     """Refuse a request that cannot be read, or a handshake that lacks something, and say why."""
     receiver: Receiver = current_app.extensions["receiver"]
-    if receiver.throttle.allows(g.source.name, receiver.clock()):
-        hint = "; GATEWAY_MAX_BODY sets the limit" if error.status == 413 else ""
-        log.info("source %s: HTTP %d: %s%s", g.source.name, error.status, error, hint)
+    receiver.refusals.log_unreadable(g.source.name, error, receiver.clock())
     return {"error": str(error)}, error.status
 
 
@@ -235,20 +233,35 @@ class Receiver:
             "this source is closed for now: its operator finds the reason in the log", retry_after=RETRY_AFTER_CLOSED
         )
 
-    def verify(self, source: Source, scheme: Scheme, unpacked: Webhook, sent: Webhook, now: float) -> str:
+    def verify(
+        self,
+        source: Source,
+        scheme: Scheme,
+        unpacked: Webhook,
+        sent: Webhook,
+        now: float,
+        still_packed: RequestError | None,
+    ) -> str:
         """Return the secret that proves a webhook. Some senders sign the unpacked body, and some the bytes they send.
+
+        Args:
+            still_packed: Why the body could not be unpacked.
 
         Raises:
             VerificationError: Nothing proves it. The reason is logged for the operator.
+            RequestError: The body cannot be read, so it is not known whether something would prove it.
         """
         with self._turn(unpacked.body):
             try:
                 return verify.verify(scheme, source.secrets, unpacked, now)
-            except VerificationError as error:
+            except RequestError as error:
                 if sent.body != unpacked.body:
-                    with contextlib.suppress(VerificationError):
+                    with contextlib.suppress(RequestError):
                         return verify.verify(scheme, source.secrets, sent, now)
-                self.refusals.log_unproven(source.name, scheme, source.secrets, unpacked, now, error)
+                if still_packed is not None:
+                    raise still_packed from None
+                if isinstance(error, VerificationError):
+                    self.refusals.log_unproven(source.name, scheme, source.secrets, unpacked, now, error)
                 raise
 
     @contextlib.contextmanager

@@ -28,7 +28,7 @@ class NewEvent:
         key: The SHA-256 of the event key; an event is unique by (source, key).
         received_at: In unix seconds.
         headers, query: JSON objects without secrets.
-        problem: Why the mapping failed on the webhook or ignored it.
+        problem: Why the mapping failed on the webhook or ignored it, or why its body cannot be read.
     """
 
     source: str

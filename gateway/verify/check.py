@@ -36,6 +36,7 @@ def verify(scheme: Scheme, secrets: Sequence[str], webhook: Webhook, now: float)
 
     Raises:
         VerificationError: No secret proves the webhook, or the source has no usable secret.
+        RequestError: The proof is inside a body that cannot be read.
     """
     if scheme.kind == "none":
         return ""
@@ -45,7 +46,7 @@ def verify(scheme: Scheme, secrets: Sequence[str], webhook: Webhook, now: float)
     for secret in secrets:
         if problem := secret_problem(scheme, secret):
             raise VerificationError(f"this source cannot check webhooks: {problem}")
-    reader = WebhookReader(webhook, scheme.content_type, max_body=MAX_UNPROVEN)
+    reader = scheme.reader(webhook, max_body=MAX_UNPROVEN)
     return _VERIFIERS[scheme.kind](scheme, secrets, reader, now)
 
 
@@ -54,7 +55,7 @@ def fingerprint(scheme: Scheme, webhook: Webhook) -> str:
 
     That is the body; where one proof is good for several spellings of a body, what they have in common.
     """
-    proven = providers.proven_content(scheme, WebhookReader(webhook, scheme.content_type))
+    proven = providers.proven_content(scheme, scheme.reader(webhook))
     return hashlib.sha256(proven or webhook.body).hexdigest()
 
 
@@ -141,8 +142,9 @@ def _verify_signature(scheme: Scheme, secrets: Sequence[str], reader: WebhookRea
     timestamp = "" if is_in_body else _checked_timestamp(scheme, where, texts, reader, now)
     for secret in secrets:
         if _is_signed(scheme, secret, reader, timestamp, candidates):
-            if is_in_body:
-                _checked_timestamp(scheme, where, texts, WebhookReader(reader.webhook, scheme.content_type), now)
+            # A proven body that cannot be read is kept without a look at its time: it makes no call.
+            if is_in_body and (proven := scheme.reader(reader.webhook)).is_readable:
+                _checked_timestamp(scheme, where, texts, proven, now)
             return secret
     raise VerificationError(f"no signature in the {where} is made with a secret of this source")
 

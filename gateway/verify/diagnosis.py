@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import product
 from typing import TypeAlias, get_args
 
-from gateway.errors import VerificationError
+from gateway.errors import RequestError, VerificationError
 from gateway.event import Webhook
 from gateway.verify.check import ALWAYS_SECRET, verify
 from gateway.verify.keys import secret_doubt
@@ -59,7 +59,7 @@ def likely_cause(scheme: Scheme, secrets: Sequence[str], webhook: Webhook, now: 
 def _verifies(scheme: Scheme, secrets: Sequence[str], webhook: Webhook, now: float) -> bool:
     try:
         verify(scheme, secrets, webhook, now)
-    except VerificationError:
+    except RequestError:
         return False
     return True
 
@@ -92,7 +92,8 @@ def _bodies(webhook: Webhook) -> Iterator[tuple[str, bytes]]:
     yield "and a line break of Windows", body.rstrip() + b"\r\n"
     yield "with the line breaks of Windows", body.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
     yield "with the line breaks of Unix", body.replace(b"\r\n", b"\n")
-    payload = WebhookReader(webhook).payload if len(body) <= MAX_JSON else None
+    reader = WebhookReader(webhook)
+    payload = reader.payload if len(body) <= MAX_JSON and reader.is_readable else None
     if isinstance(payload, dict | list):
         for separators, as_ascii in product(((",", ":"), (", ", ": ")), (False, True)):
             text = json.dumps(payload, separators=separators, ensure_ascii=as_ascii)

@@ -15,7 +15,6 @@ from gateway.errors import RequestError
 from gateway.event import Webhook
 from gateway.verify.keys import secret_key
 from gateway.verify.providers import braintree_response
-from gateway.verify.request_fields import WebhookReader
 from gateway.verify.scheme import Handshake, ReplyValue, Scheme
 
 #: Characters of a text that a reply repeats.
@@ -38,7 +37,7 @@ def handshake_in(scheme: Scheme, webhook: Webhook) -> Handshake | None:
     """Return the handshake of the scheme that a request is, or None if it is a webhook."""
     if not scheme.handshakes or len(webhook.body) > MAX_BODY:
         return None
-    reader = WebhookReader(webhook, scheme.content_type)
+    reader = scheme.reader(webhook)
     carries_signature = reader.has_header(scheme.header)
     for handshake in scheme.handshakes:
         # A webhook that looks like an unsigned handshake has to be verified and stored: its signature tells them apart.
@@ -60,7 +59,7 @@ def reply_to(
     Raises:
         RequestError: The request shows a wrong token, has no text to reply with, or a secret is required and missing.
     """
-    reader = WebhookReader(webhook, scheme.content_type)
+    reader = scheme.reader(webhook)
     if handshake.token is not None:
         token = reader.text(handshake.token).encode("utf-8", "surrogatepass")
         # Constant time, as for secrets: the token is one.

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from urllib.parse import parse_qs, urlparse
 
-from gateway.errors import VerificationError
+from gateway.errors import RequestError, VerificationError
 from gateway.event import JSON
 from gateway.verify.keys import decode_signature, secret_key
 from gateway.verify.request_fields import RequestField, WebhookReader, text_at
@@ -200,13 +200,13 @@ def proven_content(scheme: Scheme, reader: WebhookReader) -> bytes:
 
     Without it a stranger could send a captured webhook again in another spelling, as a new event.
     """
-    match scheme.kind:
-        case "adyen":
-            return b"".join(sorted({_adyen_signature(item) for item in reader.values(_ITEMS)}))
-        case "braintree":
-            return reader.text(_PAYLOAD).encode("utf-8", "surrogatepass")
     signs_fields = scheme.kind == "twilio" or "{form}" in scheme.signed
     try:
+        match scheme.kind:
+            case "adyen":
+                return b"".join(sorted({_adyen_signature(item) for item in reader.values(_ITEMS)}))
+            case "braintree":
+                return reader.text(_PAYLOAD).encode("utf-8", "surrogatepass")
         return form_text(reader) if signs_fields and reader.is_form else b""
-    except VerificationError:
+    except RequestError:
         return b""

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Literal, TypeAlias
 
 from gateway.errors import GatewayError
-from gateway.event import JSON
+from gateway.event import JSON, Webhook
 from gateway.verify.request_fields import RequestField, WebhookReader
 
 #: The kinds from which a mapping can build a scheme of its own.
@@ -115,8 +115,10 @@ class Handshake:
         return any(isinstance(value, ReplyValue) and value.mac for value in values)
 
     def matches(self, reader: WebhookReader) -> bool:
-        """Return whether a request has the values of *when*."""
+        """Return whether a request has the values of *when*; a body that cannot be read has none."""
         for request_field, expected in self.when.items():
+            if request_field.part == "body" and not reader.is_readable:
+                return False
             values = reader.values(request_field)
             if expected == ABSENT:
                 matches = not values
@@ -141,8 +143,9 @@ class ReplyValue:
 class PrescribedResponse:
     """The response that a sender requires for an accepted webhook; *text* None: the gateway's own JSON will do."""
 
-    status: int
+    status: int = 200
     text: str | None = None
+    content_type: str = "text/plain; charset=utf-8"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,6 +169,7 @@ class Scheme:
         event_key: The default expression for `event_key` in a mapping.
         event_type: The default expression for `event_type`.
         content_type: The type of the body, whatever the unsigned header Content-Type says.
+        json_field: The field of a form that holds the webhook as JSON.
         secret_prefix: How secrets of this sender begin; another beginning is probably the wrong kind of secret.
         handshakes: What the sender may ask before its webhooks; the first that matches a request counts.
         answer: The response that the sender requires for a webhook; None: the gateway's own.
@@ -191,6 +195,7 @@ class Scheme:
     event_key: str | None = None
     event_type: str | None = None
     content_type: str | None = None
+    json_field: str | None = None
     secret_prefix: str = ""
     handshakes: tuple[Handshake, ...] = ()
     answer: PrescribedResponse | None = None
@@ -223,6 +228,10 @@ class Scheme:
         has_time = self.timestamp is not None and self.timestamp.body is not None and self.timestamp.unit == "ms"
         is_unique = has_time or self.kind in ("twilio", "adyen", "braintree")
         return bool(self.delivery_id) or self.event_key is not None or is_unique
+
+    def reader(self, webhook: Webhook, *, max_body: int | None = None) -> WebhookReader:
+        """Return what reads values from a webhook; with *max_body* (bytes) it decodes no larger body."""
+        return WebhookReader(webhook, self.content_type, self.json_field, max_body=max_body)
 
     def items_named(self, key: str, text: str) -> list[str]:
         """Return the values of the items of this name, where a header is a list."""

@@ -249,6 +249,7 @@ _READERS: Mapping[str, Callable[[str, JSON], Any]] = {
     "handshakes.text": _reply_value,
     "handshakes.json": _reply_json,
     "handshakes.headers": _reply_headers,
+    "json_field": _nonempty_text,
 }
 
 #: The keys of a scheme that a mapping may write, of any kind.
@@ -264,9 +265,9 @@ KEYS: Mapping[Kind | Special, tuple[str, ...]] = {
     "digest": ALL_KEYS,
     "ed25519": _PUBLIC_KEY_KEYS,
     "ecdsa": _PUBLIC_KEY_KEYS,
-    "token": ("header", "at", "prefix", "delivery_id", "handshakes"),
-    "basic": ("header", "prefix", "delivery_id", "handshakes"),
-    "none": ("delivery_id", "handshakes"),
+    "token": ("header", "at", "prefix", "delivery_id", "json_field", "handshakes"),
+    "basic": ("header", "prefix", "delivery_id", "json_field", "handshakes"),
+    "none": ("delivery_id", "json_field", "handshakes"),
     "adyen": ("secret", "delivery_id", "trust", "handshakes"),
     "braintree": ("delivery_id", "trust", "handshakes"),
     "contentful": ("delivery_id", "trust", "handshakes"),

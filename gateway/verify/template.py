@@ -7,7 +7,7 @@ from functools import lru_cache
 from urllib.parse import unquote
 
 from gateway import payload
-from gateway.errors import RequestError, VerificationError
+from gateway.errors import VerificationError
 from gateway.event import Webhook
 from gateway.verify.request_fields import RequestField, WebhookReader, parse_field
 from gateway.verify.scheme import Scheme
@@ -104,13 +104,11 @@ def form_text(reader: WebhookReader) -> bytes:
 
     Raises:
         VerificationError: The body is not a form.
+        RequestError: It has too many fields.
     """
     if not reader.is_form:
         raise VerificationError("the body is not a form, and this scheme signs the fields of a form")
-    try:
-        fields = payload.form_fields(reader.webhook.body)
-    except RequestError as error:
-        raise VerificationError(f"{error}; this scheme signs the fields of a form") from None
+    fields = payload.form_fields(reader.webhook.body, reader.content_type)
     return "".join(name + value for name, value in sorted(set(fields))).encode()
 
 

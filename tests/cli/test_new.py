@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from urllib.parse import urlencode
 
 import pytest
 from click.testing import CliRunner, Result
@@ -144,3 +145,13 @@ def test_nothing_is_written_where_no_mapping_can_be_drafted(
     (files / "paid.json").write_text(payload)
     assert message in refusal(f"new {source} --payload paid.json")
     assert list((files / "mappings").iterdir()) == []
+
+
+def test_a_form_with_json_in_it_is_drafted_from_that_json(files: Path) -> None:
+    (files / "star").write_text(urlencode({"payload": json.dumps({"action": "created", "sender": {"id": 7}})}))
+    headers = {"Content-Type": "application/x-www-form-urlencoded", "X-Hub-Signature-256": "sha256=00"}
+    (files / "headers.json").write_text(json.dumps(headers))
+    result = run("new github --payload star --headers headers.json -o -")
+    assert result.exit_code == 0, result.output
+    assert "action: created" in result.stdout
+    assert "payload:" not in result.stdout

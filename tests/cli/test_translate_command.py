@@ -67,3 +67,14 @@ def test_it_prints_that_no_entry_matched(directory: Path) -> None:
     result = explain(directory, {"type": "other"})
     assert steps(result)[-1] == "no entry of 'events' matches"
     assert "ignored: no entry of 'events' matches the event type" in result.stderr
+
+
+def test_it_decodes_a_form_as_the_gateway_does(directory: Path) -> None:
+    (directory / "hub.yaml").write_text(
+        "version: 1\nsource: hub\nverify: {scheme: github, secret_env: S}\n"
+        "events: {'*': [{call: track, id: =sender.id, name: x}]}\n"
+    )
+    (directory / "body").write_text("payload=%7B%22sender%22%3A%7B%22id%22%3A7%7D%7D")
+    (directory / "headers.json").write_text('{"Content-Type": "application/x-www-form-urlencoded"}')
+    result = CliRunner().invoke(main, ["translate", "hub.yaml", "body", "--headers", "headers.json"])
+    assert [call["id"] for call in json.loads(result.stdout)] == ["7"]

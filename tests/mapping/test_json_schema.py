@@ -120,6 +120,7 @@ BY_KEY = {
     "delivery_id": "delivery_id: X-Id",
     "trust": "trust: [X-Type, X-Kind]",
     "handshakes": "handshakes: [{method: GET, text: query.challenge}]",
+    "json_field": "json_field: data.json",
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -198,3 +199,46 @@ def test_a_test_expects_the_error_of_a_part_at_its_place() -> None:
     results = run_tests(mapping_of(SPLIT + tests), lambda name: name)
     assert [result.difference is None for result in results] == [True, False, True]
     assert '-    "error": "something else"' in str(results[1].difference)
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [
+        ("application/x-www-form-urlencoded", "payload=%7B%22id%22%3A7%7D"),
+        ("application/xml", "<id xmlns='u'>7</id>"),
+        ("application/json", '{"id": 7}'),
+    ],
+)
+def test_text_with_a_content_type_is_decoded_in_a_test_as_it_is_when_it_is_received(
+    content_type: str, body: str
+) -> None:
+    test = {
+        "headers": {"Content-Type": content_type},
+        "expect": [{"call": "track", "id": "7", "name": "x", "timestamp": 1767225600}],
+    }
+    file = {
+        "version": 1,
+        "source": "hub",
+        "verify": {"scheme": "github", "secret_env": "S"},
+        "events": {"*": [{"call": "track", "id": "=id", "name": "x"}]},
+        "tests": [{"name": "a", "body": body, **test}, {"name": "b", "payload": "b.txt", **test}],
+    }
+    results = run_tests(mapping_of(json.dumps(file)), lambda _: body.encode())
+    assert [result.difference for result in results] == [None, None]
+
+
+def test_a_body_of_a_test_that_cannot_be_read_fails_that_test_only() -> None:
+    text = dedent(
+        """\
+        version: 1
+        source: a
+        verify: none
+        event_key: none
+        events: {"*": []}
+        tests:
+          - {name: a, headers: {Content-Type: text/xml}, body: "<a>", expect: []}
+          - {name: b, body: {}, expect: []}
+        """
+    )
+    differences = [result.difference for result in run_tests(mapping_of(text), lambda name: name)]
+    assert differences == ["the body cannot be read: the body is not valid XML at line 1, column 4", None]

@@ -12,7 +12,6 @@ from gateway.errors import MappingError
 from gateway.mapping.compiler import parse
 from gateway.mapping.expressions import compile_expression
 from gateway.mapping.model import MappingFile
-from gateway.mapping.selftests import run_tests
 from gateway.verify.scheme_keys import HANDSHAKE_KEYS, TEMPLATE_VARIABLES
 from tests.support.docs_reference import DOCUMENT, with_parts
 

@@ -65,6 +65,7 @@ def _scheme(scheme: Scheme) -> str:
     settings = [_code(f"{key}: {expression}") for key, expression in expressions.items() if expression]
     settings += ["the delivery's id"] if scheme.delivery_id else []
     settings += ["the content type"] if scheme.content_type else []
+    settings += ["JSON in a form"] if scheme.json_field else []
     settings += ["a handshake"] if scheme.handshakes else []
     return f"| `{scheme.name}` | {_prose(scheme.description)} | {', '.join(settings)} |"
 

@@ -14,7 +14,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.errors import VerificationError
+from gateway.errors import RequestError, VerificationError
 from gateway.event import JSON
 from gateway.verify import (
     delivery_id,
@@ -53,7 +53,7 @@ def accepts(
 ) -> bool:
     try:
         verify(scheme_from(scheme), secrets, webhook(headers, body, **request), now)
-    except VerificationError:
+    except RequestError:
         return False
     return True
 
@@ -180,7 +180,7 @@ def test_every_scheme_of_the_table_is_described_and_has_a_case_that_is_accepted(
     accepted = [vector["scheme"] for vector in VECTORS if vector["valid"]]
     accepted += [scheme for scheme, _, valid in BY_HAND if valid]
     accepted += WRITTEN.values()
-    in_tests_below = {"path", "query", "mailchimp", "monday", "strava", "microsoft_graph", "mailgun_route"}
+    in_tests_below = {"path", "query", "mailchimp", "monday", "strava", "microsoft_graph", "mailgun_route", "kofi"}
 
     assert {scheme_from(scheme).name for scheme in accepted} | in_tests_below | set(ALIKE) == set(schemes())
     assert all(scheme.description for scheme in schemes().values())
@@ -219,6 +219,46 @@ def test_mailgun_signs_its_forms_like_its_json() -> None:
     assert accepts("mailgun_route", FORM, secrets, form, now)
     assert not accepts("mailgun_route", FORM, secrets, form.replace(b"token=", b"token=a"), now)
     assert not accepts("mailgun_route", FORM, secrets, form, now + 90_000)
+
+
+@pytest.mark.parametrize("content_type", ["application/x-www-form-urlencoded", "multipart/form-data; boundary=B"])
+def test_a_token_in_the_json_of_a_form_is_read(content_type: str) -> None:
+    def body(token: str) -> bytes:
+        text = json.dumps({"verification_token": token, "type": "Donation"})
+        if content_type == "application/x-www-form-urlencoded":
+            return urlencode({"data": text}).encode()
+        return f'--B\r\nContent-Disposition: form-data; name="data"\r\n\r\n{text}\r\n--B--\r\n'.encode()
+
+    headers = {"Content-Type": content_type}
+    assert accepts("kofi", headers, body=body(SECRET))
+    assert not accepts("kofi", headers, body=body(SECRET + "x"))
+
+
+@pytest.mark.parametrize(
+    ("scheme", "headers", "body", "status"),
+    [
+        ("mailgun", {}, b'{"signature": {', 400),
+        ("mailgun", {}, b'{"a": "\xff"}', 400),
+        ("mailgun_route", {"Content-Type": "multipart/form-data; boundary=B"}, b"--B\r\n", 400),
+        ("microsoft_graph", {}, b"<a/>", 400),
+        ("microsoft_graph", {}, b"[" * 200_000, 413),
+        ("adyen", {}, b"", 400),
+        ("braintree", {}, b"a=1&" * 1_001, 400),
+        ("kofi", FORM, b"data={", 400),
+        ("mandrill", {"X-Mandrill-Signature": "AAAA"}, b"a=1&" * 1_001, 400),
+        ({**HMAC, "signed": "{body.id}{body}"}, {"X-Signature": "00"}, b"{", 400),
+        ("kofi", {}, b"{}", 401),
+        ("linear", {"Linear-Signature": "00"}, b"{", 401),
+    ],
+)
+def test_a_body_that_cannot_be_read_is_not_reported_as_a_wrong_secret(
+    scheme: JSON, headers: dict[str, str], body: bytes, status: int
+) -> None:
+    secret = "44782DEF547AAA06" if scheme == "adyen" else f"user:{SECRET}"
+    with pytest.raises(RequestError) as caught:
+        verify(scheme_from(scheme), [secret], webhook(headers, body), NOW)
+    assert caught.value.status == status
+    assert isinstance(caught.value, VerificationError) == (status == 401)
 
 
 def test_a_body_that_is_not_text_is_verified_byte_for_byte() -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from gateway.errors import MappingError, Problem, Severity
 from gateway.event import JSON
 from gateway.mapping import yaml_nodes
+from gateway.mapping.compiler.answer_section import read_answer
 from gateway.mapping.compiler.call_entry import read_destination
 from gateway.mapping.compiler.events_section import read_rules, routes_of
 from gateway.mapping.compiler.tests_section import read_tests
@@ -25,7 +26,7 @@ from gateway.text import NAME
 
 #: The keys at the top of a file.
 TOP_KEYS = (
-    *("version", "source", "description", "verify", "when", "event_type", "event_key"),
+    *("version", "source", "description", "verify", "answer", "when", "event_type", "event_key"),
     *("split", "connection", "region", "let", "tables", "defaults", "events", "tests"),
 )
 
@@ -51,6 +52,7 @@ def _read_mapping(top: ObjectNode, file: str, diagnostics: Diagnostics) -> Mappi
     """Compile all sections, whatever is wrong with the others; None: without `verify` there is no mapping."""
     _check_keys(top, diagnostics)
     verify = read_verification(top, diagnostics)
+    answer = read_answer(top, verify, diagnostics)
 
     tables = _read_tables(top, diagnostics)
     with_default = frozenset(name for name, entries in tables.items() if entries.get("*") is not None)
@@ -83,6 +85,7 @@ def _read_mapping(top: ObjectNode, file: str, diagnostics: Diagnostics) -> Mappi
         source=source,
         description=description,
         verify=verify,
+        answer=answer,
         when=when,
         event_type=event_type,
         event_key=event_key,
