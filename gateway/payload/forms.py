@@ -47,7 +47,7 @@ def form_fields(body: bytes, content_type: str = "") -> list[tuple[str, str]]:
     """
     if body.count(b"&") >= MAX_FORM_FIELDS:
         raise RequestError(400, TOO_MANY_FIELDS)
-    # A % without two hex digits stands for itself. Python decodes that too, but takes a thousand times as long.
+    # A % without two hex digits stands for itself. Python knows that too, but takes long for many of them.
     body = _LONE_PERCENT.sub(b"%25", body)
     pairs = [_pair(field) for field in body.split(b"&") if field]
     codec = codec_of(content_type, none=None) or charset_field(pairs)

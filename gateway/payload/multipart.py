@@ -38,7 +38,7 @@ def multipart_fields(body: bytes, content_type: str) -> list[Field]:
 
 def _parts(body: bytes, content_type: str) -> Iterator[tuple[str, bytes, File | str | None]]:
     """Yield the name and content of each part, with what is kept of a file or the codec that a text names, if any."""
-    # Imported here: most gateways never receive one, and no command does.
+    # Imported here: most processes never decode one.
     from werkzeug.exceptions import RequestEntityTooLarge
     from werkzeug.http import parse_options_header
     from werkzeug.sansio import multipart
