@@ -8,7 +8,7 @@ from functools import cached_property
 from ipaddress import IPv4Network, IPv6Network
 from typing import TypeAlias
 
-from gateway.customerio.calls import CALLS, Call, Key, Kind, Occurrence, ToAnybody, declared_keys
+from gateway.customerio.calls import CALLS, Call, Destroy, Key, Kind, Occurrence, ToAnybody, declared_keys
 from gateway.errors import Location
 from gateway.event import JSON
 from gateway.mapping.expressions import Expression
@@ -25,12 +25,14 @@ class CallSpec:
         about: The sentence that an editor shows.
         keys: Its identifiers and its own keys.
         dated: It carries the time of receipt when it has no timestamp.
+        deletes: It deletes a person, at its timestamp, which is not sent.
     """
 
     name: str
     about: str
     keys: Mapping[str, Key]
     dated: bool = False
+    deletes: bool = False
 
     @cached_property
     def identifiers(self) -> tuple[str, ...]:
@@ -44,6 +46,12 @@ _ATTRIBUTES_FROM = Key(
     about="A whole object of attributes; those under `attributes` replace its own.",
     examples=("=pick(user, ['plan', 'name'])",),
 )
+_DELETED_AT = Key(
+    kind=Kind.TIMESTAMP,
+    about="When the person was deleted, in unix seconds; it is not sent. Calls to the person that are older are not"
+    " sent either.",
+    examples=("=unix(deleted_at)",),
+)
 _REASON = Key(kind=Kind.NOTE, about="Why no call is made.")
 
 
@@ -54,7 +62,11 @@ def _spec(call: type[Call]) -> CallSpec:
         keys[name] = key
         if key.kind is Kind.ATTRIBUTES:
             keys["attributes_from"] = _ATTRIBUTES_FROM
-    return CallSpec(name=call.name_of_call, about=call.about, keys=keys, dated=issubclass(call, Occurrence))
+    deletes = issubclass(call, Destroy)
+    if deletes:
+        keys["timestamp"] = _DELETED_AT
+    dated = issubclass(call, Occurrence)
+    return CallSpec(name=call.name_of_call, about=call.about, keys=keys, dated=dated, deletes=deletes)
 
 
 SPECS = {

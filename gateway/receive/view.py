@@ -94,6 +94,8 @@ def receive(name: str, rest: str = "") -> ResponseReturnValue:
     event, recorded = receiver.recorder.translate_and_record(verified)
     if event.status == "failed" and not recorded.duplicate:
         log.error("event %d: failed: %s", recorded.id, event.problem)
+    for reason in recorded.unsent:
+        log.warning("event %d: a call is not sent: %s", recorded.id, reason)
     return accepted(event, recorded, scheme)
 
 

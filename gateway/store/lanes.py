@@ -1,4 +1,4 @@
-"""The order of calls to one address: which lanes are occupied, and which delivery is next.
+"""The order of calls to one address: which lanes are occupied, which delivery is next, and whose person was deleted.
 
 A lane is the order of calls to one (connection, address). Two invariants hold after every transaction:
 
@@ -17,12 +17,47 @@ for each other. Locks are taken in ascending order, so that no two transactions 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, FromClause, ScalarSelect, or_, select, update
 
 from gateway.store.database import Database
-from gateway.store.tables import IN_TWO_LANES, IS_PARKED, IS_PENDING, IS_UNSETTLED, PLACE, deliveries
+from gateway.store.tables import IN_TWO_LANES, IS_DELETION, IS_PARKED, IS_PENDING, IS_UNSETTLED, PLACE, deliveries
+
+#: Seconds after a deletion in which senders still report on the person: "customer.subscription.deleted".
+AFTERMATH = 60
+
+
+@dataclass(kw_only=True, slots=True)
+class LaneStates:
+    """Some lanes, as they are after the deliveries that have joined them so far.
+
+    Attributes:
+        occupied: The lanes with an unsettled delivery: a head, or a merge that waits for its turn in its other lane.
+        deleted_at: When the person of a lane was deleted last, in unix seconds.
+    """
+
+    occupied: set[int]
+    deleted_at: dict[int, float]
+
+    def join(self, lanes: Collection[int], deleted_at: float | None = None) -> str:
+        """Return the status of a delivery that joins the ends of these lanes, and note what it changes."""
+        status = "pending" if self.occupied.isdisjoint(lanes) else "parked"
+        self.occupied.update(lanes)
+        if deleted_at is not None:
+            self.deleted_at |= {lane: max(deleted_at, self.deleted_at.get(lane, deleted_at)) for lane in lanes}
+        return status
+
+    def why_undone(self, lanes: Collection[int], happened_at: float | None) -> str | None:
+        """Return why a call would undo a deletion: it is older, and makes the person anew. None: it would not."""
+        if happened_at is None or not self.deleted_at:
+            return None
+        deleted_at = max((self.deleted_at[lane] for lane in lanes if lane in self.deleted_at), default=None)
+        if deleted_at is None or happened_at > deleted_at + AFTERMATH:
+            return None
+        return f"the person was deleted at {_utc(deleted_at)}; this call is from {_utc(happened_at)}"
 
 
 class Lanes:
@@ -39,7 +74,14 @@ class Lanes:
             _any_delivery(wanted, IN_TWO_LANES, other_lane),
         )
         is_occupied = or_(*(occupant.is_not(None) for occupant in occupants))
-        self._select_occupied = database.compile(select(wanted.c.value).where(is_occupied))
+        self._select_states = database.compile(
+            select(
+                wanted.c.value,
+                is_occupied.label("occupied"),
+                _last_deletion(wanted, lane).label("deleted_at"),
+                _last_deletion(wanted, other_lane).label("deleted_by_other_lane"),
+            )
+        )
 
         heads = (_any_delivery(wanted, IS_PENDING, column) for column in (lane, other_lane))
         self._select_firsts = database.compile(
@@ -65,19 +107,19 @@ class Lanes:
 
     def join(self, connection: Connection, lanes: Sequence[tuple[int, ...]]) -> list[str]:
         """Return the status of deliveries that are about to join the ends of these lanes, one after the other."""
-        occupied = self.occupied(connection, {lane for delivery_lanes in lanes for lane in delivery_lanes})
-        statuses = []
-        for delivery_lanes in lanes:
-            statuses.append("pending" if occupied.isdisjoint(delivery_lanes) else "parked")
-            occupied.update(delivery_lanes)
-        return statuses
+        states = self.states(connection, {lane for delivery_lanes in lanes for lane in delivery_lanes})
+        return [states.join(delivery_lanes) for delivery_lanes in lanes]
 
-    def occupied(self, connection: Connection, lanes: Collection[int]) -> set[int]:
-        """Return the lanes with an unsettled delivery: a head, or a merge that waits for its turn in its other lane."""
-        if not lanes:
-            return set()
-        rows = self._select_occupied.rows(connection, {"lanes": self._database.numbers(lanes)})
-        return {row.value for row in rows}
+    def states(self, connection: Connection, lanes: Collection[int]) -> LaneStates:
+        """Return what is known of these lanes, in one statement."""
+        states = LaneStates(occupied=set(), deleted_at={})
+        if lanes:
+            for row in self._select_states.rows(connection, {"lanes": self._database.numbers(lanes)}):
+                if row.occupied:
+                    states.occupied.add(row.value)
+                if row.deleted_at is not None or row.deleted_by_other_lane is not None:
+                    states.deleted_at[row.value] = max(row.deleted_at or 0.0, row.deleted_by_other_lane or 0.0)
+        return states
 
     def promote(self, connection: Connection, lanes: Collection[int]) -> None:
         """Make the first delivery of each lane pending where none is; a merge has to be first in both its lanes."""
@@ -115,6 +157,10 @@ def lanes_of(row: Any) -> tuple[int, ...]:
     return tuple(lane for lane in (row.lane, row.other_lane) if lane is not None)
 
 
+def _utc(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
 def _any_delivery(
     wanted: FromClause, condition: ColumnElement[bool], column: ColumnElement[int | None]
 ) -> ScalarSelect[int]:
@@ -124,6 +170,12 @@ def _any_delivery(
     """
     query = select(deliveries.c.id).where(condition, column == wanted.c.value)
     return query.limit(1).correlate(wanted).scalar_subquery()
+
+
+def _last_deletion(wanted: FromClause, column: ColumnElement[int | None]) -> ScalarSelect[float]:
+    """Select when the person of each wanted lane was deleted last."""
+    query = select(deliveries.c.deleted_at).where(IS_DELETION, column == wanted.c.value)
+    return query.order_by(deliveries.c.deleted_at.desc()).limit(1).correlate(wanted).scalar_subquery()
 
 
 def _first_parked(wanted: FromClause, column: ColumnElement[int | None]) -> ScalarSelect[int]:

@@ -22,11 +22,18 @@ class Call:
         name_of_call: Its name in mappings and in stored texts.
         about: The sentence that an editor shows.
         checks: By field and key: what checks a value.
+        creates_person: Customer.io makes the person if there is none.
     """
 
     name_of_call: ClassVar[str]
     about: ClassVar[str]
     checks: ClassVar[tuple[tuple[str, str, Check], ...]]
+    creates_person: ClassVar[bool] = False
+
+    @property
+    def moment(self) -> int | None:
+        """When what the call reports happened, in unix seconds, where its author says so."""
+        return getattr(self, "timestamp", None)
 
     def address(self) -> Address | None:
         """Return the person that the call goes to; None: it names nobody, or goes to no one person."""

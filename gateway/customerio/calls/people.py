@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import ClassVar
 
-from gateway.customerio.calls.addresses import Address, check_address, lane_number, resolve_person
+from gateway.customerio.calls.addresses import IDENTIFIERS, Address, check_address, lane_number, resolve_person
 from gateway.customerio.calls.call import Call
 from gateway.customerio.calls.kinds import Key, Kind, call_class, declared_keys, key, shared
 from gateway.customerio.limits import Violation, check_attributes, check_moment, check_text_attributes
@@ -59,6 +59,7 @@ class Identify(ToPerson):
 
     name_of_call: ClassVar = "identify"
     about: ClassVar = "Creates or updates a person."
+    creates_person: ClassVar = True
     attributes: Mapping[str, JSON] = shared(SHORT_ATTRIBUTES, default_factory=dict)
     timestamp: int | None = shared(TIMESTAMP, default=None)
 
@@ -100,6 +101,12 @@ class Destroy(ToPerson):
 
     name_of_call: ClassVar = "destroy"
     about: ClassVar = "Deletes a person."
+
+    def lanes(self, connection: str) -> tuple[int, ...]:
+        """Return the lanes of the person's first two identifiers: older calls to either are not sent any more."""
+        named = (resolve_person({name: getattr(self, name)}) for name in IDENTIFIERS if getattr(self, name, None))
+        lanes = dict.fromkeys(lane_number(connection, person.lane_key) for person in named if person is not None)
+        return tuple(sorted([*lanes][:2]))
 
     def request(self) -> HttpRequest:
         return HttpRequest(method="DELETE", path=self.person_path())
