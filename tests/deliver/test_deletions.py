@@ -143,7 +143,7 @@ def test_which_calls_go_after_a_deletion(database: Database, store: Store) -> No
             at, received = values.get("at", 0), values.get("received", 0)
             # Each case has a person of its own.
             person = {"id": "ann", "email": "Ann@example.com", "cio_id": "c"} | values
-            own = {name: f"{number}{person[name]}" for name in ("id", "email", "cio_id")}
+            own: dict[str, Any] = {name: f"{number}{person[name]}" for name in ("id", "email", "cio_id")}
             unsent = receive(
                 store, values["type"], None if at is None else NOON + at, received=NOON + received, **own
             ).unsent
