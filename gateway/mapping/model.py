@@ -8,7 +8,7 @@ from functools import cached_property
 from ipaddress import IPv4Network, IPv6Network
 from typing import TypeAlias
 
-from gateway.customerio.calls import CALLS, Call, Destroy, Key, Kind, Occurrence, ToAnybody, declared_keys
+from gateway.customerio.calls import CALLS, Call, Destroy, Key, Kind, Occurrence, ToAnybody, Track, declared_keys
 from gateway.errors import Location
 from gateway.event import JSON
 from gateway.mapping.expressions import Expression
@@ -46,12 +46,6 @@ _ATTRIBUTES_FROM = Key(
     about="A whole object of attributes; those under `attributes` replace its own.",
     examples=("=pick(user, ['plan', 'name'])",),
 )
-_DELETED_AT = Key(
-    kind=Kind.TIMESTAMP,
-    about="When the person was deleted, in unix seconds; it is not sent. Calls to the person that are older are not"
-    " sent either.",
-    examples=("=unix(deleted_at)",),
-)
 _REASON = Key(kind=Kind.NOTE, about="Why no call is made.")
 
 
@@ -64,7 +58,7 @@ def _spec(call: type[Call]) -> CallSpec:
             keys["attributes_from"] = _ATTRIBUTES_FROM
     deletes = issubclass(call, Destroy)
     if deletes:
-        keys["timestamp"] = _DELETED_AT
+        keys["timestamp"] = declared_keys(Track)["timestamp"]
     dated = issubclass(call, Occurrence)
     return CallSpec(name=call.name_of_call, about=call.about, keys=keys, dated=dated, deletes=deletes)
 
