@@ -205,6 +205,7 @@ class Replay:
         # Another event may have recorded the same call since: then what waits behind it may be the first now.
         if inserts and self._insert.run(connection, inserts) < len(inserts):
             self._requeue.lanes.promote(connection, lanes)
+        self._recording.insert_deletions(connection, [call for call, row in plan.to_send if row is None])
         targets = {Target(call.connection, call.region or "") for call, _ in plan.to_send}
         return plan, self._states.add(connection, targets)
 

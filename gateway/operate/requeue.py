@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, Text, bindparam, null, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, Text, bindparam, func, null, select, update
 
 from gateway.customerio.calls import from_json
 from gateway.store import Store
@@ -19,7 +19,7 @@ from gateway.store.chosen_ulids import Holder, ulid_holders
 from gateway.store.database import Database, reading, writing
 from gateway.store.lanes import Lanes, lanes_of
 from gateway.store.notices import Notices
-from gateway.store.tables import deliveries, events
+from gateway.store.tables import deletions, deliveries, events
 
 #: Deliveries of one transaction, which takes some hundredths of a second.
 PORTION = 500
@@ -61,6 +61,7 @@ class Requeue:
         self.wake_workers = Store(database).wake
         lease_lasts = deliveries.c.lease.is_not(None) & (deliveries.c.due_at > database.now)
         received_at = select(events.c.received_at).where(events.c.id == deliveries.c.event_id).scalar_subquery()
+        deleted_at = select(func.max(deletions.c.deleted_at)).where(deletions.c.delivery_id == deliveries.c.id)
         #: The columns that decide what may be done to a delivery.
         self.columns: tuple[ColumnElement[Any], ...] = (
             deliveries.c.id,
@@ -71,7 +72,7 @@ class Requeue:
             deliveries.c.status,
             deliveries.c.connection,
             deliveries.c.chosen_ulid,
-            deliveries.c.deleted_at,
+            deleted_at.scalar_subquery().label("deleted_at"),
             deliveries.c.call,
             received_at.label("received_at"),
             lease_lasts.label("leased"),

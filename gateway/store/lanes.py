@@ -21,10 +21,19 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, FromClause, ScalarSelect, or_, select, update
+from sqlalchemy import ColumnElement, Connection, FromClause, ScalarSelect, func, or_, select, update
 
 from gateway.store.database import Database
-from gateway.store.tables import IN_TWO_LANES, IS_DELETION, IS_PARKED, IS_PENDING, IS_UNSETTLED, PLACE, deliveries
+from gateway.store.tables import (
+    IN_TWO_LANES,
+    IS_ON_ITS_WAY,
+    IS_PARKED,
+    IS_PENDING,
+    IS_UNSETTLED,
+    PLACE,
+    deletions,
+    deliveries,
+)
 
 #: Seconds after a deletion in which senders still report on the person: "customer.subscription.deleted".
 AFTERMATH = 60
@@ -74,13 +83,23 @@ class Lanes:
             _any_delivery(wanted, IN_TWO_LANES, other_lane),
         )
         is_occupied = or_(*(occupant.is_not(None) for occupant in occupants))
+        deletion = select(deletions.c.delivery_id).where(deletions.c.lane == wanted.c.value).limit(1)
         self._select_states = database.compile(
             select(
                 wanted.c.value,
                 is_occupied.label("occupied"),
-                _last_deletion(wanted, lane).label("deleted_at"),
-                _last_deletion(wanted, other_lane).label("deleted_by_other_lane"),
+                deletion.correlate(wanted).scalar_subquery().is_not(None).label("deleted"),
             )
+        )
+        # A deletion that failed or was cancelled deletes nobody.
+        its_delivery = select(deliveries.c.id).where(deliveries.c.id == deletions.c.delivery_id, IS_ON_ITS_WAY)
+        self._select_deletions = database.compile(
+            select(deletions.c.lane, func.max(deletions.c.deleted_at).label("deleted_at"))
+            .where(
+                database.among(deletions.c.lane, "lanes"),
+                its_delivery.correlate(deletions).scalar_subquery().is_not(None),
+            )
+            .group_by(deletions.c.lane)
         )
 
         heads = (_any_delivery(wanted, IS_PENDING, column) for column in (lane, other_lane))
@@ -111,15 +130,15 @@ class Lanes:
         return [states.join(delivery_lanes) for delivery_lanes in lanes]
 
     def states(self, connection: Connection, lanes: Collection[int]) -> LaneStates:
-        """Return what is known of these lanes, in one statement."""
-        states = LaneStates(occupied=set(), deleted_at={})
-        if lanes:
-            for row in self._select_states.rows(connection, {"lanes": self._database.numbers(lanes)}):
-                if row.occupied:
-                    states.occupied.add(row.value)
-                if row.deleted_at is not None or row.deleted_by_other_lane is not None:
-                    states.deleted_at[row.value] = max(row.deleted_at or 0.0, row.deleted_by_other_lane or 0.0)
-        return states
+        """Return what is known of these lanes: in one statement, unless somebody was deleted."""
+        if not lanes:
+            return LaneStates(occupied=set(), deleted_at={})
+        rows = self._select_states.rows(connection, {"lanes": self._database.numbers(lanes)})
+        deleted_at = {}
+        if deleted := [row.value for row in rows if row.deleted]:
+            values = {"lanes": self._database.numbers(deleted)}
+            deleted_at = {row.lane: row.deleted_at for row in self._select_deletions.rows(connection, values)}
+        return LaneStates(occupied={row.value for row in rows if row.occupied}, deleted_at=deleted_at)
 
     def promote(self, connection: Connection, lanes: Collection[int]) -> None:
         """Make the first delivery of each lane pending where none is; a merge has to be first in both its lanes."""
@@ -170,12 +189,6 @@ def _any_delivery(
     """
     query = select(deliveries.c.id).where(condition, column == wanted.c.value)
     return query.limit(1).correlate(wanted).scalar_subquery()
-
-
-def _last_deletion(wanted: FromClause, column: ColumnElement[int | None]) -> ScalarSelect[float]:
-    """Select when the person of each wanted lane was deleted last."""
-    query = select(deliveries.c.deleted_at).where(IS_DELETION, column == wanted.c.value)
-    return query.order_by(deliveries.c.deleted_at.desc()).limit(1).correlate(wanted).scalar_subquery()
 
 
 def _first_parked(wanted: FromClause, column: ColumnElement[int | None]) -> ScalarSelect[int]:

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, Literal, TypeAlias
 
-from sqlalchemy import Connection, select
+from sqlalchemy import BigInteger, BindParameter, Connection, Double, bindparam, select
 
 from gateway.event import NewDelivery
 from gateway.store.chosen_ulids import ulid_holders
 from gateway.store.database import Database
 from gateway.store.lanes import Lanes
-from gateway.store.tables import deliveries, events
+from gateway.store.tables import deletions, deliveries, events
 
 EventStatus: TypeAlias = Literal["accepted", "ignored", "failed"]
 
 EVENT_COLUMNS = ("source", "key", "received_at", "headers", "query", "body", "event_type", "status", "problem")
 DELIVERY_COLUMNS = (
     *("event_id", "identity", "connection", "region", "lane", "other_lane", "call", "status"),
-    *("deleted_at", "chosen_ulid"),
+    "chosen_ulid",
 )
 
 
@@ -82,6 +82,11 @@ class Recording:
         self._lanes = Lanes(database)
         self._insert_events = database.compile_insert(events, EVENT_COLUMNS, returning=("source", "key", "id"))
         self._insert_deliveries = database.compile_insert(deliveries, DELIVERY_COLUMNS, now=("due_at",))
+        lane = bindparam("of_lane", type_=BigInteger())
+        at: BindParameter[float] = bindparam("at", type_=Double())
+        deletion = select(lane, deliveries.c.id, at).where(deliveries.c.identity == bindparam("of_identity"))
+        insert = database.insert(deletions).from_select(["lane", "delivery_id", "deleted_at"], deletion)
+        self._insert_deletions = insert.on_conflict_do_nothing()
         self._insert_unsent = database.compile_insert(
             deliveries, (*DELIVERY_COLUMNS, "reason"), now=("due_at", "settled_at")
         )
@@ -129,8 +134,20 @@ class Recording:
             # behind it may be first in its lane now.
             self._lanes.promote(connection, lanes)
             unsent += _without_ulid(connection, new_deliveries)
+        self.insert_deletions(connection, [delivery for _, delivery in new_deliveries])
         self.insert_unsent(connection, unsent)
         return unsent
+
+    def insert_deletions(self, connection: Connection, inserted: Iterable[NewDelivery]) -> None:
+        """Note whom deliveries delete that have just been inserted."""
+        rows = [
+            {"of_lane": lane, "at": delivery.deleted_at, "of_identity": delivery.identity}
+            for delivery in inserted
+            if delivery.deleted_at is not None
+            for lane in delivery.lanes
+        ]
+        if rows:
+            connection.execute(self._insert_deletions, rows)
 
     def insert_unsent(self, connection: Connection, unsent: Sequence[UnsentDelivery]) -> None:
         """Insert deliveries that are settled already; of one with a known identity, the first stays."""
@@ -160,5 +177,5 @@ def delivery_row(event_id: int, delivery: NewDelivery, status: str) -> tuple[Any
     target = (delivery.connection, delivery.region or "")
     return (
         *(event_id, delivery.identity, *target, lane, other_lane, delivery.text, status),
-        *(delivery.deleted_at, delivery.chosen_ulid),
+        delivery.chosen_ulid,
     )
