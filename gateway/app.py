@@ -21,6 +21,7 @@ from gateway.receive.health import health
 from gateway.receive.record import Recorder
 from gateway.receive.refusals import RefusalLog
 from gateway.receive.reload import Sources
+from gateway.receive.repeats import RepeatLog
 from gateway.receive.view import Receiver, hooks
 from gateway.store import Store
 from gateway.store.database import Database, connect
@@ -71,17 +72,17 @@ def create_app(
     config = configuration.load(environ)
     database = database or connect(config.database_url)
     sources, refusals = Sources(config.mappings, environ), RefusalLog(database)
-    recorder = Recorder(Store(database))
+    recorder, repeats = Recorder(Store(database)), RepeatLog(database)
 
     app = Application("gateway")
     app.json.sort_keys = False  # type: ignore[attr-defined]  # Flask's own provider has it
     app.url_map.merge_slashes = False  # a secret in a path may contain several in a row
     app.extensions["receiver"] = Receiver(
-        config=config, sources=sources, recorder=recorder, refusals=refusals, clock=clock
+        config=config, sources=sources, recorder=recorder, refusals=refusals, repeats=repeats, clock=clock
     )
     app.extensions |= {"database": database, "metrics": Metrics(database)}
     # For the owner of the application: to close, and to keep current.
-    app.extensions |= {"recorder": recorder, "refusals": refusals, "sources": sources}
+    app.extensions |= {"recorder": recorder, "refusals": refusals, "repeats": repeats, "sources": sources}
     for blueprint in (hooks, health, metrics):
         app.register_blueprint(blueprint)
     app.register_error_handler(HTTPException, http_error)

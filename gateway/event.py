@@ -59,6 +59,9 @@ class NewDelivery:
         region: The region that the mapping asks for; None leaves it to the connection.
         lanes: The one lane, or two of a merge, in which the call keeps its order; none: it has no order.
         text: The call as it is stored: compact JSON in ASCII.
+        happened_at: When what the call reports happened, in unix seconds; None: it makes nobody exist who did not.
+        deleted_at: When the person whom the call deletes was deleted, in unix seconds; None: it deletes nobody.
+        chosen_ulid: The ULID that is sent, where the mapping chose it: Customer.io would drop another call with it.
     """
 
     identity: bytes
@@ -67,3 +70,6 @@ class NewDelivery:
     lanes: tuple[int, ...]
     # Not compared: payloads that differ only in the order of an object's keys ask for the same call.
     text: str = field(compare=False)
+    happened_at: int | None = None
+    deleted_at: int | None = None
+    chosen_ulid: str | None = None

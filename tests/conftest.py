@@ -90,4 +90,5 @@ def make_app(database: Database) -> Iterator[MakeApp]:
     for app in apps:
         app.extensions["recorder"].close()
         app.extensions["refusals"].close()
+        app.extensions["repeats"].close()
     own_databases.close()

@@ -141,6 +141,8 @@ _NUMBERS = {
     "new": "sent for the first time",
     "retried": "sent again after failing or being cancelled",
     "again": "sent once more although they were delivered",
+    "deleted": "not sent, as their person was deleted later",
+    "taken": "not sent, as Customer.io has another event with their event_id (--again sends them under a new one)",
     "cancelled": "cancelled, as today's mapping does not ask for them",
     "delivered": "left alone: they were delivered",
     "waiting": "left alone: they wait to be sent",

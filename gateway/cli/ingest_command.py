@@ -162,6 +162,8 @@ def _summary_as_text(summary: Summary, *, dry_run: bool) -> Iterator[str]:
     yield f"{'calls':12} {summary.calls.total():,}" + (f" ({kinds})" if kinds else "")
     if not dry_run:
         yield f"{'duplicates':12} {summary.duplicates:,}"
+    if summary.unsent:
+        yield f"{'not sent':12} {summary.unsent:,} (gateway deliveries list --status cancelled or failed says why)"
     yield f"{'not taken':12} {summary.unreadable:,}"
     yield from summary.problems
     if (more := statuses["failed"] + summary.unreadable - len(summary.problems)) > 0:
@@ -173,6 +175,7 @@ def _summary_as_json(summary: Summary, stopped: str | None) -> dict[str, object]
         "recorded": dict(summary.statuses),
         "calls": dict(summary.calls),
         "duplicates": summary.duplicates,
+        "not_sent": summary.unsent,
         "not_taken": summary.unreadable,
         "problems": summary.problems,
         "stopped": stopped,

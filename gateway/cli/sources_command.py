@@ -23,6 +23,7 @@ from gateway.errors import StoreError, did_you_mean
 from gateway.operate.queries import EventSummary, Queries
 from gateway.receive.refusals import Refusal, RefusalTable
 from gateway.receive.sources import Source, load_sources, secrets_in
+from gateway.store.notices import Notices
 from gateway.store.schema import require_schema
 from gateway.verify import scheme_entries, schemes
 
@@ -77,6 +78,7 @@ class SourceListing:
         address: Where senders post to, with a placeholder for a secret; only a path if GATEWAY_PUBLIC_URL is not set.
         secret_env, verify_token_env: The variables that the mapping names, and whether each is set.
         networks: The only networks from which it accepts webhooks; empty: any.
+        repeats: That its last webhooks were all repeats of one event.
     """
 
     source: str
@@ -91,6 +93,7 @@ class SourceListing:
     networks: tuple[str, ...] = ()
     last_event: EventSummary | None = None
     refused: Refusal | None = None
+    repeats: str | None = None
 
 
 def _list_sources(names: Collection[str], environ: Mapping[str, str], *, as_json: bool) -> None:
@@ -100,6 +103,7 @@ def _list_sources(names: Collection[str], environ: Mapping[str, str], *, as_json
     # What is known without the database is shown even if the database cannot be read.
     events: Mapping[str, EventSummary] = {}
     refusals: Mapping[str, Refusal] = {}
+    repeats: Mapping[str, str] = {}
     problem, missing_file = None, config.missing_file
     if missing_file is None:
         try:
@@ -107,15 +111,22 @@ def _list_sources(names: Collection[str], environ: Mapping[str, str], *, as_json
                 require_schema(database)
                 events = Queries(database).last_events([source.name for source in chosen])
                 refusals = RefusalTable(database).read()
+                repeats = Notices(database).open_texts("repeats")
         except StoreError as error:
             problem = error
     listings = [
-        _listing(source, config, environ, events.get(source.name), refusals.get(source.name)) for source in chosen
+        replace(
+            _listing(source, config, environ),
+            last_event=events.get(source.name),
+            refused=refusals.get(source.name),
+            repeats=repeats.get(source.name),
+        )
+        for source in chosen
     ]
     if as_json:
         rows = [asdict(listing) for listing in listings]
         for row in rows if problem is not None else ():
-            del row["last_event"], row["refused"]  # null would mean that there never was one
+            del row["last_event"], row["refused"], row["repeats"]  # null would mean that there never was one
         click.echo(json_text(rows))
     else:
         blocks = _blocks(listings, in_full=bool(names), history_is_known=problem is None)
@@ -127,15 +138,11 @@ def _list_sources(names: Collection[str], environ: Mapping[str, str], *, as_json
         raise click.ClickException(f"last events and refusals cannot be read: {problem}")
 
 
-def _listing(
-    source: Source, config: Config, environ: Mapping[str, str], event: EventSummary | None, refusal: Refusal | None
-) -> SourceListing:
+def _listing(source: Source, config: Config, environ: Mapping[str, str]) -> SourceListing:
     def are_set(variables: Collection[str]) -> dict[str, bool]:
         return {name: bool(secrets_in(environ.get(name, ""))) for name in variables}
 
-    listing = SourceListing(
-        source=source.name, file=source.file, closed=source.closed, last_event=event, refused=refusal
-    )
+    listing = SourceListing(source=source.name, file=source.file, closed=source.closed)
     if source.mapping is None:
         return listing
     verify = source.mapping.verify
@@ -181,6 +188,8 @@ def _fields(listing: SourceListing, now: float, *, history_is_known: bool) -> It
         yield "verify", _verification(listing)
     if listing.doubt is not None:
         yield "but", listing.doubt
+    if listing.repeats is not None:
+        yield "but", listing.repeats
     if not history_is_known:
         return
     event, refusal = listing.last_event, listing.refused

@@ -291,6 +291,10 @@ class _Translator:
         undated = entry.spec.dated and values["timestamp"] is None
         if undated:
             values["timestamp"] = event.received_at
+        deleted_at = None
+        if entry.spec.deletes:
+            # Nobody is deleted after the sender has told it.
+            deleted_at = min(values.pop("timestamp") or event.received_at, event.received_at)
         call = CALLS[entry.spec.name](**values)
         content = as_json(call)
         connection, region = entry.connection or mapping.connection, entry.region or mapping.region
@@ -337,6 +341,9 @@ class _Translator:
             ulid=ulid,
             lanes=call.lanes(connection),
             text=_compact(content),
+            happened_at=(call.moment or event.received_at) if call.creates_person else None,
+            deleted_at=deleted_at,
+            chosen_ulid=None if event_id is None or self.salt else ulid,
         )
 
     def hashed_event_id(self, call: Occurrence, connection: str, entry: CallRule, part: _Part) -> str:

@@ -34,6 +34,7 @@ class Summary:
     Attributes:
         statuses: New events by status: accepted, ignored, failed.
         calls: Their calls, by the kind of call.
+        unsent: Calls that are recorded but not sent, each for a reason that its delivery has.
         unreadable: Bodies that could not be read, and so are not recorded.
         problems: The first few, each with its place.
     """
@@ -41,6 +42,7 @@ class Summary:
     statuses: Counter[str] = field(default_factory=Counter)
     calls: Counter[str] = field(default_factory=Counter)
     duplicates: int = 0
+    unsent: int = 0
     unreadable: int = 0
     problems: list[str] = field(default_factory=list)
 
@@ -49,11 +51,12 @@ class Summary:
         """Whether every body was read and translated."""
         return not self.unreadable and not self.statuses["failed"]
 
-    def add(self, place: str, event: NewEvent, *, duplicate: bool) -> None:
+    def add(self, place: str, event: NewEvent, recorded: Recorded) -> None:
         """Count an event."""
-        if duplicate:
+        if recorded.duplicate:
             self.duplicates += 1
             return
+        self.unsent += len(recorded.unsent)
         self.statuses[event.status] += 1
         self.calls.update(json.loads(delivery.text)["call"] for delivery in event.deliveries)
         if event.status == "failed":
@@ -141,7 +144,7 @@ class Ingest:
 
     def _count(self, events: Sequence[tuple[str, NewEvent]], recorded: Sequence[Recorded]) -> None:
         for (place, event), outcome in zip(events, recorded, strict=True):
-            self.summary.add(place, event, duplicate=outcome.duplicate)
+            self.summary.add(place, event, outcome)
 
 
 class _Ordinals:

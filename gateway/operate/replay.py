@@ -16,13 +16,15 @@ from gateway.mapping.model import MappingFile
 from gateway.mapping.translate import SALT, translate
 from gateway.operate.requeue import Requeue, why_not_cancelled
 from gateway.receive.record import printable_type, problem_of, restore_event
+from gateway.store.chosen_ulids import ulid_holders
 from gateway.store.connection_state import ConnectionStateTable, Target
 from gateway.store.database import Database, reading, writing
 from gateway.store.lanes import lanes_of
-from gateway.store.recording import DELIVERY_COLUMNS, EventStatus, delivery_row
+from gateway.store.recording import DELIVERY_COLUMNS, EventStatus, Recording, UnsentDelivery, delivery_row
 from gateway.store.tables import PLACE, deliveries, events
 
 NO_LONGER_WANTED = "cancelled by a replay: today's mapping does not ask for it"
+UNDER_ANOTHER_ID = "cancelled by a replay, which sends it under another event id"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +37,8 @@ class Replayed:
         new: Calls that did not exist before.
         retried: Calls that had failed or were cancelled.
         again: Delivered calls that are sent once more, as requested.
+        deleted: Calls that are not sent, as their person was deleted later.
+        taken: Calls that are not sent, as Customer.io would drop them: it has another one with their event id.
         cancelled: Unsent deliveries that today's mapping does not ask for.
         delivered: Calls left alone because they were delivered.
         waiting: Calls left alone because they wait or are being sent.
@@ -45,6 +49,8 @@ class Replayed:
     new: int = 0
     retried: int = 0
     again: int = 0
+    deleted: int = 0
+    taken: int = 0
     cancelled: int = 0
     delivered: int = 0
     waiting: int = 0
@@ -65,17 +71,39 @@ class Wanted:
         return self.status == "failed" and not self.calls
 
 
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """What becomes of a wanted call.
+
+    Attributes:
+        number: The number of `Replayed` that counts it.
+        row: Its present delivery, which is sent again.
+        repeat: The call under another identity and event id, if that was requested.
+    """
+
+    number: str
+    call: NewDelivery
+    row: Row[Any] | None = None
+    repeat: NewDelivery | None = None
+
+    @property
+    def sends(self) -> bool:
+        return self.number in ("new", "retried", "again")
+
+
 @dataclass
 class Plan:
     """What a replay does.
 
     Attributes:
         to_send: Calls that go to the end of their lanes: each with its present delivery, or None for a new one.
+        unsent: Calls to record as cancelled, likewise, each with the reason.
         unwanted: Deliveries to cancel.
         numbers: Those of `Replayed`.
     """
 
     to_send: list[tuple[NewDelivery, Row[Any] | None]] = field(default_factory=list)
+    unsent: list[tuple[NewDelivery, Row[Any] | None, str]] = field(default_factory=list)
     unwanted: list[Row[Any]] = field(default_factory=list)
     numbers: Counter[str] = field(default_factory=Counter)
 
@@ -90,6 +118,7 @@ class Replay:
         self._database = database
         self._requeue = Requeue(database)
         self._states = ConnectionStateTable(database)
+        self._recording = Recording(database)
         self._insert = database.compile_insert(deliveries, (*DELIVERY_COLUMNS, "position"), now=("due_at",))
 
     def preview(self, event_id: int, mapping: MappingFile, *, again: bool = False) -> Replayed | None:
@@ -156,6 +185,12 @@ class Replay:
         self._database.lock_lanes(connection, lanes)
         plan = self._plan(connection, event_id, wanted, lock=True)
         self._requeue.cancel_rows(connection, plan.unwanted, NO_LONGER_WANTED)
+        for call, row, reason in plan.unsent:
+            if row is not None:
+                self._requeue.cancel_rows(connection, [row], reason)
+            else:
+                unsent = UnsentDelivery(event_id=event_id, delivery=call, status="cancelled", reason=reason)
+                self._recording.insert_unsent(connection, [unsent])
 
         all_lanes = [call.lanes if row is None else lanes_of(row) for call, row in plan.to_send]
         statuses = self._requeue.lanes.join(connection, all_lanes)
@@ -170,6 +205,7 @@ class Replay:
         # Another event may have recorded the same call since: then what waits behind it may be the first now.
         if inserts and self._insert.run(connection, inserts) < len(inserts):
             self._requeue.lanes.promote(connection, lanes)
+        self._recording.insert_deletions(connection, [call for call, row in plan.to_send if row is None])
         targets = {Target(call.connection, call.region or "") for call, _ in plan.to_send}
         return plan, self._states.add(connection, targets)
 
@@ -185,11 +221,11 @@ class Replay:
         select_known = select(deliveries.c.identity).where(deliveries.c.identity.in_(unknown))
         of_other_events = set(connection.scalars(select_known)) if unknown else set()
 
-        plan = Plan()
+        plan, steps = Plan(), []
         for number, call in enumerate(wanted.calls):
             repeat = wanted.repeats[number] if wanted.repeats else None
             own = rows_by_base.pop(_base(call.identity), [])
-            _plan_call(plan, call, own, call.identity in of_other_events, repeat)
+            steps.append(_step_for(call, own, call.identity in of_other_events, repeat))
         if wanted.status != "failed":  # a part that fails now may have asked for the others
             for row in (row for group in rows_by_base.values() for row in group):
                 if why_not_cancelled(row) is None:
@@ -199,34 +235,55 @@ class Replay:
                     plan.numbers["delivered"] += 1
                 elif row.status == "pending":
                     plan.numbers["waiting"] += 1
+        self._add_steps(connection, plan, steps)
         return plan
+
+    def _add_steps(self, connection: Connection, plan: Plan, steps: Sequence[Step]) -> None:
+        """Add the calls to a plan, but those that would undo a deletion and those that Customer.io would drop."""
+        calls = [step.call for step in steps]
+        states = self._requeue.lanes.states(connection, {lane for call in calls for lane in call.lanes})
+        holders = ulid_holders(connection, {call.chosen_ulid for call in calls if call.chosen_ulid is not None})
+        cancelled = {row.id for row in plan.unwanted}
+        for row in plan.unwanted:  # a deletion that is cancelled deletes nobody
+            for lane in lanes_of(row):
+                if states.deleted_at.get(lane) == row.deleted_at:
+                    states.deleted_at.pop(lane, None)
+        for step in steps:
+            call, number = step.call, step.number
+            holder = holders.get((call.connection, call.chosen_ulid or ""))
+            is_taken = holder is not None and holder.identity != call.identity and holder.id not in cancelled
+            if not step.sends:
+                plan.numbers[number] += 1
+            elif reason := states.why_undone(call.lanes, call.happened_at):
+                plan.numbers["deleted"] += 1
+                if number != "again":
+                    plan.unsent.append((call, step.row, reason))
+            elif is_taken and step.repeat is None:
+                plan.numbers["taken"] += 1
+            else:
+                if is_taken and step.repeat is not None:
+                    plan.unsent += [] if step.row is None else [(call, step.row, UNDER_ANOTHER_ID)]
+                    step = Step(number="again", call=step.repeat)
+                plan.numbers[step.number] += 1
+                plan.to_send.append((step.call, step.row))
+                states.join(call.lanes, call.deleted_at)
 
     def _select_own(self, event_id: int) -> Any:
         return select(*self._requeue.columns).where(deliveries.c.event_id == event_id).order_by(PLACE)
 
 
-def _plan_call(
-    plan: Plan, call: NewDelivery, own: Sequence[Row[Any]], of_other_event: bool, repeat: NewDelivery | None
-) -> None:
+def _step_for(call: NewDelivery, own: Sequence[Row[Any]], of_other_event: bool, repeat: NewDelivery | None) -> Step:
     """Decide on a wanted call; *own* are its delivery and the repeats of it that were requested before."""
     by_status = {row.status: row for row in own}
     if by_status.keys() & {"parked", "pending"}:
-        plan.numbers["waiting"] += 1
-    elif "failed" in by_status:
-        plan.numbers["retried"] += 1
-        plan.to_send.append((call, by_status["failed"]))
-    elif "delivered" in by_status or of_other_event:
-        if repeat is None:
-            plan.numbers["delivered"] += 1
-        else:
-            plan.numbers["again"] += 1
-            plan.to_send.append((repeat, None))
-    elif "cancelled" in by_status:
-        plan.numbers["retried"] += 1
-        plan.to_send.append((call, by_status["cancelled"]))
-    else:
-        plan.numbers["new"] += 1
-        plan.to_send.append((call, None))
+        return Step(number="waiting", call=call)
+    if "failed" in by_status:
+        return Step(number="retried", call=call, row=by_status["failed"], repeat=repeat)
+    if "delivered" in by_status or of_other_event:
+        return Step(number="delivered", call=call) if repeat is None else Step(number="again", call=repeat)
+    if "cancelled" in by_status:
+        return Step(number="retried", call=call, row=by_status["cancelled"], repeat=repeat)
+    return Step(number="new", call=call, repeat=repeat)
 
 
 def _base(identity: bytes) -> bytes:

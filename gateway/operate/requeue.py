@@ -5,18 +5,21 @@ A delivery that is sent again goes to the end of its lane: calls that came later
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Row, Text, bindparam, null, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, Text, bindparam, func, null, select, update
 
+from gateway.customerio.calls import from_json
 from gateway.store import Store
+from gateway.store.chosen_ulids import Holder, ulid_holders
 from gateway.store.database import Database, reading, writing
 from gateway.store.lanes import Lanes, lanes_of
 from gateway.store.notices import Notices
-from gateway.store.tables import deliveries, events
+from gateway.store.tables import deletions, deliveries, events
 
 #: Deliveries of one transaction, which takes some hundredths of a second.
 PORTION = 500
@@ -57,6 +60,8 @@ class Requeue:
         #: Tells the workers, after the transaction, that there may be something to claim.
         self.wake_workers = Store(database).wake
         lease_lasts = deliveries.c.lease.is_not(None) & (deliveries.c.due_at > database.now)
+        received_at = select(events.c.received_at).where(events.c.id == deliveries.c.event_id).scalar_subquery()
+        deleted_at = select(func.max(deletions.c.deleted_at)).where(deletions.c.delivery_id == deliveries.c.id)
         #: The columns that decide what may be done to a delivery.
         self.columns: tuple[ColumnElement[Any], ...] = (
             deliveries.c.id,
@@ -65,10 +70,15 @@ class Requeue:
             deliveries.c.lane,
             deliveries.c.other_lane,
             deliveries.c.status,
+            deliveries.c.connection,
+            deliveries.c.chosen_ulid,
+            deleted_at.scalar_subquery().label("deleted_at"),
+            deliveries.c.call,
+            received_at.label("received_at"),
             lease_lasts.label("leased"),
         )
         chosen = database.among(deliveries.c.id, "ids")
-        self._select = select(*self.columns).where(chosen).order_by(deliveries.c.id)
+        self._select: Select[Any] = select(*self.columns).where(chosen).order_by(deliveries.c.id)
         self._cancel = (
             update(deliveries)
             .where(chosen)
@@ -96,7 +106,7 @@ class Requeue:
         """Move failed deliveries to the end of their lanes, in the order of *ids*."""
         with writing(self._database) as connection:
             rows = self._lock(connection, ids)
-            refused = _refusals(ids, rows, why_not_retried)
+            refused = self._why_not_retried(connection, ids, rows)
             failed = [rows[id_] for id_ in dict.fromkeys(ids) if id_ not in refused]
             statuses = self.lanes.join(connection, [lanes_of(row) for row in failed])
             positions = self._database.take_ids(connection, deliveries, len(failed))
@@ -122,7 +132,29 @@ class Requeue:
         with reading(self._database) as connection:
             parameters = {"ids": self._database.numbers(ids)}
             rows = {row.id: row for row in connection.execute(self._select, parameters)}
-        return _refusals(ids, rows, why_not_cancelled if cancel else why_not_retried)
+            return _refusals(ids, rows, why_not_cancelled) if cancel else self._why_not_retried(connection, ids, rows)
+
+    def _why_not_retried(
+        self, connection: Connection, ids: Sequence[int], rows: Mapping[int, Row[Any]]
+    ) -> dict[int, str]:
+        """Return which deliveries cannot be retried, and why, if they are retried one after the other."""
+        refused = _refusals(ids, rows, why_not_retried)
+        failed = [rows[id_] for id_ in dict.fromkeys(ids) if id_ not in refused]
+        states = self.lanes.states(connection, {lane for row in failed for lane in lanes_of(row)})
+        holders = ulid_holders(connection, {row.chosen_ulid for row in failed if row.chosen_ulid is not None})
+        for row in failed:
+            lanes, ulid = lanes_of(row), (row.connection, row.chosen_ulid)
+            # A call has to be read only where somebody was deleted.
+            happened_at = None if states.deleted_at.keys().isdisjoint(lanes) else _happened_at(row)
+            if reason := states.why_undone(lanes, happened_at):
+                refused[row.id] = f"delivery {row.id} would undo a deletion: {reason}"
+            elif ulid in holders and holders[ulid].id != row.id:
+                refused[row.id] = f"delivery {row.id}: {holders[ulid].objection}"
+            else:
+                states.join(lanes, row.deleted_at)
+                if row.chosen_ulid is not None:
+                    holders[ulid] = Holder(id=row.id, event_id=row.event_id, identity=row.identity)
+        return refused
 
     def _lock(self, connection: Connection, ids: Sequence[int]) -> dict[int, Row[Any]]:
         """Lock deliveries and their lanes; return the deliveries as they are under the locks."""
@@ -163,6 +195,12 @@ class Requeue:
                 self._notices.end_failed(connection, source)
 
 
+def _happened_at(row: Row[Any]) -> float | None:
+    """Return when what a recorded call reports happened; None: it makes nobody exist who did not."""
+    call = from_json(json.loads(row.call))
+    return (call.moment or row.received_at) if call.creates_person else None
+
+
 def why_not_retried(row: Row[Any]) -> str | None:
     """Return why a delivery cannot be retried; None: it can."""
     if row.status == "failed":
@@ -185,7 +223,7 @@ def why_not_cancelled(row: Row[Any]) -> str | None:
 
 
 def _refusals(
-    ids: Sequence[int], rows: dict[int, Row[Any]], why_not: Callable[[Row[Any]], str | None]
+    ids: Sequence[int], rows: Mapping[int, Row[Any]], why_not: Callable[[Row[Any]], str | None]
 ) -> dict[int, str]:
     reasons = {id_: why_not(rows[id_]) if id_ in rows else f"there is no delivery {id_}" for id_ in ids}
     return {id_: reason for id_, reason in reasons.items() if reason is not None}

@@ -16,7 +16,7 @@ from typing import Any
 from sqlalchemy import Connection, delete, exists, or_, select
 
 from gateway.store.database import Database, reading, writing
-from gateway.store.tables import IS_FAILED, IS_UNSETTLED, attempts, deliveries, events, notices
+from gateway.store.tables import IS_FAILED, IS_UNSETTLED, attempts, deletions, deliveries, events, notices
 
 #: Events of one step.
 STEP = 200
@@ -111,6 +111,7 @@ class Retention:
             finished = self._parameters(self._finished(connection, locked))
             of_events = self._database.among(deliveries.c.event_id, "ids")
             delivery_ids = select(deliveries.c.id).where(of_events)
+            connection.execute(delete(deletions).where(deletions.c.delivery_id.in_(delivery_ids)), finished)
             statements = {
                 "attempts": delete(attempts).where(attempts.c.delivery_id.in_(delivery_ids)),
                 "deliveries": delete(deliveries).where(of_events),

@@ -25,6 +25,7 @@ from gateway.mapping.model import MappingFile
 from gateway.receive.record import Recorder, VerifiedWebhook
 from gateway.receive.refusals import RefusalLog
 from gateway.receive.reload import Sources
+from gateway.receive.repeats import RepeatLog
 from gateway.receive.request import address_of, read_webhook, unpack
 from gateway.receive.sources import Source
 from gateway.store import NewEvent, Recorded
@@ -98,6 +99,9 @@ def receive(name: str, rest: str = "") -> ResponseReturnValue:
     event, recorded = receiver.recorder.translate_and_record(verified)
     if event.status == "failed" and not recorded.duplicate:
         log.error("event %d: failed: %s", recorded.id, event.problem)
+    receiver.repeats.add(source.name, recorded)
+    for reason in recorded.unsent:
+        log.warning("event %d: a call is not sent: %s", recorded.id, reason)
     return accepted(event, recorded, mapping.answer)
 
 
@@ -164,6 +168,7 @@ class Receiver:
     sources: Sources
     recorder: Recorder
     refusals: RefusalLog
+    repeats: RepeatLog
     clock: Callable[[], float]
     throttle: LogThrottle = field(default_factory=LogThrottle)
     large_bodies: threading.Lock = field(default_factory=threading.Lock)

@@ -1,4 +1,4 @@
-"""The order of calls to one address: which lanes are occupied, and which delivery is next.
+"""The order of calls to one address: which lanes are occupied, which delivery is next, and whose person was deleted.
 
 A lane is the order of calls to one (connection, address). Two invariants hold after every transaction:
 
@@ -17,12 +17,56 @@ for each other. Locks are taken in ascending order, so that no two transactions 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, FromClause, ScalarSelect, or_, select, update
+from sqlalchemy import ColumnElement, Connection, FromClause, ScalarSelect, func, or_, select, update
 
 from gateway.store.database import Database
-from gateway.store.tables import IN_TWO_LANES, IS_PARKED, IS_PENDING, IS_UNSETTLED, PLACE, deliveries
+from gateway.store.tables import (
+    IN_TWO_LANES,
+    IS_ON_ITS_WAY,
+    IS_PARKED,
+    IS_PENDING,
+    IS_UNSETTLED,
+    PLACE,
+    deletions,
+    deliveries,
+)
+
+#: Seconds after a deletion in which senders still report on the person: "customer.subscription.deleted".
+AFTERMATH = 60
+
+
+@dataclass(kw_only=True, slots=True)
+class LaneStates:
+    """Some lanes, as they are after the deliveries that have joined them so far.
+
+    Attributes:
+        occupied: The lanes with an unsettled delivery: a head, or a merge that waits for its turn in its other lane.
+        deleted_at: When the person of a lane was deleted last, in unix seconds.
+    """
+
+    occupied: set[int]
+    deleted_at: dict[int, float]
+
+    def join(self, lanes: Collection[int], deleted_at: float | None = None) -> str:
+        """Return the status of a delivery that joins the ends of these lanes, and note what it changes."""
+        status = "pending" if self.occupied.isdisjoint(lanes) else "parked"
+        self.occupied.update(lanes)
+        if deleted_at is not None:
+            self.deleted_at |= {lane: max(deleted_at, self.deleted_at.get(lane, deleted_at)) for lane in lanes}
+        return status
+
+    def why_undone(self, lanes: Collection[int], happened_at: float | None) -> str | None:
+        """Return why a call would undo a deletion: it is older, and makes the person anew. None: it would not."""
+        if happened_at is None or not self.deleted_at:
+            return None
+        deleted_at = max((self.deleted_at[lane] for lane in lanes if lane in self.deleted_at), default=None)
+        if deleted_at is None or happened_at > deleted_at + AFTERMATH:
+            return None
+        return f"the person was deleted at {_utc(deleted_at)}; this call is from {_utc(happened_at)}"
 
 
 class Lanes:
@@ -39,7 +83,24 @@ class Lanes:
             _any_delivery(wanted, IN_TWO_LANES, other_lane),
         )
         is_occupied = or_(*(occupant.is_not(None) for occupant in occupants))
-        self._select_occupied = database.compile(select(wanted.c.value).where(is_occupied))
+        deletion = select(deletions.c.delivery_id).where(deletions.c.lane == wanted.c.value).limit(1)
+        self._select_states = database.compile(
+            select(
+                wanted.c.value,
+                is_occupied.label("occupied"),
+                deletion.correlate(wanted).scalar_subquery().is_not(None).label("deleted"),
+            )
+        )
+        # A deletion that failed or was cancelled deletes nobody.
+        its_delivery = select(deliveries.c.id).where(deliveries.c.id == deletions.c.delivery_id, IS_ON_ITS_WAY)
+        self._select_deletions = database.compile(
+            select(deletions.c.lane, func.max(deletions.c.deleted_at).label("deleted_at"))
+            .where(
+                database.among(deletions.c.lane, "lanes"),
+                its_delivery.correlate(deletions).scalar_subquery().is_not(None),
+            )
+            .group_by(deletions.c.lane)
+        )
 
         heads = (_any_delivery(wanted, IS_PENDING, column) for column in (lane, other_lane))
         self._select_firsts = database.compile(
@@ -65,19 +126,19 @@ class Lanes:
 
     def join(self, connection: Connection, lanes: Sequence[tuple[int, ...]]) -> list[str]:
         """Return the status of deliveries that are about to join the ends of these lanes, one after the other."""
-        occupied = self.occupied(connection, {lane for delivery_lanes in lanes for lane in delivery_lanes})
-        statuses = []
-        for delivery_lanes in lanes:
-            statuses.append("pending" if occupied.isdisjoint(delivery_lanes) else "parked")
-            occupied.update(delivery_lanes)
-        return statuses
+        states = self.states(connection, {lane for delivery_lanes in lanes for lane in delivery_lanes})
+        return [states.join(delivery_lanes) for delivery_lanes in lanes]
 
-    def occupied(self, connection: Connection, lanes: Collection[int]) -> set[int]:
-        """Return the lanes with an unsettled delivery: a head, or a merge that waits for its turn in its other lane."""
+    def states(self, connection: Connection, lanes: Collection[int]) -> LaneStates:
+        """Return what is known of these lanes: in one statement, unless somebody was deleted."""
         if not lanes:
-            return set()
-        rows = self._select_occupied.rows(connection, {"lanes": self._database.numbers(lanes)})
-        return {row.value for row in rows}
+            return LaneStates(occupied=set(), deleted_at={})
+        rows = self._select_states.rows(connection, {"lanes": self._database.numbers(lanes)})
+        deleted_at = {}
+        if deleted := [row.value for row in rows if row.deleted]:
+            values = {"lanes": self._database.numbers(deleted)}
+            deleted_at = {row.lane: row.deleted_at for row in self._select_deletions.rows(connection, values)}
+        return LaneStates(occupied={row.value for row in rows if row.occupied}, deleted_at=deleted_at)
 
     def promote(self, connection: Connection, lanes: Collection[int]) -> None:
         """Make the first delivery of each lane pending where none is; a merge has to be first in both its lanes."""
@@ -113,6 +174,10 @@ class Lanes:
 def lanes_of(row: Any) -> tuple[int, ...]:
     """Return the lanes of a delivery's row: none, one, or two of a merge."""
     return tuple(lane for lane in (row.lane, row.other_lane) if lane is not None)
+
+
+def _utc(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
 def _any_delivery(

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Row, bindparam, null, select, update
 from gateway.store.database import Database, reading, writing
 from gateway.store.tables import IS_FAILED, IS_OPEN, deliveries, events, notices
 
-KINDS = ("paused", "failed", "late", "broken")
+KINDS = ("paused", "failed", "late", "broken", "repeats")
 #: Seconds that a notice belongs to the worker that claimed it: more than sending MOST_AT_ONCE takes.
 LEASE = 60.0
 MOST_AT_ONCE = 8
@@ -88,6 +88,16 @@ class Notices:
         # A worker that is about to commit one more failure has found this notice open: wait for its failure.
         self._database.lock_table(connection, notices)
         return not self.has_failed(connection, source) and self.end(connection, "failed", source)
+
+    def open_texts(self, kind: str) -> dict[str, str]:
+        """Return the texts of the open notices of one kind, by subject.
+
+        Raises:
+            StoreError: The database cannot be used.
+        """
+        with reading(self._database) as connection:
+            rows = connection.execute(select(notices.c.subject, notices.c.text).where(notices.c.kind == kind, IS_OPEN))
+            return {row.subject: row.text for row in rows}
 
     def claim(self) -> list[Notice]:
         """Claim some notices that are due to be sent, for LEASE seconds.

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, Literal, TypeAlias
 
-from sqlalchemy import Connection, select
+from sqlalchemy import BigInteger, BindParameter, Connection, Double, bindparam, select
 
 from gateway.event import NewDelivery
+from gateway.store.chosen_ulids import ulid_holders
 from gateway.store.database import Database
 from gateway.store.lanes import Lanes
-from gateway.store.tables import deliveries, events
+from gateway.store.tables import deletions, deliveries, events
 
 EventStatus: TypeAlias = Literal["accepted", "ignored", "failed"]
 
 EVENT_COLUMNS = ("source", "key", "received_at", "headers", "query", "body", "event_type", "status", "problem")
-DELIVERY_COLUMNS = ("event_id", "identity", "connection", "region", "lane", "other_lane", "call", "status")
+DELIVERY_COLUMNS = (
+    *("event_id", "identity", "connection", "region", "lane", "other_lane", "call", "status"),
+    "chosen_ulid",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,10 +49,30 @@ class NewEvent:
 
 @dataclass(frozen=True, kw_only=True)
 class Recorded:
-    """The id of a webhook's event, or of the event that a duplicate repeats."""
+    """What became of a webhook.
+
+    Attributes:
+        id: The id of its event, or of the event that a duplicate repeats.
+        unsent: Why calls of it are recorded but not sent.
+    """
 
     id: int
     duplicate: bool
+    unsent: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnsentDelivery:
+    """A call that is recorded but not sent, with the reason.
+
+    Attributes:
+        status: ``cancelled``, or ``failed`` where the operator has something to do.
+    """
+
+    event_id: int
+    delivery: NewDelivery
+    status: Literal["cancelled", "failed"]
+    reason: str
 
 
 class Recording:
@@ -58,6 +82,14 @@ class Recording:
         self._lanes = Lanes(database)
         self._insert_events = database.compile_insert(events, EVENT_COLUMNS, returning=("source", "key", "id"))
         self._insert_deliveries = database.compile_insert(deliveries, DELIVERY_COLUMNS, now=("due_at",))
+        lane = bindparam("of_lane", type_=BigInteger())
+        at: BindParameter[float] = bindparam("at", type_=Double())
+        deletion = select(lane, deliveries.c.id, at).where(deliveries.c.identity == bindparam("of_identity"))
+        insert = database.insert(deletions).from_select(["lane", "delivery_id", "deleted_at"], deletion)
+        self._insert_deletions = insert.on_conflict_do_nothing()
+        self._insert_unsent = database.compile_insert(
+            deliveries, (*DELIVERY_COLUMNS, "reason"), now=("due_at", "settled_at")
+        )
 
     def insert_events(self, connection: Connection, new_events: Sequence[NewEvent]) -> list[Recorded]:
         """Insert the events whose key is new; return for each webhook its event's id."""
@@ -83,18 +115,57 @@ class Recording:
         query = query.where(events.c.source.in_(sources), events.c.key.in_(hashes))
         return {(row.source, row.key): row.id for row in connection.execute(query)}
 
-    def insert_deliveries(self, connection: Connection, new_deliveries: Sequence[tuple[int, NewDelivery]]) -> None:
-        """Insert deliveries, each with the id of its event, at the ends of their lanes."""
+    def insert_deliveries(
+        self, connection: Connection, new_deliveries: Sequence[tuple[int, NewDelivery]]
+    ) -> list[UnsentDelivery]:
+        """Insert deliveries, each with the id of its event, at the ends of their lanes; return those not to be sent."""
         if not new_deliveries:
-            return
-        statuses = self._lanes.join(connection, [delivery.lanes for _, delivery in new_deliveries])
+            return []
+        lanes = {lane for _, delivery in new_deliveries for lane in delivery.lanes}
+        states = self._lanes.states(connection, lanes)
+        rows, unsent = [], []
+        for event_id, delivery in new_deliveries:
+            if reason := states.why_undone(delivery.lanes, delivery.happened_at):
+                unsent.append(UnsentDelivery(event_id=event_id, delivery=delivery, status="cancelled", reason=reason))
+            else:
+                rows.append(delivery_row(event_id, delivery, states.join(delivery.lanes, delivery.deleted_at)))
+        if rows and self._insert_deliveries.run(connection, rows) < len(rows):
+            # A delivery with a known identity was left out, or one whose ULID another delivery holds, and the one
+            # behind it may be first in its lane now.
+            self._lanes.promote(connection, lanes)
+            unsent += _without_ulid(connection, new_deliveries)
+        self.insert_deletions(connection, [delivery for _, delivery in new_deliveries])
+        self.insert_unsent(connection, unsent)
+        return unsent
+
+    def insert_deletions(self, connection: Connection, inserted: Iterable[NewDelivery]) -> None:
+        """Note whom deliveries delete that have just been inserted."""
         rows = [
-            delivery_row(event_id, delivery, status)
-            for (event_id, delivery), status in zip(new_deliveries, statuses, strict=True)
+            {"of_lane": lane, "at": delivery.deleted_at, "of_identity": delivery.identity}
+            for delivery in inserted
+            if delivery.deleted_at is not None
+            for lane in delivery.lanes
         ]
-        if self._insert_deliveries.run(connection, rows) < len(rows):
-            # A delivery with a known identity was left out, and the one behind it may be first in its lane now.
-            self._lanes.promote(connection, {lane for _, delivery in new_deliveries for lane in delivery.lanes})
+        if rows:
+            connection.execute(self._insert_deletions, rows)
+
+    def insert_unsent(self, connection: Connection, unsent: Sequence[UnsentDelivery]) -> None:
+        """Insert deliveries that are settled already; of one with a known identity, the first stays."""
+        if unsent:
+            rows = [(*delivery_row(each.event_id, each.delivery, each.status), each.reason) for each in unsent]
+            self._insert_unsent.run(connection, rows)
+
+
+def _without_ulid(
+    connection: Connection, new_deliveries: Sequence[tuple[int, NewDelivery]]
+) -> Iterator[UnsentDelivery]:
+    """Yield the deliveries whose ULID a delivery with another content holds."""
+    chosen = [(event_id, delivery) for event_id, delivery in new_deliveries if delivery.chosen_ulid is not None]
+    holders = ulid_holders(connection, {str(delivery.chosen_ulid) for _, delivery in chosen})
+    for event_id, delivery in chosen:
+        holder = holders.get((delivery.connection, str(delivery.chosen_ulid)))
+        if holder is not None and holder.identity != delivery.identity:
+            yield UnsentDelivery(event_id=event_id, delivery=delivery, status="failed", reason=holder.objection)
 
 
 _event_row = attrgetter(*EVENT_COLUMNS)
@@ -104,4 +175,7 @@ def delivery_row(event_id: int, delivery: NewDelivery, status: str) -> tuple[Any
     """Return the values of DELIVERY_COLUMNS."""
     lane, other_lane = (*delivery.lanes, None, None)[:2]
     target = (delivery.connection, delivery.region or "")
-    return (event_id, delivery.identity, *target, lane, other_lane, delivery.text, status)
+    return (
+        *(event_id, delivery.identity, *target, lane, other_lane, delivery.text, status),
+        delivery.chosen_ulid,
+    )

@@ -23,6 +23,7 @@ from sqlalchemy import (
     UniqueConstraint,
     func,
     literal_column,
+    or_,
     text,
 )
 
@@ -82,6 +83,8 @@ deliveries = Table(
     Column("paused_before", Double),
     Column("settled_at", Double),
     Column("reason", Text),
+    # The ULID of a call whose mapping chose it.
+    Column("chosen_ulid", Text),
     sqlite_autoincrement=True,
 )
 
@@ -93,6 +96,11 @@ IS_FAILED = deliveries.c.status == literal_column("'failed'")
 IS_UNSETTLED = deliveries.c.status.in_((literal_column("'parked'"), literal_column("'pending'")))
 IN_TWO_LANES = deliveries.c.other_lane.is_not(None) & IS_UNSETTLED
 IS_BROKEN = events.c.status == literal_column("'failed'")
+IS_ON_ITS_WAY = deliveries.c.status.in_([literal_column(f"'{word}'") for word in ("parked", "pending", "delivered")])
+# Customer.io has the call's ULID, may have it, or will have it. A call that failed without a try was never sent.
+HOLDS_ULID = deliveries.c.chosen_ulid.is_not(None) & or_(
+    IS_ON_ITS_WAY, IS_FAILED & (deliveries.c.tries > literal_column("0"))
+)
 
 
 #: A delivery's place in its lane.
@@ -114,8 +122,21 @@ _partial("deliveries_due", *_target, deliveries.c.due_at, deliveries.c.id, where
 _partial("deliveries_parked", deliveries.c.lane, PLACE, where=IS_PARKED & deliveries.c.lane.is_not(None))
 _partial("deliveries_merge", deliveries.c.lane, PLACE, where=IN_TWO_LANES & deliveries.c.lane.is_not(None))
 _partial("deliveries_other_merge", _other_lane, PLACE, where=IN_TWO_LANES)
+# Of two calls with one ULID, Customer.io would drop the second.
+_partial("deliveries_ulid", deliveries.c.chosen_ulid, deliveries.c.connection, where=HOLDS_ULID, unique=True)
 _partial("deliveries_failed", deliveries.c.id, where=IS_FAILED)
 _partial("events_failed", events.c.received_at, events.c.source, where=IS_BROKEN)
+
+#: One row for each lane whose person a delivery deletes: older calls to them are not sent. In a column of deliveries it
+#: would cost each statement of a lane twice the time, because PostgreSQL's planner looks at all indexes of a table.
+deletions = Table(
+    "deletions",
+    metadata,
+    Column("lane", BigInteger, primary_key=True, autoincrement=False),
+    Column("delivery_id", BigInteger, primary_key=True, autoincrement=False, index=True),
+    # When the person was deleted.
+    Column("deleted_at", Double, nullable=False),
+)
 
 #: One row for each HTTP try of a delivery.
 attempts = Table(
@@ -160,7 +181,7 @@ notices = Table(
     "notices",
     metadata,
     Column("id", _Serial, primary_key=True),
-    # paused | failed | late | broken
+    # paused | failed | late | broken | repeats
     Column("kind", Text, nullable=False),
     # A connection, a source, or empty.
     Column("subject", Text, nullable=False),

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from sqlalchemy import func, select
+from sqlalchemy import Connection, func, select
 
 from gateway.customerio.retry import ConnectionState
 from gateway.store.claiming import Claimed, Claiming, ClaimRequest
 from gateway.store.connection_state import ConnectionStateTable, Target
 from gateway.store.database import Database, readable_errors, reading, writing
-from gateway.store.recording import NewEvent, Recorded, Recording
+from gateway.store.notices import Notices
+from gateway.store.recording import NewEvent, Recorded, Recording, UnsentDelivery
 from gateway.store.settling import Outcome, Settling
 from gateway.store.tables import deliveries, events
 
@@ -49,6 +50,7 @@ class Store:
         self._recording = Recording(database)
         self._settling = Settling(database)
         self._claiming = Claiming(database)
+        self._notices = Notices(database)
 
     def record(self, new_events: Sequence[NewEvent]) -> list[Recorded]:
         """Record webhooks and their deliveries, all or none; a repeated event key records nothing."""
@@ -62,11 +64,31 @@ class Store:
                 if not result.duplicate
                 for delivery in event.deliveries
             ]
-            self._recording.insert_deliveries(connection, new_deliveries)
+            unsent = self._recording.insert_deliveries(connection, new_deliveries)
+            if unsent:
+                recorded = self._tell_unsent(connection, new_events, recorded, unsent)
             targets = {Target(delivery.connection, delivery.region or "") for _, delivery in new_deliveries}
             added = self._states.add(connection, targets)
         self._states.remember(added)
         return recorded
+
+    def _tell_unsent(
+        self,
+        connection: Connection,
+        new_events: Sequence[NewEvent],
+        recorded: Sequence[Recorded],
+        unsent: Sequence[UnsentDelivery],
+    ) -> list[Recorded]:
+        """Return the results with the reasons; begin a notice for each source with a call that failed."""
+        told = []
+        for event, result in zip(new_events, recorded, strict=True):
+            own = [] if result.duplicate else [each for each in unsent if each.event_id == result.id]
+            for each in own:
+                if each.status == "failed":
+                    text = f"deliveries of source {event.source} fail, the first is of event {result.id}: {each.reason}"
+                    self._notices.begin(connection, "failed", event.source, text)
+            told.append(replace(result, unsent=tuple(each.reason for each in own)))
+        return told
 
     def wake(self) -> None:
         """Wake the workers, which otherwise look for due deliveries once a second."""

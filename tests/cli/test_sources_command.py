@@ -25,7 +25,7 @@ from gateway.store.database import Database
 from gateway.store.schema import migrate
 from gateway.verify import schemes
 from tests.support.databases import opened, url_of
-from tests.support.rows import event
+from tests.support.rows import begin, event
 
 ROOT = Path(__file__).parents[2]
 MAPPING = """\
@@ -232,6 +232,13 @@ def test_the_last_event_and_the_last_refusal_are_shown(gateway: Gateway, store: 
     assert (shop["refused"]["times"], shop["refused"]["problem"]) == (1_300, "the signature does not match")
 
 
+def test_a_source_whose_webhooks_are_all_repeats_says_so(gateway: Gateway, database: Database) -> None:
+    begin(database, "repeats", "shop", "the last 20 webhooks of source shop were all repeats of event 1")
+    assert "    but         the last 20 webhooks of source shop were all repeats of event 1\n" in gateway().stdout
+    idle, shop = as_json(gateway("--json"))
+    assert (idle["repeats"], shop["repeats"][:11]) == (None, "the last 20")
+
+
 def test_a_failed_event_shows_its_problem_without_control_characters(gateway: Gateway, store: Store) -> None:
     store.record([event("a", received_at=time.time() + 60, status="failed", problem="\x1b[31m of " + 30 * "long ")])
     result = gateway("shop")
@@ -278,7 +285,7 @@ def test_a_database_that_was_not_migrated_is_reported_after_the_list(
     if words:
         (shop,) = json.loads(result.stdout)
         assert shop["address"] == "/hooks/shop"
-        assert {"last_event", "refused"}.isdisjoint(shop)
+        assert {"last_event", "refused", "repeats"}.isdisjoint(shop)
     else:
         assert "shop: open\n" in result.stdout
         assert "last event" not in result.stdout

@@ -16,7 +16,7 @@ from gateway.store import Store
 from gateway.store.database import Database
 from gateway.store.notices import Notices
 from gateway.store.tables import deliveries, events
-from tests.support.rows import Hand, call, event, fail, open_notices
+from tests.support.rows import Hand, begin, call, event, fail, open_notices
 
 QUARTER = 900.0
 
@@ -112,6 +112,17 @@ def test_a_failing_mapping_is_a_notice_until_it_has_not_failed_for_an_hour(datab
     assert open_notices(database) == []
 
 
+def test_repeats_are_a_notice_until_the_source_has_another_event(database: Database, store: Store) -> None:
+    store.record([event("a", received_at=current(database) - 60)])
+    begin(database, "repeats", "shop")
+    store.record([event("b", received_at=current(database) + 1, source="other")])
+    detect(database)
+    assert open_notices(database) == [("repeats", "shop")]
+    store.record([event("c", received_at=current(database) + 1)])
+    detect(database)
+    assert open_notices(database) == []
+
+
 @pytest.mark.parametrize("kind", ["broken", "failed"])
 def test_a_notice_ends_once_nothing_is_left_that_failed(database: Database, store: Store, kind: str) -> None:
     if kind == "broken":
@@ -145,6 +156,7 @@ def test_no_query_of_the_detector_reads_a_whole_table(database: Database, store:
         store.record([event(f"{group}", *(call(f"{group}-{lane}", lane) for lane in range(5)))])
     fail(store)
     store.record([event("broken", received_at=current(database), status="failed")])
+    begin(database, "repeats", "shop")
     with database.transaction() as connection:
         connection.execute(
             update(deliveries).where(deliveries.c.id > 20, deliveries.c.status == "parked").values(status="delivered")

@@ -39,6 +39,8 @@ events:
       id: =customer
       name: =name
       timestamp: =at
+  customer.deleted:
+    - {call: destroy, id: =customer, timestamp: =at}
 """
 
 
@@ -185,6 +187,7 @@ def test_historic_payloads_become_events_and_calls_once(files: Path, database: D
     ]
     assert (result.exit_code, result.stderr) == (0, "")
     nothing: dict[str, Any] = {"recorded": {}, "calls": {}, "not_taken": 0, "problems": [], "stopped": None}
+    nothing["not_sent"] = 0
     assert run_json("shop", "old.jsonl", "more.json") == nothing | {"duplicates": 254}
     with database.engine.connect() as connection:
         calls = [json.loads(call) for call in connection.scalars(select(deliveries.c.call))]
@@ -192,6 +195,15 @@ def test_historic_payloads_become_events_and_calls_once(files: Path, database: D
     assert len(calls) == 502
     assert min(call["timestamp"] for call in calls if call["call"] == "track") == 1_577_836_800
     assert received_at > 1_767_225_600
+
+
+def test_calls_from_before_a_deletion_are_counted_as_not_sent(files: Path, store: Store) -> None:
+    """The identify has no time of its own: it is from its receipt, and goes."""
+    deleted = {"type": "customer.deleted", "customer": 1}
+    (files / "old.jsonl").write_bytes(lines(body(90, **deleted), body(30, customer=1), body(31)))
+    result = run("shop", "old.jsonl")
+    assert "not sent     1 (gateway deliveries list --status cancelled or failed says why)" in result.stdout
+    assert store.counts()["deliveries"] == {"pending": 2, "parked": 2, "cancelled": 1}
 
 
 def test_equal_bodies_without_keys_are_events_of_their_own_and_a_second_run_repeats_none(

@@ -58,7 +58,7 @@ def test_the_metrics_of_an_empty_gateway_are_zeros(web: FlaskClient) -> None:
     assert answer.content_type == "text/plain; version=0.0.4; charset=utf-8"
     zeros: dict[tuple[str, ...], float] = {
         **{("gateway_deliveries", status): 0 for status in ("parked", "pending", "failed")},
-        **{("gateway_notices_open", kind): 0 for kind in ("paused", "failed", "late", "broken")},
+        **{("gateway_notices_open", kind): 0 for kind in ("paused", "failed", "late", "broken", "repeats")},
         ("gateway_oldest_unsettled_seconds",): 0,
         ("gateway_webhooks_refused_total",): 0,
     }

@@ -14,7 +14,7 @@ from gateway.operate.retention import Removed, Retention
 from gateway.store import Store
 from gateway.store.database import Database
 from gateway.store.schema import migrate
-from gateway.store.tables import attempts, deliveries, events, notices
+from gateway.store.tables import attempts, deletions, deliveries, events, notices
 from tests.support.databases import opened, opened_again
 from tests.support.rows import call, event, settle_due
 
@@ -48,9 +48,9 @@ def test_only_old_events_that_are_done_are_removed(database: Database, store: St
     settle_all(store, Failed(reason="x"))
     store.record(
         [
-            event("done", call("d", 2), call("d2", 2), received_at=old),
+            event("done", call("d", 2), call("d2", 2, deleted_at=int(old)), received_at=old),
             event("ignored", status="ignored", received_at=old),
-            event("young", call("y", 3), received_at=young),
+            event("young", call("y", 3, deleted_at=int(young)), received_at=young),
             event("broken", status="failed", problem="x", received_at=old),
         ]
     )
@@ -61,6 +61,7 @@ def test_only_old_events_that_are_done_are_removed(database: Database, store: St
     with database.engine.connect() as connection:
         left = set(connection.scalars(select(deliveries.c.call)))
         problems = list(connection.scalars(select(events.c.status).where(events.c.problem.is_not(None))))
+        assert list(connection.scalars(select(deletions.c.lane))) == [3]
     assert (left, problems) == ({"f", "y", "w"}, ["failed"])
     assert counts(database) == (4, 3, 2)
 

@@ -85,6 +85,7 @@ class Gateway:
         for app in self._apps.values():
             app.extensions["recorder"].close()
             app.extensions["refusals"].close()
+            app.extensions["repeats"].close()
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """The store compared with a simple model of it, through random sequences of everything that can happen.
 
-The model knows the state of each delivery and the order of each lane. Workers claim, settle, crash and settle too
-late; the operator retries, cancels and replays.
+The model knows the state of each delivery, the order of each lane, and when its person was deleted. Workers claim,
+settle, crash and settle too late; the operator retries, cancels and replays.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from gateway.operate.requeue import Requeue
 from gateway.receive.record import build_event
 from gateway.store import Claimed, Store
 from gateway.store.database import Database
+from gateway.store.lanes import AFTERMATH
 from gateway.store.tables import connections, deliveries, metadata
 from tests.support.rows import Hand, call, event
 
@@ -58,6 +59,7 @@ YESTERDAY, TODAY = mapping("calls[?old]"), mapping("calls[?new]")
 
 PEOPLE = ("ann", "bob", "cem")
 LANES = (101, 102, 103)
+MOMENTS = tuple(1_767_225_600 + minutes * AFTERMATH for minutes in range(4))
 DECISIONS: list[Decision] = [
     Delivered(),
     Failed(reason="HTTP 400"),
@@ -76,6 +78,8 @@ class Modelled:
     name: str = ""
     state: str = "waiting"
     lease: int | None = None
+    happened_at: int | None = None
+    deleted_at: int | None = None
 
 
 @dataclass
@@ -104,6 +108,16 @@ class Model:
 
     def of_event(self, event_id: int) -> dict[int, Modelled]:
         return {id_: delivery for id_, delivery in self.deliveries.items() if delivery.event == event_id}
+
+    def would_undo_a_deletion(self, own: Modelled) -> bool:
+        """Whether a deletion that has not failed concerns the person, and is not older by a minute."""
+        return own.happened_at is not None and any(
+            other.deleted_at is not None
+            and other.lanes & own.lanes
+            and other.state in ("waiting", "delivered")
+            and own.happened_at <= other.deleted_at + AFTERMATH
+            for other in self.deliveries.values()
+        )
 
     def go_last(self, id_: int) -> None:
         own = self.deliveries[id_]
@@ -141,6 +155,26 @@ class Gateway(RuleBasedStateMachine):
         assert (first.duplicate, again.duplicate) == (False, True)
         self.add_new_deliveries(first.id)
         assert [delivery.lanes for delivery in self.model.of_event(first.id).values()] == lanes
+
+    @rule(
+        lanes=st.sets(st.sampled_from(LANES), min_size=1, max_size=2),
+        deletes=st.booleans(),
+        moment=st.sampled_from(MOMENTS),
+    )
+    def record_a_dated_call(self, lanes: set[int], deletes: bool, moment: int) -> None:
+        """A deletion, or a call that makes the person; it is cancelled if they were deleted later."""
+        key = f"dated {next(self.keys)}"
+        own = Modelled(lanes=frozenset(lanes if deletes else [*lanes][:1]), place=0)
+        own.happened_at, own.deleted_at = (None, moment) if deletes else (moment, None)
+        text = json.dumps({"call": "identify", "id": key, "timestamp": moment})
+        new = call(key, *sorted(own.lanes), text=text, happened_at=own.happened_at, deleted_at=own.deleted_at)
+        undoes = self.model.would_undo_a_deletion(own)
+        (recorded,) = self.store.record([event(key, new)])
+        assert bool(recorded.unsent) == undoes
+        self.add_new_deliveries(recorded.id)
+        (added,) = self.model.of_event(recorded.id).values()
+        added.happened_at, added.deleted_at = own.happened_at, own.deleted_at
+        added.state = "cancelled" if undoes else "waiting"
 
     @rule(lane=st.sampled_from(LANES))
     def record_a_known_call(self, lane: int) -> None:
@@ -241,11 +275,16 @@ class Gateway(RuleBasedStateMachine):
     @rule(data=st.data())
     def retry(self, data: st.DataObject) -> None:
         ids = data.draw(st.lists(st.sampled_from(sorted(self.model.deliveries)), min_size=1, max_size=4, unique=True))
+        planned = self.requeue.refusals(ids)
         done = self.requeue.retry(ids)
-        failed = [id_ for id_ in ids if self.model.deliveries[id_].state == "failed"]
-        assert (done.ids, set(done.refused)) == (failed, set(ids) - set(failed))
-        for id_ in failed:
-            self.model.go_last(id_)
+        assert planned == done.refused
+        retried = []
+        for id_ in ids:
+            own = self.model.deliveries[id_]
+            if own.state == "failed" and not self.model.would_undo_a_deletion(own):
+                retried.append(id_)
+                self.model.go_last(id_)
+        assert (done.ids, set(done.refused)) == (retried, set(ids) - set(retried))
 
     @precondition(lambda self: self.model.deliveries)
     @rule(data=st.data())

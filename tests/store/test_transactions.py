@@ -5,15 +5,17 @@ from __future__ import annotations
 import itertools
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Any
 
 import pytest
 from sqlalchemy import insert, select, update
 
 from gateway.customerio.retry import Attempt, Decision, Delivered, Failed, Retry
 from gateway.errors import StoreError
+from gateway.event import NewDelivery
 from gateway.store import Claimed, Recorded, Store
 from gateway.store.database import Database, connect
-from gateway.store.tables import attempts, deliveries, events
+from gateway.store.tables import attempts, deletions, deliveries, events
 from tests.support.databases import opened_again
 from tests.support.rows import Hand, call, event, names, statuses
 
@@ -192,12 +194,37 @@ def test_a_delivery_is_not_parked_behind_one_that_is_being_settled(store: Store,
     assert statuses(database) == {"first": "delivered", "second": "pending"}
 
 
-def record_elsewhere(pool: ThreadPoolExecutor, database: Database) -> Future[None]:
-    """Begin to record a delivery of lane 1 as another process would; return once it waits, or is done."""
+@pytest.mark.parametrize(
+    ("first", "second", "status"),
+    [
+        ({"lane": 1}, call("second", 1, happened_at=1000), "cancelled"),
+        ({"lane": 2, "chosen_ulid": "U"}, call("second", 1, chosen_ulid="U"), "failed"),
+    ],
+)
+def test_a_call_is_not_sent_for_what_another_process_is_recording(
+    database: Database, first: dict[str, Any], second: NewDelivery, status: str
+) -> None:
+    """A deletion of its person, which the lane's lock protects; an event with its ULID, which the index does."""
+    row = {"event_id": 1, "identity": b"1", "connection": "default", "call": "first", **first}
+    with ThreadPoolExecutor() as pool:
+        with database.transaction() as connection:
+            database.lock_lanes(connection, [row["lane"]])
+            connection.execute(insert(deliveries), row | {"status": "pending", "due_at": 0.0})
+            connection.execute(insert(deletions), {"lane": 1, "delivery_id": 1, "deleted_at": 1000.0})
+            recording = record_elsewhere(pool, database, second)
+        recording.result(10)
+    assert statuses(database) == {"first": "pending", "second": status}
+
+
+SECOND = call("second", 1)
+
+
+def record_elsewhere(pool: ThreadPoolExecutor, database: Database, delivery: NewDelivery = SECOND) -> Future[None]:
+    """Begin to record a delivery as another process would; return once it waits, or is done."""
 
     def record() -> None:
         with opened_again(database) as again:
-            Store(again).record([event("b", call("second", 1))])
+            Store(again).record([event("b", delivery)])
 
     recording = pool.submit(record)
     wait([recording], timeout=0.5)

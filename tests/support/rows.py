@@ -19,10 +19,10 @@ OK = Attempt(status=200, at=1.0, seconds=0.1)
 REFUSED = Attempt(status=400, reason="HTTP 400: no", at=1.0, seconds=0.1)
 
 
-def call(name: str, *lanes: int, region: str | None = None) -> NewDelivery:
+def call(name: str, *lanes: int, region: str | None = None, **changes: Any) -> NewDelivery:
     """Return a delivery whose call is its name."""
-    identity = hashlib.sha256(name.encode()).digest()
-    return NewDelivery(identity=identity, connection="default", region=region, lanes=lanes, text=name)
+    values = {"identity": hashlib.sha256(name.encode()).digest(), "connection": "default", "text": name, **changes}
+    return NewDelivery(region=region, lanes=lanes, **values)
 
 
 def event(key: str, *new_deliveries: NewDelivery, **changes: Any) -> NewEvent:

@@ -30,6 +30,7 @@ class Call:
         checks: By field and key: what checks a value.
         cleans: By field: what brings a value into the form that is sent.
         largest_key: The key that is too large where the whole call is.
+        creates_person: Customer.io makes the person if there is none.
     """
 
     name_of_call: ClassVar[str]
@@ -37,6 +38,7 @@ class Call:
     checks: ClassVar[tuple[tuple[str, str, Check], ...]]
     cleans: ClassVar[tuple[tuple[str, Callable[[Any], Any]], ...]]
     largest_key: ClassVar[str] = "attributes"
+    creates_person: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         for field, clean in self.cleans:
@@ -48,6 +50,11 @@ class Call:
     def has_v1_form(self) -> bool:
         """Whether it can be sent by v1, which reads its path as the workspace does; else v2 is all there is."""
         return True
+
+    @property
+    def moment(self) -> int | None:
+        """When what the call reports happened, in unix seconds, where its author says so."""
+        return getattr(self, "timestamp", None)
 
     def address(self) -> Address | None:
         """Return the person that the call goes to; None: it names nobody, or goes to no one person."""

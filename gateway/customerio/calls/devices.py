@@ -32,6 +32,7 @@ class AddDevice(_ToDevice):
 
     name_of_call: ClassVar = "add_device"
     about: ClassVar = "Adds or updates a device of a person."
+    creates_person: ClassVar = True
     platform: str = key(Kind.TEXT, about="The platform of the device.", example="ios", choices=PLATFORMS)
     last_used: int | None = key(
         Kind.TIMESTAMP,
@@ -41,6 +42,11 @@ class AddDevice(_ToDevice):
         default=None,
     )
     attributes: Mapping[str, JSON] = shared(attributes_with(DEVICE), default_factory=dict)
+
+    @property
+    def moment(self) -> int | None:
+        """When the device was last used: the only time that such a call has."""
+        return self.last_used
 
     def v1_request(self) -> HttpRequest:
         device = {"id": self.token, **self._details()}

@@ -20,6 +20,7 @@ class SubmitForm(Call):
 
     name_of_call: ClassVar = "submit_form"
     about: ClassVar = "Submits a form for a person."
+    creates_person: ClassVar = True
     form_id: str = key(
         Kind.TEXT,
         about="The id of the form.",

@@ -214,6 +214,7 @@ class AddRelationships(_Relationships):
 
     name_of_call: ClassVar = "add_relationships"
     about: ClassVar = "Relates a person to objects."
+    creates_person: ClassVar = True
 
 
 @call_class

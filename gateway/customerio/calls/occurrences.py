@@ -50,6 +50,7 @@ class ToAnybody(ToPerson):
 class Occurrence(ToAnybody):
     """What happened once. Customer.io drops a repeat by its `event_id`, a ULID."""
 
+    creates_person: ClassVar = True
     action: ClassVar[str]
     name_key: ClassVar[str] = "name"
     # Fields of each subclass: as fields of this one they would come before its own in stored texts.

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import ClassVar
 
 from gateway.customerio.calls.addresses import (
+    IDENTIFIERS,
     Address,
     WorkspaceIdentifiers,
     check_identifier,
@@ -102,6 +103,7 @@ class Identify(ToPerson):
 
     name_of_call: ClassVar = "identify"
     about: ClassVar = "Creates or updates a person."
+    creates_person: ClassVar = True
     attributes: Mapping[str, JSON] = shared(attributes_with(PERSON), default_factory=dict)
     timestamp: int | None = shared(TIMESTAMP, default=None)
     update_only: bool = key(
@@ -154,6 +156,12 @@ class Destroy(ToPerson):
 
     name_of_call: ClassVar = "destroy"
     about: ClassVar = "Deletes a person."
+
+    def lanes(self, connection: str) -> tuple[int, ...]:
+        """Return the lanes of the person's first two identifiers: older calls to either are not sent any more."""
+        named = (resolve_person({name: getattr(self, name)}) for name in IDENTIFIERS if getattr(self, name, None))
+        lanes = dict.fromkeys(lane_number(connection, person.lane_key) for person in named if person is not None)
+        return tuple(sorted([*lanes][:2]))
 
     def v1_request(self) -> HttpRequest:
         return HttpRequest(method="DELETE", path=self.person_path())

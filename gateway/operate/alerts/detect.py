@@ -17,6 +17,8 @@ from gateway.store.tables import IS_BROKEN, IS_OPEN, events, notices
 
 #: Seconds after the last webhook on which a mapping failed until its notice ends.
 FIXED_AFTER = 3_600.0
+#: A newer event of a source is searched among so many newest events of all sources.
+NEWEST = 1_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +31,7 @@ class NoticeChange:
 
 
 class NoticeDetector:
-    """Begins and ends the notices "late" and "broken", and ends "failed".
+    """Begins and ends the notices "late" and "broken", and ends "failed" and "repeats".
 
     Args:
         late_after: Seconds after which a delivery that waits is late.
@@ -47,6 +49,12 @@ class NoticeDetector:
         self._select_first_failures = first_failures.group_by(source)
         self._select_failed_event = select(events.c.id, events.c.problem).where(
             *failed_lately, events.c.source == bindparam("of_source"), events.c.received_at == bindparam("at")
+        )
+        # No index holds the events of a source in their order, and it may have millions.
+        self._select_newer_event = select(events.c.id).where(
+            events.c.id > select(func.max(events.c.id)).scalar_subquery() - NEWEST,
+            events.c.source.concat("") == bindparam("of_source"),
+            events.c.received_at > bindparam("began_at"),
         )
 
     def run(self) -> None:
@@ -69,13 +77,17 @@ class NoticeDetector:
                     self._notices.end(connection, change.kind, change.subject)
 
     def _changes(self, connection: Connection) -> Iterator[NoticeChange]:
-        open_notices = select(notices.c.kind, notices.c.subject).where(IS_OPEN)
-        known = {(row.kind, row.subject) for row in connection.execute(open_notices)}
+        open_notices = select(notices.c.kind, notices.c.subject, notices.c.began_at).where(IS_OPEN)
+        known = {(row.kind, row.subject): row.began_at for row in connection.execute(open_notices)}
         yield from self._late(connection, is_open=("late", "") in known)
         yield from self._broken(connection, {subject for kind, subject in known if kind == "broken"})
         for kind, source in sorted(known):
             if kind == "failed" and not self._notices.has_failed(connection, source):
                 yield NoticeChange(kind=kind, subject=source)
+            elif kind == "repeats":
+                parameters = {"of_source": source, "began_at": known[kind, source]}
+                if connection.execute(self._select_newer_event, parameters).first() is not None:
+                    yield NoticeChange(kind=kind, subject=source)
 
     def _late(self, connection: Connection, *, is_open: bool) -> Iterator[NoticeChange]:
         backlog = self._backlog_reader.read(connection)
