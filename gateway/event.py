@@ -62,6 +62,8 @@ class NewDelivery:
         happened_at: When what the call reports happened, in unix seconds; None: it makes nobody exist who did not.
         deleted_at: When the person whom the call deletes was deleted, in unix seconds; None: it deletes nobody.
         chosen_ulid: The ULID that is sent, where the mapping chose it: Customer.io would drop another call with it.
+        counts_once: That ULID is the hash of an event id with the person and the name. So another call with it reports
+            the same occurrence once more; without this, it may report another one.
     """
 
     identity: bytes
@@ -73,3 +75,4 @@ class NewDelivery:
     happened_at: int | None = None
     deleted_at: int | None = None
     chosen_ulid: str | None = None
+    counts_once: bool = False

@@ -8,7 +8,7 @@ from functools import cached_property
 from ipaddress import IPv4Network, IPv6Network
 from typing import TypeAlias
 
-from gateway.customerio.calls import CALLS, Call, Destroy, Key, Kind, Occurrence, Track, declared_keys
+from gateway.customerio.calls import CALLS, Call, Key, Kind, Occurrence, declared_keys
 from gateway.errors import Location
 from gateway.event import JSON
 from gateway.mapping.expressions import Expression
@@ -25,14 +25,12 @@ class CallSpec:
         about: The sentence that an editor shows.
         keys: Its identifiers and its own keys.
         dated: It carries the time of receipt when it has no timestamp.
-        deletes: It deletes a person, at its timestamp, which is not sent.
     """
 
     name: str
     about: str
     keys: Mapping[str, Key]
     dated: bool = False
-    deletes: bool = False
 
     @cached_property
     def identifiers(self) -> tuple[str, ...]:
@@ -53,11 +51,7 @@ def _spec(call: type[Call]) -> CallSpec:
     """Describe a kind of call as mappings write it: identifiers first, and attributes also as a whole object."""
     declared = sorted(declared_keys(call).items(), key=lambda item: item[1].kind is not Kind.IDENTIFIER)
     keys = _with_whole_objects(dict(declared))
-    deletes = issubclass(call, Destroy)
-    if deletes:
-        keys["timestamp"] = declared_keys(Track)["timestamp"]
-    dated = issubclass(call, Occurrence)
-    return CallSpec(name=call.name_of_call, about=call.about, keys=keys, dated=dated, deletes=deletes)
+    return CallSpec(name=call.name_of_call, about=call.about, keys=keys, dated=issubclass(call, Occurrence))
 
 
 def _with_whole_objects(declared: Mapping[str, Key]) -> dict[str, Key]:

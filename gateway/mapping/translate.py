@@ -14,7 +14,7 @@ from functools import partial
 from hashlib import sha256
 from typing import Literal
 
-from gateway.customerio.calls import CALLS, Call, Occurrence, as_json
+from gateway.customerio.calls import CALLS, Call, Destroy, Occurrence, as_json
 from gateway.customerio.ulids import is_ulid, ulid_of_text
 from gateway.customerio.ulids import ulid as ulid_of_time
 from gateway.errors import TranslationError
@@ -291,19 +291,16 @@ class _Translator:
         undated = entry.spec.dated and values["timestamp"] is None
         if undated:
             values["timestamp"] = event.received_at
-        deleted_at = None
-        if entry.spec.deletes:
-            # Nobody is deleted after the sender has told it.
-            deleted_at = min(values.pop("timestamp") or event.received_at, event.received_at)
         call = CALLS[entry.spec.name](**values)
         content = as_json(call)
         connection, region = entry.connection or mapping.connection, entry.region or mapping.region
 
-        # What makes a call the same call whenever its event is translated again. The time of receipt is no part
-        # of it. The tag keeps an event id from ever being taken for some event's key, or the other way round.
+        # What makes a call the same call whenever its event is translated again. A time that is not the author's, or
+        # not sent, is no part of it. The tag keeps an event id from ever being taken for an event's key, or vice versa.
         event_id = content.get("event_id")
         origin = ("key", part.key) if event_id is None else ("event_id", event_id)
-        lasting = {name: value for name, value in content.items() if name != "timestamp"} if undated else content
+        is_undated = undated or isinstance(call, Destroy)
+        lasting = {name: value for name, value in content.items() if name != "timestamp"} if is_undated else content
         try:
             text = _canonical([event.source, *origin, connection, region, lasting])
         except ValueError:  # a number that JSON cannot write, which is a violation
@@ -333,6 +330,7 @@ class _Translator:
                 assert call.timestamp is not None, "a track or page always has a timestamp, if only of its receipt"
                 ulid = ulid_of_time(call.timestamp * 1000, sha256(identity).digest() if self.salt else identity)
             content = {**content, "event_id": ulid}
+        moment = call.moment or event.received_at
         return PlannedCall(
             call=call,
             connection=connection,
@@ -341,9 +339,11 @@ class _Translator:
             ulid=ulid,
             lanes=call.lanes(connection),
             text=_compact(content),
-            happened_at=(call.moment or event.received_at) if call.creates_person else None,
-            deleted_at=deleted_at,
+            happened_at=moment if call.creates_person else None,
+            # Nobody is deleted after the sender has told it.
+            deleted_at=min(moment, event.received_at) if isinstance(call, Destroy) else None,
             chosen_ulid=None if event_id is None or self.salt else ulid,
+            counts_once=isinstance(event_id, str) and not is_ulid(event_id),
         )
 
     def hashed_event_id(self, call: Occurrence, connection: str, entry: CallRule, part: _Part) -> str:

@@ -149,7 +149,7 @@ class Requeue:
             if reason := states.why_undone(lanes, happened_at):
                 refused[row.id] = f"delivery {row.id} would undo a deletion: {reason}"
             elif ulid in holders and holders[ulid].id != row.id:
-                refused[row.id] = f"delivery {row.id}: {holders[ulid].objection}"
+                refused[row.id] = f"delivery {row.id}: {holders[ulid].objection()}"
             else:
                 states.join(lanes, row.deleted_at)
                 if row.chosen_ulid is not None:

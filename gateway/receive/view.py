@@ -100,8 +100,9 @@ def receive(name: str, rest: str = "") -> ResponseReturnValue:
     if event.status == "failed" and not recorded.duplicate:
         log.error("event %d: failed: %s", recorded.id, event.problem)
     receiver.repeats.add(source.name, recorded)
-    for reason in recorded.unsent:
-        log.warning("event %d: a call is not sent: %s", recorded.id, reason)
+    for unsent in recorded.unsent:
+        level = logging.WARNING if unsent.status == "failed" else logging.INFO
+        log.log(level, "event %d: a call is not sent: %s", recorded.id, unsent.reason)
     return accepted(event, recorded, mapping.answer)
 
 

@@ -28,12 +28,14 @@ class Holder:
     event_id: int
     identity: bytes
 
-    @property
-    def objection(self) -> str:
-        """Why no other call can be sent with its ULID."""
+    def objection(self, *, counts_once: bool = False) -> str:
+        """Return why no other call can be sent with its ULID; see `NewDelivery.counts_once`."""
+        same = f"the call of delivery {self.id} (event {self.event_id}) has the same 'event_id'"
+        if counts_once:
+            return f"{same}, person and name, so this one reports the same once more; Customer.io keeps the first"
         return (
-            f"the call of delivery {self.id} (event {self.event_id}) has the same 'event_id' and other content, so"
-            " Customer.io would drop this one; let 'event_id' differ in the mapping, then replay the event"
+            f"{same} and other content, so Customer.io would drop this one; let 'event_id' differ in the mapping,"
+            " then replay the event"
         )
 
 

@@ -53,12 +53,12 @@ class Recorded:
 
     Attributes:
         id: The id of its event, or of the event that a duplicate repeats.
-        unsent: Why calls of it are recorded but not sent.
+        unsent: Its calls that are recorded but not sent.
     """
 
     id: int
     duplicate: bool
-    unsent: tuple[str, ...] = ()
+    unsent: tuple[UnsentDelivery, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +165,9 @@ def _without_ulid(
     for event_id, delivery in chosen:
         holder = holders.get((delivery.connection, str(delivery.chosen_ulid)))
         if holder is not None and holder.identity != delivery.identity:
-            yield UnsentDelivery(event_id=event_id, delivery=delivery, status="failed", reason=holder.objection)
+            reason = holder.objection(counts_once=delivery.counts_once)
+            status: Literal["cancelled", "failed"] = "cancelled" if delivery.counts_once else "failed"
+            yield UnsentDelivery(event_id=event_id, delivery=delivery, status=status, reason=reason)
 
 
 _event_row = attrgetter(*EVENT_COLUMNS)

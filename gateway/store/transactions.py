@@ -87,7 +87,7 @@ class Store:
                 if each.status == "failed":
                     text = f"deliveries of source {event.source} fail, the first is of event {result.id}: {each.reason}"
                     self._notices.begin(connection, "failed", event.source, text)
-            told.append(replace(result, unsent=tuple(each.reason for each in own)))
+            told.append(replace(result, unsent=tuple(own)))
         return told
 
     def wake(self) -> None:

@@ -333,7 +333,7 @@ def test_the_address_is_the_first_identifier_and_its_kind_is_the_key(call: Call,
 def test_an_item_names_whom_the_workspace_reads_in_the_path(
     identifiers: dict[str, str], unknown: str | None, id_only: str | None, id_and_email: str | None
 ) -> None:
-    call = Destroy(**identifiers)
+    call = Destroy(**cast("Any", identifiers))
     for workspace, expected in ((None, unknown), ("id", id_only), ("id,email", id_and_email)):
         item = call.item(cast("WorkspaceIdentifiers | None", workspace))
         operation = None if expected is None else f'{{"type":"person","identifiers":{expected},"action":"delete"}}'

@@ -152,10 +152,21 @@ _V1_ONLY = frozenset({"id", "cio_id", "anonymous_id", "cio_relationships"})
 
 @call_class
 class Destroy(ToPerson):
-    """Delete a person; a later call creates them anew."""
+    """Delete a person; a later call creates them anew.
+
+    Attributes:
+        timestamp: When the person was deleted, in unix seconds. It is not sent: by it the gateway knows which calls are
+            older, and so would make the person anew.
+    """
 
     name_of_call: ClassVar = "destroy"
     about: ClassVar = "Deletes a person."
+    timestamp: int | None = shared(
+        replace(
+            TIMESTAMP, about="When the person was deleted. It is not sent: calls that are older are not sent any more."
+        ),
+        default=None,
+    )
 
     def lanes(self, connection: str) -> tuple[int, ...]:
         """Return the lanes of the person's first two identifiers: older calls to either are not sent any more."""
