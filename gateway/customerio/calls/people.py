@@ -161,12 +161,7 @@ class Destroy(ToPerson):
 
     name_of_call: ClassVar = "destroy"
     about: ClassVar = "Deletes a person."
-    timestamp: int | None = shared(
-        replace(
-            TIMESTAMP, about="When the person was deleted. It is not sent: calls that are older are not sent any more."
-        ),
-        default=None,
-    )
+    timestamp: int | None = shared(TIMESTAMP, default=None)
 
     def lanes(self, connection: str) -> tuple[int, ...]:
         """Return the lanes of the person's first two identifiers: older calls to either are not sent any more."""
