@@ -140,7 +140,7 @@ def _mappings_of(
 _NUMBERS = {
     "new": "sent for the first time",
     "retried": "sent again after failing or being cancelled",
-    "again": "sent once more although they were delivered",
+    "again": "sent once more, under a new id, so that they count again",
     "deleted": "not sent, as their person was deleted later",
     "taken": "not sent, as Customer.io has another event with their event_id (--again sends them under a new one)",
     "cancelled": "cancelled, as today's mapping does not ask for them",
@@ -176,7 +176,7 @@ def _totals_as_text(totals: Mapping[str, Any], *, would: bool) -> str:
     if len(lines) == 1:
         lines.append(f"{0:8}")
     if totals["failed"]:
-        lines.append(f"today's mapping fails on {count(len(totals['failed']), 'event')}:")
+        lines.append(f"{count(len(totals['failed']), 'event')} with a problem:")
     return "\n".join((*lines, *map(printable, totals["failed"][:10])))
 
 

@@ -209,7 +209,7 @@ def why_not_retried(row: Row[Any]) -> str | None:
     if row.status == "delivered":
         return f"{reason} (to send it once more: gateway events replay {row.event_id} --again)"
     if row.status == "cancelled":
-        return f"{reason} (to send it after all: gateway events replay {row.event_id})"
+        return f"{reason} (gateway events replay {row.event_id} sends it, or says why not)"
     return reason
 
 

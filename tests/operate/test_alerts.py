@@ -282,7 +282,7 @@ def test_the_worker_process_posts_pauses_failures_and_broken_mappings(
         run_worker(
             environment | {"CUSTOMERIO_BASE_URL": wrong.url},
             tmp_path / "logs",
-            lambda: receiver.has_received("is paused (misconfigured)", "the mapping of source shop fails"),
+            lambda: receiver.has_received("is paused (misconfigured)", "webhooks of source shop fail"),
         )
         logs = run_worker(
             environment | {"CUSTOMERIO_BASE_URL": right.url},
@@ -290,11 +290,11 @@ def test_the_worker_process_posts_pauses_failures_and_broken_mappings(
             lambda: receiver.has_received("deliveries of source shop fail", "over after "),
         )
     texts = [text.removeprefix("customerio-gateway: ") for text in receiver.texts]
-    assert [text for text in texts if text.startswith("the mapping of source shop fails, first on event 2:")]
+    assert [text for text in texts if text.startswith("webhooks of source shop fail, first event 2:")]
     assert [text for text in texts if text.startswith("over after ") and "is paused" in text]
     assert "canary" not in str(texts) + logs
     assert logs.count("is paused (misconfigured)") == 1
-    assert logs.count("the mapping of source shop fails") == 1
+    assert logs.count("webhooks of source shop fail") == 1
     assert receiver.url not in logs
 
 

@@ -105,7 +105,7 @@ def test_a_failing_mapping_is_a_notice_until_it_has_not_failed_for_an_hour(datab
     detect(database)
     detect(database)
     assert open_notices(database) == [("broken", "shop")]
-    assert texts(database) == ["the mapping of source shop fails, first on event 1: shop.yaml:3:1: id: no"]
+    assert texts(database) == ["webhooks of source shop fail, first event 1: shop.yaml:3:1: id: no"]
     with database.transaction() as connection:
         connection.execute(update(events).values(received_at=events.c.received_at - FIXED_AFTER - 60))
     detect(database)

@@ -150,7 +150,7 @@ def test_only_failed_deliveries_are_retried_and_others_are_refused_with_the_reas
         1: "delivery 1 is delivered; only failed ones are retried"
         " (to send it once more: gateway events replay 1 --again)",
         2: "delivery 2 is pending; only failed ones are retried",
-        3: "delivery 3 is cancelled; only failed ones are retried (to send it after all: gateway events replay 1)",
+        3: "delivery 3 is cancelled; only failed ones are retried (gateway events replay 1 sends it, or says why not)",
         99: "there is no delivery 99",
     }
     assert requeue.refusals([1, 2, 3, 99]) == result.refused

@@ -109,5 +109,5 @@ class NoticeDetector:
             parameters = {"of_source": source, "at": failed_at[source]}
             event = connection.execute(self._select_failed_event, parameters).first()
             if event is not None:
-                text = f"the mapping of source {source} fails, first on event {event.id}: {event.problem}"
+                text = f"webhooks of source {source} fail, first event {event.id}: {event.problem}"
                 yield NoticeChange(kind="broken", subject=source, text=text)
