@@ -68,9 +68,7 @@ class AttributeRules:
                 continue
             yield from self._check_one(field, number, name, value, is_computed=name in computed)
 
-    def _check_one(
-        self, field: str, number: int, name: str, value: JSON, *, is_computed: bool
-    ) -> Iterator[Violation]:
+    def _check_one(self, field: str, number: int, name: str, value: JSON, *, is_computed: bool) -> Iterator[Violation]:
         is_special = name.startswith(self.special)
         if self._is_bad_name(name):
             # The name is not shown: it may come out of a payload.

@@ -116,6 +116,11 @@ def _check_identifiers(spec: CallSpec, node: ObjectNode, defaults: Mapping[str, 
         if named:
             text = f"'anonymous' says that nobody is named, and '{named[0]}' names somebody; leave out one of the two"
             diagnostics.error(location_of(node, "anonymous"), "anonymous", text)
+        attributes = node.get("attributes")
+        has_recipient = isinstance(attributes, ObjectNode) and attributes.get("recipient") is not None
+        if not named and not has_recipient:
+            text = "'anonymous' needs a 'recipient' under 'attributes', e.g.  attributes: {recipient: =invitee.email}"
+            diagnostics.error(location_of(node, "anonymous"), "anonymous", text)
         return
     by_default = [name for name in IDENTIFIERS if name in spec.identifiers and name in defaults]
     if not named and (written or not by_default):
