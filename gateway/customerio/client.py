@@ -212,9 +212,10 @@ class Client:
         policies = [self._policy(call, connection) for call in wave]
         attempts: dict[int, Attempt] = {}
         pending: Sequence[int] = range(len(wave))
+        singly: set[int] = set()
         for tries in count(1):
             numbered = {number: wave[number] for number in pending}
-            singly = {number for number in pending if number in attempts and attempts[number].refused_in_batch}
+            singly.update(number for number in pending if number in attempts and attempts[number].refused_in_batch)
             attempts.update(self._send_together(numbered, singly, connection, region))
             delays: dict[int, float] = {}
             for number in pending:

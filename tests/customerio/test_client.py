@@ -630,6 +630,17 @@ def test_a_call_reaches_the_same_person_singly_as_in_a_batch(
         assert (len(api.refused), api.singles, waits) == (refused, singles, [])
 
 
+def test_a_call_that_a_batch_refused_stays_out_of_batches() -> None:
+    calls = [Identify(email="ann@b.c"), Identify(email="bob@b.c")]
+    answers = iter([None, UNAVAILABLE, UNAVAILABLE])
+    with (
+        TrackAPI(identifiers=("id",), answer=lambda _: next(answers, None)) as api,
+        calling(api.url) as (client, _),
+    ):
+        assert client.batch(calls) == [None] * 2
+        assert (api.batches, api.singles) == ([2], 2)
+
+
 def test_a_batch_is_retried_and_its_events_count_once() -> None:
     calls = [Track(id=str(person), name="x") for person in range(10)]
     with TrackAPI(answer=at_first(UNAVAILABLE, Reset(applied=True))) as api, calling(api.url) as (client, waits):

@@ -72,8 +72,7 @@ class ToPerson(Call):
 
     @property
     def has_v1_form(self) -> bool:
-        address = self.address()
-        return address is None or address.kind != "phone"
+        return not self.phone or bool(self.cio_id or self.id or self.email)
 
     def person(self) -> Address:
         """Return the address of a call that has one."""
@@ -94,7 +93,10 @@ class ToPerson(Call):
         if operation is None or not self.has_v1_form:
             return operation
         person = self.person().as_path_of(workspace)
-        return None if person is None else {**operation, "identifiers": person.identifiers}
+        if person is None:
+            return None
+        operation["identifiers"] = person.identifiers
+        return operation
 
 
 @call_class

@@ -116,6 +116,11 @@ def _check_identifiers(spec: CallSpec, node: ObjectNode, defaults: Mapping[str, 
         if named:
             text = f"'anonymous' says that nobody is named, and '{named[0]}' names somebody; leave out one of the two"
             diagnostics.error(location_of(node, "anonymous"), "anonymous", text)
+        attributes = node.get("attributes")
+        has_recipient = isinstance(attributes, ObjectNode) and attributes.get("recipient") is not None
+        if not named and not has_recipient:
+            text = "'anonymous' needs a 'recipient' under 'attributes', e.g.  attributes: {recipient: =invitee.email}"
+            diagnostics.error(location_of(node, "anonymous"), "anonymous", text)
         return
     by_default = [name for name in IDENTIFIERS if name in spec.identifiers and name in defaults]
     if not named and (written or not by_default):
@@ -127,7 +132,7 @@ def _check_identifiers(spec: CallSpec, node: ObjectNode, defaults: Mapping[str, 
     before = IDENTIFIERS[: IDENTIFIERS.index(named[0])]
     for name in by_default:
         if name in before and name not in written:
-            expression = defaults[name] if node.get("each") is None else _of_part(defaults[name])
+            expression = _quoted(defaults[name] if node.get("each") is None else _of_part(defaults[name]))
             text = (
                 f"the default '{name}' counts before '{named[0]}', but a call with an identifier of its own takes no"
                 f" default; write  {name}: {expression}  if it is the same person, or  {name}: null  if another one"
@@ -140,6 +145,11 @@ def _of_part(expression: str) -> str:
     if _OF_REQUEST.fullmatch(expression):
         return expression
     return f"=root().{expression[1:]}" if _PATH.fullmatch(expression) else f"=root() | {expression[1:]}"
+
+
+def _quoted(expression: str) -> str:
+    """Return an expression as it stands on one line of YAML."""
+    return "'" + expression.replace("'", "''") + "'" if ": " in expression or " #" in expression else expression
 
 
 _OF_REQUEST = re.compile(r"=(var|header|query)\('[^']*'\)")

@@ -117,7 +117,8 @@ class _Reader:
         return current if read is None else read(self, node, current)  # @, an index or a slice
 
     def read_literal(self, node: Tree, _current: Origins) -> Origins:
-        return _NOWHERE if node["value"] is None else FILE
+        # Of what is empty, every item and every field is null.
+        return _NOWHERE if node["value"] in (None, [], {}) else FILE
 
     def read_field(self, node: Tree, current: Origins) -> Origins:
         return current.entries.get(node["value"], replace(current, entries={}))
@@ -132,7 +133,8 @@ class _Reader:
         return self.read(operands_of(node)[-1], current)  # any other operand is given only if it counts as nothing
 
     def read_list(self, node: Tree, current: Origins) -> Origins:
-        return made_of(self.read(child, current) for child in node["children"])
+        items = [self.read(child, current) for child in node["children"]]
+        return replace(made_of(items), entries=any_of(items).entries)
 
     def read_object(self, node: Tree, current: Origins) -> Origins:
         entries = {child["value"]: self.read(child["children"][0], current) for child in node["children"]}

@@ -93,7 +93,7 @@ def _known_part(value: Value) -> JSON:
         case Constant():
             return value.value
         case ObjectValue():
-            return {}
+            return {name: _known_part(item) for name, item in value.entries}
         case ListValue():
             return [_known_part(item) for item in value.items]
         case _:
