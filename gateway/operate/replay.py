@@ -241,13 +241,10 @@ class Replay:
     def _add_steps(self, connection: Connection, plan: Plan, steps: Sequence[Step]) -> None:
         """Add the calls to a plan, but those that would undo a deletion and those that Customer.io would drop."""
         calls = [step.call for step in steps]
-        states = self._requeue.lanes.states(connection, {lane for call in calls for lane in call.lanes})
-        holders = ulid_holders(connection, {call.chosen_ulid for call in calls if call.chosen_ulid is not None})
         cancelled = {row.id for row in plan.unwanted}
-        for row in plan.unwanted:  # a deletion that is cancelled deletes nobody
-            for lane in lanes_of(row):
-                if states.deleted_at.get(lane) == row.deleted_at:
-                    states.deleted_at.pop(lane, None)
+        lanes = {lane for call in calls for lane in call.lanes}
+        states = self._requeue.lanes.states(connection, lanes, cancelled=cancelled)
+        holders = ulid_holders(connection, {call.chosen_ulid for call in calls if call.chosen_ulid is not None})
         for step in steps:
             call, number = step.call, step.number
             holder = holders.get((call.connection, call.chosen_ulid or ""))

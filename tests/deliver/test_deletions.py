@@ -249,6 +249,16 @@ def test_a_replay_that_cancels_a_wrong_deletion_sends_the_right_call(database: D
     assert statuses(database) == ["cancelled", "pending"]
 
 
+def test_a_replay_that_cancels_one_of_two_deletions_keeps_to_the_other(database: Database, store: Store) -> None:
+    receive(store, "deleted")
+    receive(store, "deleted", NOON)
+    right = mapped("deleted: [{call: destroy}]", "deleted: [{call: identify}]")
+    expected = Replayed(status="accepted", deleted=1, cancelled=1)
+    assert Replay(database).preview(2, right) == expected
+    assert Replay(database).replay(2, right) == expected
+    assert statuses(database) == ["pending", "cancelled", "cancelled"]
+
+
 # Event ids
 
 PAID = """\
