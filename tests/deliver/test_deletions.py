@@ -321,6 +321,18 @@ def test_another_event_with_the_same_id_fails_and_says_so(
     assert Requeue(database).retry([failed]).refused == {failed: f"delivery {failed}: {TAKEN}"}
 
 
+def test_an_event_that_would_undo_a_deletion_and_has_a_known_id_is_cancelled(database: Database, store: Store) -> None:
+    receive(store, **paid())
+    receive(store, "deleted")
+    settle_all(store)
+    mapping = paid()["mapping"]
+    same = {"type": "paid", "order": paid()["order"], "total": 10}
+    undone, taken = store.record([event_of(mapping, id=id_, **same) for id_ in ("ann", "bob")])
+    assert [each.status for each in (*undone.unsent, *taken.unsent)] == ["cancelled", "failed"]
+    assert "the person was deleted at" in why_unsent(undone)[0]
+    assert sorted(statuses(database)) == ["cancelled", "delivered", "delivered", "failed"]
+
+
 def test_events_with_the_same_id_in_one_group_and_in_two_connections(database: Database, store: Store) -> None:
     eu = parse(PAID.replace("event_key", "connection: eu\nevent_key"), "shop.yaml")[0]
     receive(store, **paid())
