@@ -16,7 +16,7 @@ from gateway.mapping.model import MappingFile
 from gateway.mapping.translate import SALT, translate
 from gateway.operate.requeue import Requeue, why_not_cancelled
 from gateway.receive.record import printable_type, problem_of, restore_event
-from gateway.store.chosen_ulids import ulid_holders
+from gateway.store.chosen_ulids import ulid_holders, ulid_locks
 from gateway.store.connection_state import ConnectionStateTable, Target
 from gateway.store.database import Database, reading, writing
 from gateway.store.lanes import lanes_of
@@ -182,7 +182,8 @@ class Replay:
         own_rows = connection.execute(self._select_own(event_id)).all()
         lanes = {lane for row in own_rows for lane in lanes_of(row)}
         lanes |= {lane for call in (*wanted.calls, *wanted.repeats) for lane in call.lanes}
-        self._database.lock_lanes(connection, lanes)
+        ulids = {each.chosen_ulid for each in (*own_rows, *wanted.calls)}
+        self._database.lock_lanes(connection, lanes | ulid_locks(ulids))
         plan = self._plan(connection, event_id, wanted, lock=True)
         self._requeue.cancel_rows(connection, plan.unwanted, NO_LONGER_WANTED)
         for call, row, reason in plan.unsent:
