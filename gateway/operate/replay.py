@@ -182,8 +182,9 @@ class Replay:
         own_rows = connection.execute(self._select_own(event_id)).all()
         lanes = {lane for row in own_rows for lane in lanes_of(row)}
         lanes |= {lane for call in (*wanted.calls, *wanted.repeats) for lane in call.lanes}
-        ulids = {each.chosen_ulid for each in (*own_rows, *wanted.calls)}
-        self._database.lock_lanes(connection, lanes | ulid_locks(ulids))
+        lanes_and_ulids = lanes | ulid_locks(row.chosen_ulid for row in own_rows)
+        lanes_and_ulids |= ulid_locks(call.chosen_ulid for call in wanted.calls)
+        self._database.lock_lanes(connection, lanes_and_ulids)
         plan = self._plan(connection, event_id, wanted, lock=True)
         self._requeue.cancel_rows(connection, plan.unwanted, NO_LONGER_WANTED)
         for call, row, reason in plan.unsent:

@@ -130,9 +130,7 @@ class Lanes:
         states = self.states(connection, {lane for delivery_lanes in lanes for lane in delivery_lanes})
         return [states.join(delivery_lanes) for delivery_lanes in lanes]
 
-    def states(
-        self, connection: Connection, lanes: Collection[int], *, cancelled: Collection[int] = ()
-    ) -> LaneStates:
+    def states(self, connection: Connection, lanes: Collection[int], *, cancelled: Collection[int] = ()) -> LaneStates:
         """Return what is known of these lanes: in one statement, unless somebody was deleted.
 
         Args:

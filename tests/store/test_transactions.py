@@ -227,8 +227,10 @@ def test_processes_that_record_the_same_ulids_in_another_order_do_not_wait_for_e
             connection.execute(insert(deliveries), row | {"identity": b"2", "call": "second", "chosen_ulid": "V"})
         recording.result(10)
     assert statuses(database) == {
-        **{"first": "pending", "second": "pending"},
-        **{"V of another": "failed", "U of another": "failed"},
+        "first": "pending",
+        "second": "pending",
+        "V of another": "failed",
+        "U of another": "failed",
     }
 
 
