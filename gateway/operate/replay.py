@@ -16,7 +16,7 @@ from gateway.mapping.model import MappingFile
 from gateway.mapping.translate import SALT, translate
 from gateway.operate.requeue import Requeue, why_not_cancelled
 from gateway.receive.record import printable_type, problem_of, restore_event
-from gateway.store.chosen_ulids import ulid_holders
+from gateway.store.chosen_ulids import ulid_holders, ulid_locks
 from gateway.store.connection_state import ConnectionStateTable, Target
 from gateway.store.database import Database, reading, writing
 from gateway.store.lanes import lanes_of
@@ -182,7 +182,9 @@ class Replay:
         own_rows = connection.execute(self._select_own(event_id)).all()
         lanes = {lane for row in own_rows for lane in lanes_of(row)}
         lanes |= {lane for call in (*wanted.calls, *wanted.repeats) for lane in call.lanes}
-        self._database.lock_lanes(connection, lanes)
+        lanes_and_ulids = lanes | ulid_locks(row.chosen_ulid for row in own_rows)
+        lanes_and_ulids |= ulid_locks(call.chosen_ulid for call in wanted.calls)
+        self._database.lock_lanes(connection, lanes_and_ulids)
         plan = self._plan(connection, event_id, wanted, lock=True)
         self._requeue.cancel_rows(connection, plan.unwanted, NO_LONGER_WANTED)
         for call, row, reason in plan.unsent:
@@ -241,13 +243,10 @@ class Replay:
     def _add_steps(self, connection: Connection, plan: Plan, steps: Sequence[Step]) -> None:
         """Add the calls to a plan, but those that would undo a deletion and those that Customer.io would drop."""
         calls = [step.call for step in steps]
-        states = self._requeue.lanes.states(connection, {lane for call in calls for lane in call.lanes})
-        holders = ulid_holders(connection, {call.chosen_ulid for call in calls if call.chosen_ulid is not None})
         cancelled = {row.id for row in plan.unwanted}
-        for row in plan.unwanted:  # a deletion that is cancelled deletes nobody
-            for lane in lanes_of(row):
-                if states.deleted_at.get(lane) == row.deleted_at:
-                    states.deleted_at.pop(lane, None)
+        lanes = {lane for call in calls for lane in call.lanes}
+        states = self._requeue.lanes.states(connection, lanes, cancelled=cancelled)
+        holders = ulid_holders(connection, {call.chosen_ulid for call in calls if call.chosen_ulid is not None})
         for step in steps:
             call, number = step.call, step.number
             holder = holders.get((call.connection, call.chosen_ulid or ""))

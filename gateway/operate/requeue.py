@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, Connection, Row, Select, Text, bindparam, 
 
 from gateway.customerio.calls import from_json
 from gateway.store import Store
-from gateway.store.chosen_ulids import Holder, ulid_holders
+from gateway.store.chosen_ulids import Holder, ulid_holders, ulid_locks
 from gateway.store.database import Database, reading, writing
 from gateway.store.lanes import Lanes, lanes_of
 from gateway.store.notices import Notices
@@ -157,10 +157,11 @@ class Requeue:
         return refused
 
     def _lock(self, connection: Connection, ids: Sequence[int]) -> dict[int, Row[Any]]:
-        """Lock deliveries and their lanes; return the deliveries as they are under the locks."""
+        """Lock deliveries, their lanes and ULIDs; return the deliveries as they are under the locks."""
         parameters = {"ids": self._database.numbers(ids)}
         rows = connection.execute(self._select, parameters).all()
-        self._database.lock_lanes(connection, {lane for row in rows for lane in lanes_of(row)})
+        lanes = {lane for row in rows for lane in lanes_of(row)}
+        self._database.lock_lanes(connection, lanes | ulid_locks(row.chosen_ulid for row in rows))
         locked = connection.execute(self._select.with_for_update(), parameters)
         return {row.id: row for row in locked}
 

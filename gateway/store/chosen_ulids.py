@@ -1,13 +1,16 @@
 """ULIDs that a mapping chose, each held by one delivery: Customer.io would drop a second event with it in silence.
 
 The unique index keeps it so. An INSERT leaves out a delivery whose ULID another one holds; here is asked which one.
+Two calls with one ULID may be in different lanes, so a ULID has a lock of its own, as a lane has: without it, two
+transactions that insert the same ULIDs in another order would wait for each other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import TypeAlias
+from zlib import crc32
 
 from sqlalchemy import Connection, bindparam, select
 
@@ -37,6 +40,11 @@ class Holder:
             f"{same} and other content, so Customer.io would drop this one; let 'event_id' differ in the mapping,"
             " then replay the event"
         )
+
+
+def ulid_locks(chosen_ulids: Iterable[str | None]) -> set[int]:
+    """Return the locks of these ULIDs, which are taken together with those of the lanes."""
+    return {crc32(ulid.encode()) for ulid in chosen_ulids if ulid is not None}
 
 
 def ulid_holders(connection: Connection, chosen_ulids: Collection[str]) -> Holders:

@@ -67,7 +67,7 @@ class Database(Protocol):
     # Locks, which last until the end of the transaction
 
     def lock_lanes(self, connection: Connection, lanes: Collection[int]) -> None:
-        """Exclude other transactions from these lanes; see `gateway.store.lanes`."""
+        """Exclude other transactions from these lanes and ULIDs; see `gateway.store.lanes` and `ulid_locks`."""
 
     def lock_table(self, connection: Connection, table: Table) -> None:
         """Wait for the transactions that have written to a table, and keep others from writing to it."""

@@ -97,6 +97,7 @@ class Lanes:
             select(deletions.c.lane, func.max(deletions.c.deleted_at).label("deleted_at"))
             .where(
                 database.among(deletions.c.lane, "lanes"),
+                ~database.among(deletions.c.delivery_id, "cancelled"),
                 its_delivery.correlate(deletions).scalar_subquery().is_not(None),
             )
             .group_by(deletions.c.lane)
@@ -129,14 +130,18 @@ class Lanes:
         states = self.states(connection, {lane for delivery_lanes in lanes for lane in delivery_lanes})
         return [states.join(delivery_lanes) for delivery_lanes in lanes]
 
-    def states(self, connection: Connection, lanes: Collection[int]) -> LaneStates:
-        """Return what is known of these lanes: in one statement, unless somebody was deleted."""
+    def states(self, connection: Connection, lanes: Collection[int], *, cancelled: Collection[int] = ()) -> LaneStates:
+        """Return what is known of these lanes: in one statement, unless somebody was deleted.
+
+        Args:
+            cancelled: Deliveries that are about to be cancelled, and so delete nobody.
+        """
         if not lanes:
             return LaneStates(occupied=set(), deleted_at={})
         rows = self._select_states.rows(connection, {"lanes": self._database.numbers(lanes)})
         deleted_at = {}
         if deleted := [row.value for row in rows if row.deleted]:
-            values = {"lanes": self._database.numbers(deleted)}
+            values = {"lanes": self._database.numbers(deleted), "cancelled": self._database.numbers(cancelled)}
             deleted_at = {row.lane: row.deleted_at for row in self._select_deletions.rows(connection, values)}
         return LaneStates(occupied={row.value for row in rows if row.occupied}, deleted_at=deleted_at)
 

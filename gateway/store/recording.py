@@ -123,17 +123,18 @@ class Recording:
             return []
         lanes = {lane for _, delivery in new_deliveries for lane in delivery.lanes}
         states = self._lanes.states(connection, lanes)
-        rows, unsent = [], []
+        to_send, rows, unsent = [], [], []
         for event_id, delivery in new_deliveries:
             if reason := states.why_undone(delivery.lanes, delivery.happened_at):
                 unsent.append(UnsentDelivery(event_id=event_id, delivery=delivery, status="cancelled", reason=reason))
             else:
+                to_send.append((event_id, delivery))
                 rows.append(delivery_row(event_id, delivery, states.join(delivery.lanes, delivery.deleted_at)))
         if rows and self._insert_deliveries.run(connection, rows) < len(rows):
             # A delivery with a known identity was left out, or one whose ULID another delivery holds, and the one
             # behind it may be first in its lane now.
             self._lanes.promote(connection, lanes)
-            unsent += _without_ulid(connection, new_deliveries)
+            unsent += _without_ulid(connection, to_send)
         self.insert_deletions(connection, [delivery for _, delivery in new_deliveries])
         self.insert_unsent(connection, unsent)
         return unsent

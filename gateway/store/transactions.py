@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from sqlalchemy import Connection, func, select
 
 from gateway.customerio.retry import ConnectionState
+from gateway.store.chosen_ulids import ulid_locks
 from gateway.store.claiming import Claimed, Claiming, ClaimRequest
 from gateway.store.connection_state import ConnectionStateTable, Target
 from gateway.store.database import Database, readable_errors, reading, writing
@@ -55,8 +56,9 @@ class Store:
     def record(self, new_events: Sequence[NewEvent]) -> list[Recorded]:
         """Record webhooks and their deliveries, all or none; a repeated event key records nothing."""
         self._database.require_space()
-        lanes = {lane for event in new_events for delivery in event.deliveries for lane in delivery.lanes}
-        with writing(self._database, lanes) as connection:
+        locks = {lane for event in new_events for delivery in event.deliveries for lane in delivery.lanes}
+        locks |= ulid_locks(delivery.chosen_ulid for event in new_events for delivery in event.deliveries)
+        with writing(self._database, locks) as connection:
             recorded = self._recording.insert_events(connection, new_events)
             new_deliveries = [
                 (result.id, delivery)

@@ -249,6 +249,16 @@ def test_a_replay_that_cancels_a_wrong_deletion_sends_the_right_call(database: D
     assert statuses(database) == ["cancelled", "pending"]
 
 
+def test_a_replay_that_cancels_one_of_two_deletions_keeps_to_the_other(database: Database, store: Store) -> None:
+    receive(store, "deleted")
+    receive(store, "deleted", NOON)
+    right = mapped("deleted: [{call: destroy}]", "deleted: [{call: identify}]")
+    expected = Replayed(status="accepted", deleted=1, cancelled=1)
+    assert Replay(database).preview(2, right) == expected
+    assert Replay(database).replay(2, right) == expected
+    assert statuses(database) == ["pending", "cancelled", "cancelled"]
+
+
 # Event ids
 
 PAID = """\
@@ -309,6 +319,18 @@ def test_another_event_with_the_same_id_fails_and_says_so(
     assert statuses(database) == ["delivered", "failed", "delivered"]
     (failed,) = column(database, deliveries.c.id, deliveries.c.status == "failed")
     assert Requeue(database).retry([failed]).refused == {failed: f"delivery {failed}: {TAKEN}"}
+
+
+def test_an_event_that_would_undo_a_deletion_and_has_a_known_id_is_cancelled(database: Database, store: Store) -> None:
+    receive(store, **paid())
+    receive(store, "deleted")
+    settle_all(store)
+    mapping = paid()["mapping"]
+    same = {"type": "paid", "order": paid()["order"], "total": 10}
+    undone, taken = store.record([event_of(mapping, id=id_, **same) for id_ in ("ann", "bob")])
+    assert [each.status for each in (*undone.unsent, *taken.unsent)] == ["cancelled", "failed"]
+    assert "the person was deleted at" in why_unsent(undone)[0]
+    assert sorted(statuses(database)) == ["cancelled", "delivered", "delivered", "failed"]
 
 
 def test_events_with_the_same_id_in_one_group_and_in_two_connections(database: Database, store: Store) -> None:

@@ -14,6 +14,7 @@ from gateway.customerio.retry import Attempt, Decision, Delivered, Failed, Retry
 from gateway.errors import StoreError
 from gateway.event import NewDelivery
 from gateway.store import Claimed, Recorded, Store
+from gateway.store.chosen_ulids import ulid_locks
 from gateway.store.database import Database, connect
 from gateway.store.tables import attempts, deletions, deliveries, events
 from tests.support.databases import opened_again
@@ -216,15 +217,32 @@ def test_a_call_is_not_sent_for_what_another_process_is_recording(
     assert statuses(database) == {"first": "pending", "second": status}
 
 
+def test_processes_that_record_the_same_ulids_in_another_order_do_not_wait_for_each_other(database: Database) -> None:
+    row = {"event_id": 1, "connection": "default", "status": "pending", "due_at": 0.0}
+    with ThreadPoolExecutor() as pool:
+        with database.transaction(ulid_locks(["U"])) as connection:
+            connection.execute(insert(deliveries), row | {"identity": b"1", "call": "first", "chosen_ulid": "U"})
+            taken = (call("V of another", 1, chosen_ulid="V"), call("U of another", 2, chosen_ulid="U"))
+            recording = record_elsewhere(pool, database, *taken)
+            connection.execute(insert(deliveries), row | {"identity": b"2", "call": "second", "chosen_ulid": "V"})
+        recording.result(10)
+    assert statuses(database) == {
+        "first": "pending",
+        "second": "pending",
+        "V of another": "failed",
+        "U of another": "failed",
+    }
+
+
 SECOND = call("second", 1)
 
 
-def record_elsewhere(pool: ThreadPoolExecutor, database: Database, delivery: NewDelivery = SECOND) -> Future[None]:
-    """Begin to record a delivery as another process would; return once it waits, or is done."""
+def record_elsewhere(pool: ThreadPoolExecutor, database: Database, *new_deliveries: NewDelivery) -> Future[None]:
+    """Begin to record deliveries as another process would; return once it waits, or is done."""
 
     def record() -> None:
         with opened_again(database) as again:
-            Store(again).record([event("b", delivery)])
+            Store(again).record([event("b", *(new_deliveries or [SECOND]))])
 
     recording = pool.submit(record)
     wait([recording], timeout=0.5)
