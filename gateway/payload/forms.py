@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any, TypeAlias
-from urllib.parse import unquote_to_bytes
 
 from gateway.errors import RequestError
 from gateway.event import JSON
@@ -19,7 +18,9 @@ FORM = "application/x-www-form-urlencoded"
 MAX_FORM_FIELDS = 1_000
 TOO_MANY_FIELDS = f"the form has more than {MAX_FORM_FIELDS:,} fields"
 
-_LONE_PERCENT = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+_ESCAPE = re.compile(rb"%[0-9A-Fa-f]{2}")
+_HEX = "0123456789abcdefABCDEF"
+_BYTES = {f"%{high}{low}".encode(): bytes.fromhex(high + low) for high in _HEX for low in _HEX}
 _NESTED_NAME = re.compile(r"([^\[\]]+)((?:\[[^\[\]]*\])+)")
 #: Three levels less than JSON has: for the form itself, for text beside an object, and for a file.
 _MAX_BRACKETS = MAX_NESTING - 3
@@ -47,8 +48,6 @@ def form_fields(body: bytes, content_type: str = "") -> list[tuple[str, str]]:
     """
     if body.count(b"&") >= MAX_FORM_FIELDS:
         raise RequestError(400, TOO_MANY_FIELDS)
-    # A % without two hex digits stands for itself. Python knows that too, but takes long for many of them.
-    body = _LONE_PERCENT.sub(b"%25", body)
     pairs = [_pair(field) for field in body.split(b"&") if field]
     codec = codec_of(content_type, none=None) or charset_field(pairs)
     return [(text_of(name, codec), text_of(value, codec)) for name, value in pairs]
@@ -56,7 +55,12 @@ def form_fields(body: bytes, content_type: str = "") -> list[tuple[str, str]]:
 
 def _pair(field: bytes) -> tuple[bytes, bytes]:
     name, _, value = field.replace(b"+", b" ").partition(b"=")
-    return unquote_to_bytes(name), unquote_to_bytes(value)
+    return _unescape(name), _unescape(value)
+
+
+def _unescape(text: bytes) -> bytes:
+    # A % without two hex digits stands for itself. Python's unquote_to_bytes takes a second for a megabyte of them.
+    return _ESCAPE.sub(lambda escape: _BYTES[escape[0]], text) if b"%" in text else text
 
 
 def charset_field(pairs: Iterable[tuple[bytes, bytes]]) -> str:

@@ -11,7 +11,8 @@ from gunicorn.glogging import Logger
 from gateway.errors import printable
 
 _REDACTED = "[redacted]"
-_HOOK = re.compile("/+hooks/+[^/?]*", re.IGNORECASE)
+#: Up to the end of the name: what follows a mistyped separator (`&token=…`) may be a secret too.
+_HOOK = re.compile(r"/+hooks/+[\w.-]*", re.IGNORECASE)
 #: The first part of any other address: one that is mistyped may still end with a secret.
 _FIRST_PART = re.compile("/*[^/?]*")
 _MAX_PATH = 500

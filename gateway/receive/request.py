@@ -60,7 +60,11 @@ def unpack(webhook: Webhook, limit: int) -> tuple[Webhook, RequestError | None]:
         if problem.status == 413:
             raise
         return webhook, problem
-    return webhook if body is webhook.body else replace(webhook, body=body), None
+    if body is webhook.body:
+        return webhook, None
+    # Without the header, so that nothing unpacks the body once more: it may be gzip again, and has no limit then.
+    headers = {name: value for name, value in webhook.headers.items() if name != "content-encoding"}
+    return replace(webhook, headers=headers, body=body), None
 
 
 def address_of(environ: WSGIEnvironment, proxies: int) -> Address | None:

@@ -80,10 +80,18 @@ def reply_to(
         return hmac.new(secret_key(scheme, secrets[0]), text.encode(), scheme.algorithm).hexdigest()
 
     for_operator = None if handshake.log is None else reader.text(handshake.log)
-    headers = {name: text_of(value) for name, value in handshake.headers.items()}
+    headers = {name: _header_text(text_of(value), value) for name, value in handshake.headers.items()}
     if handshake.json is None:
         body = text_of(handshake.text) if handshake.text else ""
         # The text may be a stranger's: a browser must not guess that it is HTML and run it.
         return Reply(body=body, headers={"X-Content-Type-Options": "nosniff", **headers}, for_operator=for_operator)
     document = {name: value if isinstance(value, int) else text_of(value) for name, value in handshake.json.items()}
     return Reply(body=json.dumps(document), content_type="application/json", headers=headers, for_operator=for_operator)
+
+
+def _header_text(text: str, value: ReplyValue) -> str:
+    try:
+        text.encode("latin-1")
+    except UnicodeEncodeError:
+        raise RequestError(400, f"the {value.field} has characters that no header can have") from None
+    return text

@@ -89,10 +89,14 @@ def _own_scheme(data: JSON, table: Mapping[str, Scheme]) -> Scheme:
     if "signed" in data and not scheme.covers_body:
         raise SchemeError("signed", "'signed' leaves the body out, so anybody could change it; add {body}")
     for number, handshake in enumerate(scheme.handshakes if "handshakes" in data else ()):
-        # Else a stranger could have any text signed, also the body of a webhook.
-        if handshake.has_mac and not (handshake.signed and scheme.kind == "hmac"):
+        # Else a stranger could have any text signed, also the body of a webhook. A captured handshake is one more
+        # request, of which the stranger can change what the signature does not cover.
+        if handshake.mac_fields and not (handshake.signed and scheme.kind == "hmac"):
             text = "mac() signs what the request says, so the request has to be signed too, by a scheme of kind hmac"
             raise SchemeError(f"handshakes.{number}", f"{text}; add  signed: true")
+        if any(field.part != "body" or not scheme.covers_body for field in handshake.mac_fields):
+            text = "mac() signs a field of the body only, by a scheme whose signature covers it; write  mac(body.PATH)"
+            raise SchemeError(f"handshakes.{number}", text)
     return scheme
 
 

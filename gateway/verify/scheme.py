@@ -109,10 +109,10 @@ class Handshake:
     headers: Mapping[str, ReplyValue] = field(default_factory=dict)
 
     @property
-    def has_mac(self) -> bool:
-        """Whether the reply holds a text that is signed with the secret."""
+    def mac_fields(self) -> list[RequestField]:
+        """The fields of the request that the reply holds signed with the secret."""
         values = (self.text, *(self.json or {}).values(), *self.headers.values())
-        return any(isinstance(value, ReplyValue) and value.mac for value in values)
+        return [value.field for value in values if isinstance(value, ReplyValue) and value.mac]
 
     def matches(self, reader: WebhookReader) -> bool:
         """Return whether a request has the values of *when*; a body that cannot be read has none."""

@@ -234,6 +234,8 @@ def test_a_secret_in_an_address_is_in_no_log(port: int, directory: Path) -> None
         (f"/hooks/hidden/x?token={SECRET}", 401),
         (f"//Hooks//hidden/{SECRET}/", 202),
         (f"/hook/hidden/{SECRET}?a={SECRET}", 404),
+        (f"/hooks/hidden&token={SECRET}", 404),
+        (f"/hooks/hidden;{SECRET}/a", 404),
         (f"/{SECRET[:4]}/%0a{SECRET}", 404),
         (f"/%68ooks/hidden/{SECRET}?a={SECRET}", 202),
         (f"/hooks/hidden/{SECRET}%0aforged", 401),

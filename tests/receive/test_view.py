@@ -346,6 +346,13 @@ def test_a_gzip_body_is_unpacked_and_either_form_may_be_signed(
     assert rows(database, events)[0].body == plain
 
 
+def test_a_body_is_unpacked_only_once(web: FlaskClient, database: Database) -> None:
+    inner = gzip.compress(b'{"type": "x", "id": "1", "more": "%s"}' % (b"x" * 100_000))
+    assert post(web, gzip.compress(inner), "open", **{"Content-Encoding": "gzip"}).status_code == 202
+    (event,) = rows(database, events)
+    assert (event.status, event.body) == ("failed", inner)
+
+
 def test_secrets_in_headers_are_redacted_before_anything_is_recorded(web: FlaskClient, database: Database) -> None:
     sent = {"Authorization": f"Bearer {SECRET}", "Proxy-Authorization": f"Basic {SECRET}", "X-Own": "kept"}
     assert post(web, {"type": "x", "id": 1}, "token", **sent).status_code == 202

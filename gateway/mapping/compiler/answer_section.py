@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from gateway.mapping.diagnostics import Diagnostics, is_empty, location_of
 from gateway.mapping.model import Verify
@@ -36,7 +37,7 @@ def read_answer(top: ObjectNode, verify: Verify | None, diagnostics: Diagnostics
         text = "'content_type' is that of 'body'; add one, or remove it"
         diagnostics.error(location_of(node, "content_type"), "answer", text)
     elif content_type is not None:
-        return PrescribedResponse(status=answer.status, text=answer.text, content_type=content_type)
+        answer = replace(answer, content_type=content_type)
     if answer.text and answer.status in WITHOUT_BODY:
         text = f"a response with the status {answer.status} has no body; remove 'body', or write  status: 200"
         diagnostics.error(location_of(node, "body"), "answer", text)
