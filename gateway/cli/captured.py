@@ -55,9 +55,7 @@ def read_sent(path: Path | None) -> tuple[dict[str, str], dict[str, str]]:
 def captured_event(mapping: MappingFile, payload: Path, headers: Path | None, query: tuple[str, ...]) -> Event:
     """Read a webhook: its body, its headers, and *query*, parameters as k=v. Raises ConfigError."""
     sent, parameters = read_sent(headers)
-    names = {name.lower(): value for name, value in sent.items()}
-    if mapping.verify.scheme.content_type is not None:
-        names["content-type"] = mapping.verify.scheme.content_type
+    names = mapping.verify.scheme.as_received({name.lower(): value for name, value in sent.items()})
     parameters.update(parameter.partition("=")[::2] for parameter in query)
     return Event(
         source=mapping.source,

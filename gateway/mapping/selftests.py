@@ -34,9 +34,7 @@ def run_tests(mapping: MappingFile, load: Callable[[str], JSON | bytes]) -> list
     """
     results = []
     for test in mapping.tests:
-        headers = {name.lower(): value for name, value in test.headers.items()}
-        if mapping.verify.scheme.content_type is not None:
-            headers["content-type"] = mapping.verify.scheme.content_type
+        headers = mapping.verify.scheme.as_received({name.lower(): value for name, value in test.headers.items()})
         try:
             body = test.body if test.payload is None else load(test.payload)
             decoded = _decoded(body, headers, mapping)

@@ -84,7 +84,7 @@ def _event_of(verified: VerifiedWebhook) -> NewEvent:
     except RequestError as problem:
         key = _default_key(mapping, webhook) if mapping.deduplicate else token_hex(16)
         unread = Translation(status="failed", event_type=None, reason=str(problem))
-        return _new_event(mapping, _as_prescribed(mapping, webhook), now, proof, _hash(key), unread)
+        return _new_event(mapping, _as_received(mapping, webhook), now, proof, _hash(key), unread)
 
 
 def build_event(
@@ -103,7 +103,7 @@ def build_event(
     Raises:
         RequestError: The body cannot be decoded.
     """
-    webhook = _as_prescribed(mapping, webhook)
+    webhook = _as_received(mapping, webhook)
     event = Event(
         source=mapping.source,
         key="",
@@ -121,15 +121,10 @@ def build_event(
     return _new_event(mapping, webhook, now, proof, event.key, translation)
 
 
-def _as_prescribed(mapping: MappingFile, webhook: Webhook) -> Webhook:
-    """Return a webhook with the content type that its scheme prescribes, so that a replay decodes it in the same way.
-
-    The sender's header is not signed.
-    """
-    content_type = mapping.verify.scheme.content_type
-    if content_type is None:
-        return webhook
-    return replace(webhook, headers={**webhook.headers, "content-type": content_type})
+def _as_received(mapping: MappingFile, webhook: Webhook) -> Webhook:
+    """Return a webhook with the headers to record, so that a replay decodes it in the same way."""
+    headers = mapping.verify.scheme.as_received(webhook.headers)
+    return webhook if headers is webhook.headers else replace(webhook, headers=headers)
 
 
 def _hash(key: str) -> str:

@@ -229,6 +229,13 @@ class Scheme:
         is_unique = has_time or self.kind in ("twilio", "adyen", "braintree")
         return bool(self.delivery_id) or self.event_key is not None or is_unique
 
+    def as_received(self, headers: Mapping[str, str]) -> Mapping[str, str]:
+        """Return headers, by their names in lower case, with the content type that the scheme prescribes, if any.
+
+        The sender's own is not signed.
+        """
+        return headers if self.content_type is None else {**headers, "content-type": self.content_type}
+
     def reader(self, webhook: Webhook, *, max_body: int | None = None) -> WebhookReader:
         """Return what reads values from a webhook; with *max_body* (bytes) it decodes no larger body."""
         return WebhookReader(webhook, self.content_type, self.json_field, max_body=max_body)
