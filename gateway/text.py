@@ -1,8 +1,9 @@
-"""Numbers as text, text that is trimmed or cut, and the names of headers, sources and connections."""
+"""Numbers and times as text, text that is trimmed or cut, and the names of headers, sources and connections."""
 
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from decimal import Decimal
 
 from gateway.errors import ExpressionError
@@ -22,6 +23,11 @@ def number_text(number: int | float) -> str:
 
 
 _MAX_BITS_WRITTEN = 4096  # far more than in any id, and less than Python refuses to convert
+
+
+def time_text(seconds: float) -> str:
+    """Return unix seconds as text in UTC, to the second."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
 def trimmed(text: str) -> str:

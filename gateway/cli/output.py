@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+
+from gateway.text import time_text
 
 #: Characters of a table cell; `show` and `--json` have the whole.
 MAX_CELL = 60
@@ -12,7 +13,7 @@ MAX_CELL = 60
 
 def format_time(seconds: float | None) -> str:
     """Return unix seconds as text in UTC; None gives an empty text."""
-    return "" if seconds is None else datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+    return "" if seconds is None else time_text(seconds)
 
 
 def printable(text: object) -> str:

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, FromClause, ScalarSelect, func, or_, select, update
@@ -34,6 +33,7 @@ from gateway.store.tables import (
     deletions,
     deliveries,
 )
+from gateway.text import time_text
 
 #: Seconds after a deletion in which senders still report on the person: "customer.subscription.deleted".
 AFTERMATH = 60
@@ -66,7 +66,7 @@ class LaneStates:
         deleted_at = max((self.deleted_at[lane] for lane in lanes if lane in self.deleted_at), default=None)
         if deleted_at is None or happened_at > deleted_at + AFTERMATH:
             return None
-        return f"the person was deleted at {_utc(deleted_at)}; this call is from {_utc(happened_at)}"
+        return f"the person was deleted at {time_text(deleted_at)}; this call is from {time_text(happened_at)}"
 
 
 class Lanes:
@@ -179,10 +179,6 @@ class Lanes:
 def lanes_of(row: Any) -> tuple[int, ...]:
     """Return the lanes of a delivery's row: none, one, or two of a merge."""
     return tuple(lane for lane in (row.lane, row.other_lane) if lane is not None)
-
-
-def _utc(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
 def _any_delivery(
