@@ -8,13 +8,14 @@ a planned call, with its identity, its ULID, its lanes and the text that is stor
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
 from typing import Literal
 
 from gateway.customerio.calls import CALLS, Call, Destroy, Occurrence, as_json
+from gateway.customerio.limits import Violation
 from gateway.customerio.ulids import is_ulid, ulid_of_text
 from gateway.customerio.ulids import ulid as ulid_of_time
 from gateway.errors import TranslationError
@@ -307,17 +308,11 @@ class _Translator:
             text = None
 
         for violation in call.violations(text):
-            name, place = field_place(violation.field, entry, mapping.defaults)
-            hint = (
-                ", or write  fit: true"
-                if violation.fits and name.startswith("attributes_from") and "fit" not in entry.fields
-                else ""
-            )
-            raise TranslationError(place, name, violation.problem + hint)
+            raise _refused(violation, entry, mapping.defaults)
         assert text is not None, "a call that JSON cannot write violates a limit"
-        ulid = None
-        if isinstance(call, Occurrence) and event_id is not None:
-            ulid = self.hashed_event_id(call, connection, entry, part)
+        chosen_ulid = None
+        if isinstance(call, Occurrence) and call.event_id is not None:
+            chosen_ulid = self.chosen_ulid(call, call.event_id, connection, entry, part)
 
         repeats = part.repeats.get(text, 0)
         part.repeats[text] = repeats + 1
@@ -325,6 +320,7 @@ class _Translator:
         identity = sha256(f"{text[:-1]},{ordinal}]".encode()).digest()
         if self.salt:
             identity = identity[: -len(self.salt)] + self.salt
+        ulid = chosen_ulid
         if isinstance(call, Occurrence):
             if ulid is None or self.salt:
                 assert call.timestamp is not None, "a track or page always has a timestamp, if only of its receipt"
@@ -342,18 +338,17 @@ class _Translator:
             happened_at=moment if call.creates_person else None,
             # Nobody is deleted after the sender has told it.
             deleted_at=min(moment, event.received_at) if isinstance(call, Destroy) else None,
-            chosen_ulid=None if event_id is None or self.salt else ulid,
+            chosen_ulid=None if self.salt else chosen_ulid,
             counts_once=isinstance(event_id, str) and not is_ulid(event_id),
         )
 
-    def hashed_event_id(self, call: Occurrence, connection: str, entry: CallRule, part: _Part) -> str:
+    def chosen_ulid(self, call: Occurrence, event_id: str, connection: str, entry: CallRule, part: _Part) -> str:
         """Return the ULID of a call's own event id. Raises TranslationError: another call of the event has the same.
 
         Two webhooks with the same event_id mean the same occurrence of a person, even if they agree on nothing else.
         """
-        assert call.event_id is not None, "only such a call is asked"
-        if is_ulid(call.event_id):
-            ulid = call.event_id.upper()
+        if is_ulid(event_id):
+            ulid = event_id.upper()
         else:
             ulid = ulid_of_text(_canonical([self.event.source, connection, *call.event_id_facts()]))
         if (connection, ulid) in part.event_ids or (connection, ulid) in self.event_ids:
@@ -364,6 +359,13 @@ class _Translator:
             raise TranslationError(entry.fields["event_id"].location, "event_id", problem)
         part.event_ids.add((connection, ulid))
         return ulid
+
+
+def _refused(violation: Violation, entry: CallRule, defaults: Mapping[str, Value]) -> TranslationError:
+    """Return the error of a call that violates a limit, with the place of what is wrong and the fix."""
+    name, place = field_place(violation.field, entry, defaults)
+    can_fit = violation.fits and name.startswith("attributes_from") and "fit" not in entry.fields
+    return TranslationError(place, name, violation.problem + (", or write  fit: true" if can_fit else ""))
 
 
 def _variable(value: Value, name: str, trace: Trace | None, root: JSON, scope: Scope) -> JSON:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from gateway.customerio.calls import IDENTIFIERS
@@ -109,35 +109,50 @@ def _check_keys(spec: CallSpec, node: ObjectNode, defaults: Mapping[str, str], d
 
 def _check_identifiers(spec: CallSpec, node: ObjectNode, defaults: Mapping[str, str], diagnostics: Diagnostics) -> None:
     """Report that a call names nobody, or that it is not certain to name the person that its defaults name."""
-    written = [name for name in IDENTIFIERS if name in spec.identifiers and node.get(name) is not None]
-    named = [name for name in written if not is_null(node.get(name))]
+    identifiers = [name for name in IDENTIFIERS if name in spec.identifiers and node.get(name) is not None]
+    set_identifiers = [name for name in identifiers if not is_null(node.get(name))]
+    by_default = [name for name in IDENTIFIERS if name in spec.identifiers and name in defaults]
     anonymous = node.get("anonymous")
     if isinstance(anonymous, Scalar) and anonymous.value is True:
-        if named:
-            text = f"'anonymous' says that nobody is named, and '{named[0]}' names somebody; leave out one of the two"
-            diagnostics.error(location_of(node, "anonymous"), "anonymous", text)
-        attributes = node.get("attributes")
-        has_recipient = isinstance(attributes, ObjectNode) and attributes.get("recipient") is not None
-        if not named and not has_recipient:
-            text = "'anonymous' needs a 'recipient' under 'attributes', e.g.  attributes: {recipient: =invitee.email}"
-            diagnostics.error(location_of(node, "anonymous"), "anonymous", text)
-        return
-    by_default = [name for name in IDENTIFIERS if name in spec.identifiers and name in defaults]
-    if not named and (written or not by_default):
+        _check_anonymous(node, set_identifiers, diagnostics)
+    elif set_identifiers:
+        _check_rank(node, identifiers, set_identifiers[0], {name: defaults[name] for name in by_default}, diagnostics)
+    elif identifiers or not by_default:
         known = listed(spec.identifiers)
         text = f"'{spec.name}' names nobody; give it one of {known}, here or under 'defaults'"
         diagnostics.error(node.location, "no-identifier", text)
-    if not named:
-        return
-    before = IDENTIFIERS[: IDENTIFIERS.index(named[0])]
-    for name in by_default:
-        if name in before and name not in written:
-            expression = _quoted(defaults[name] if node.get("each") is None else _of_part(defaults[name]))
+
+
+def _check_anonymous(node: ObjectNode, set_identifiers: Sequence[str], diagnostics: Diagnostics) -> None:
+    """Check an event that says that it names nobody; *set_identifiers* are the identifiers that it has all the same."""
+    place, attributes = location_of(node, "anonymous"), node.get("attributes")
+    if set_identifiers:
+        name = set_identifiers[0]
+        text = f"'anonymous' says that nobody is named, and '{name}' names somebody; leave out one of the two"
+        diagnostics.error(place, "anonymous", text)
+    elif not isinstance(attributes, ObjectNode) or attributes.get("recipient") is None:
+        text = "'anonymous' needs a 'recipient' under 'attributes', e.g.  attributes: {recipient: =invitee.email}"
+        diagnostics.error(place, "anonymous", text)
+
+
+def _check_rank(
+    node: ObjectNode, identifiers: Sequence[str], first: str, defaults: Mapping[str, str], diagnostics: Diagnostics
+) -> None:
+    """Report the defaults that would count before the *first* of a call's own identifiers, and that it is silent about.
+
+    Args:
+        identifiers: Those that the call mentions, also those that are null.
+        defaults: The expressions of the file's default identifiers.
+    """
+    before = IDENTIFIERS[: IDENTIFIERS.index(first)]
+    for name, expression in defaults.items():
+        if name in before and name not in identifiers:
+            same = _quoted(expression if node.get("each") is None else _of_part(expression))
             text = (
-                f"the default '{name}' counts before '{named[0]}', but a call with an identifier of its own takes no"
-                f" default; write  {name}: {expression}  if it is the same person, or  {name}: null  if another one"
+                f"the default '{name}' counts before '{first}', but a call with an identifier of its own takes no"
+                f" default; write  {name}: {same}  if it is the same person, or  {name}: null  if another one"
             )
-            diagnostics.error(location_of(node, named[0]), "unclear-person", text)
+            diagnostics.error(location_of(node, first), "unclear-person", text)
 
 
 def _of_part(expression: str) -> str:

@@ -71,8 +71,8 @@ def _read_mapping(top: ObjectNode, file: str, diagnostics: Diagnostics) -> Mappi
     event_key, deduplicate = _read_event_key(top, verify, of_part, diagnostics)
     _warn_of_unsigned_headers(top, verify, diagnostics)
 
-    defaults, written_defaults = _read_defaults(top, of_part, diagnostics)
-    rules = read_rules(top, of_part, written_defaults, diagnostics, has_type=has_type)
+    defaults, default_expressions = _read_defaults(top, of_part, diagnostics)
+    rules = read_rules(top, of_part, default_expressions, diagnostics, has_type=has_type)
     tests = read_tests(top, diagnostics)
 
     source = _read_source(top, diagnostics)
@@ -194,8 +194,10 @@ def _read_defaults(top: ObjectNode, names: Names, diagnostics: Diagnostics) -> t
         if is_null(value):
             text = f"'{key.value}' is null, which is no default; write null in the call that shall not have one"
             diagnostics.error(value.location, "null-default", text)
-    written = {str(key.value): str(value.value) if isinstance(value, Scalar) else "=…" for key, value in node.entries}
-    return compile_keys(node, DEFAULT_KEYS, names, diagnostics), written
+    expressions = {
+        str(key.value): str(value.value) if isinstance(value, Scalar) else "=…" for key, value in node.entries
+    }
+    return compile_keys(node, DEFAULT_KEYS, names, diagnostics), expressions
 
 
 def _read_let(top: ObjectNode, names: Names, diagnostics: Diagnostics) -> dict[str, Value]:

@@ -168,18 +168,18 @@ WHOLE_OBJECT_KEYS = ("attributes_from", "fit")
 
 
 def merge_whole_object(
-    fields: dict[str, Any], written: Mapping[str, Value], keys: Keys, context: EvaluationContext
+    fields: dict[str, Any], entries: Mapping[str, Value], keys: Keys, context: EvaluationContext
 ) -> None:
     """Replace what `attributes_from` and `fit` gave by attributes. Those that are written win, even if they are null.
 
     Args:
         fields: The values of a call or of a member, by name.
-        written: What the file says of them.
+        entries: Their entries in the file.
     """
     whole, fit = fields.pop("attributes_from", None), fields.pop("fit", False)
     if whole is None:
         return
-    listed, attributes = written.get("attributes"), fields.get("attributes") or {}
+    listed, attributes = entries.get("attributes"), fields.get("attributes") or {}
     for name, _ in listed.entries if isinstance(listed, ObjectValue) else ():
         whole.pop(name, None)
     rules = keys["attributes_from"].key.attributes
@@ -187,7 +187,7 @@ def merge_whole_object(
         whole, cuts = rules.fitted(whole, attributes)
         if context.trace is not None:
             for cut in cuts:
-                context.trace.note(f"fit: {cut}", written["attributes_from"].location)
+                context.trace.note(f"fit: {cut}", entries["attributes_from"].location)
     fields["attributes"] = whole | attributes
 
 
@@ -258,14 +258,14 @@ class MembersKey(KeyKind):
     def _listed_member(self, member: Value, context: EvaluationContext) -> JSON:
         """Evaluate a member that is written in the file, which alone may take whole objects of attributes."""
         assert isinstance(member, ObjectValue), "the compiler takes objects only"
-        written = dict(member.entries)
+        entries = dict(member.entries)
         fields = {
             name: self.keys[name].evaluate(value, context)
             if name in WHOLE_OBJECT_KEYS
             else evaluate(value, f"{self.name}.{name}", context)
-            for name, value in written.items()
+            for name, value in entries.items()
         }
-        merge_whole_object(fields, written, self.keys, context)
+        merge_whole_object(fields, entries, self.keys, context)
         return fields
 
     def _evaluate_member(self, member: JSON, name: str, location: Location) -> JSON:
