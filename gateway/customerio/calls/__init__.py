@@ -9,13 +9,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from typing import Any
 
-from gateway.customerio.calls.addresses import (
-    IDENTIFIERS,
-    Address,
-    AddressKind,
-    WorkspaceIdentifiers,
-    resolve_person,
-)
+from gateway.customerio.calls.addresses import IDENTIFIERS, Address, AddressKind, WorkspaceIdentifiers, resolve_person
 from gateway.customerio.calls.call import Call
 from gateway.customerio.calls.devices import AddDevice, DeleteDevice
 from gateway.customerio.calls.forms import SubmitForm
@@ -35,18 +29,8 @@ from gateway.event import JSON
 __all__ = ["CALLS", "Call", "Key", "Kind", "Occurrence", "as_json", "declared_keys", "field_of"]
 __all__ += ["IDENTIFIERS", "Address", "AddressKind", "WorkspaceIdentifiers", "from_json", "resolve_person"]
 __all__ += ["AddDevice", "AddRelationships", "DeleteDevice", "DeleteObject", "DeleteRelationships", "Destroy"]
-__all__ += [
-    "Identify",
-    "IdentifyAnonymous",
-    "IdentifyObject",
-    "Merge",
-    "Page",
-    "RawRequest",
-    "Screen",
-    "SubmitForm",
-    "Suppress",
-]
-__all__ += ["Track", "Unsuppress"]
+__all__ += ["Identify", "IdentifyAnonymous", "IdentifyObject", "Merge", "Page", "RawRequest", "Screen", "SubmitForm"]
+__all__ += ["Suppress", "Track", "Unsuppress"]
 
 CALLS: dict[str, type[Call]] = {
     call_type.name_of_call: call_type

@@ -52,7 +52,7 @@ class AttributeRules:
 
     def steers(self, name: str) -> bool:
         """Return whether an attribute is never taken out of a payload."""
-        return name in self._steering_names or name.startswith(self._steering_beginnings)
+        return name in self.steering or name.startswith(self._steering_beginnings)
 
     def check(self, field: str, attributes: Mapping[str, JSON], computed: Container[str] = ()) -> Iterator[Violation]:
         """Yield the violations of the names and the values; nothing is known of values that are *computed*."""
@@ -113,10 +113,6 @@ class AttributeRules:
                 del fitting[name]
                 cuts.append(f"'{name}' is left out: Customer.io takes {self.json_bytes} bytes of JSON")
         return fitting, cuts
-
-    @cached_property
-    def _steering_names(self) -> frozenset[str]:
-        return frozenset(self.steering)
 
     @cached_property
     def _steering_beginnings(self) -> tuple[str, ...]:

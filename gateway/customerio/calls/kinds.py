@@ -27,7 +27,7 @@ class Kind(Enum):
     ATTRIBUTES = "attributes"
     TEXTS = "texts"  # attributes that have to be texts
     OBJECT = "object"  # an expression that gives one
-    OBJECT_OF_TEXTS = "object of texts"
+    OBJECT_OF_TEXTS = "object of texts"  # an expression that gives one; numbers and booleans are written out
     MEMBERS = "members"  # a list of objects with keys of their own, or an expression that gives one
     HEADERS = "headers"  # an object of texts
     PARAMETERS = "parameters"  # an object of texts, numbers, booleans, and lists of them
@@ -70,13 +70,12 @@ class Key:
     keys: Mapping[str, Key] = field(default_factory=dict)
     clean: Callable[[Any], Any] | None = None
     unless: str = ""
+    identifying: bool = False
 
     @property
     def always_required(self) -> bool:
         """Whether no other key may stand in its place."""
         return self.required and not self.unless
-
-    identifying: bool = False
 
     @property
     def checker(self) -> Check | None:

@@ -8,12 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
-from gateway.customerio.calls.addresses import (
-    check_identifiers,
-    lane_number,
-    resolve_person,
-    trimmed_person,
-)
+from gateway.customerio.calls.addresses import check_identifiers, lane_number, resolve_person, trimmed_person
 from gateway.customerio.calls.attributes import OBJECT
 from gateway.customerio.calls.call import Call
 from gateway.customerio.calls.kinds import Kind, call_class, declared_keys, key, shared
@@ -148,9 +143,13 @@ class IdentifyObject(ToObject):
     )
 
     def operation(self) -> dict[str, JSON]:
-        related = [_relationship(identifiers_of(person), person.get("attributes")) for person in self.people]
-        is_anonymous = any("anonymous_id" in identifiers_of(person) for person in self.people)
-        action = "identify_anonymous" if is_anonymous else "identify"
+        identifiers = [identifiers_of(person) for person in self.people]
+        related = [
+            _relationship(person_identifiers, person.get("attributes"))
+            for person_identifiers, person in zip(identifiers, self.people, strict=True)
+        ]
+        # All of them are known, or none.
+        action = "identify_anonymous" if identifiers and "anonymous_id" in identifiers[0] else "identify"
         operation = self.object_operation(action, attributes=dict(self.attributes))
         return {**operation, "cio_relationships": related} if related else operation
 
@@ -180,15 +179,18 @@ class DeleteObject(ToObject):
         return self.object_operation("delete")
 
 
+_OBJECT_CHECKS = {name: of.checker for name, of in declared_keys(ToObject).items() if of.checker}
+
+
 def _check_objects(field: str, objects: Sequence[Mapping[str, Any]]) -> Iterator[Violation]:
     if not objects:
         yield Violation(field=field, problem="is empty; name one object at least")
     for number, member in enumerate(objects):
         place = f"{field}[{number}]."
         yield from _check_object(place, member)
-        for name, of in declared_keys(ToObject).items():
-            if isinstance(value := member.get(name), str) and of.checker:
-                yield from of.checker(f"{place}{name}", value)
+        for name, check in _OBJECT_CHECKS.items():
+            if isinstance(value := member.get(name), str):
+                yield from check(f"{place}{name}", value)
         yield from _check_relationship(f"{field}[{number}]", member)
 
 
