@@ -76,19 +76,19 @@ class Step:
     """What becomes of a wanted call.
 
     Attributes:
-        number: The number of `Replayed` that counts it.
+        counted_as: The attribute of `Replayed` that counts it.
         row: Its present delivery, which is sent again.
         repeat: The call under another identity and event id, if that was requested.
     """
 
-    number: str
+    counted_as: str
     call: NewDelivery
     row: Row[Any] | None = None
     repeat: NewDelivery | None = None
 
     @property
     def sends(self) -> bool:
-        return self.number in ("new", "retried", "again")
+        return self.counted_as in ("new", "retried", "again")
 
 
 @dataclass
@@ -248,22 +248,22 @@ class Replay:
         states = self._requeue.lanes.states(connection, lanes, cancelled=cancelled)
         holders = ulid_holders(connection, {call.chosen_ulid for call in calls if call.chosen_ulid is not None})
         for step in steps:
-            call, number = step.call, step.number
+            call = step.call
             holder = holders.get((call.connection, call.chosen_ulid or ""))
             is_taken = holder is not None and holder.identity != call.identity and holder.id not in cancelled
             if not step.sends:
-                plan.numbers[number] += 1
+                plan.numbers[step.counted_as] += 1
             elif reason := states.why_undone(call.lanes, call.happened_at):
                 plan.numbers["deleted"] += 1
-                if number != "again":
+                if step.counted_as != "again":
                     plan.unsent.append((call, step.row, reason))
             elif is_taken and step.repeat is None:
                 plan.numbers["taken"] += 1
             else:
                 if is_taken and step.repeat is not None:
                     plan.unsent += [] if step.row is None else [(call, step.row, UNDER_ANOTHER_ID)]
-                    step = Step(number="again", call=step.repeat)
-                plan.numbers[step.number] += 1
+                    step = Step(counted_as="again", call=step.repeat)
+                plan.numbers[step.counted_as] += 1
                 plan.to_send.append((step.call, step.row))
                 states.join(call.lanes, call.deleted_at)
 
@@ -275,14 +275,14 @@ def _step_for(call: NewDelivery, own: Sequence[Row[Any]], of_other_event: bool, 
     """Decide on a wanted call; *own* are its delivery and the repeats of it that were requested before."""
     by_status = {row.status: row for row in own}
     if by_status.keys() & {"parked", "pending"}:
-        return Step(number="waiting", call=call)
+        return Step(counted_as="waiting", call=call)
     if "failed" in by_status:
-        return Step(number="retried", call=call, row=by_status["failed"], repeat=repeat)
+        return Step(counted_as="retried", call=call, row=by_status["failed"], repeat=repeat)
     if "delivered" in by_status or of_other_event:
-        return Step(number="delivered", call=call) if repeat is None else Step(number="again", call=repeat)
+        return Step(counted_as="delivered", call=call) if repeat is None else Step(counted_as="again", call=repeat)
     if "cancelled" in by_status:
-        return Step(number="retried", call=call, row=by_status["cancelled"], repeat=repeat)
-    return Step(number="new", call=call, repeat=repeat)
+        return Step(counted_as="retried", call=call, row=by_status["cancelled"], repeat=repeat)
+    return Step(counted_as="new", call=call, repeat=repeat)
 
 
 def _base(identity: bytes) -> bytes:

@@ -19,8 +19,8 @@ EventStatus: TypeAlias = Literal["accepted", "ignored", "failed"]
 
 EVENT_COLUMNS = ("source", "key", "received_at", "headers", "query", "body", "event_type", "status", "problem")
 DELIVERY_COLUMNS = (
-    *("event_id", "identity", "connection", "region", "lane", "other_lane", "call", "status"),
-    "chosen_ulid",
+    *("event_id", "identity", "connection", "region", "lane", "other_lane"),
+    *("call", "chosen_ulid", "status"),
 )
 
 
@@ -153,7 +153,10 @@ class Recording:
     def insert_unsent(self, connection: Connection, unsent: Sequence[UnsentDelivery]) -> None:
         """Insert deliveries that are settled already; of one with a known identity, the first stays."""
         if unsent:
-            rows = [(*delivery_row(each.event_id, each.delivery, each.status), each.reason) for each in unsent]
+            rows = [
+                (*delivery_row(refused.event_id, refused.delivery, refused.status), refused.reason)
+                for refused in unsent
+            ]
             self._insert_unsent.run(connection, rows)
 
 
@@ -161,10 +164,10 @@ def _without_ulid(
     connection: Connection, new_deliveries: Sequence[tuple[int, NewDelivery]]
 ) -> Iterator[UnsentDelivery]:
     """Yield the deliveries whose ULID a delivery with another content holds."""
-    chosen = [(event_id, delivery) for event_id, delivery in new_deliveries if delivery.chosen_ulid is not None]
-    holders = ulid_holders(connection, {str(delivery.chosen_ulid) for _, delivery in chosen})
-    for event_id, delivery in chosen:
-        holder = holders.get((delivery.connection, str(delivery.chosen_ulid)))
+    ulids = {delivery.chosen_ulid for _, delivery in new_deliveries if delivery.chosen_ulid is not None}
+    holders = ulid_holders(connection, ulids)
+    for event_id, delivery in new_deliveries:
+        holder = holders.get((delivery.connection, delivery.chosen_ulid or ""))
         if holder is not None and holder.identity != delivery.identity:
             reason = holder.objection(counts_once=delivery.counts_once)
             status: Literal["cancelled", "failed"] = "cancelled" if delivery.counts_once else "failed"
@@ -178,7 +181,4 @@ def delivery_row(event_id: int, delivery: NewDelivery, status: str) -> tuple[Any
     """Return the values of DELIVERY_COLUMNS."""
     lane, other_lane = (*delivery.lanes, None, None)[:2]
     target = (delivery.connection, delivery.region or "")
-    return (
-        *(event_id, delivery.identity, *target, lane, other_lane, delivery.text, status),
-        delivery.chosen_ulid,
-    )
+    return (event_id, delivery.identity, *target, lane, other_lane, delivery.text, delivery.chosen_ulid, status)

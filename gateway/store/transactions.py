@@ -68,29 +68,31 @@ class Store:
             ]
             unsent = self._recording.insert_deliveries(connection, new_deliveries)
             if unsent:
-                recorded = self._tell_unsent(connection, new_events, recorded, unsent)
+                recorded = self._with_unsent(connection, new_events, recorded, unsent)
             targets = {Target(delivery.connection, delivery.region or "") for _, delivery in new_deliveries}
             added = self._states.add(connection, targets)
         self._states.remember(added)
         return recorded
 
-    def _tell_unsent(
+    def _with_unsent(
         self,
         connection: Connection,
         new_events: Sequence[NewEvent],
         recorded: Sequence[Recorded],
         unsent: Sequence[UnsentDelivery],
     ) -> list[Recorded]:
-        """Return the results with the reasons; begin a notice for each source with a call that failed."""
-        told = []
+        """Return the results with the calls that are not sent; begin a notice for each source of one that failed."""
+        unsent_by_event: dict[int, list[UnsentDelivery]] = {}
+        for delivery in unsent:
+            unsent_by_event.setdefault(delivery.event_id, []).append(delivery)
+        results = []
         for event, result in zip(new_events, recorded, strict=True):
-            own = [] if result.duplicate else [each for each in unsent if each.event_id == result.id]
-            for each in own:
-                if each.status == "failed":
-                    text = f"deliveries of source {event.source} fail, the first is of event {result.id}: {each.reason}"
-                    self._notices.begin(connection, "failed", event.source, text)
-            told.append(replace(result, unsent=tuple(own)))
-        return told
+            of_event = () if result.duplicate else tuple(unsent_by_event.get(result.id, ()))
+            for reason in (delivery.reason for delivery in of_event if delivery.status == "failed"):
+                text = f"deliveries of source {event.source} fail, the first is of event {result.id}: {reason}"
+                self._notices.begin(connection, "failed", event.source, text)
+            results.append(replace(result, unsent=of_event))
+        return results
 
     def wake(self) -> None:
         """Wake the workers, which otherwise look for due deliveries once a second."""
