@@ -74,11 +74,17 @@ class MappingError(GatewayError):
 
 
 class RequestError(GatewayError):
-    """A webhook cannot be accepted; *status* is the HTTP status to answer."""
+    """A webhook cannot be accepted.
 
-    def __init__(self, status: int, problem: str) -> None:
+    Attributes:
+        status: The HTTP status to answer.
+        hint: What the operator can do; it is not told to the sender.
+    """
+
+    def __init__(self, status: int, problem: str, hint: str = "") -> None:
         super().__init__(problem)
         self.status = status
+        self.hint = hint
 
 
 class VerificationError(RequestError):

@@ -109,8 +109,7 @@ class RefusalLog:
 
     def log_unreadable(self, source: str, error: RequestError, now: float) -> None:
         """Log a request that was refused because it cannot be read, or a handshake that lacks something."""
-        hint = "; GATEWAY_MAX_BODY sets the limit" if error.status == 413 else ""
-        self._log(source, f"HTTP {error.status}: {error}{hint}", now)
+        self._log(source, f"HTTP {error.status}: {error}" + (f"; {error.hint}" if error.hint else ""), now)
 
     def log_network(self, source: str, address: Address | None, now: float) -> None:
         """Log a request from a network that the mapping does not allow."""

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 #: Characters of all headers together: they are stored with the event, and most of them are not signed.
 MAX_HEADERS = 65_536
 
+_HOW_TO_RAISE = "GATEWAY_MAX_BODY sets the limit"
+
 Address: TypeAlias = IPv4Address | IPv6Address
 
 
@@ -58,7 +60,7 @@ def unpack(webhook: Webhook, limit: int) -> tuple[Webhook, RequestError | None]:
         body = payload.unpack(webhook.body, webhook.headers.get("content-encoding", ""), limit)
     except RequestError as problem:
         if problem.status == 413:
-            raise
+            raise RequestError(413, str(problem), _HOW_TO_RAISE) from None
         return webhook, problem
     if body is webhook.body:
         return webhook, None
@@ -110,7 +112,7 @@ def _body(environ: WSGIEnvironment, limit: int) -> bytes:
     except (ClientDisconnected, OSError, ParseException):
         raise RequestError(400, "the body ended too early") from None
     if max(length or 0, len(body)) > limit:
-        raise RequestError(413, f"the body is larger than {limit} bytes")
+        raise RequestError(413, f"the body is larger than {limit} bytes", _HOW_TO_RAISE)
     if length is not None and len(body) < length:
         raise RequestError(400, "the body ended too early")
     return body

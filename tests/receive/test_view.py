@@ -391,10 +391,17 @@ def test_odd_text_and_numbers_are_recorded(web: FlaskClient, database: Database,
     ids=["signature", "cut off", "too large", "bomb", "bad gzip", "brotli"],
 )
 def test_bad_input_is_answered_in_one_line_and_records_nothing(
-    web: FlaskClient, database: Database, body: bytes, headers: dict[str, str], status: int, text: str
+    web: FlaskClient,
+    database: Database,
+    caplog: pytest.LogCaptureFixture,
+    body: bytes,
+    headers: dict[str, str],
+    status: int,
+    text: str,
 ) -> None:
     answer = post(web, body, **headers)
     assert answer.status_code == status
+    assert ("GATEWAY_MAX_BODY sets the limit" in caplog.text) == (status == 413)
     error = error_of(answer)
     assert text in error
     assert "\n" not in error
