@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +29,12 @@ def test_the_migrations_make_the_tables_that_the_code_uses(database: Database) -
     assert require_schema(database)
     with database.engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+
+
+def test_the_web_side_does_not_import_alembic() -> None:
+    """It takes 9 MB in each process, and only `gateway migrate` uses it."""
+    script = "import sys, gateway.app; sys.exit('alembic' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 
 def test_the_migrations_make_the_indexes_of_the_tables(database: Database) -> None:
