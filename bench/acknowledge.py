@@ -41,6 +41,7 @@ from bench.fast_trackapi import StandIn
 from bench.harness import MAPPINGS, Load, Row, Web, percentile
 from bench.senders import PUBLIC_URL, Traffic, made_up_secrets
 from gateway.receive.sources import load_sources
+from tests.support.machine import memory
 
 STEADY, GREEDY, FLOODED = "steady", "greedy", "flooded"
 BARE = "bare Flask"
@@ -132,8 +133,8 @@ def measure(
         "p999": p999,
         "highest": times[-1],
         "ratio": p50 / (bare_p50 or p50),
-        "web_mib": max(harness.memory(server.web.pid)[1:]),
-        "worker_mib": max(harness.memory(server.worker.pid)) if server.worker else 0.0,
+        "web_mib": max(memory(server.web.pid)[1:]),
+        "worker_mib": max(memory(server.worker.pid)) if server.worker else 0.0,
         "behind": behind,
         "missing": missing,
         "met": server.name == BARE or (p999 < LIMIT and all_accepted),

@@ -43,6 +43,7 @@ from gateway.store import NewEvent, Store
 from gateway.store.database import Database, reading
 from gateway.store.tables import IS_PARKED, IS_PENDING, deliveries
 from tests.support.databases import opened
+from tests.support.machine import memory
 
 #: The ways in which the package sends: how many threads, and how many calls in a request.
 OFFICIAL = {"official": (8, 1), "batch": (1, 100), "batch8": (8, 100)}
@@ -181,12 +182,12 @@ def drain_backlog(server: str, api: StandIn, options: argparse.Namespace, number
             start, cpu_start = time.monotonic(), harness.processor_seconds(worker.pid)
             standin_cpu_start = api.counts().cpu_seconds
             wait_until(lambda: api.counts().distinct >= calls / 4, "a quarter of the calls arrives")
-            early = sum(harness.memory(worker.pid))
+            early = sum(memory(worker.pid))
             wait_until(lambda: api.counts().distinct >= calls, "all calls arrive")
             wait_until(lambda: not _has_unsettled(database), "all is settled")
             seconds = time.monotonic() - start
             cpu_seconds = harness.processor_seconds(worker.pid) - cpu_start
-            late = sum(harness.memory(worker.pid))
+            late = sum(memory(worker.pid))
         api.require_each_once(calls)
         assert store.counts()["deliveries"] == {"delivered": calls}
     counts = api.counts()

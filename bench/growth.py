@@ -31,6 +31,7 @@ from gateway.customerio.retry import Attempt, Delivered
 from gateway.store import ClaimRequest, Outcome, Store
 from gateway.store.database import Database
 from tests.support.databases import opened
+from tests.support.machine import memory
 
 TARGET = 1.2
 MEMORY_TARGET = 150.0  # MiB
@@ -120,8 +121,8 @@ def measure_memory(largest: Filled, count: int) -> Row:
             for when, part, total in (("early", count // 3, count // 3), ("late", count - count // 3, count)):
                 post(web, count=part, senders=SENDERS).require_status(202)
                 api.wait_for(total, seconds=300)
-                row[f"web_{when}"] = round(max(harness.memory(web.pid)), 1)
-                row[f"worker_{when}"] = round(max(harness.memory(worker.pid)), 1)
+                row[f"web_{when}"] = round(max(memory(web.pid)), 1)
+                row[f"worker_{when}"] = round(max(memory(worker.pid)), 1)
     return row
 
 

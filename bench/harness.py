@@ -30,6 +30,8 @@ from typing import Any, NamedTuple, TypeAlias
 import psycopg
 from sqlalchemy import create_engine
 
+from tests.support.machine import process_family
+
 #: What was measured, by the names of the columns.
 Row: TypeAlias = dict[str, Any]
 
@@ -188,18 +190,6 @@ def wait_until(condition: Callable[[], bool], seconds: float, expected: str, *, 
         if time.monotonic() > deadline:
             raise TimeoutError(f"not within {seconds:g} s: {expected}")
         time.sleep(interval)
-
-
-def process_family(pid: int) -> list[int]:
-    """Return a process and all its descendants."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [pid, *(descendant for child in children for descendant in process_family(int(child)))]
-
-
-def memory(pid: int) -> list[float]:
-    """Return the resident memory of a process and of each of its descendants, in MiB."""
-    statuses = (Path(f"/proc/{member}/status").read_text() for member in process_family(pid))
-    return [int(status.partition("VmRSS:")[2].split()[0]) / 1024 for status in statuses]
 
 
 def processor_seconds(pid: int) -> float:

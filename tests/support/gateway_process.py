@@ -143,6 +143,11 @@ class _Process:
         self._log = logs / f"{name}.log"
         self._running: subprocess.Popen[bytes] | None = None
 
+    @property
+    def pid(self) -> int:
+        assert self._running is not None, f"{self.name} was not started"
+        return self._running.pid
+
     def start(self) -> None:
         assert self._running is None, f"{self.name} runs already"
         with self._log.open("ab") as log:

@@ -1,4 +1,4 @@
-"""Requirements of tests on the machine: programs that may be missing, and free ports."""
+"""The machine that tests run on: programs that may be missing, free ports, and what processes hold."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import os
 import random
 import socket
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
@@ -28,3 +29,15 @@ def free_port() -> int:
             probe.bind(("127.0.0.1", port))
             return port
     raise OSError("a hundred ports were tried and none is free")
+
+
+def process_family(pid: int) -> list[int]:
+    """Return a process and all its descendants."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [pid, *(descendant for child in children for descendant in process_family(int(child)))]
+
+
+def memory(pid: int) -> list[float]:
+    """Return the resident memory of a process and of each of its descendants, in MiB."""
+    statuses = (Path(f"/proc/{member}/status").read_text() for member in process_family(pid))
+    return [int(status.partition("VmRSS:")[2].split()[0]) / 1024 for status in statuses]
