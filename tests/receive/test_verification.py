@@ -340,11 +340,15 @@ def test_a_secret_in_the_address_opens_the_source_and_is_stored_and_logged_nowhe
     assert gateway.send(f"query?token={SECRET}&shop=1", body=b"{}").status_code == 202
     forwarded = {"X-Original-URL": f"/hooks/path/{quote(SECRET)}"}
     assert gateway.send(f"path/{SECRET}", body=b"[]", headers=forwarded).status_code == 202
+    spelled = "".join(f"%{ord(character):02x}" for character in SECRET)
+    inside = {"Referer": f"https://example.com/?from={quote(f'https://example.com/{spelled}', safe='')}"}
+    assert gateway.send(f"path/{SECRET}", body=b"[1]", headers=inside).status_code == 202
     for wrong in ("path", "path/", "path/x", f"path/{SECRET}/x", "query", "query?token=", f"query/{SECRET}"):
         assert gateway.send(wrong, body=b"{}").status_code in (401, 404), wrong
     assert gateway.send(f"github/{SECRET}", body=b"{}").status_code == 404
-    first, second, third = gateway.events()
+    first, second, third, fourth = gateway.events()
     assert json.loads(third.headers)["x-original-url"] == "[redacted]"
+    assert json.loads(fourth.headers)["referer"] == "[redacted]"
     assert json.loads(first.query) == {}
     assert json.loads(second.query) == {"token": "[redacted]", "shop": "1"}
     assert SECRET not in caplog.text
