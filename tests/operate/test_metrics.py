@@ -133,9 +133,9 @@ def test_webhooks_keep_their_connections_whoever_reads_readyz_and_metrics(
     recording, watching = engines
     most = 3 if database.engine.dialect.name == "postgresql" else 4
     with ExitStack() as stack:
-        stack.callback(app.extensions["recorder"].close)
         for engine in engines:
             stack.callback(engine.dispose)
+        stack.callback(app.extensions["recorder"].close)  # it uses a connection
         with ExitStack() as taken:
             for _ in range(most):
                 taken.enter_context(recording.connect())
