@@ -84,14 +84,8 @@ def create_app(
     )
     app.extensions |= {"readiness": readiness(watching), "metrics": Metrics(watching, token=config.metrics_token)}
     # For the owner of the application: to close, and to keep current.
-    app.extensions |= {
-        "database": database,
-        "watching": watching,
-        "recorder": recorder,
-        "refusals": refusals,
-        "repeats": repeats,
-        "sources": sources,
-    }
+    app.extensions |= {"recorder": recorder, "refusals": refusals, "repeats": repeats, "sources": sources}
+    app.extensions |= {"database": database, "watching": watching}
     for blueprint in (hooks, health, metrics):
         app.register_blueprint(blueprint)
     app.register_error_handler(HTTPException, http_error)
