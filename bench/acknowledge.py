@@ -32,11 +32,13 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench import fast_trackapi, harness
+from bench import attacks, fast_trackapi, harness
+from bench.attacks import ATTACKS
 from bench.fast_trackapi import StandIn
 from bench.harness import MAPPINGS, Load, Row, Web, percentile
 from bench.senders import PUBLIC_URL, Traffic, made_up_secrets
@@ -65,6 +67,11 @@ class Server:
 def main() -> None:
     """Measure and print; the exit status says whether the limit is kept."""
     options = harness.options(__doc__, seconds=10.0, rate=200.0, senders=32)
+    run(__file__, options, (STEADY, GREEDY, FLOODED), LIMIT)
+
+
+def run(script: str, options: argparse.Namespace, situations: Sequence[str], limit: float) -> None:
+    """Measure all servers in some situations, write the figures beside a script, and exit."""
     rows: list[Row] = []
     with ExitStack() as stack, fast_trackapi.running(ANSWER_MS) as api:
         secrets = made_up_secrets()
@@ -74,13 +81,13 @@ def main() -> None:
         for server in servers:
             warm_up = Load(server.web.port, traffic.genuine, senders=FLOODERS, seconds=1.0).join()
             _drain(api, server, warm_up, traffic)
-        for situation in (STEADY, GREEDY, FLOODED):
+        for situation in situations:
             bare_p50 = None
             for server in servers:
-                rows.append(measure(server, situation, api, traffic, options, bare_p50))
+                rows.append(measure(server, situation, api, traffic, options, bare_p50, limit=limit))
                 bare_p50 = bare_p50 or rows[-1]["p50"]  # bare Flask is the first
         errors = {server.name: _frequent_errors(server.log) for server in servers}
-    harness.report(__file__, options, rows, limit=LIMIT, errors=errors)
+    harness.report(script, options, rows, limit=limit, errors=errors)
     print("errors in the logs:", errors)
     sys.exit(not all(row["met"] for row in rows))
 
@@ -103,23 +110,35 @@ def start(stack: ExitStack, name: str, address: str | None, api: StandIn, secret
 
 
 def measure(
-    server: Server, situation: str, api: StandIn, traffic: Traffic, options: argparse.Namespace, bare_p50: float | None
+    server: Server,
+    situation: str,
+    api: StandIn,
+    traffic: Traffic,
+    options: argparse.Namespace,
+    bare_p50: float | None,
+    *,
+    limit: float = LIMIT,
 ) -> Row:
-    """Post to one server in one situation, and wait until everything is delivered."""
+    """Post to one server in one situation, or beside an attack, and wait until everything is delivered.
+
+    Args:
+        limit: Milliseconds that 999 of 1,000 answers may take.
+    """
     api.reset()
     # Unless greedy there are as many senders as wait at once if every answer takes a second.
     rate, senders = options.rate, max(options.senders, round(options.rate * LIMIT / 1_000))
     if situation == GREEDY:
         rate, senders = None, options.senders
-    load = Load(server.web.port, traffic.genuine, senders=senders, seconds=options.seconds, rate=rate)
-    flood: dict[int, int] = {}
-    if situation == FLOODED:
-        wrong = traffic.wrong
-        flood_load = Load(
-            server.web.port, lambda number: wrong[number % len(wrong)], senders=FLOODERS, seconds=options.seconds
-        )
-        flood = flood_load.join().statuses
-    load.join()
+    attack = situation if situation in ATTACKS else None
+    with attacks.running(attack, server.web.port, options.seconds) as flood:
+        load = Load(server.web.port, traffic.genuine, senders=senders, seconds=options.seconds, rate=rate)
+        if situation == FLOODED:
+            wrong = traffic.wrong
+            flood_load = Load(
+                server.web.port, lambda number: wrong[number % len(wrong)], senders=FLOODERS, seconds=options.seconds
+            )
+            flood.update(flood_load.join().statuses)
+        load.join()
     behind, missing = _drain(api, server, load, traffic)
     times = load.milliseconds()
     p50, p999 = percentile(times, 50), percentile(times, 99.9)
@@ -137,9 +156,9 @@ def measure(
         "worker_mib": max(memory(server.worker.pid)) if server.worker else 0.0,
         "behind": behind,
         "missing": missing,
-        "met": server.name == BARE or (p999 < LIMIT and all_accepted),
+        "met": server.name == BARE or (p999 < limit and all_accepted),
         "statuses": load.statuses,
-        "flood": flood,
+        "flood": dict(sorted(flood.items())),
     }
 
 

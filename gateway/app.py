@@ -17,7 +17,7 @@ from gateway import config as configuration
 from gateway.errors import defect
 from gateway.logs import configure_logging
 from gateway.operate.metrics import Metrics, metrics
-from gateway.receive.health import health
+from gateway.receive.health import health, readiness
 from gateway.receive.record import Recorder
 from gateway.receive.refusals import RefusalLog
 from gateway.receive.reload import Sources
@@ -70,6 +70,8 @@ def create_app(
     environ = os.environ if environ is None else environ
     configure_logging()
     config = configuration.load(environ)
+    # Anybody may ask for /readyz and /metrics: they have connections of their own, so that webhooks keep theirs.
+    watching = database or connect(config.database_url)
     database = database or connect(config.database_url)
     sources, refusals = Sources(config.mappings, environ), RefusalLog(database)
     recorder, repeats = Recorder(Store(database)), RepeatLog(database)
@@ -80,9 +82,10 @@ def create_app(
     app.extensions["receiver"] = Receiver(
         config=config, sources=sources, recorder=recorder, refusals=refusals, repeats=repeats, clock=clock
     )
-    app.extensions |= {"database": database, "metrics": Metrics(database)}
+    app.extensions |= {"readiness": readiness(watching), "metrics": Metrics(watching, token=config.metrics_token)}
     # For the owner of the application: to close, and to keep current.
     app.extensions |= {"recorder": recorder, "refusals": refusals, "repeats": repeats, "sources": sources}
+    app.extensions |= {"database": database, "watching": watching}
     for blueprint in (hooks, health, metrics):
         app.register_blueprint(blueprint)
     app.register_error_handler(HTTPException, http_error)

@@ -36,6 +36,7 @@ class Config:
         public_url: What precedes the path in the address that senders post to, for schemes that sign it.
         proxies: Number of proxies in front of the gateway that can be trusted to name their caller.
         alert_url: Where notices are posted.
+        metrics_token: What readers of the metrics have to send; None: nothing.
         late_after: Seconds after which a waiting delivery causes a notice.
         connections: By name; the one without a name in its variables is ``default``.
     """
@@ -47,6 +48,7 @@ class Config:
     public_url: str | None
     proxies: int
     alert_url: str | None = field(repr=False)
+    metrics_token: str | None = field(repr=False)
     late_after: float
     connections: Mapping[str, Connection]
 
@@ -77,6 +79,7 @@ def load(environ: Mapping[str, str]) -> Config:
         public_url=reader.url("GATEWAY_PUBLIC_URL"),
         proxies=reader.number("GATEWAY_PROXIES", 0, least=0, most=10),
         alert_url=reader.alert_url(),
+        metrics_token=reader.metrics_token(),
         late_after=60.0 * reader.number("GATEWAY_ALERT_MINUTES", DEFAULT_ALERT_MINUTES, least=1, most=43_200),
         connections={connection.name: connection for connection in reader.connections()},
     )
@@ -147,6 +150,16 @@ class _Reader:
             self.problems.append("GATEWAY_ALERT_URL must be an address such as https://hooks.slack.com/…")
         elif text is not None and _is_readable_by_the_network(text):
             self.problems.append("GATEWAY_ALERT_URL must start with https://: plain http would show it to the network")
+        return text
+
+    def metrics_token(self) -> str | None:
+        text = self.text("GATEWAY_METRICS_TOKEN")
+        # What RFC 6750 allows in the header.
+        if text is not None and not re.fullmatch(r"[A-Za-z0-9._~+/-]{16,500}=*", text):
+            self.problems.append(
+                "GATEWAY_METRICS_TOKEN must have 16 to 500 characters, letters, digits and - . _ ~ + /; make one with:"
+                " openssl rand -hex 32"
+            )
         return text
 
     def database_url(self) -> str:

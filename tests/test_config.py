@@ -31,6 +31,18 @@ def test_the_address_of_alerts_is_a_secret() -> None:
     assert (load({}).alert_url, load({}).late_after) == (None, 900)
 
 
+def test_the_token_of_the_metrics_is_a_secret_that_a_header_can_hold() -> None:
+    token = "t4711-._~+/abcdefgh=="
+    config = load({"GATEWAY_METRICS_TOKEN": token})
+    assert config.metrics_token == token
+    assert "4711" not in repr(config)
+    assert load({"GATEWAY_METRICS_TOKEN": " "}).metrics_token is None
+    for wrong in ("short", "x" * 501, "white space in the middle", "=" * 20, "p\xe4ssword" * 3):
+        with pytest.raises(ConfigError, match="GATEWAY_METRICS_TOKEN must have 16 to 500 characters") as caught:
+            load({"GATEWAY_METRICS_TOKEN": wrong})
+        assert wrong not in str(caught.value)
+
+
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])
 def test_every_spelling_of_postgresql_is_accepted(scheme: str) -> None:
     config = load({"DATABASE_URL": f"{scheme}://u:p@db/x?sslmode=require"})

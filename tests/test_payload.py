@@ -10,7 +10,7 @@ import tracemalloc
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from urllib.parse import urlencode
+from urllib.parse import unquote_to_bytes, urlencode
 
 import pytest
 from hypothesis import given
@@ -20,6 +20,7 @@ from gateway.errors import RequestError
 from gateway.event import JSON
 from gateway.payload import FORM, MAX_FORM_FIELDS, MAX_NESTING, decode, unpack
 from gateway.payload.compression import inflate
+from gateway.payload.forms import MAX_LONE_PERCENTS
 
 MULTIPART = "multipart/form-data; boundary=B"
 
@@ -356,7 +357,7 @@ def test_a_form_at_the_limits_is_decoded() -> None:
         b"&".join([b"a" + b"[b]" * number + b"=1" for number in range(60)] * 16),
         b"&".join([b"a[]=1"] * 1000),
         b"a=" + b"%41" * 300_000,
-        b"a=" + b"%" * 2_000_000,
+        b"a=" + b"%%41" * 10_000,
         b"a" + b"]" * 1_000_000 + b"=1",
         b"a" + b"[" * 1_000_000,
         b"a=" + b"+" * 1_000_000,
@@ -365,6 +366,20 @@ def test_a_form_at_the_limits_is_decoded() -> None:
 def test_the_worst_forms_are_decoded_quickly(body: bytes) -> None:
     with quickly():
         decode(body, FORM)
+
+
+@pytest.mark.parametrize("lone", [b"%", b"%%", b"%z", b"%4z", b"%%4", b"%=", b"%\r\n", b"% ", b"%+", b"=%"])
+def test_a_percent_sign_that_begins_no_escape_stands_for_itself(lone: bytes) -> None:
+    text = unquote_to_bytes(lone.replace(b"+", b" ")).decode()
+    assert decode(b"a=" + lone, FORM) == {"a": text}
+    assert decode(b"a=%41" + lone + b"%3D%0A", FORM) == {"a": f"A{text}=\n"}
+
+
+def test_percent_signs_that_begin_no_escape_have_a_limit() -> None:
+    half = b"%z" * (MAX_LONE_PERCENTS // 2)
+    assert decode(b"a=" + half + b"&b=" + half, FORM) == {"a": half.decode(), "b": half.decode()}
+    with refused(400, "more than 10,000 percent signs that begin no escape"):
+        decode(b"a=" + half + b"&b=%" + half, FORM)
 
 
 @given(st.dictionaries(st.text(st.characters(exclude_characters="[]", exclude_categories=["Cs"])), TEXT, min_size=1))
@@ -453,6 +468,7 @@ def test_json_in_a_part_is_decoded() -> None:
         (parts(('; name="a"', b"1"))[:-9], MULTIPART, "may be cut off"),
         (b"", MULTIPART, "may be cut off"),
         (b"a=1", MULTIPART, "may be cut off"),
+        (b"\r\n" * 500_000 + parts(('; name="a"', b"1")), MULTIPART, "not valid multipart/form-data"),
         (b"--B\r\nX: 1\r\n\r\n1\r\n--B--\r\n", MULTIPART, "not valid multipart/form-data"),
         (b"--B\r\nX: \xff\r\n\r\n1\r\n--B--\r\n", MULTIPART, "not valid multipart/form-data"),
         (parts(), "multipart/form-data", "names no boundary"),

@@ -1,26 +1,30 @@
 """GET /metrics: the state of the gateway for Prometheus, read from the database, so the same in every process.
 
-Anybody may read it: it holds numbers and the names of connections, and nothing from a webhook.
+It holds numbers and the names of connections, and nothing from a webhook. Anybody may read it, unless the operator has
+set a token.
 """
 
 from __future__ import annotations
 
+import hmac
 import logging
 from collections.abc import Iterator
 
-from flask import Blueprint, Response, current_app
+from flask import Blueprint, Response, current_app, request
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from sqlalchemy import func, select
 
 from gateway.errors import StoreError
 from gateway.operate.backlog import BacklogReader
+from gateway.receive.remembered import Remembered
 from gateway.store.database import Database, reading
 from gateway.store.gevent_support import run_in_native_thread
 from gateway.store.notices import KINDS
 from gateway.store.tables import IS_OPEN, connections, notices, refusals
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
+UNAUTHORIZED = "the metrics need a token: send  Authorization: Bearer <the value of GATEWAY_METRICS_TOKEN>\n"
 
 log = logging.getLogger(__name__)
 
@@ -29,30 +33,48 @@ metrics = Blueprint("metrics", __name__)
 
 @metrics.get("/metrics")
 def metrics_page() -> Response:
-    """Return all metrics as text."""
+    """Return all metrics as text, to whom may read them."""
+    page: Metrics = current_app.extensions["metrics"]
+    if not page.may_be_read(request.headers.get("Authorization", "")):
+        headers = {"WWW-Authenticate": "Bearer"}
+        return Response(UNAUTHORIZED, 401, headers, content_type="text/plain; charset=utf-8")
     try:
-        return Response(current_app.extensions["metrics"].text(), content_type=CONTENT_TYPE)
+        return Response(page.text(), content_type=CONTENT_TYPE)
     except StoreError as error:
         log.error("no metrics: %s", error)
         return Response("the database does not answer\n", 503, content_type="text/plain; charset=utf-8")
 
 
 class Metrics:
-    """The metrics of one database."""
+    """The metrics of one database.
 
-    def __init__(self, database: Database) -> None:
+    Args:
+        database: Not the one that records webhooks: to read a large backlog takes a second or two.
+        token: What readers have to send; None: nothing.
+    """
+
+    def __init__(self, database: Database, *, token: str | None = None) -> None:
+        self._token = token
+        self._page = Remembered(lambda: run_in_native_thread(lambda: generate_latest(self._registry)))
         self._database = database
         self._backlog_reader = BacklogReader(database)
         self._registry = CollectorRegistry()
         self._registry.register(self)
 
+    def may_be_read(self, authorization: str) -> bool:
+        """Return whether the header Authorization holds the token, if there is one."""
+        scheme, _, token = authorization.partition(" ")
+        # Constant time: a comparison that stops at the first wrong byte tells how many were right.
+        is_right = hmac.compare_digest(token.strip().encode("utf-8", "surrogatepass"), (self._token or "").encode())
+        return self._token is None or (scheme.lower() == "bearer" and is_right)
+
     def text(self) -> bytes:
-        """Return all metrics as text.
+        """Return all metrics as text, a second old at most.
 
         Raises:
             StoreError: The database cannot be used.
         """
-        return run_in_native_thread(lambda: generate_latest(self._registry))
+        return self._page.get()
 
     def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
         """Read the metrics, for the registry."""

@@ -35,6 +35,7 @@ __all__ = [
     "form_fields",
     "is_form",
     "is_too_deep",
+    "is_xml",
     "media_type_of",
     "unpack",
     "utf8",
@@ -48,15 +49,18 @@ _JSON_TYPES = ("", "application/json", "text/json", "text/plain", "application/o
 _STRUCTURED_JSON = re.compile(r"[^/\s]+/[^/\s]+\+json")
 _XML = re.compile(r"(?:text|application)/xml|[^/\s]+/[^/\s]+\+xml")
 #: How JSON begins, and a form does not: its sender escapes these characters.
-_JSON_AS_FORM = re.compile(rb'\s*(?:\{|\[\s*[\[{"])')
+_JSON_AS_FORM = re.compile(rb'\s*+(?:\{|\[\s*+[\[{"])')
 
 
-def decode(body: bytes, content_type: str, json_field: str | None = None) -> JSON:
+def decode(
+    body: bytes, content_type: str, json_field: str | None = None, *, most_fields: int = MAX_FORM_FIELDS
+) -> JSON:
     """Decode a body by its content type. What is no form and no XML is read as JSON.
 
     Args:
         json_field: A field of a form that holds JSON: where it was sent, its value is decoded. If that is an object,
             the other fields of the form stand beside its own, which count where both have a name.
+        most_fields: Of a form.
 
     Raises:
         RequestError: The body cannot be decoded.
@@ -65,10 +69,10 @@ def decode(body: bytes, content_type: str, json_field: str | None = None) -> JSO
     if media_type in _JSON_TYPES or _STRUCTURED_JSON.fullmatch(media_type):
         return decode_json(body, "the body", content_type)
     if is_form(body, content_type):
-        return _unwrap(nest(form_fields(body, content_type)), json_field)
+        return _unwrap(nest(form_fields(body, content_type, most=most_fields)), json_field)
     if media_type == MULTIPART:
-        return _unwrap(nest(multipart_fields(body, content_type)), json_field)
-    if _XML.fullmatch(media_type):
+        return _unwrap(nest(multipart_fields(body, content_type, most=most_fields)), json_field)
+    if is_xml(content_type):
         return decode_xml(body, codec_of(content_type, none=None))
     try:
         return decode_json(body, "the body", content_type)
@@ -93,6 +97,11 @@ def decode_sent(body: bytes, headers: Mapping[str, str], json_field: str | None 
 def is_form(body: bytes, content_type: str) -> bool:
     """Return whether a body is an urlencoded form. JSON with that content type, which `curl -d` sends, is not."""
     return media_type_of(content_type) == FORM and not _JSON_AS_FORM.match(body)
+
+
+def is_xml(content_type: str) -> bool:
+    """Return whether a content type is one of XML."""
+    return _XML.fullmatch(media_type_of(content_type)) is not None
 
 
 def media_type_of(content_type: str) -> str:

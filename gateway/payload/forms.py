@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import binascii
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -16,11 +17,11 @@ from gateway.payload.json_text import MAX_NESTING
 #: The media type of urlencoded forms.
 FORM = "application/x-www-form-urlencoded"
 MAX_FORM_FIELDS = 1_000
-TOO_MANY_FIELDS = f"the form has more than {MAX_FORM_FIELDS:,} fields"
 
-_ESCAPE = re.compile(rb"%[0-9A-Fa-f]{2}")
-_HEX = "0123456789abcdefABCDEF"
-_BYTES = {f"%{high}{low}".encode(): bytes.fromhex(high + low) for high in _HEX for low in _HEX}
+#: Percent signs of a form that begin no escape and stand for themselves: each takes as long as ten escapes.
+MAX_LONE_PERCENTS = 10_000
+
+_LONE_PERCENT = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _NESTED_NAME = re.compile(r"([^\[\]]+)((?:\[[^\[\]]*\])+)")
 #: Three levels less than JSON has: for the form itself, for text beside an object, and for a file.
 _MAX_BRACKETS = MAX_NESTING - 3
@@ -40,17 +41,26 @@ _Tree: TypeAlias = "dict[str, _Node]"
 _Node: TypeAlias = "str | File | list[_Node] | dict[str, _Node]"
 
 
-def form_fields(body: bytes, content_type: str = "") -> list[tuple[str, str]]:
+def form_fields(body: bytes, content_type: str = "", *, most: int = MAX_FORM_FIELDS) -> list[tuple[str, str]]:
     """Return the fields of an urlencoded form in their order. No escape is an error, and no byte.
 
     Raises:
-        RequestError: 400, more than MAX_FORM_FIELDS.
+        RequestError: 400, more than *most* fields, or than MAX_LONE_PERCENTS.
     """
-    if body.count(b"&") >= MAX_FORM_FIELDS:
-        raise RequestError(400, TOO_MANY_FIELDS)
+    if body.count(b"&") >= most:
+        raise too_many_fields(most)
+    if b"%" in body:
+        body, lone = _LONE_PERCENT.subn(b"%25", body, MAX_LONE_PERCENTS + 1)
+        if lone > MAX_LONE_PERCENTS:
+            raise RequestError(400, f"the form has more than {MAX_LONE_PERCENTS:,} percent signs that begin no escape")
     pairs = [_pair(field) for field in body.split(b"&") if field]
     codec = codec_of(content_type, none=None) or charset_field(pairs)
     return [(text_of(name, codec), text_of(value, codec)) for name, value in pairs]
+
+
+def too_many_fields(most: int) -> RequestError:
+    """Return the error of a form with more fields than are read."""
+    return RequestError(400, f"the form has more than {most:,} fields")
 
 
 def _pair(field: bytes) -> tuple[bytes, bytes]:
@@ -59,8 +69,9 @@ def _pair(field: bytes) -> tuple[bytes, bytes]:
 
 
 def _unescape(text: bytes) -> bytes:
-    # A % without two hex digits stands for itself. Python's unquote_to_bytes takes a second for a megabyte of them.
-    return _ESCAPE.sub(lambda escape: _BYTES[escape[0]], text) if b"%" in text else text
+    # With = in the place of %, escapes are those of quoted-printable, which Python decodes in C: a megabyte of them
+    # takes a sixth of the time of a regular expression that replaces each.
+    return binascii.a2b_qp(text.replace(b"=", b"%3D").replace(b"%", b"=")) if b"%" in text else text
 
 
 def charset_field(pairs: Iterable[tuple[bytes, bytes]]) -> str:

@@ -24,8 +24,9 @@ class AccessLogger(Logger):  # type: ignore[misc]  # gunicorn ships no types
     def atoms(self, resp: Any, req: Any, environ: dict[str, Any], request_time: Any) -> Any:
         """Return the values that a log format can use."""
         path, _, query = environ.get("RAW_URI", "").partition("?")
+        query = _REDACTED if query else ""  # no address here needs one, so what it holds may be a secret
         if str(resp.status).startswith("404") or _HOOK.search(unquote(path)) is not None:
-            path, query = _without_secret(path), _REDACTED if query else ""
+            path = _without_secret(path)
         address = {
             "RAW_URI": f"{path}?{query}" if query else path,
             "REQUEST_URI": f"{path}?{query}" if query else path,

@@ -7,10 +7,20 @@ from typing import Any
 from flask import Blueprint, current_app
 
 from gateway.errors import StoreError
-from gateway.store.database import OTHER_SCHEMA
+from gateway.receive.remembered import Remembered
+from gateway.store.database import OTHER_SCHEMA, Database
 from gateway.store.schema import require_schema
 
 health = Blueprint("health", __name__)
+
+
+def readiness(database: Database) -> Remembered[object]:
+    """Return whether a database can be used, for all who ask.
+
+    Args:
+        database: Not the one that records webhooks: anybody may ask, and must not take its connections.
+    """
+    return Remembered(lambda: require_schema(database))
 
 
 @health.get("/healthz")
@@ -23,7 +33,7 @@ def healthz() -> dict[str, Any]:
 def readyz() -> tuple[dict[str, Any], int]:
     """Tell whether the database answers and has the schema of this version."""
     try:
-        require_schema(current_app.extensions["database"])
+        current_app.extensions["readiness"].get()
     except StoreError as error:
         # The page is public, so it must not show how the database is reached.
         problem = OTHER_SCHEMA if str(error) == OTHER_SCHEMA else "the database does not answer"

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from secrets import token_hex
-from urllib.parse import quote
+from urllib.parse import unquote, unquote_plus
 
 from gateway import payload, verify
 from gateway.errors import RequestError, StoreError, TranslationError, printable
@@ -207,8 +207,13 @@ def _default_key(mapping: MappingFile, webhook: Webhook) -> str:
 
 def _redact(values: Mapping[str, str], names: frozenset[str], sent_secret: str) -> dict[str, str]:
     """Replace the values that are under one of these names, or that contain the secret."""
-    secrets = {sent_secret, quote(sent_secret, safe="")} - {""}
     return {
-        name: REDACTED if name in names or any(secret in value for secret in secrets) else value
+        name: REDACTED if name in names or (sent_secret and _contains(value, sent_secret)) else value
         for name, value in values.items()
     }
+
+
+def _contains(value: str, secret: str) -> bool:
+    """Return whether a text contains a secret, as it is or in any spelling of an address, or of one inside another."""
+    once, as_form = unquote(value), unquote_plus(value)
+    return any(secret in text for text in (value, once, as_form, unquote(once), unquote_plus(as_form)))

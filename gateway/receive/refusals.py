@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -29,6 +30,8 @@ log = logging.getLogger(__name__)
 EVERY = 10.0
 MOST_LINES = 5
 MAX_PROBLEM = 500
+#: Seconds of processor time after which the search for the cause begins no further try: nothing else runs meanwhile.
+SEARCH_TIME = 0.02
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,9 +90,14 @@ class RefusalTable:
 
 
 class RefusalLog:
-    """Logs and stores the refusals of one process, at a bounded rate."""
+    """Logs and stores the refusals of one process, at a bounded rate.
 
-    def __init__(self, database: Database) -> None:
+    Args:
+        stopwatch: Returns the seconds that the calling thread has worked.
+    """
+
+    def __init__(self, database: Database, *, stopwatch: Callable[[], float] = time.thread_time) -> None:
+        self._stopwatch = stopwatch
         self._group: GroupCommit[RefusalRecord, None] = GroupCommit(RefusalTable(database).add)
         self._throttle = LogThrottle(every=EVERY)
         self._lock = threading.Lock()
@@ -105,7 +113,12 @@ class RefusalLog:
         error: VerificationError,
     ) -> None:
         """Log a webhook that failed verification; once in a while find out the likely cause."""
-        self._log(source, str(error), now, lambda: likely_cause(scheme, secrets, webhook, now))
+
+        def find_cause() -> str | None:
+            ends = self._stopwatch() + SEARCH_TIME
+            return likely_cause(scheme, secrets, webhook, now, still_time=lambda: self._stopwatch() < ends)
+
+        self._log(source, str(error), now, find_cause)
 
     def log_unreadable(self, source: str, error: RequestError, now: float) -> None:
         """Log a request that was refused because it cannot be read, or a handshake that lacks something."""
@@ -119,6 +132,11 @@ class RefusalLog:
     def log_closed(self, source: str, reason: str, now: float) -> None:
         """Log a webhook for a source that is closed."""
         self._log(source, f"the source is closed: {reason}", now)
+
+    def log_large(self, source: str, now: float) -> None:
+        """Log a webhook that was refused because too many large ones wait to be verified."""
+        problem = "HTTP 503: too many large webhooks arrive at once; a stranger may have sent most of them"
+        self._log(source, problem, now)
 
     def close(self) -> None:
         """Store what waits; nothing can be stored afterwards."""

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from http import HTTPMethod
 from typing import Any
@@ -22,6 +21,7 @@ from gateway.errors import RequestError, StoreError, VerificationError, did_you_
 from gateway.event import Webhook
 from gateway.logs import LogThrottle
 from gateway.mapping.model import MappingFile
+from gateway.receive.large_bodies import LargeBodies, NoTurnError
 from gateway.receive.record import Recorder, VerifiedWebhook
 from gateway.receive.refusals import RefusalLog
 from gateway.receive.reload import Sources
@@ -33,19 +33,20 @@ from gateway.verify import Handshake, PrescribedResponse, Scheme
 
 log = logging.getLogger(__name__)
 
-#: Seconds after which a sender may try again: while the database is unavailable, and while the source is closed.
+#: Seconds after which a sender may try again: while the database is unavailable, while the source is closed, and while
+#: too many large bodies wait.
 RETRY_AFTER_DATABASE = 5
 RETRY_AFTER_CLOSED = 60
-#: Bytes of a large body. Verifying one takes milliseconds in which nothing else runs under gevent, and a stranger can
-#: ask for it. So they are verified one at a time, and after each the other requests get TURNS turns.
-LARGE_BODY = 65_536
-TURNS = 4
+RETRY_AFTER_LARGE = 10
 #: Characters of a sender's text that are shown to the operator.
 MAX_SENDER_TEXT = 200
+#: Texts of handshakes that are remembered, so that each is logged once.
+MOST_HANDSHAKE_TEXTS = 1_000
 #: All that a sender learns about a refused webhook, and about one on which the mapping fails. The operator learns the
 #: reason from the log, and that of a failed event by `gateway events show`.
 REFUSED = "this webhook is not proven to come from the sender of this source"
 FAILED = "the webhook is kept, but no calls could be made of it; the operator of this gateway finds the reason"
+TOO_MANY_LARGE = "too many large webhooks of this source arrive at once; send it again later"
 UNKNOWN = "there is no such source; its name is the last part of the address"
 
 hooks = Blueprint("hooks", __name__)
@@ -90,7 +91,7 @@ def receive(name: str, rest: str = "") -> ResponseReturnValue:
         return receiver.answer_handshake(source, scheme, handshake, unpacked, source.secrets, now)
     receiver.require_open(source, now)  # 503
 
-    secret = receiver.verify(source, scheme, unpacked, sent, now, still_packed)  # 401; 400, 415: not readable
+    secret = receiver.verify(source, scheme, unpacked, sent, now, still_packed)  # 401; 400, 413, 415: not readable; 503
     if handshake is not None:
         return receiver.answer_handshake(source, scheme, handshake, unpacked, (secret,), now)
 
@@ -162,7 +163,8 @@ class Receiver:
     Attributes:
         clock: Returns the time, in unix seconds.
         throttle: Bounds the log lines that strangers can cause.
-        large_bodies: Held while a large body is verified.
+        large_bodies: Their turns to be verified.
+        handshake_texts: Hashes of the texts of handshakes that were logged for the operator.
     """
 
     config: Config
@@ -172,7 +174,8 @@ class Receiver:
     repeats: RepeatLog
     clock: Callable[[], float]
     throttle: LogThrottle = field(default_factory=LogThrottle)
-    large_bodies: threading.Lock = field(default_factory=threading.Lock)
+    large_bodies: LargeBodies = field(default_factory=LargeBodies)
+    handshake_texts: set[bytes] = field(default_factory=set)
 
     def find_source(self, name: str, rest: str) -> Source:
         """Return the source of an address.
@@ -256,32 +259,26 @@ class Receiver:
         Raises:
             VerificationError: Nothing proves it. The reason is logged for the operator.
             RequestError: The body cannot be read, so it is not known whether something would prove it.
+            ServiceUnavailable: Too many large bodies of this source wait to be verified.
         """
-        with self._turn(unpacked.body):
-            try:
-                return verify.verify(scheme, source.secrets, unpacked, now)
-            except RequestError as error:
-                if sent.body != unpacked.body:
-                    with contextlib.suppress(RequestError):
-                        return verify.verify(scheme, source.secrets, sent, now)
-                if still_packed is not None:
-                    raise still_packed from None
-                if isinstance(error, VerificationError):
-                    self.refusals.log_unproven(source.name, scheme, source.secrets, unpacked, now, error)
-                raise
-
-    @contextlib.contextmanager
-    def _turn(self, body: bytes) -> Iterator[None]:
-        """Let one large body at a time be verified, and all other requests go on before the next one."""
-        if len(body) < LARGE_BODY:
-            yield
-            return
-        with self.large_bodies:
-            try:
-                yield
-            finally:
-                for _ in range(TURNS):
-                    time.sleep(0)
+        try:
+            with self.large_bodies.turn(source.name, unpacked.body):
+                try:
+                    return verify.verify(scheme, source.secrets, unpacked, now, sent_bytes=len(sent.body))
+                except RequestError:
+                    if sent.body != unpacked.body:
+                        with contextlib.suppress(RequestError):
+                            return verify.verify(scheme, source.secrets, sent, now)
+                    raise
+        except NoTurnError:
+            self.refusals.log_large(source.name, now)
+            raise ServiceUnavailable(TOO_MANY_LARGE, retry_after=RETRY_AFTER_LARGE) from None
+        except RequestError as error:
+            if still_packed is not None:
+                raise still_packed from None
+            if isinstance(error, VerificationError):
+                self.refusals.log_unproven(source.name, scheme, source.secrets, unpacked, now, error)
+            raise
 
     def answer_handshake(
         self, source: Source, scheme: Scheme, handshake: Handshake, webhook: Webhook, secrets: Sequence[str], now: float
@@ -295,9 +292,23 @@ class Receiver:
         # Throttled apart from other lines: a secret for the operator may come only once.
         if self.throttle.allows(f"{source.name} handshake", now):
             log.info("source %s: a handshake was answered", source.name)
-            if reply.for_operator is not None and source.closed is not None:
-                text = printable(reply.for_operator, MAX_SENDER_TEXT)
-                log.warning("source %s: the sender asks you to set this as its secret: %s", source.name, text)
+        if reply.for_operator is not None and source.closed is not None:
+            self._log_for_operator(source.name, reply.for_operator, now)
         response = text_response(reply.body, content_type=reply.content_type)
         response.headers.extend(reply.headers)
         return response
+
+    def _log_for_operator(self, source: str, sent: str, now: float) -> None:
+        """Log the secret that a handshake shows; each one once, and some in a period: anybody can send any."""
+        text = printable(sent, MAX_SENDER_TEXT)
+        seen = hashlib.sha256(f"{source} {text}".encode()).digest()
+        if seen in self.handshake_texts or not self.throttle.allows(f"{source} secret", now):
+            return
+        if len(self.handshake_texts) >= MOST_HANDSHAKE_TEXTS:
+            self.handshake_texts.clear()
+        self.handshake_texts.add(seen)
+        log.warning(
+            "source %s: a handshake asks for this as the secret: %s -- anybody can have sent it. Set it only if you"
+            " have just created the webhook at the sender, and the sender's own page shows or accepts the same text",
+            *(source, text),
+        )

@@ -10,29 +10,31 @@ from gateway.errors import VerificationError
 from gateway.event import Webhook
 from gateway.verify import providers
 from gateway.verify.keys import decode_signature, public_key_accepts, secret_key, secret_problem
-from gateway.verify.request_fields import RequestField, WebhookReader
+from gateway.verify.request_fields import DecodingLimits, RequestField, WebhookReader
 from gateway.verify.scheme import SENT_SECRETS, SIGNING, Scheme
 from gateway.verify.template import header_bytes, signed_bytes
 
 # Limits on the work that a stranger without a secret can cause with one request.
 #: Characters of a header that holds a signature or token.
 MAX_HEADER = 4096
-#: Signatures of one webhook. Senders write two or three while they rotate secrets; each one costs a comparison.
-MAX_CANDIDATES = 16
+#: Signatures of one webhook. Senders write two or three while they rotate secrets; each one costs a comparison, and one
+#: that is made with a private key a hash of the body.
+MAX_CANDIDATES, MAX_PRIVATE_KEY_CANDIDATES = 16, 4
 #: Tokens of one webhook, where each item of the body has its own.
 MAX_TOKENS = 1_000
-#: Bytes of a body that has to be decoded before it is verified, because its proof is inside.
-MAX_UNPROVEN = 131_072
 
 #: Headers, in lower case, that hold a secret whatever the scheme is.
 ALWAYS_SECRET = frozenset({"authorization", "proxy-authorization", "cookie"})
 
 
-def verify(scheme: Scheme, secrets: Sequence[str], webhook: Webhook, now: float) -> str:
+def verify(
+    scheme: Scheme, secrets: Sequence[str], webhook: Webhook, now: float, *, sent_bytes: int | None = None
+) -> str:
     """Return the secret that proves a webhook; "" for the scheme `none`.
 
     Args:
         now: Unix seconds.
+        sent_bytes: The length of the body before it was unpacked; None: it was not.
 
     Raises:
         VerificationError: No secret proves the webhook, or the source has no usable secret.
@@ -46,7 +48,8 @@ def verify(scheme: Scheme, secrets: Sequence[str], webhook: Webhook, now: float)
     for secret in secrets:
         if problem := secret_problem(scheme, secret):
             raise VerificationError(f"this source cannot check webhooks: {problem}")
-    reader = scheme.reader(webhook, max_body=MAX_UNPROVEN)
+    sent_bytes = len(webhook.body) if sent_bytes is None else sent_bytes
+    reader = scheme.reader(webhook, limits=DecodingLimits(sent_bytes=sent_bytes))
     return _VERIFIERS[scheme.kind](scheme, secrets, reader, now)
 
 
@@ -182,13 +185,18 @@ def _candidate_signatures(scheme: Scheme, where: str, texts: Sequence[str]) -> l
             written += [item.strip() for item in text.split(scheme.items)[1:]]
         elif text[: len(scheme.prefix)].lower() == scheme.prefix.lower():
             written.append(text[len(scheme.prefix) :])
-    if len(written) > MAX_CANDIDATES:
-        raise VerificationError(f"the {where} holds more than {MAX_CANDIDATES} signatures")
+    most = MAX_PRIVATE_KEY_CANDIDATES if scheme.kind in ("ed25519", "ecdsa") else MAX_CANDIDATES
+    if len(written) > most:
+        raise VerificationError(f"the {where} holds more than {most} signatures")
     candidates = [signature for text in written if (signature := decode_signature(scheme.encoding, text))]
+    # Before the body is hashed: this costs nothing.
+    length = scheme.signature_bytes
+    candidates = [signature for signature in candidates if length in (None, len(signature))]
     if not candidates:
         before = f" behind '{scheme.prefix}'" if scheme.prefix else ""
         called = f" called {scheme.key}" if scheme.key else before
-        raise VerificationError(f"the {where} holds no signature{called} in {scheme.encoding}")
+        of_length = f", {length} bytes long" if length else ""
+        raise VerificationError(f"the {where} holds no signature{called} in {scheme.encoding}{of_length}")
     return candidates
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import product
 from typing import TypeAlias, get_args
@@ -20,20 +20,31 @@ from gateway.verify.scheme_table import schemes
 Variant: TypeAlias = tuple[str, Scheme, Webhook]
 
 #: Bytes of a body to try variants of, and of one to parse as JSON. Anybody can cause a refusal, and under gevent
-#: nothing else runs in the process during these tries.
+#: nothing else runs in the process during these tries: each of them has to be short, and the caller limits all.
 MAX_BODY, MAX_JSON = 131_072, 16_384
 
 _WRONG_KEY = (
     "most likely the secret is not the one of this sender (another endpoint, another mode, or an old one), or"
     " something between the sender and the gateway changes bodies"
 )
+_NOT_ALL_TRIED = " (the search ended early: not every usual mistake was tried)"
 _WRONG_ADDRESS = ", or GATEWAY_PUBLIC_URL is not how the address begins that the sender posts to"
 
 
-def likely_cause(scheme: Scheme, secrets: Sequence[str], webhook: Webhook, now: float) -> str | None:
+def likely_cause(
+    scheme: Scheme,
+    secrets: Sequence[str],
+    webhook: Webhook,
+    now: float,
+    *,
+    still_time: Callable[[], bool] = lambda: True,
+) -> str | None:
     """Return the probable mistake behind a refused webhook; None if the refusal itself says enough.
 
     No text shows a secret, or anything of the webhook that no secret has signed.
+
+    Args:
+        still_time: Asked before each try; as soon as it returns false the search ends, and the text says so.
     """
     if scheme.header and not WebhookReader(webhook).has_header(scheme.header):
         # It may come from the sender of another scheme. Headers such as Authorization belong to many senders.
@@ -42,18 +53,18 @@ def likely_cause(scheme: Scheme, secrets: Sequence[str], webhook: Webhook, now: 
         name, header = next((other for other in others if other[1].lower() in sent), ("", ""))
         text = f"it bears the header {header}, as webhooks of the scheme '{name}' do; is the scheme right?"
         return text if name else None
-    for text, other_scheme, other_webhook in _variants(scheme, webhook) if len(webhook.body) <= MAX_BODY else ():
+    ended_early = ""
+    for text, other_scheme, other_webhook in _tries(scheme, webhook):
+        if not still_time():
+            ended_early = _NOT_ALL_TRIED
+            break
         if _verifies(other_scheme, secrets, other_webhook, now):
             return text
     if doubt := secret_doubt(scheme, secrets):
-        return doubt
-    if scheme.timestamp is not None:
-        timeless = replace(scheme, timestamp=replace(scheme.timestamp, tolerance=None))
-        if _verifies(timeless, secrets, webhook, now):
-            return "the signature is right: this is an old webhook that was sent again, or a clock is wrong"
+        return doubt + ended_early
     if scheme.kind in SENT_SECRETS:
         return None
-    return _WRONG_KEY + (_WRONG_ADDRESS if scheme.signs_address else "")
+    return _WRONG_KEY + (_WRONG_ADDRESS if scheme.signs_address else "") + ended_early
 
 
 def _verifies(scheme: Scheme, secrets: Sequence[str], webhook: Webhook, now: float) -> bool:
@@ -62,6 +73,16 @@ def _verifies(scheme: Scheme, secrets: Sequence[str], webhook: Webhook, now: flo
     except RequestError:
         return False
     return True
+
+
+def _tries(scheme: Scheme, webhook: Webhook) -> Iterator[Variant]:
+    """Yield what to try, the most likely first: the search may end after any."""
+    if scheme.timestamp is not None:
+        timeless = replace(scheme, timestamp=replace(scheme.timestamp, tolerance=None))
+        text = "the signature is right: this is an old webhook that was sent again, or a clock is wrong"
+        yield text, timeless, webhook
+    if len(webhook.body) <= MAX_BODY:
+        yield from _variants(scheme, webhook)
 
 
 def _variants(scheme: Scheme, webhook: Webhook) -> Iterator[Variant]:

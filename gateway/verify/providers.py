@@ -13,7 +13,7 @@ from gateway.event import JSON
 from gateway.verify.keys import decode_signature, secret_key
 from gateway.verify.request_fields import RequestField, WebhookReader, text_at
 from gateway.verify.scheme import Scheme, Timestamp
-from gateway.verify.template import form_text, header_bytes
+from gateway.verify.template import header_bytes
 
 # Adyen's standard webhooks: each item of the body carries a signature of eight of its fields
 
@@ -97,16 +97,23 @@ def _braintree_signature(private_key: str, text: str) -> str:
 
 # Contentful: method, path, the headers that one header lists, and the body
 
+_SHA256_BYTES = 32
 _LIST, _TIME = "x-contentful-signed-headers", "x-contentful-timestamp"
 #: Seconds, into the past and into the future. Contentful retries after half a minute, unless the space has a policy of
 #: its own; what time a retry carries is not documented. The signed body is the event key.
 _CONTENTFUL_TOLERANCE = 7_200
+#: Contentful signs these and up to a few that the space chooses. Each one may be as long as all headers together.
+_MAX_SIGNED_HEADERS = 30
 
 
 def verify_contentful(scheme: Scheme, secrets: Sequence[str], reader: WebhookReader, now: float) -> str:
     """Return the secret that signed the request in the last hours; raise VerificationError if there is none."""
     signature = decode_signature("hex", _signature_header(scheme, reader)) or b""
-    names = reader.required_text(RequestField("header", _LIST)).lower().split(",")
+    if len(signature) != _SHA256_BYTES:
+        raise VerificationError(f"the header {scheme.header[0]} holds no signature of {_SHA256_BYTES} bytes in hex")
+    names = reader.required_text(RequestField("header", _LIST)).lower().split(",", _MAX_SIGNED_HEADERS)
+    if len(names) > _MAX_SIGNED_HEADERS or len(set(names)) < len(names):
+        raise VerificationError(f"the header {_LIST} names more than {_MAX_SIGNED_HEADERS} headers, or one twice")
     # A stranger could replace the list or the time if the signature did not cover them.
     if missing := {_LIST, _TIME} - set(names):
         raise VerificationError(f"the header {missing.pop()} is not signed")
@@ -138,7 +145,11 @@ _TWILIO_ALGORITHMS = {"HMAC_SHA1": "sha1", "HMAC_SHA256": "sha256"}
 def verify_twilio(scheme: Scheme, secrets: Sequence[str], reader: WebhookReader, _now: float) -> str:
     """Return the secret that signed the URL and the body; raise VerificationError if there is none."""
     signature = decode_signature("base64", _signature_header(scheme, reader)) or b""
-    algorithm, bodies = _twilio_algorithm(reader), _twilio_bodies(reader)
+    algorithm = _twilio_algorithm(reader)
+    # Before the form is read: this costs nothing.
+    if len(signature) != (length := hashlib.new(algorithm).digest_size):
+        raise VerificationError(f"the header {scheme.header[0]} holds no signature of {length} bytes in base64")
+    bodies = _twilio_bodies(reader)
     for secret in secrets:
         key = secret_key(scheme, secret)
         for url in _twilio_urls(reader):
@@ -162,7 +173,7 @@ def _twilio_algorithm(reader: WebhookReader) -> str:
 
 def _twilio_bodies(reader: WebhookReader) -> list[bytes]:
     """Return what may be signed behind the URL: the fields of a form, nothing if the URL holds the body's hash."""
-    form = form_text(reader) if reader.is_form else b""
+    form = reader.form_text if reader.is_form else b""
     body_hash = next(iter(parse_qs(reader.address.query).get("bodySHA256", ())), None)
     if body_hash is None and not reader.is_form:
         raise VerificationError("the body is no form, and the address does not contain its hash (bodySHA256)")
@@ -207,6 +218,8 @@ def proven_content(scheme: Scheme, reader: WebhookReader) -> bytes:
                 return b"".join(sorted({_adyen_signature(item) for item in reader.values(_ITEMS)}))
             case "braintree":
                 return reader.text(_PAYLOAD).encode("utf-8", "surrogatepass")
-        return form_text(reader) if signs_fields and reader.is_form else b""
+            case _ if signs_fields and reader.is_form:
+                return reader.form_text
     except RequestError:
         return b""
+    return b""

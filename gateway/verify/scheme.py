@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from typing import Literal, TypeAlias
 
 from gateway.errors import GatewayError
 from gateway.event import JSON, Webhook
-from gateway.verify.request_fields import RequestField, WebhookReader
+from gateway.verify.request_fields import DecodingLimits, RequestField, WebhookReader
 
 #: The kinds from which a mapping can build a scheme of its own.
 Kind: TypeAlias = Literal["hmac", "digest", "ed25519", "ecdsa", "token", "basic", "none"]
@@ -216,6 +217,13 @@ class Scheme:
         return self.kind == "twilio" or "{url}" in self.signed or "{decoded_url}" in self.signed
 
     @property
+    def signature_bytes(self) -> int | None:
+        """The length of its signatures; None: it differs."""
+        if self.kind in ("hmac", "digest"):
+            return hashlib.new(self.algorithm).digest_size
+        return 64 if self.kind == "ed25519" else None
+
+    @property
     def covers_body(self) -> bool:
         """Whether a stranger who saw one proof cannot reuse it for another body."""
         if self.kind in SIGNING:
@@ -236,9 +244,9 @@ class Scheme:
         """
         return headers if self.content_type is None else {**headers, "content-type": self.content_type}
 
-    def reader(self, webhook: Webhook, *, max_body: int | None = None) -> WebhookReader:
-        """Return what reads values from a webhook; with *max_body* (bytes) it decodes no larger body."""
-        return WebhookReader(webhook, self.content_type, self.json_field, max_body=max_body)
+    def reader(self, webhook: Webhook, *, limits: DecodingLimits | None = None) -> WebhookReader:
+        """Return what reads values from a webhook, and decodes its body within *limits*."""
+        return WebhookReader(webhook, self.content_type, self.json_field, limits=limits)
 
     def items_named(self, key: str, text: str) -> list[str]:
         """Return the values of the items of this name, where a header is a list."""

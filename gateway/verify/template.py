@@ -6,7 +6,6 @@ import re
 from functools import lru_cache
 from urllib.parse import unquote
 
-from gateway import payload
 from gateway.errors import VerificationError
 from gateway.event import Webhook
 from gateway.verify.request_fields import RequestField, WebhookReader, parse_field
@@ -62,7 +61,7 @@ def _variable_bytes(variable: str, scheme: Scheme, reader: WebhookReader, timest
         case "body":
             return webhook.body
         case "form":
-            return form_text(reader)
+            return reader.form_text
         case "secret":
             return key
         case "ts":
@@ -97,19 +96,6 @@ _MISSING = {
 
 #: HubSpot decodes these escapes, and no others, before it signs the URL.
 _HUBSPOT_ESCAPES = re.compile("%(?:3A|2F|3F|40|21|24|27|28|29|2A|2C|3B)", re.IGNORECASE)
-
-
-def form_text(reader: WebhookReader) -> bytes:
-    """Return the fields of a form, names and values one after the other, sorted, equal fields once.
-
-    Raises:
-        VerificationError: The body is not a form.
-        RequestError: It has too many fields.
-    """
-    if not reader.is_form:
-        raise VerificationError("the body is not a form, and this scheme signs the fields of a form")
-    fields = payload.form_fields(reader.webhook.body, reader.content_type)
-    return "".join(name + value for name, value in sorted(set(fields))).encode()
 
 
 def header_bytes(text: str) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,39 @@ def test_a_database_that_does_not_answer_is_503(web: FlaskClient, environ: dict[
     for client in (web, away.test_client()):
         answer = client.get("/metrics")
         assert (answer.status_code, answer.text) == (503, "the database does not answer\n")
+
+
+def test_a_token_closes_the_metrics(environ: dict[str, str], database: Database) -> None:
+    token = "t4711-" + "x" * 20
+    web = create_app(environ | {"GATEWAY_METRICS_TOKEN": token}, database=database).test_client()
+    for wrong in ("", token, "Bearer", f"Bearer {token}x", f"Bearer {token[:-1]}", f"Basic {token}", "Bearer \udcff"):
+        answer = web.get("/metrics", headers={"Authorization": wrong} if wrong else {})
+        assert (answer.status_code, answer.headers["WWW-Authenticate"]) == (401, "Bearer")
+        assert "GATEWAY_METRICS_TOKEN" in answer.text
+        assert "gateway_" not in answer.text
+    for right in (f"Bearer {token}", f"bearer {token}"):
+        assert web.get("/metrics", headers={"Authorization": right}).status_code == 200
+    assert web.get("/readyz").status_code == 200
+
+
+def test_webhooks_keep_their_connections_whoever_reads_readyz_and_metrics(
+    environ: dict[str, str], database: Database
+) -> None:
+    app = create_app(environ)
+    web, engines = app.test_client(), [app.extensions[name].engine for name in ("database", "watching")]
+    recording, watching = engines
+    most = 3 if database.engine.dialect.name == "postgresql" else 4
+    with ExitStack() as stack:
+        for engine in engines:
+            stack.callback(engine.dispose)
+        stack.callback(app.extensions["recorder"].close)  # it uses a connection
+        with ExitStack() as taken:
+            for _ in range(most):
+                taken.enter_context(recording.connect())
+            assert [web.get(path).status_code for path in ("/readyz", "/metrics")] == [200, 200]
+        for _ in range(most):
+            stack.enter_context(watching.connect())
+        assert web.post("/hooks/shop", json={"key": 1, "customer": 7}).status_code == 202
 
 
 def test_the_real_server_serves_metrics(environ: dict[str, str], database: Database, tmp_path: Path) -> None:

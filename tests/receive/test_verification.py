@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import hmac
 import json
 import logging
 from collections.abc import Iterator
+from contextlib import ExitStack
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -22,9 +24,10 @@ from sqlalchemy import select
 from werkzeug.test import TestResponse
 
 from gateway.app import create_app
+from gateway.receive.large_bodies import LARGE_BODY, MOST_WAITING
 from gateway.receive.refusals import EVERY, MOST_LINES, RefusalTable
 from gateway.receive.sources import load_sources, secrets_in
-from gateway.receive.view import REFUSED
+from gateway.receive.view import REFUSED, TOO_MANY_LARGE
 from gateway.store.database import Database
 from gateway.store.tables import events
 from gateway.verify import schemes
@@ -249,7 +252,7 @@ def test_a_flood_of_refusals_is_counted_and_stored_once_in_a_while(
     for _ in range(50):
         assert gateway.send("github", body=b"{}").json == {"error": REFUSED}
     gateway.now += EVERY + 1
-    gateway.send("github", body=b"{}", headers={"X-Hub-Signature-256": "sha256=00"})
+    gateway.send("github", body=b"{}", headers={"X-Hub-Signature-256": f"sha256={'00' * 32}"})
 
     (refusal,) = RefusalTable(gateway.database).read().values()
     assert refusal.times == 51
@@ -337,11 +340,15 @@ def test_a_secret_in_the_address_opens_the_source_and_is_stored_and_logged_nowhe
     assert gateway.send(f"query?token={SECRET}&shop=1", body=b"{}").status_code == 202
     forwarded = {"X-Original-URL": f"/hooks/path/{quote(SECRET)}"}
     assert gateway.send(f"path/{SECRET}", body=b"[]", headers=forwarded).status_code == 202
+    spelled = "".join(f"%{ord(character):02x}" for character in SECRET)
+    inside = {"Referer": f"https://example.com/?from={quote(f'https://example.com/{spelled}', safe='')}"}
+    assert gateway.send(f"path/{SECRET}", body=b"[1]", headers=inside).status_code == 202
     for wrong in ("path", "path/", "path/x", f"path/{SECRET}/x", "query", "query?token=", f"query/{SECRET}"):
         assert gateway.send(wrong, body=b"{}").status_code in (401, 404), wrong
     assert gateway.send(f"github/{SECRET}", body=b"{}").status_code == 404
-    first, second, third = gateway.events()
+    first, second, third, fourth = gateway.events()
     assert json.loads(third.headers)["x-original-url"] == "[redacted]"
+    assert json.loads(fourth.headers)["referer"] == "[redacted]"
     assert json.loads(first.query) == {}
     assert json.loads(second.query) == {"token": "[redacted]", "shop": "1"}
     assert SECRET not in caplog.text
@@ -552,8 +559,28 @@ def test_the_operator_sees_the_token_of_notion_while_no_secret_is_set(
     gateway.scheme("notion", "")
 
     assert gateway.send("notion", body=b'{"verification_token": "secret_tok\\u0007en"}').status_code == 200
-    assert "secret_tok\ufffden" in caplog.text
+    (line,) = [line for line in caplog.messages if "secret_tok\ufffden" in line]
+    assert "anybody can have sent it" in line
+    assert "sender's own page" in line
     assert gateway.send("notion", body=b'{"id": "1"}').status_code == 503
+
+
+def test_each_token_of_notion_is_logged_once_and_strangers_cannot_flood_the_log_with_them(
+    gateway: Gateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    gateway.scheme("notion", "")
+
+    def logged(*numbers: int) -> list[int]:
+        caplog.clear()
+        for number in numbers:
+            body = json.dumps({"verification_token": f"token-{number}."}).encode()
+            assert gateway.send("notion", body=body).status_code == 200
+        return [number for number in range(1_000) for line in caplog.messages if f"token-{number}." in line]
+
+    assert logged(0, 1, 0, 1, 0) == [0, 1]
+    assert logged(*range(1_000)) == [2, 3, 4]
+    gateway.now += 11
+    assert logged(0, 1, 7, 7) == [7]
 
 
 def test_the_token_of_notion_is_not_logged_once_a_secret_is_set(
@@ -710,6 +737,42 @@ def test_a_large_body_is_not_decoded_before_it_is_proven(gateway: Gateway, caplo
     assert gateway.send("linear", body=proven, headers={"Linear-Signature": signature(proven)}).status_code == 200
     old = proven.replace(str(NOW).encode(), str(NOW - 28_801).encode())
     assert gateway.send("linear", body=old, headers={"Linear-Signature": signature(old)}).status_code == 401
+
+
+def test_a_form_that_is_packed_tightly_is_refused_before_it_is_read(
+    gateway: Gateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    gateway.shipped("mandrill")
+    events = "[" + ",".join(['{"event": "open", "msg": {"email": "ann@example.com"}}'] * 3_000) + "]"
+    form = urlencode({"mandrill_events": events}).encode()
+    proof = base64_signature(f"{PUBLIC}/hooks/mandrillmandrill_events{events}".encode(), algorithm="sha1")
+    headers = {"X-Mandrill-Signature": proof, "Content-Type": FORM}
+    packed = gateway.send("mandrill", body=gzip.compress(form), headers=headers | {"Content-Encoding": "gzip"})
+    assert packed.status_code == 413
+    assert "once it is unpacked; this scheme would have to decode it" in caplog.text
+    assert gateway.events() == []
+    assert gateway.send("mandrill", body=form, headers=headers).status_code == 200  # as Mandrill sends it
+
+
+def test_large_bodies_of_one_source_do_not_queue_up_without_end(
+    gateway: Gateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("github", "sentry"):
+        gateway.scheme(name)
+    body = b"x" * LARGE_BODY
+    headers = {"X-Hub-Signature-256": f"sha256={signature(body)}", "Sentry-Hook-Signature": signature(body)}
+    bodies = gateway.client().application.extensions["receiver"].large_bodies
+    with ExitStack() as waiting:
+        for _ in range(MOST_WAITING):
+            waiting.enter_context(bodies.queued("github"))
+        answer = gateway.send("github", body=body, headers=headers)
+        assert (answer.status_code, answer.headers["Retry-After"]) == (503, "10")
+        assert answer.json == {"error": TOO_MANY_LARGE}
+        assert "source github: a webhook was refused: HTTP 503: too many large webhooks" in caplog.text
+        small = {"X-Hub-Signature-256": f"sha256={signature(b'{}')}"}
+        assert gateway.send("github", body=b"{}", headers=small).status_code == 202
+        assert gateway.send("sentry", body=body, headers=headers).status_code == 202
+    assert gateway.send("github", body=body, headers=headers).status_code == 202
 
 
 def test_a_proof_among_large_attachments_is_read(gateway: Gateway) -> None:

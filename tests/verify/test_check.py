@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -41,6 +42,10 @@ from tests.support.signatures import (
     vector_called,
     webhook,
 )
+
+#: A signature of SHA-256 that is never right.
+ZEROS = "00" * 32
+PUBLIC_KEY = "3b6a27bcceb6a42d62a3a8d02a6f0d73653215771de243a63ac048a18b59da29"
 
 
 def accepts(
@@ -245,8 +250,9 @@ def test_a_token_in_the_json_of_a_form_is_read(content_type: str) -> None:
         ("adyen", {}, b"", 400),
         ("braintree", {}, b"a=1&" * 1_001, 400),
         ("kofi", FORM, b"data={", 400),
-        ("mandrill", {"X-Mandrill-Signature": "AAAA"}, b"a=1&" * 1_001, 400),
-        ({**HMAC, "signed": "{body.id}{body}"}, {"X-Signature": "00"}, b"{", 400),
+        ("mandrill", {"X-Mandrill-Signature": b64(b"x" * 20)}, b"a=1&" * 301, 400),
+        ({**HMAC, "signed": "{body.id}{body}"}, {"X-Signature": ZEROS}, b"{", 400),
+        ("kofi", {"Content-Type": "text/xml"}, b"<a>" + b"<b/>" * 8_200 + b"</a>", 413),
         ("kofi", {}, b"{}", 401),
         ("linear", {"Linear-Signature": "00"}, b"{", 401),
     ],
@@ -259,6 +265,82 @@ def test_a_body_that_cannot_be_read_is_not_reported_as_a_wrong_secret(
         verify(scheme_from(scheme), [secret], webhook(headers, body), NOW)
     assert caught.value.status == status
     assert isinstance(caught.value, VerificationError) == (status == 401)
+
+
+@pytest.mark.parametrize("scheme", ["mandrill", "twilio"])
+def test_a_form_may_be_large_but_not_packed_tightly(scheme: str) -> None:
+    proof = b64(mac(b"https://example.com/haA" + b"A" * 40_000, algorithm="sha1"))
+    headers = {**FORM, "X-Mandrill-Signature": proof, "X-Twilio-Signature": proof}
+    request = webhook(headers, b"a=A" + b"%41" * 40_000)
+    assert verify(schemes()[scheme], [SECRET], request, NOW) == SECRET
+    assert verify(schemes()[scheme], [SECRET], request, NOW, sent_bytes=7_501) == SECRET
+    with pytest.raises(RequestError, match="larger than 120,000 bytes once it is unpacked") as caught:
+        verify(schemes()[scheme], [SECRET], request, NOW, sent_bytes=7_500)
+    assert caught.value.status == 413
+
+
+def test_a_small_body_may_be_packed_as_tightly_as_it_can_be() -> None:
+    body = json.dumps({"verification_token": SECRET}).ljust(4_096).encode()
+    assert verify(scheme_from("kofi"), [SECRET], webhook({}, body), NOW, sent_bytes=80) == SECRET
+    with pytest.raises(RequestError, match="larger than 4,096 bytes once"):
+        verify(scheme_from("kofi"), [SECRET], webhook({}, body + b" "), NOW, sent_bytes=80)
+
+
+@pytest.mark.parametrize("scheme", ["twilio", "mandrill", "contentful", "github", "hubspot_v1", "discord"])
+def test_a_signature_of_the_wrong_length_is_refused_before_the_body_is_read(scheme: str) -> None:
+    class Unread(bytes):
+        def __len__(self) -> int:
+            return 9
+
+        def __getattribute__(self, name: str) -> object:
+            raise AssertionError(name)
+
+    for signature in ("AAAA", "00" * 16):
+        headers = dict.fromkeys(schemes()[scheme].header, f"sha256={signature}" if scheme == "github" else signature)
+        with pytest.raises(VerificationError, match="holds no signature"):
+            verify(schemes()[scheme], [PUBLIC_KEY if scheme == "discord" else SECRET], webhook(headers, Unread()), NOW)
+
+
+def test_contentful_may_sign_thirty_headers_each_once() -> None:
+    def refusal_of(names: Sequence[str]) -> str:
+        headers = {"X-Contentful-Signature": ZEROS, "X-Contentful-Timestamp": str(NOW * 1_000), "X-A": "x" * 30_000}
+        return refusal("contentful", {**headers, "X-Contentful-Signed-Headers": ",".join(names)}, [SECRET])
+
+    signed = ["x-contentful-signed-headers", "x-contentful-timestamp"]
+    more = [f"x-{number}" for number in range(28)]
+    assert "is missing" in refusal_of(signed + more)
+    assert "names more than 30 headers" in refusal_of([*signed, *more, "x-28"])
+    assert "or one twice" in refusal_of([*signed, "x-a", "x-a"])
+
+
+#: What takes longest to decode, each as large as a body may be, with its content type.
+_MEBIBYTE = 1_048_576
+WORST = [
+    ("application/json", b"[" + b"[]," * 43_000 + b"[]]"),
+    ("application/json", b"[" + b"1e9," * 32_000 + b"1]"),
+    ("text/xml", b"<a>" + b"<b/>" * 8_190 + b"</a>"),
+    (FORM["Content-Type"], b"a=" + b"%41a" * (_MEBIBYTE // 4 - 1)),
+    (FORM["Content-Type"], b"data=" + b"%z" * (_MEBIBYTE // 2 - 3)),
+    (FORM["Content-Type"], b" " * _MEBIBYTE),
+    (FORM["Content-Type"], b"&".join([b"a" + b"[b]" * 30 + b"=%41"] * 299)),
+    ("multipart/form-data; boundary=B", b"\r\n" * (_MEBIBYTE // 2)),
+    ("multipart/form-data; boundary=B", b'--B\r\nContent-Disposition: form-data; name="a[b][b]"\r\n\r\n\r\n' * 999),
+    ("multipart/form-data; boundary=B", b"--B\r\nContent-Disposition: form-data" + b";a=b" * 32_000 + b"\r\n\r\n"),
+]
+
+
+@pytest.mark.parametrize("scheme", ["mandrill", "twilio", "kofi", "braintree", "mailgun_route", "adyen"])
+def test_the_worst_that_a_stranger_can_send_is_refused_soon(scheme: str) -> None:
+    signature = b64(b"x" * 20)
+    headers = {"X-Mandrill-Signature": signature, "X-Twilio-Signature": signature}
+    secrets = ["44782DEF547AAA06", "44782DEF547AAA07"] if scheme == "adyen" else ["a:b", "c:d"]
+    for content_type, body in WORST:
+        request = webhook({**headers, "Content-Type": content_type}, body)
+        start = time.process_time()
+        with pytest.raises(RequestError):
+            verify(schemes()[scheme], secrets, request, NOW)
+        # The aim is 0.05 s; before there were limits, the worst took 0.4 s on the same machine.
+        assert time.process_time() - start < 0.2, (content_type, body[:20])
 
 
 def test_a_body_that_is_not_text_is_verified_byte_for_byte() -> None:
@@ -464,10 +546,10 @@ def test_sixteen_signatures_and_a_header_of_four_kibibytes_are_accepted() -> Non
             ("stripe", "Stripe-Signature", f"t=1700000000{value}", "no signature called v1 in hex")
             for value in ("", ",v1=", ",v1=zz", ",v1=0", ";v1=00")
         ),
-        ("stripe", "Stripe-Signature", "v1=00", "one timestamp called t"),
-        ("stripe", "Stripe-Signature", "t=1700000000,t=1,v1=00", "one timestamp called t"),
-        ("stripe", "Stripe-Signature", "t=,v1=00", "is not a time"),
-        ("stripe", "Stripe-Signature", "t=1700000000,v1=00", "no signature in the header"),
+        ("stripe", "Stripe-Signature", f"v1={ZEROS}", "one timestamp called t"),
+        ("stripe", "Stripe-Signature", f"t=1700000000,t=1,v1={ZEROS}", "one timestamp called t"),
+        ("stripe", "Stripe-Signature", f"t=,v1={ZEROS}", "is not a time"),
+        ("stripe", "Stripe-Signature", f"t=1700000000,v1={ZEROS}", "no signature in the header"),
         ("stripe", "Stripe-Signature", stripe_header(at=NOW - 400), "is 400 seconds old, at most 300 are allowed"),
         ("stripe", "Stripe-Signature", stripe_header(at=NOW + 86_400), "is 86400 seconds in the future"),
         ("stripe", "Stripe-Signature", "v1=00," * MAX_CANDIDATES + stripe_header(), "more than 16 signatures"),

@@ -63,6 +63,26 @@ def test_the_mistake_is_named(scheme: JSON, headers: dict[str, str], body: bytes
     assert SECRET not in shown
 
 
+def test_the_search_ends_when_its_time_is_over_and_says_so() -> None:
+    def search(tries: int, headers: Mapping[str, str], scheme: JSON = "stripe") -> tuple[str, int]:
+        answers = iter([True] * tries)
+        request = webhook(headers, BODY + b" ")
+        text = likely_cause(scheme_from(scheme), ["whsec_x"], request, NOW, still_time=lambda: next(answers, False))
+        return text or "", tries - len(list(answers))
+
+    early = "not every usual mistake was tried"
+    changed = {"Stripe-Signature": stripe_header(BODY, "whsec_x")}
+    assert early in search(1, changed)[0]
+    assert search(2, changed) == (search(1_000, changed)[0], 2)
+    assert "without the white space" in search(2, changed)[0]
+    wrong = {"Stripe-Signature": stripe_header(BODY, "whsec_y")}
+    text, tries = search(1_000, wrong)
+    assert early not in text
+    assert search(tries, wrong) == (text, tries)
+    assert search(tries - 1, wrong) == (f"{text} (the search ended early: {early})", tries - 1)
+    assert search(0, {}) == ("", 0)
+
+
 def test_a_body_beyond_a_size_is_not_tried_in_variants() -> None:
     body = b" " * (MAX_BODY - 1)
 
