@@ -25,6 +25,7 @@ from gateway.receive.repeats import RepeatLog
 from gateway.receive.view import Receiver, hooks
 from gateway.store import Store
 from gateway.store.database import Database, connect
+from gateway.store.postgresql import AnswerLimits
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ def create_app(
     environ = os.environ if environ is None else environ
     configure_logging()
     config = configuration.load(environ)
-    database = database or connect(config.database_url)
+    database = database or connect(config.database_url, limits=AnswerLimits())
     sources, refusals = Sources(config.mappings, environ), RefusalLog(database)
     recorder, repeats = Recorder(Store(database)), RepeatLog(database)
 

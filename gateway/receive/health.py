@@ -8,7 +8,7 @@ from flask import Blueprint, current_app
 
 from gateway.errors import StoreError
 from gateway.store.database import OTHER_SCHEMA
-from gateway.store.schema import require_schema
+from gateway.store.schema import require_ready
 
 health = Blueprint("health", __name__)
 
@@ -21,11 +21,13 @@ def healthz() -> dict[str, Any]:
 
 @health.get("/readyz")
 def readyz() -> tuple[dict[str, Any], int]:
-    """Tell whether the database answers and has the schema of this version."""
+    """Tell whether this process can record webhooks: the database can be written, and the last webhook was."""
     try:
-        require_schema(current_app.extensions["database"])
+        require_ready(current_app.extensions["database"])
     except StoreError as error:
         # The page is public, so it must not show how the database is reached.
         problem = OTHER_SCHEMA if str(error) == OTHER_SCHEMA else "the database does not answer"
         return {"ok": False, "error": problem}, 503
+    if current_app.extensions["recorder"].is_failing():
+        return {"ok": False, "error": "the database does not take writes"}, 503
     return {"ok": True}, 200

@@ -40,6 +40,20 @@ def require_schema(database: Database) -> str:
     return version
 
 
+def require_ready(database: Database) -> None:
+    """Require that webhooks can be recorded: the database answers in time, has this schema, and can be written.
+
+    Raises:
+        StoreError: It is not so.
+    """
+    database.require_space()
+    with writing(database) as connection:
+        database.require_writable(connection)
+        version = MigrationContext.configure(connection).get_current_revision()
+    if version != _newest_version():
+        raise StoreError(OTHER_SCHEMA)
+
+
 @cache
 def _newest_version() -> str | None:
     return ScriptDirectory.from_config(_alembic()).get_current_head()

@@ -148,6 +148,9 @@ class SQLite:
 
     # The disk
 
+    def require_writable(self, connection: Connection) -> None:
+        """Do nothing: a transaction that may write has written the file lock."""
+
     def require_space(self) -> None:
         self._space.require()
 
