@@ -79,6 +79,14 @@ class DeadlineSession(requests.Session):
             # An answer that was cut off in the middle of its headers looks like a whole one.
             raise DeadlineError
 
+    def break_off(self, within: float) -> None:
+        """Cut off the exchanges that are being made and do not end within so many seconds."""
+        ends = time.monotonic() + within
+        with self._changed:
+            for key, (until, exchange) in self._running.items():
+                self._running[key] = (min(until, ends), exchange)
+            self._changed.notify()
+
     def close(self) -> None:
         """Close the connections and end the watching thread."""
         super().close()

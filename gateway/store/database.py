@@ -15,6 +15,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.sql import ClauseElement
 
 from gateway.errors import StoreError
+from gateway.store.lease_owners import WorkerLock
 from gateway.store.postgresql import AnswerLimits, PostgreSQL
 from gateway.store.sqlite import SQLite
 from gateway.store.statements import CompiledStatement, InsertStatement
@@ -110,8 +111,14 @@ class Database(Protocol):
     def notify(self) -> None:
         """Wake the workers that listen."""
 
-    def listen(self, wake: Callable[[], None], stopping: threading.Event) -> None:
-        """Call *wake* whenever another process has called `notify`, until *stopping* is set."""
+    def listen(self, wake: Callable[[], None], stopping: threading.Event, lock: WorkerLock) -> None:
+        """Call *wake* whenever another process has called `notify`, and hold a new *lock*, until *stopping* is set.
+
+        Raises whatever ends it sooner: then the lock is lost.
+        """
+
+    def living_workers(self, connection: Connection) -> set[int]:
+        """Return the numbers of the workers that hold their locks."""
 
 
 def connect(

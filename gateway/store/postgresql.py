@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,7 @@ from sqlalchemy.exc import DatabaseError, DBAPIError, DisconnectionError
 from sqlalchemy.sql import ClauseElement
 
 from gateway.errors import StoreError
+from gateway.store.lease_owners import ANSWER_WITHIN, ASK_EVERY, WorkerLock
 from gateway.store.statements import (
     BEGIN_WITH,
     CompiledStatement,
@@ -43,6 +44,7 @@ from gateway.store.statements import (
 LANE_LOCKS = 1024
 # Advisory locks are numbers that all users of a database share: ours have a first number of their own.
 _LANE_LOCK_SPACE = 0x6361
+_WORKER_LOCK_SPACE = 0x6362
 _MIGRATION_LOCK = 0x636167
 _CHANNEL = "gateway_deliveries"
 
@@ -246,16 +248,29 @@ class PostgreSQL:
         with self.engine.connect() as connection, driver_cursor(connection) as cursor:
             cursor.execute(f"NOTIFY {_CHANNEL}")
 
-    def listen(self, wake: Callable[[], None], stopping: threading.Event) -> None:
-        """Listen on a connection of its own and call *wake* for each notification, until *stopping* is set."""
+    def listen(self, wake: Callable[[], None], stopping: threading.Event, lock: WorkerLock) -> None:
+        """Listen on a connection of its own, whose session holds the lock, until *stopping* is set."""
         with self.engine.connect() as connection:
             driver: Any = connection.connection.driver_connection
             connection.detach()  # it listens until it is closed, so it must not return to the pool
-            driver.execute(f"LISTEN {_CHANNEL}")
-            wake()  # for what was written before LISTEN
-            while not stopping.is_set():
-                for _ in driver.notifies(timeout=0.5, stop_after=1):
-                    wake()
+            with closing(driver):
+                driver.answer_within = ANSWER_WITHIN
+                driver.execute(f"LISTEN {_CHANNEL}")
+                wake()  # for what was written before LISTEN
+                number, asked_at = lock.new_number(), 0.0
+                # Behind a pooler the session is not ours alone, and would keep the lock when we are dead.
+                values = {"space": _WORKER_LOCK_SPACE, "number": number, "session": driver.info.backend_pid}
+                (is_locked,) = driver.execute(_LOCK_WORKER, values).fetchone()
+                while not stopping.is_set():
+                    if is_locked and time.monotonic() - asked_at >= ASK_EVERY:
+                        asked_at = time.monotonic()
+                        driver.execute("SELECT 1")  # the session holds the lock as long as it answers
+                        lock.confirm(number, asked_at)
+                    for _ in driver.notifies(timeout=ASK_EVERY, stop_after=1):
+                        wake()
+
+    def living_workers(self, connection: Connection) -> set[int]:
+        return set(connection.scalars(_LIVING_WORKERS, {"space": _WORKER_LOCK_SPACE}))
 
 
 class _ArrayInsert:
@@ -285,6 +300,13 @@ def _lock_lanes_sql(lanes: Collection[int]) -> str:
     return f"SELECT pg_advisory_xact_lock({_LANE_LOCK_SPACE}, lock) FROM unnest('{{{locks}}}'::int[]) AS lock"  # noqa: S608  # numbers
 
 
+_LOCK_WORKER = (
+    "SELECT CASE WHEN pg_backend_pid() = %(session)s THEN pg_try_advisory_lock(%(space)s, %(number)s) ELSE false END"
+)
+_LIVING_WORKERS = text(
+    "SELECT objid::bigint FROM pg_locks WHERE locktype = 'advisory' AND granted AND classid::bigint = :space"
+    " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+)
 _NEXT_IDS = text("SELECT nextval(pg_get_serial_sequence(:table, 'id')) FROM generate_series(1, :number)")
 
 
