@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -253,21 +253,20 @@ class PostgreSQL:
         with self.engine.connect() as connection:
             driver: Any = connection.connection.driver_connection
             connection.detach()  # it listens until it is closed, so it must not return to the pool
-            with closing(driver):
-                driver.answer_within = ANSWER_WITHIN
-                driver.execute(f"LISTEN {_CHANNEL}")
-                wake()  # for what was written before LISTEN
-                number, asked_at = lock.new_number(), 0.0
-                # Behind a pooler the session is not ours alone, and would keep the lock when we are dead.
-                values = {"space": _WORKER_LOCK_SPACE, "number": number, "session": driver.info.backend_pid}
-                (is_locked,) = driver.execute(_LOCK_WORKER, values).fetchone()
-                while not stopping.is_set():
-                    if is_locked and time.monotonic() - asked_at >= ASK_EVERY:
-                        asked_at = time.monotonic()
-                        driver.execute("SELECT 1")  # the session holds the lock as long as it answers
-                        lock.confirm(number, asked_at)
-                    for _ in driver.notifies(timeout=ASK_EVERY, stop_after=1):
-                        wake()
+            driver.answer_within = ANSWER_WITHIN
+            driver.execute(f"LISTEN {_CHANNEL}")
+            wake()  # for what was written before LISTEN
+            number, asked_at = lock.new_number(), 0.0
+            # Behind a pooler the session is not ours alone, and would keep the lock when we are dead.
+            values = {"space": _WORKER_LOCK_SPACE, "number": number, "session": driver.info.backend_pid}
+            (is_locked,) = driver.execute(_LOCK_WORKER, values).fetchone()
+            while not stopping.is_set():
+                if is_locked and time.monotonic() - asked_at >= ASK_EVERY:
+                    asked_at = time.monotonic()
+                    driver.execute("SELECT 1")  # the session holds the lock as long as it answers
+                    lock.confirm(number, asked_at)
+                for _ in driver.notifies(timeout=ASK_EVERY, stop_after=1):
+                    wake()
 
     def living_workers(self, connection: Connection) -> set[int]:
         return set(connection.scalars(_LIVING_WORKERS, {"space": _WORKER_LOCK_SPACE}))
