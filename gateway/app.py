@@ -25,6 +25,7 @@ from gateway.receive.repeats import RepeatLog
 from gateway.receive.view import Receiver, hooks
 from gateway.store import Store
 from gateway.store.database import Database, connect
+from gateway.store.postgresql import AnswerLimits
 
 log = logging.getLogger(__name__)
 
@@ -71,8 +72,8 @@ def create_app(
     configure_logging()
     config = configuration.load(environ)
     # Anybody may ask for /readyz and /metrics: they have connections of their own, so that webhooks keep theirs.
-    watching = database or connect(config.database_url)
-    database = database or connect(config.database_url)
+    watching = database or connect(config.database_url, limits=AnswerLimits())
+    database = database or connect(config.database_url, limits=AnswerLimits())
     sources, refusals = Sources(config.mappings, environ), RefusalLog(database)
     recorder, repeats = Recorder(Store(database)), RepeatLog(database)
 

@@ -7,12 +7,13 @@ from contextlib import contextmanager
 
 from gateway.config import Config
 from gateway.store.database import Database, connect
+from gateway.store.postgresql import AnswerLimits
 
 
 @contextmanager
-def open_database(config: Config) -> Iterator[Database]:
-    """Yield the database of the environment, and close it."""
-    database = connect(config.database_url)
+def open_database(config: Config, *, limits: AnswerLimits | None = None) -> Iterator[Database]:
+    """Yield the database of the environment, and close it; *limits* as in `connect`."""
+    database = connect(config.database_url, limits=limits)
     try:
         yield database
     finally:

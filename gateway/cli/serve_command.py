@@ -30,6 +30,7 @@ from gateway.operate.processes import run_together
 from gateway.operate.retention import Retention
 from gateway.receive.sources import mapping_files
 from gateway.store.database import Database
+from gateway.store.postgresql import AnswerLimits
 from gateway.store.schema import migrate, require_schema
 
 log = logging.getLogger(__name__)
@@ -79,7 +80,7 @@ def worker(lease: float) -> None:
     config = configuration.load(os.environ)
     _require_credentials(config)
     deadline = min(DEADLINE, lease / 2)
-    with open_database(config) as database:
+    with open_database(config, limits=AnswerLimits()) as database:
         require_schema(database)
         client = Client(config.connections, pool=THREADS, deadline=deadline)
         poster = AlertPoster(database, config.alert_url)

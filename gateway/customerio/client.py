@@ -41,6 +41,9 @@ class Sender(Protocol):
     def probe(self, connection: str, region: str | None = None) -> Probe:
         """Return whether a connection is well."""
 
+    def break_off(self, within: float) -> None:
+        """End what is being sent, within so many seconds."""
+
 
 class Client:
     """Sends calls over one pool of kept-alive connections. Threads may share it.
@@ -194,6 +197,10 @@ class Client:
             fix = f"write region: {actual} in the mapping, or leave the region out"
             reason = f"the workspace is in {actual}, not in {expected}: {fix}"
         return Probe(cause="misconfigured", reason=reason)
+
+    def break_off(self, within: float) -> None:
+        """Cut off the attempts and probes that are being made and do not end within so many seconds."""
+        self._transport.break_off(within)
 
     def _attempt(self, request: HttpRequest, name: str, region: str | None) -> tuple[Response | None, Attempt]:
         at, started = time.time(), time.monotonic()

@@ -79,6 +79,14 @@ class DeadlineSession(requests.Session):
             # An answer that was cut off in the middle of its headers looks like a whole one.
             raise DeadlineError
 
+    def break_off(self, within: float) -> None:
+        """Cut off the exchanges that are being made and do not end within so many seconds."""
+        ends = time.monotonic() + within
+        with self._changed:
+            for key, (until, exchange) in self._running.items():
+                self._running[key] = (min(until, ends), exchange)
+            self._changed.notify()
+
     def close(self) -> None:
         """Close the connections and end the watching thread."""
         super().close()
@@ -104,12 +112,14 @@ class _Exchange:
     def __init__(self) -> None:
         self.connection: HTTPConnection | None = None
         self.cut_off = False
+        self._is_shut = False
 
     def cut(self) -> None:
-        """Shut the socket that the thread waits on."""
+        """Shut the socket that the thread waits on. While it connects there is none; then it will send nothing."""
+        self.cut_off = True
         socket = self.connection.sock if self.connection is not None else None
-        if socket is not None and not self.cut_off:
-            self.cut_off = True
+        if socket is not None and not self._is_shut:
+            self._is_shut = True
             try:
                 socket.shutdown(2)
             except OSError:
@@ -122,6 +132,13 @@ _current = threading.local()
 
 class _NotedConnection(HTTPConnection):
     """A connection that notes which exchange uses it."""
+
+    def connect(self) -> None:
+        super().connect()
+        exchange = getattr(_current, "exchange", None)
+        if exchange is not None and exchange.cut_off:
+            self.close()
+            raise TimeoutError("the exchange was cut off while it connected")
 
     def request(self, *args: Any, **kwargs: Any) -> None:
         if exchange := getattr(_current, "exchange", None):

@@ -34,3 +34,6 @@ class DryRun:
     def probe(self, connection: str, region: str | None = None) -> Probe:  # noqa: ARG002  # as every sender
         """Return that all is well: nothing is sent that could fail."""
         return Probe()
+
+    def break_off(self, within: float) -> None:
+        """Do nothing: what is printed takes no time."""

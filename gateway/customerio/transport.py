@@ -69,6 +69,10 @@ class Transport:
         except NETWORK_ERRORS as error:
             raise NoAnswerError(_network_reason(error)) from error
 
+    def break_off(self, within: float) -> None:
+        """Cut off the exchanges that are being made and do not end within so many seconds."""
+        self._session.break_off(within)
+
     def close(self) -> None:
         """Close the connections. The transport cannot be used afterwards."""
         self._session.close()

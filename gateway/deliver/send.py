@@ -11,7 +11,7 @@ import queue
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
@@ -83,6 +83,7 @@ class Outbox:
         identifiers: By which the workspace of a connection knows people, where that is known.
         threads: Requests at one time, at most.
         stopping: Once set, no attempt begins.
+        may_send: Returns whether an attempt may begin under a lease.
     """
 
     def __init__(
@@ -93,12 +94,14 @@ class Outbox:
         identifiers: Mapping[str, WorkspaceIdentifiers | None],
         threads: int,
         stopping: threading.Event,
+        may_send: Callable[[int], bool],
     ) -> None:
         self._sender = sender
         self._identifiers = identifiers
         self._rate_limits = {name: RateLimit(rate) for name, rate in rates.items()}
         self._threads = threads
         self._stopping = stopping
+        self._may_send_under = may_send
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="sender")
         self._finished: queue.SimpleQueue[_Finished] = queue.SimpleQueue()
         #: Requests that wait for the rate of their connection, sorted by the moment of their turn.
@@ -247,7 +250,8 @@ class Outbox:
         return [SendResult(deliveries=(delivery,), attempt=attempt)]
 
     def _may_send(self, request: OutgoingRequest) -> bool:
-        return not self._stopping.is_set() and time.monotonic() <= request.send_before
+        in_time = time.monotonic() <= request.send_before and self._may_send_under(request.deliveries[0].lease)
+        return in_time and not self._stopping.is_set()
 
     def _probe(self, target: Target, lease: int) -> None:
         try:

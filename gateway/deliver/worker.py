@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import random
-import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +23,8 @@ from gateway.errors import StoreError
 from gateway.store import ClaimRequest, Outcome, Store, Turn
 from gateway.store.connection_state import ProbeResult, ProbeSchedule, Target
 from gateway.store.database import Database
+from gateway.store.lease_owners import WorkerLock
+from gateway.store.worker_locks import TakeOver
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,8 @@ LEASE = 120.0
 THREADS = 16
 #: Seconds between two looks at the database when nothing wakes the worker sooner.
 IDLE = 1.0
+#: Seconds between two looks for leases of workers that are dead.
+LOOK = 0.9
 #: Seconds that the worker waits for its listener to end.
 LISTENER_PATIENCE = 5.0
 #: Seconds before the database is used again after it failed.
@@ -74,7 +77,19 @@ class Worker:
         self._deadline = deadline
         self._jitter = jitter
         self._stopping = threading.Event()
-        self._outbox = Outbox(sender, rates=rates, identifiers=identifiers, threads=threads, stopping=self._stopping)
+        self._ended = threading.Event()  # nothing is being sent any more
+        self._sender = sender
+        self._lock = WorkerLock()
+        self._take_over = TakeOver(database)
+        self._look_at = 0.0
+        self._outbox = Outbox(
+            sender,
+            rates=rates,
+            identifiers=identifiers,
+            threads=threads,
+            stopping=self._stopping,
+            may_send=self._lock.may_send,
+        )
         self._decisions = Decisions(policies, jitter)
         self._unsettled: list[Outcome] = []
         self._probe_results: list[ProbeResult] = []
@@ -88,11 +103,14 @@ class Worker:
         """Deliver until `stop` is called."""
         listener = threading.Thread(target=self._listen, name="listener", daemon=True)
         listener.start()
-        with closing(self._outbox):
-            patience = 0.0
-            while not self._stopping.is_set():
-                patience = self._turn(patience)
-            self._finish()
+        try:
+            with closing(self._outbox):
+                patience = 0.0
+                while not self._stopping.is_set():
+                    patience = self._turn(patience)
+                self._finish()
+        finally:
+            self._ended.set()  # until now the lock has to be held
         with suppress(StoreError):  # without it, the listener looks by itself twice a second
             self._store.wake()
         # A database that does not even answer may hold the listener for longer; that is not waited for.
@@ -104,6 +122,7 @@ class Worker:
         limit = self._outbox.limit(self._decisions.number_in_doubt)
         claimed_at = time.monotonic()  # before the claim, so that our leases end no earlier than we think
         try:
+            self._look_for_dead_workers()
             turn = self._settle_and_claim(limit)
         except StoreError as error:
             log.warning("%s; trying again", error)
@@ -116,6 +135,13 @@ class Worker:
         self._unsettled += self._decisions.on_pause(turn.paused)
         log_state_changes(turn.changes)
         return self._next_patience(turn, limit)
+
+    def _look_for_dead_workers(self) -> None:
+        if time.monotonic() < self._look_at:
+            return
+        self._look_at = time.monotonic() + LOOK
+        if number := self._take_over.look():
+            log.warning("a worker is dead: %d of its deliveries are due again", number)
 
     def _decide(self, results: Sequence[SendResult], probe_results: Sequence[ProbeResult]) -> None:
         for result in results:
@@ -149,7 +175,7 @@ class Worker:
         return ClaimRequest(
             limit=limit,
             # A new token for each claim: an outcome of an earlier lease can never pass for one of this.
-            lease=secrets.randbits(63),
+            lease=self._lock.new_lease(),
             lease_seconds=self._lease,
             probe_results=self._probe_results,
             doubted=self._decisions.doubted,
@@ -187,12 +213,14 @@ class Worker:
             log.warning("%s; what was in flight is tried again when its lease ends", error)
 
     def _listen(self) -> None:
-        while not self._stopping.is_set():
+        while not self._ended.is_set():
             try:
-                self._database.listen(self._outbox.wake, self._stopping)
+                self._database.listen(self._outbox.wake, self._ended, self._lock)
             except Exception as error:  # noqa: BLE001  # without notices the worker looks once a second
                 log.warning("notices of new work are interrupted (%s)", type(error).__name__)
-                self._stopping.wait(DATABASE_PAUSE)
+                # Others may soon take over what is being sent.
+                self._sender.break_off(self._lock.lose())
+                self._ended.wait(DATABASE_PAUSE)
 
 
 def log_state_changes(changes: Mapping[Target, ConnectionState]) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from secrets import token_hex
 from urllib.parse import unquote, unquote_plus
@@ -15,10 +16,13 @@ from gateway.event import Event, Webhook
 from gateway.mapping.model import MappingFile
 from gateway.mapping.translate import Translation, event_key, translate
 from gateway.store import NewEvent, Recorded, Store
-from gateway.store.group_commit import GroupCommit
+from gateway.store.group_commit import PATIENCE, GroupCommit
 
 MAX_EVENT_TYPE = 200
 REDACTED = "[redacted]"
+#: Seconds for which a write that failed counts, unless one succeeds. Without an end, a process to which nothing is sent
+#: because it is not ready would never be ready again.
+FAILING_FOR = 10.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,10 +42,17 @@ class VerifiedWebhook:
 
 
 class Recorder:
-    """Records verified webhooks; those that arrive at the same time share one transaction."""
+    """Records verified webhooks; those that arrive at the same time share one transaction.
 
-    def __init__(self, store: Store) -> None:
+    Args:
+        clock: Returns seconds.
+    """
+
+    def __init__(self, store: Store, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._store = store
+        self._clock = clock
+        self._writing_since: float | None = None  # None: nothing is being written
+        self._failed_at: float | None = None  # None: the last write has succeeded
         # Translation runs in the group's thread, not in the request: interleaved with the work of the web server it
         # takes twice as long, because each evicts the other's data from the processor's caches.
         self._group: GroupCommit[VerifiedWebhook, tuple[NewEvent, Recorded]] = GroupCommit(
@@ -55,6 +66,12 @@ class Recorder:
             StoreError: The commit failed or took too long. It may still succeed later.
         """
         return self._group.write(webhook)
+
+    def is_failing(self) -> bool:
+        """Return whether the last write failed just now, or one is under way for longer than senders wait."""
+        now, since, failed_at = self._clock(), self._writing_since, self._failed_at
+        is_stuck = since is not None and now - since > PATIENCE
+        return is_stuck or (failed_at is not None and now - failed_at < FAILING_FOR)
 
     def close(self) -> None:
         """Commit what waits; nothing can be recorded afterwards."""
@@ -70,10 +87,22 @@ class Recorder:
                 results.append(error)
         events = [result for result in results if isinstance(result, NewEvent)]
         try:
-            recorded = iter(self._store.record(events) if events else ())
+            recorded = iter(self._record(events) if events else ())
         except StoreError as error:
             return [error if isinstance(result, NewEvent) else result for result in results]
         return [(result, next(recorded)) if isinstance(result, NewEvent) else result for result in results]
+
+    def _record(self, events: Sequence[NewEvent]) -> list[Recorded]:
+        self._writing_since = self._clock()
+        try:
+            recorded = self._store.record(events)
+        except StoreError:
+            self._failed_at = self._clock()
+            raise
+        finally:
+            self._writing_since = None
+        self._failed_at = None
+        return recorded
 
 
 def _event_of(verified: VerifiedWebhook) -> NewEvent:

@@ -15,7 +15,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.sql import ClauseElement
 
 from gateway.errors import StoreError
-from gateway.store.postgresql import PostgreSQL
+from gateway.store.lease_owners import WorkerLock
+from gateway.store.postgresql import AnswerLimits, PostgreSQL
 from gateway.store.sqlite import SQLite
 from gateway.store.statements import CompiledStatement, InsertStatement
 
@@ -77,6 +78,9 @@ class Database(Protocol):
 
     # The disk
 
+    def require_writable(self, connection: Connection) -> None:
+        """Raise StoreError when the database only lets us read."""
+
     def require_space(self) -> None:
         """Raise StoreError when the disk has no room for more, where that can be seen."""
 
@@ -107,20 +111,34 @@ class Database(Protocol):
     def notify(self) -> None:
         """Wake the workers that listen."""
 
-    def listen(self, wake: Callable[[], None], stopping: threading.Event) -> None:
-        """Call *wake* whenever another process has called `notify`, until *stopping* is set."""
+    def listen(self, wake: Callable[[], None], stopping: threading.Event, lock: WorkerLock) -> None:
+        """Call *wake* whenever another process has called `notify`, and hold a new *lock*, until *stopping* is set.
+
+        Raises whatever ends it sooner: then the lock is lost.
+        """
+
+    def living_workers(self, connection: Connection) -> set[int]:
+        """Return the numbers of the workers that hold their locks."""
 
 
-def connect(url: str, *, clock: Callable[[], float] = time.time, least_free: int | None = None) -> Database:
+def connect(
+    url: str,
+    *,
+    clock: Callable[[], float] = time.time,
+    least_free: int | None = None,
+    limits: AnswerLimits | None = None,
+) -> Database:
     """Return the database of a URL. Nothing is opened before the first use.
 
     Args:
         clock: Returns the time for SQLite; PostgreSQL has its own.
         least_free: Bytes that have to be free on the disk of a SQLite file to record more; see DiskSpace.
+        limits: How long a PostgreSQL server may take to answer. Web and worker need them, to find out that a connection
+            is lost; commands and migrations have statements that may take minutes.
     """
     if make_url(url).get_backend_name() == "sqlite":
         return SQLite(url, clock=clock, least_free=least_free)
-    return PostgreSQL(url)
+    return PostgreSQL(url, limits=limits)
 
 
 @contextmanager

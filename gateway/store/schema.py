@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from importlib import resources
 
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from gateway.errors import StoreError
 from gateway.store.database import OTHER_SCHEMA, Database, reading, writing
@@ -39,7 +39,23 @@ def require_schema(database: Database) -> str:
         StoreError: It is not the newest, or the database cannot be used.
     """
     with reading(database) as connection:
-        version: str | None = connection.scalar(_VERSION)
+        return _require_newest(connection)
+
+
+def require_ready(database: Database) -> None:
+    """Require that webhooks can be recorded: the database answers in time, has this schema, and can be written.
+
+    Raises:
+        StoreError: It is not so.
+    """
+    database.require_space()
+    with writing(database) as connection:
+        database.require_writable(connection)
+        _require_newest(connection)
+
+
+def _require_newest(connection: Connection) -> str:
+    version: str | None = connection.scalar(_VERSION)
     if version is None or version != newest_version():
         raise StoreError(OTHER_SCHEMA)
     return version

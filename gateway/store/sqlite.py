@@ -12,7 +12,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from secrets import token_hex
 from typing import Any
 
 from sqlalchemy import (
@@ -37,6 +36,7 @@ from sqlalchemy.sql import ClauseElement
 from gateway.errors import StoreError
 from gateway.store.disk_space import DiskSpace
 from gateway.store.gevent_support import is_gevent_patched, run_in_native_thread
+from gateway.store.lease_owners import ASK_EVERY, WorkerLock
 from gateway.store.statements import (
     BEGIN_WITH,
     CompiledStatement,
@@ -148,6 +148,9 @@ class SQLite:
 
     # The disk
 
+    def require_writable(self, connection: Connection) -> None:
+        """Do nothing: a transaction that may write has written the file lock."""
+
     def require_space(self) -> None:
         self._space.require()
 
@@ -192,23 +195,41 @@ class SQLite:
             finally:
                 os.close(descriptor)
 
-    def listen(self, wake: Callable[[], None], stopping: threading.Event) -> None:
-        """Make a pipe and call *wake* for what is written to it, until *stopping* is set."""
+    def listen(self, wake: Callable[[], None], stopping: threading.Event, lock: WorkerLock) -> None:
+        """Make a pipe and call *wake* for what is written to it, until *stopping* is set. Its reader is the lock."""
         self._pipes.mkdir(mode=0o700, exist_ok=True)
-        name = token_hex(8)
-        hidden, pipe = self._pipes / f".{name}", self._pipes / name
+        number = lock.new_number()
+        hidden, pipe = self._pipes / f".{number}", self._pipes / str(number)
         os.mkfifo(hidden, 0o600)
         descriptor = os.open(hidden, os.O_RDWR | os.O_NONBLOCK)
         hidden.rename(pipe)  # others may find it only now that it has a reader: they remove pipes without one
         try:
             wake()  # for what was written before the pipe existed
             while not stopping.is_set():
-                if select.select([descriptor], [], [], 0.5)[0]:
+                asked_at = time.monotonic()
+                if not pipe.exists():
+                    raise StoreError(f"somebody has removed {pipe}")
+                lock.confirm(number, asked_at)
+                if select.select([descriptor], [], [], ASK_EVERY)[0]:
                     os.read(descriptor, 65_536)
                     wake()
         finally:
             pipe.unlink(missing_ok=True)
             os.close(descriptor)
+
+    def living_workers(self, connection: Connection) -> set[int]:  # noqa: ARG002  # the directory tells
+        living = set()
+        for pipe in self._pipes.glob("[0-9]*"):
+            if not pipe.name.isdecimal():
+                continue  # of a version before
+            try:
+                os.close(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.ENXIO):
+                    raise StoreError(f"the pipe of a worker cannot be opened ({error.strerror})") from error
+            else:
+                living.add(int(pipe.name))
+        return living
 
 
 class _RowInsert:

@@ -6,6 +6,7 @@ import io
 import re
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -829,3 +830,14 @@ def test_a_probe_finds_a_wrong_key_although_the_other_region_is_not_reached() ->
         connection = _TwoHosts(site_id="site", api_key="key", base_url=f"{us.url} http://127.0.0.1:9")
         with Client(connection) as client:
             assert client.probe("default").cause == "misconfigured"
+
+
+def test_what_is_being_sent_can_be_broken_off_long_before_its_deadline() -> None:
+    with TrackAPI(answer=lambda _: Hang()) as api:
+        connection = Connection(site_id="site", api_key="key", region="us", base_url=api.url)
+        with Client(connection, deadline=60.0) as client, ThreadPoolExecutor() as pool:
+            sending = pool.submit(client.send, Identify(id="ann", attributes={"a": 1}).request(), "default")
+            time.sleep(0.3)
+            assert not sending.done()
+            client.break_off(0.1)
+            assert sending.result(timeout=20).status is None

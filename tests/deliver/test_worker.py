@@ -17,6 +17,7 @@ from gateway.customerio.retry import Attempt, Probe, Retry
 from gateway.customerio.wire import BATCH_PATH, HttpRequest
 from gateway.store import Claimed, ClaimRequest, Outcome, Store
 from gateway.store.database import Database, connect
+from gateway.store.lease_owners import WorkerLock
 from gateway.store.tables import connections, deliveries, notices
 from tests.deliver.running import column, reasons, record_calls, running, statuses, wait_for, wait_until
 
@@ -62,6 +63,9 @@ class FakeSender:
 
     def probe(self, connection: str, region: str | None = None) -> Probe:  # noqa: ARG002  # as every sender
         return self.probe_answer()
+
+    def break_off(self, within: float) -> None:
+        """Nothing that is sent here takes long."""
 
     def sent_to(self, person: str) -> list[str]:
         return [line for line in self.sent if line.split()[1] == person]
@@ -351,7 +355,7 @@ def test_a_pause_does_not_count_as_failing(database: Database, store: Store) -> 
 def test_a_worker_is_woken_beside_a_busy_one_and_a_pipe_without_a_reader_is_removed(tmp_path: Path) -> None:
     database = connect(f"sqlite:///{tmp_path}/gateway.db")
     pipes, stopping, woken = tmp_path / "gateway.db.workers", threading.Event(), threading.Event()
-    listener = threading.Thread(target=database.listen, args=(woken.set, stopping))
+    listener = threading.Thread(target=database.listen, args=(woken.set, stopping, WorkerLock()))
     listener.start()
     assert woken.wait(5), "once at the beginning"
     os.mkfifo(pipes / "killed")

@@ -14,16 +14,17 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, make_url, text
 
 from tests.support.gateway_process import GatewayProcess
 from tests.support.postgresql_server import PostgreSQLServer
 from tests.support.shim import Shim, build_shim
 from tests.support.shop import API_KEY, Load, assert_promise_kept, running_gateway, wait_until_settled
+from tests.support.tcp_proxy import TCPProxy
 from tests.support.trackapi import Answer, Fault, Hang, ParsedRequest, Reply, Reset, TrackAPI
 
 pytestmark = pytest.mark.faults
@@ -32,6 +33,8 @@ SCALE = float(os.environ.get("FAULTS_SCALE") or 1)
 SEED = 20_260_801
 CUSTOMERS = max(round(300 * SCALE), 20)
 ORDERS = 17  # of each
+#: Seconds until others have taken over from a worker that was killed: 5, and 5 for a process to start when all is busy.
+RECOVERY = 10.0
 PATIENCE = 120 + 480 * SCALE  # seconds that a load may take, and then its deliveries
 
 
@@ -84,6 +87,37 @@ def test_two_webs_and_three_workers_run_at_once(tmp_path: Path, database_url: st
         load = _load(gateway)
         load.run(lambda load: kill_one_of_each(gateway, api, load))
         _assert_all_is_well(gateway, api, load, database_url)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_what_a_killed_worker_held_is_sent_within_seconds(
+    tmp_path: Path, database_url: str, api: TrackAPI, workers: int, record_property: Callable[[str, object], None]
+) -> None:
+    with running_gateway(tmp_path, database_url, api, lease=120, workers=workers) as gateway:
+        load = Load(gateway.urls, customers=20, orders=1, patience=PATIENCE, seed=SEED)
+        api.answer = _always(Hang())
+        load.run()
+        time.sleep(1)
+        for process in gateway.workers:
+            process.kill()
+        killed_at = time.monotonic()
+        api.answer = lambda _: None
+        for process in gateway.workers:
+            process.start()
+        load.wait_until(lambda: api.count_applied() >= load.calls)
+        seconds = time.monotonic() - killed_at
+        record_property("seconds", seconds)
+        assert seconds < RECOVERY
+        _assert_all_is_well(gateway, api, load, database_url)
+
+
+def test_connections_to_postgresql_are_swallowed_and_reset(tmp_path: Path, open_directory: Path, api: TrackAPI) -> None:
+    with PostgreSQLServer(open_directory, {}) as server, TCPProxy(make_url(server.url).port or 0) as proxy:
+        through = make_url(server.url).set(port=proxy.port).render_as_string(hide_password=False)
+        with running_gateway(tmp_path, through, api, lease=120) as gateway:
+            load = _load(gateway)
+            load.run(lambda load: lose_connections(proxy, load))
+            _assert_all_is_well(gateway, api, load, server.url)
 
 
 @pytest.mark.parametrize("engine", ["sqlite", "postgresql"])
@@ -202,6 +236,17 @@ def restart_often(server: PostgreSQLServer, load: Load, api: TrackAPI) -> None:
     server.restart("fast")
     _wait_for_calls(api, load, load.calls * 4 // 5)
     server.restart("immediate")
+
+
+def lose_connections(proxy: TCPProxy, load: Load) -> None:
+    """Swallow all connections, then reset them; each time webhooks are accepted again soon."""
+    for part, lose in ((4, proxy.swallow), (2, proxy.reset)):
+        load.wait_until(lambda part=part: load.accepted >= load.events // part)  # type: ignore[misc]  # bound now
+        lose()
+        lost_at, accepted = time.monotonic(), load.accepted
+        # What was being answered when they were lost may still be counted: 8 senders.
+        load.wait_until(lambda accepted=accepted: load.accepted > accepted + 8)  # type: ignore[misc]
+        assert time.monotonic() - lost_at < RECOVERY
 
 
 def move_clock(shim: Shim, load: Load) -> None:

@@ -509,9 +509,35 @@ def test_a_locked_database_is_503_within_three_seconds_and_nothing_is_lost(
             connection.exec_driver_sql("LOCK TABLE events IN ACCESS EXCLUSIVE MODE")
         answer = post(web, paid())
         assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
+        if database.engine.dialect.name == "postgresql":  # on SQLite, it would wait for this thread's own lock
+            assert web.get("/readyz").json == {"ok": False, "error": "the database does not take writes"}
     # The first write may still have succeeded; the sender cannot know, and the repeat is harmless.
     assert post(web, paid()).status_code in (200, 202)
     assert len(rows(database, events)) == 1
+    assert web.get("/readyz").status_code == 200
+
+
+def test_a_server_that_only_reads_is_not_ready(web: FlaskClient, database: Database) -> None:
+    if database.engine.dialect.name == "sqlite":
+        return  # there only the disk and the file's owner decide
+    with database.transaction() as connection:
+        name = database.engine.url.database
+        connection.exec_driver_sql(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
+    database.engine.dispose()
+    assert web.get("/readyz").json == {"ok": False, "error": "the database does not answer"}
+
+
+def test_a_process_whose_last_write_failed_is_not_ready_until_one_succeeds(
+    web: FlaskClient, database: Database
+) -> None:
+    with database.transaction() as connection:
+        connection.exec_driver_sql("ALTER TABLE events RENAME TO away")
+    assert post(web, paid()).status_code == 503
+    assert web.get("/readyz").json == {"ok": False, "error": "the database does not take writes"}
+    with database.transaction() as connection:
+        connection.exec_driver_sql("ALTER TABLE away RENAME TO events")
+    assert post(web, paid()).status_code == 202
+    assert web.get("/readyz").status_code == 200
 
 
 def test_webhooks_at_the_same_time_each_get_their_own_answer(

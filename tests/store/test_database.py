@@ -16,6 +16,7 @@ from sqlalchemy import text
 from gateway.errors import StoreError
 from gateway.store import Store
 from gateway.store.database import Database, reading, writing
+from gateway.store.lease_owners import WorkerLock
 from gateway.store.schema import migrate, require_schema
 from gateway.store.tables import metadata
 from tests.support.databases import opened, opened_again
@@ -81,7 +82,7 @@ def test_workers_are_woken_while_others_end(sqlite_file: Database) -> None:
     def come_and_go() -> None:
         while not done.is_set():
             ended = threading.Event()
-            sqlite_file.listen(ended.set, ended)
+            sqlite_file.listen(ended.set, ended, WorkerLock())
 
     threads = [threading.Thread(target=come_and_go) for _ in range(4)]
     for thread in threads:
