@@ -1,8 +1,8 @@
 """The connections of a web process: how long, how slowly and how much a stranger may send before anything is proven.
 
-Whoever sends earns time: each received byte moves the moment at which the connection is cut, but never to more than
-`PATIENCE` seconds from now. So a connection that stalls and one that is slower than `LEAST_RATE` are cut, and the
-one that is cut soonest is the slowest of all: it goes first where connections or memory run short.
+Each connection has a moment from which on it is behind. Whoever sends a body moves it: each byte by the time that it
+may take at `LEAST_RATE`, but never beyond the present. So a connection that stalls and one that is too slow fall
+behind, and are cut after some seconds. Where connections or memory run short, those that are behind the most go first.
 """
 
 from __future__ import annotations
@@ -99,13 +99,15 @@ class Connections:
     def cut_late(self) -> None:
         """Cut the connections whose time is over."""
         now = self.clock()
-        late = [connection for connection in self._open if connection.ends is not None and connection.ends < now]
+        late = [connection for since, connection in self._waiting() if since + connection.patience < now]
         self._cut(late, LATE)
 
+    def _waiting(self) -> list[tuple[float, Connection]]:
+        waiting = [(connection.behind_since, connection) for connection in self._open]
+        return [(since, connection) for since, connection in waiting if since is not None]
+
     def _slowest(self) -> list[Connection]:
-        """Return the connections that a stranger keeps waiting, the slowest first."""
-        waiting = [(connection.ends, connection) for connection in self._open if connection.ends is not None]
-        return [connection for _, connection in sorted(waiting, key=lambda pair: pair[0])]
+        return [connection for _, connection in sorted(self._waiting(), key=lambda pair: pair[0])]
 
     def _cut(self, connections: list[Connection], reason: Reason) -> None:
         for connection in connections:
@@ -121,7 +123,9 @@ class Connection:
     """The socket of a client, as gunicorn uses it: it reads a head in one piece, and a body no further than its end.
 
     Attributes:
-        ends: When it is cut, in monotonic seconds; None while the application works on its request.
+        behind_since: Since when the client should have sent or read more, in monotonic seconds; None while the
+            application works on its request.
+        patience: Seconds after which it is cut.
         began: Whether something of the present request has come.
         held: Bytes of the present request.
     """
@@ -138,7 +142,8 @@ class Connection:
         self._cut_for: Reason | None = None
         self.held = 0
         self.began = False
-        self.ends: float | None = connections.clock() + connections.idle
+        self.behind_since: float | None = connections.clock()
+        self.patience = connections.idle
         connections.add(self)
 
     def __getattr__(self, name: str) -> Any:
@@ -158,7 +163,8 @@ class Connection:
         """Wake whoever waits for this connection; a reader raises *reason*, so that it can still be answered."""
         reads = self.began and not self._writes
         self._cut_for = reason
-        self.ends = None
+        self.behind_since = None
+        self._rest = bytearray()
         self.release()
         with contextlib.suppress(OSError):  # the client has left already
             self._sock.shutdown(socket.SHUT_RD if reads else socket.SHUT_RDWR)
@@ -166,7 +172,9 @@ class Connection:
     def begin_body(self, request: Any, length: int | None) -> None:
         """Let the body of a request be read, whose head was returned; *length* is None where it is chunked."""
         self._in_body, self._left, self._request = True, length, request
-        self.ends = None if length == 0 else self._connections.clock() + PATIENCE
+        self._expect_more(PATIENCE)
+        if length == 0:
+            self.behind_since = None
         if length is None:
             self._wire_left = self._connections.max_chunked
             # gunicorn's own limit follows from that of the headers: 3.2 MB.
@@ -185,11 +193,13 @@ class Connection:
 
     def sendall(self, data: bytes) -> None:
         """Send an answer; a client that does not read it is cut."""
-        before, self.ends, self._writes = self.ends, self._connections.clock() + PATIENCE, True
+        before = self.behind_since, self.patience
+        self._expect_more(PATIENCE)
+        self._writes = True
         try:
             self._sock.sendall(data)
         finally:
-            self.ends, self._writes = before, False
+            (self.behind_since, self.patience), self._writes = before, False
         # What is left of the body may not be answered once more.
         self.began = False
 
@@ -199,7 +209,8 @@ class Connection:
             return
         self.release()
         now = self._connections.clock()
-        self.began, self.ends, left = False, now + LINGER_SECONDS, LINGER_BYTES
+        self.began, left = False, LINGER_BYTES
+        self._expect_more(LINGER_SECONDS)
         with contextlib.suppress(OSError):  # the client has left
             self._sock.shutdown(socket.SHUT_WR)
             self._sock.settimeout(LINGER_SECONDS)
@@ -212,7 +223,7 @@ class Connection:
     def _read_head(self) -> bytes:
         self.release()
         self._in_body, self.began, head, self._rest = False, bool(self._rest), self._rest, bytearray()
-        self.ends = self._connections.clock() + (HEAD_SECONDS if head else self._connections.idle)
+        self._expect_more(HEAD_SECONDS if head else self._connections.idle)
         searched = 0
         self._hold(len(head))
         while (end := _end_of_head(head, searched)) < 0:
@@ -223,11 +234,12 @@ class Connection:
             if not received:
                 return bytes(head)
             if not self.began:
-                self.began, self.ends = True, self._connections.clock() + HEAD_SECONDS
+                self.began = True
+                self._expect_more(HEAD_SECONDS)
             head += received
         if end > MAX_HEAD or head.count(b"\n", 0, end) > MAX_HEAD_LINES:
             raise RequestError(431, _TOO_LONG)
-        self.ends = None
+        self.behind_since = None
         self._rest = head[end:]
         return bytes(head[:end])
 
@@ -247,21 +259,23 @@ class Connection:
         else:
             self._left -= len(received)
             if self._left == 0:
-                self.ends = None
+                self.behind_since = None
         return received
 
     def _receive(self, size: int) -> bytes:
         received: bytes = b"" if self._cut_for is not None else self._sock.recv(size)
         if received:
-            if self._in_body and self.ends is not None:
-                now = self._connections.clock()
-                self.ends = min(self.ends + len(received) / LEAST_RATE, now + PATIENCE)
+            if self._in_body and self.behind_since is not None:
+                self.behind_since = min(self.behind_since + len(received) / LEAST_RATE, self._connections.clock())
             self._hold(len(received))
         if self._cut_for is not None and self.began:
             if self._request is not None:
                 self._request.force_close()
             raise RequestError(*self._cut_for)
         return received
+
+    def _expect_more(self, patience: float) -> None:
+        self.behind_since, self.patience = self._connections.clock(), patience
 
     def _hold(self, count: int) -> None:
         self.held += count
