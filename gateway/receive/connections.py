@@ -8,6 +8,8 @@ behind, and are cut after some seconds. Where connections or memory run short, t
 from __future__ import annotations
 
 import contextlib
+import errno
+import io
 import json
 import logging
 import os
@@ -31,7 +33,10 @@ log = logging.getLogger(__name__)
 #: Bytes of a request line and its headers, and lines of them: gunicorn reads each only when all of them are here.
 MAX_HEAD, MAX_HEAD_LINES = 65_536, 103
 #: Bytes of the trailers of a chunked body, and bytes of chunked bodies that are read in one turn.
-MAX_TRAILERS = CHUNKED_STEP = 8_192
+MAX_TRAILERS, CHUNKED_STEP = 8_192, 2_048
+#: Seconds that one request may be read without a turn for others, and of that turn. `sleep(0)` is none: gevent looks
+#: for what has arrived only after a thousand of them.
+MAX_TURN, PAUSE = 0.005, 0.0005
 #: Bytes of a head and of a body that are read from a connection at once.
 HEAD_STEP, STEP = 8_192, 65_536
 #: Seconds for a request line and its headers, from their first byte on.
@@ -113,6 +118,8 @@ class Connections:
         for connection in connections:
             if connection.began:
                 self._unlogged += 1
+            # No longer counted: the next ones are not cut for what is about to be closed.
+            self._open.discard(connection)
             connection.cut(reason)
         if self._unlogged and self._throttle.allows("", self.clock()):
             log.warning("%d requests were cut while they were received, the last one: %s", self._unlogged, reason[1])
@@ -137,6 +144,7 @@ class Connection:
         self._in_body = False
         self._left: int | None = 0
         self._wire_left = 0
+        self._turn_began = 0.0
         self._writes = False
         self._request: Any = None
         self._cut_for: Reason | None = None
@@ -166,6 +174,7 @@ class Connection:
         self.behind_since = None
         self._rest = bytearray()
         self.release()
+        self._sock.settimeout(LINGER_SECONDS)  # for its answer
         with contextlib.suppress(OSError):  # the client has left already
             self._sock.shutdown(socket.SHUT_RD if reads else socket.SHUT_RDWR)
 
@@ -173,6 +182,7 @@ class Connection:
         """Let the body of a request be read, whose head was returned; *length* is None where it is chunked."""
         self._in_body, self._left, self._request = True, length, request
         self._expect_more(PATIENCE)
+        self._turn_began = self._connections.clock()
         if length == 0:
             self.behind_since = None
         if length is None:
@@ -198,6 +208,8 @@ class Connection:
         self._writes = True
         try:
             self._sock.sendall(data)
+        except TimeoutError as error:  # it was cut, and does not read why
+            raise BrokenPipeError(errno.EPIPE, "the client does not read") from error
         finally:
             (self.behind_since, self.patience), self._writes = before, False
         # What is left of the body may not be answered once more.
@@ -225,7 +237,9 @@ class Connection:
         self._in_body, self.began, head, self._rest = False, bool(self._rest), self._rest, bytearray()
         self._expect_more(HEAD_SECONDS if head else self._connections.idle)
         searched = 0
-        self._hold(len(head))
+        if head:  # it was sent before the last answer
+            self._hold(len(head))
+            gevent.sleep(PAUSE)
         while (end := _end_of_head(head, searched)) < 0:
             if len(head) > MAX_HEAD:
                 raise RequestError(431, _TOO_LONG)
@@ -255,7 +269,9 @@ class Connection:
             if self._wire_left < 0:
                 raise RequestError(413, "there is too much around the chunks of the body; send larger chunks")
             # Reading very small chunks costs far more than receiving them.
-            gevent.sleep(0)
+            if self._connections.clock() - self._turn_began > MAX_TURN:
+                gevent.sleep(PAUSE)
+                self._turn_began = self._connections.clock()
         else:
             self._left -= len(received)
             if self._left == 0:
@@ -271,6 +287,8 @@ class Connection:
         if self._cut_for is not None and self.began:
             if self._request is not None:
                 self._request.force_close()
+                # The error refers to the frames that hold these, until the garbage collector finds it.
+                self._request.body.buf, self._request.unreader.buf = io.BytesIO(), io.BytesIO()
             raise RequestError(*self._cut_for)
         return received
 

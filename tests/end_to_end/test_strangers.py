@@ -157,7 +157,6 @@ def test_many_slow_strangers_delay_nobody(tmp_path: Path, attack: str) -> None:
             took, most = watch(web, 20)
     lost = sum(seconds == float("inf") for seconds in took)
     figures = f"{len(took)} requests, {lost} lost, the slowest {max(took):.2f} s, {before} MB, then {most} MB"
-    print(attack, figures)  # TMP
     assert lost == 0, figures
     assert sorted(took)[int(0.99 * len(took))] < 1, figures
     assert most < before + 150, figures

@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 
@@ -25,7 +26,12 @@ class Clock:
 
 
 class Request:
+    """As much of gunicorn's request as a connection touches."""
+
     must_close = False
+
+    def __init__(self) -> None:
+        self.body, self.unreader = SimpleNamespace(buf=None), SimpleNamespace(buf=None)
 
     def force_close(self) -> None:
         self.must_close = True
