@@ -1,4 +1,4 @@
-"""The bounds of a connection, on a pair of sockets."""
+"""The bounds of a connection, on a pair of sockets, and of what strangers can make gunicorn log."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
+from gunicorn.config import Config
 
 from gateway.errors import RequestError
+from gateway.receive.access_log import AccessLogger
 from gateway.receive.connections import HEAD_SECONDS, LEAST_RATE, PATIENCE, Connection, Connections
 
 HEAD = b"POST / HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -203,3 +205,14 @@ def test_what_a_connection_held_is_given_back(pair: Pair, connections: Connectio
     assert connections.held == len(HEAD) + 3
     pair.connection.close()
     assert connections.held == 0
+
+
+def test_malformed_requests_are_logged_a_few_times_and_without_what_they_hold(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    log = AccessLogger(Config())
+    for _ in range(100):
+        log.warning("Invalid request from ip=127.0.0.1: Invalid HTTP Version: 'HTTP/\x1b[31m'")
+    written = capfd.readouterr().err
+    assert written.count("Invalid request from ip=127.0.0.1: Invalid HTTP Version (") == 5
+    assert "[31m" not in written
