@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import socket
 import threading
 import time
 from pathlib import Path
@@ -17,7 +16,7 @@ from gateway.receive.sources import list_unused, load_sources
 
 bind = "{}:{}".format(*listen_address(os.environ))
 workers = int(os.environ.get("WEB_CONCURRENCY") or 2)
-worker_class = "gevent"
+worker_class = "gateway.receive.connections.Worker"
 worker_connections = 1000
 # Seconds; less than the 30 that Heroku allows for a request, and for a process to stop.
 timeout = 25
@@ -35,9 +34,6 @@ limit_request_field_size = 32_768
 logger_class = "gateway.receive.access_log.AccessLogger"
 # Used only with --access-logfile.
 access_log_format = '%(h)s "%(m)s %(U)s" %(s)s %(b)s %(M)sms'
-
-_LINGER_SECONDS = 2.0
-_LINGER_BYTES = 8 * DEFAULT_MAX_BODY
 
 
 def when_ready(server: Any) -> None:
@@ -77,23 +73,12 @@ def pre_request(_worker: Any, req: Any) -> None:
     # If GATEWAY_MAX_BODY is larger, this only closes the connections of larger bodies without need.
     length = next((value for name, value in req.headers if name == "CONTENT-LENGTH"), "0")
     chunked = any(name == "TRANSFER-ENCODING" for name, _ in req.headers)
-    if chunked or not length.isdigit() or int(length) > DEFAULT_MAX_BODY:
+    if chunked or int(length) > DEFAULT_MAX_BODY:
         req.force_close()
+    req.unreader.sock.begin_body(req, None if chunked else int(length))
 
 
 def post_request(_worker: Any, req: Any, environ: dict[str, Any], _resp: Any) -> None:
     """Read on for a while after a refused body: closing at once resets the connection, and the answer is lost."""
-    connection = environ.get("gunicorn.socket")
-    if not req.must_close or connection is None:
-        return
-    ends, left = time.monotonic() + _LINGER_SECONDS, _LINGER_BYTES
-    try:
-        connection.shutdown(socket.SHUT_WR)
-        connection.settimeout(_LINGER_SECONDS)
-        while left > 0 and time.monotonic() < ends:
-            received = len(connection.recv(65_536))
-            if not received:
-                return
-            left -= received
-    except OSError:
-        return  # the sender has closed the connection
+    if req.must_close and (connection := environ.get("gunicorn.socket")) is not None:
+        connection.linger()

@@ -1,14 +1,19 @@
-"""gunicorn's log without secrets: an address may contain one, after the source's name or in its query."""
+"""gunicorn's log without secrets: an address may contain one, after the source's name or in its query.
+
+Anybody can cause its warnings, so they are throttled.
+"""
 
 from __future__ import annotations
 
 import re
+import time
 from typing import Any
 from urllib.parse import unquote
 
 from gunicorn.glogging import Logger
 
 from gateway.errors import printable
+from gateway.logs import LogThrottle
 
 _REDACTED = "[redacted]"
 #: Up to the end of the name: what follows a mistyped separator (`&token=…`) may be a secret too.
@@ -20,6 +25,11 @@ _MAX_PATH = 500
 
 class AccessLogger(Logger):  # type: ignore[misc]  # gunicorn ships no types
     """Logs requests in any format, also a platform's own, but never the end of a webhook's address."""
+
+    def __init__(self, cfg: Any) -> None:
+        super().__init__(cfg)
+        self._throttle = LogThrottle()
+        self._left_out = 0
 
     def atoms(self, resp: Any, req: Any, environ: dict[str, Any], request_time: Any) -> Any:
         """Return the values that a log format can use."""
@@ -42,8 +52,14 @@ class AccessLogger(Logger):  # type: ignore[misc]  # gunicorn ships no types
 
     def warning(self, msg: str, *args: Any, **options: Any) -> None:
         """Log a warning; of a malformed request only the kind of error, because the rest quotes the request."""
-        malformed = re.match(r"Invalid request from ip=[^ ]*: [\w ]+", msg)
-        super().warning(malformed[0] if malformed else msg, *args, **options)
+        malformed = re.match(r"Invalid request from ip=[^ ]*: [\w ]+", msg, re.ASCII)
+        if malformed is None:
+            super().warning(msg, *args, **options)
+        elif self._throttle.allows("", time.monotonic()):
+            super().warning(f"{malformed[0].rstrip()} ({self._left_out} more such lines were left out before)")
+            self._left_out = 0
+        else:
+            self._left_out += 1
 
 
 def _without_secret(path: str) -> str:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 #: Characters of all headers together: they are stored with the event, and most of them are not signed.
 MAX_HEADERS = 65_536
+#: Seconds after which a sender should send again what was cut while it was received.
+RETRY_AFTER = 5
 
 _HOW_TO_RAISE = "GATEWAY_MAX_BODY sets the limit"
 

@@ -26,7 +26,7 @@ from gateway.receive.record import Recorder, VerifiedWebhook
 from gateway.receive.refusals import RefusalLog
 from gateway.receive.reload import Sources
 from gateway.receive.repeats import RepeatLog
-from gateway.receive.request import address_of, read_webhook, unpack
+from gateway.receive.request import RETRY_AFTER, address_of, read_webhook, unpack
 from gateway.receive.sources import Source
 from gateway.store import NewEvent, Recorded
 from gateway.verify import Handshake, PrescribedResponse, Scheme
@@ -145,7 +145,8 @@ def unreadable(error: RequestError) -> ResponseReturnValue:
     """Refuse a request that cannot be read, or a handshake that lacks something, and say why."""
     receiver: Receiver = current_app.extensions["receiver"]
     receiver.refusals.log_unreadable(g.source.name, error, receiver.clock())
-    return {"error": str(error)}, error.status
+    later = {"Retry-After": str(RETRY_AFTER)} if error.status in (408, 503) else {}
+    return {"error": str(error)}, error.status, later
 
 
 @hooks.errorhandler(StoreError)

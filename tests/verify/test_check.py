@@ -336,11 +336,14 @@ def test_the_worst_that_a_stranger_can_send_is_refused_soon(scheme: str) -> None
     secrets = ["44782DEF547AAA06", "44782DEF547AAA07"] if scheme == "adyen" else ["a:b", "c:d"]
     for content_type, body in WORST:
         request = webhook({**headers, "Content-Type": content_type}, body)
-        start = time.process_time()
-        with pytest.raises(RequestError):
-            verify(schemes()[scheme], secrets, request, NOW)
+        seconds = []
+        for _ in range(3):  # of which one may be disturbed by the garbage collector
+            start = time.thread_time()
+            with pytest.raises(RequestError):
+                verify(schemes()[scheme], secrets, request, NOW)
+            seconds.append(time.thread_time() - start)
         # The aim is 0.05 s; before there were limits, the worst took 0.4 s on the same machine.
-        assert time.process_time() - start < 0.2, (content_type, body[:20])
+        assert min(seconds) < 0.2, (content_type, body[:20])
 
 
 def test_a_body_that_is_not_text_is_verified_byte_for_byte() -> None:
