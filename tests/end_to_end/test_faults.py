@@ -21,7 +21,7 @@ import pytest
 from sqlalchemy import create_engine, make_url, text
 
 from tests.support.gateway_process import GatewayProcess
-from tests.support.postgresql_server import PostgreSQLServer
+from tests.support.postgresql_server import PgBouncer, PostgreSQLServer, Standby
 from tests.support.shim import Shim, build_shim
 from tests.support.shop import API_KEY, Load, assert_promise_kept, running_gateway, wait_until_settled
 from tests.support.tcp_proxy import TCPProxy
@@ -82,8 +82,29 @@ def test_postgresql_is_restarted_during_the_load(tmp_path: Path, open_directory:
         _assert_all_is_well(gateway, api, load, server.url)
 
 
-def test_two_webs_and_three_workers_run_at_once(tmp_path: Path, database_url: str, api: TrackAPI) -> None:
-    with running_gateway(tmp_path, database_url, api, webs=2, workers=3) as gateway:
+def test_postgresql_fails_over_to_its_standby(tmp_path: Path, open_directory: Path, api: TrackAPI) -> None:
+    with PostgreSQLServer(open_directory, {}) as primary, Standby(open_directory, primary) as standby:
+        ports = f"port={primary.port},{standby.port}&target_session_attrs=read-write"
+        either = f"postgresql://postgres@/postgres?host=127.0.0.1,127.0.0.1&{ports}"
+        with running_gateway(tmp_path, either, api) as gateway:
+            load = _load(gateway)
+            load.run(lambda load: fail_over(primary, standby, load))
+            _assert_all_is_well(gateway, api, load, standby.url)
+
+
+def test_postgresql_is_behind_pgbouncer(tmp_path: Path, open_directory: Path, api: TrackAPI) -> None:
+    with (
+        PostgreSQLServer(open_directory, {}) as server,
+        PgBouncer(open_directory, server) as pooler,
+        running_gateway(tmp_path, pooler.url, api) as gateway,
+    ):
+        load = _load(gateway)
+        load.run(lambda load: kill_at_random(gateway, api, load))
+        _assert_all_is_well(gateway, api, load, server.url)
+
+
+def test_three_webs_and_three_workers_run_at_once(tmp_path: Path, database_url: str, api: TrackAPI) -> None:
+    with running_gateway(tmp_path, database_url, api, webs=3, workers=3) as gateway:
         load = _load(gateway)
         load.run(lambda load: kill_one_of_each(gateway, api, load))
         _assert_all_is_well(gateway, api, load, database_url)
@@ -247,6 +268,16 @@ def lose_connections(proxy: TCPProxy, load: Load) -> None:
         # What was being answered when they were lost may still be counted: 8 senders.
         load.wait_until(lambda accepted=accepted: load.accepted > accepted + 8)  # type: ignore[misc]
         assert time.monotonic() - lost_at < RECOVERY
+
+
+def fail_over(primary: PostgreSQLServer, standby: Standby, load: Load) -> None:
+    """Let the primary crash and promote its standby; webhooks are accepted again soon."""
+    load.wait_until(lambda: load.accepted >= load.events // 3)
+    primary.stop()
+    standby.promote()
+    promoted_at, accepted = time.monotonic(), load.accepted
+    load.wait_until(lambda: load.accepted > accepted + 8)
+    assert time.monotonic() - promoted_at < RECOVERY
 
 
 def move_clock(shim: Shim, load: Load) -> None:
