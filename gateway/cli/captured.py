@@ -11,12 +11,16 @@ from gateway import payload as payloads
 from gateway.errors import ConfigError, RequestError
 from gateway.event import JSON, Event
 from gateway.mapping.model import MappingFile
+from gateway.receive.regular_file import read_regular_file
 from gateway.text import arrival_problem
 
 
 def payload_loader(file: Path) -> Callable[[str], bytes]:
-    """Return a function that reads the payloads of a mapping file's tests; their names are relative to the file."""
-    return lambda name: (file.parent / name).read_bytes()
+    """Return a function that reads the payloads of a mapping file's tests, which are in the file's directory.
+
+    It raises ConfigError.
+    """
+    return lambda name: read_regular_file(file.parent / name, file.parent)
 
 
 def read_payload(path: Path, headers: Mapping[str, str] | None = None, json_field: str | None = None) -> JSON:

@@ -15,9 +15,9 @@ import click
 from gateway import config as configuration
 from gateway.cli.captured import payload_loader
 from gateway.cli.output import count
-from gateway.errors import Location, Problem, Severity, printable
+from gateway.errors import ConfigError, Location, Problem, Severity, printable
 from gateway.mapping import selftests
-from gateway.receive.sources import load_source, mapping_files
+from gateway.receive.sources import load_source, mapping_files, read_mapping
 
 
 @dataclass(kw_only=True)
@@ -92,8 +92,8 @@ def _check_files(files: Iterable[Path]) -> _Report:
 
 def _lines(file: str) -> list[str]:
     try:
-        return Path(file).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
+        return read_mapping(Path(file)).splitlines()
+    except ConfigError:
         return []  # reported as unreadable already
 
 

@@ -17,6 +17,9 @@ log = logging.getLogger(__name__)
 
 #: Seconds between two checks of the files: not less than the resolution of any file system's times.
 CHECK_EVERY = 2.0
+#: Seconds since a file was written for which it may be incomplete at the start; and the pause before the second look.
+YOUNG = 1.0
+PAUSE_AT_START = 0.1
 #: Seconds of pause after each compiled file: under gevent no webhook is served during a compilation.
 PAUSE = 0.01
 
@@ -39,21 +42,29 @@ class Sources:
     A source is replaced as a whole, so a webhook is finished with the mapping that it began with. A version that would
     close an open source is rejected; the previous version stays in use.
 
+    A version is used when two looks at its file, a round apart, have found the same: it may be written just now.
+
     Args:
         stamp: Returns the stamp of a file.
+        pause: Waits so many seconds, at the start.
 
     Raises:
         ConfigError: The directory cannot be read, or there is no mapping file in it.
     """
 
     def __init__(
-        self, directory: Path, environ: Mapping[str, str], *, stamp: Callable[[Path], Stamp] = stamp_of
+        self,
+        directory: Path,
+        environ: Mapping[str, str],
+        *,
+        stamp: Callable[[Path], Stamp] = stamp_of,
+        pause: Callable[[float], None] = time.sleep,
     ) -> None:
         self._directory = directory
         self._environ = environ
         self._stamp = stamp
-        self._files = {path: self._read(path, None) for path in mapping_files(directory)}
-        self._selection = select_sources({}, [file.source for file in self._files.values()], frozenset())
+        self._files = self._read_first(mapping_files(directory), pause)
+        self._selection = select_sources({}, _sources_of(self._files), frozenset())
         self._directory_problem: str | None = None
 
     def get(self, name: str) -> Source | None:
@@ -91,15 +102,19 @@ class Sources:
             log.info("there are mapping files in %s again", self._directory)
         self._directory_problem = None
 
-        files, changed = {}, []
+        before = self._selection
+        in_use = {source.file: source for source in before.in_use.values()}
+        files: dict[Path, _File] = {}
+        changed = []
         for path in paths:
             known = self._files.get(path)
-            files[path] = self._read(path, known)
-            if known is None or files[path].source is not known.source:
-                changed.append(files[path].source)
+            # A file that is back after a round keeps its source until it has been looked at twice.
+            old = in_use.get(str(path)) if known is None else known.source
+            files[path] = self._look(path, known, old)
+            if (source := files[path].source) is not None and source is not old:
+                changed.append(source)
                 time.sleep(PAUSE)
-        before = self._selection
-        self._selection = select_sources(before.in_use, [file.source for file in files.values()], before.missing)
+        self._selection = select_sources(before.in_use, _sources_of(files), before.missing)
         self._files = files
 
         for source in changed:
@@ -107,24 +122,52 @@ class Sources:
                 log.log(_LEVELS[problem.severity], "%s", problem)
         _log_changes(before, self._selection)
 
-    def _read(self, path: Path, known: _File | None) -> _File:
-        """Return a file's source; that of *known*, which is what was read before, unless the text changed."""
+    def _read_first(self, paths: Iterable[Path], pause: Callable[[float], None]) -> dict[Path, _File]:
+        """Look at all files twice; what is still being written is a closed source until the next rounds."""
+        looked_at = {path: self._look(path, None, None) for path in paths}
+        newest = max((file.stamp[0] for file in looked_at.values() if file.stamp is not None), default=0)
+        if time.time() - newest / 1e9 < YOUNG:
+            pause(PAUSE_AT_START)
+        files = {}
+        for path, first in looked_at.items():
+            file = self._look(path, first, None)
+            if file.source is None:
+                closed = f"{path} is being written; it is used when it stays the same for {CHECK_EVERY:g} seconds"
+                file = replace(file, source=Source(name=path.stem, file=str(path), closed=closed))
+            files[path] = file
+        return files
+
+    def _look(self, path: Path, known: _File | None, old: Source | None) -> _File:
+        """Return a file as it is now, with its source; that is *old* until a new content was seen twice.
+
+        Args:
+            known: What the last look found.
+        """
         stamp = self._stamp(path)
         has_same_stamp = known is not None and known.stamp == stamp
         if known is not None and has_same_stamp and known.is_settled:
             return known
-        name = path.stem if known is None else known.source.name
-        try:
-            text = read_mapping(path)
-        except ConfigError as error:
-            source = Source(name=name, file=str(path), closed=str(error))
-            if known is not None and known.source == source:
-                return replace(known, stamp=stamp)
-            return _File(stamp=stamp, text=None, source=source, is_settled=False)
-        if known is not None and known.text == text:
-            return replace(known, stamp=stamp, is_settled=has_same_stamp)
-        source = source_of(text, path, self._environ, default_name=name)
-        return _File(stamp=stamp, text=text, source=source, is_settled=has_same_stamp)
+        text, problem = _read(path)
+        if known is None or (known.text, known.problem) != (text, problem):
+            return _File(stamp=stamp, text=text, problem=problem, source=old)
+        if known.is_used:
+            return replace(known, stamp=stamp, is_settled=has_same_stamp and text is not None)
+        if not has_same_stamp:
+            return replace(known, stamp=stamp)
+        name = path.stem if old is None else old.name
+        if text is None:
+            source = Source(name=name, file=str(path), closed=problem)
+        else:
+            source = source_of(text, path, self._environ, default_name=name)
+        return replace(known, source=source, is_used=True)
+
+
+def _read(path: Path) -> tuple[str | None, str | None]:
+    """Return the text of a mapping file, or why it cannot be read."""
+    try:
+        return read_mapping(path), None
+    except ConfigError as error:
+        return None, str(error)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -133,14 +176,23 @@ class _File:
 
     Attributes:
         text: None if it could not be read.
+        problem: Why it could not be read.
+        source: In use for this file; None if it has no version that was seen twice.
+        is_used: The source is what the file contains.
         is_settled: It was read after its stamp had stayed the same for a whole round, so any later change gives it
             another stamp. Two changes within the resolution of the file system's times can give the same one.
     """
 
     stamp: Stamp
     text: str | None
-    source: Source
-    is_settled: bool
+    problem: str | None
+    source: Source | None
+    is_used: bool = False
+    is_settled: bool = False
+
+
+def _sources_of(files: Mapping[Path, _File]) -> list[Source]:
+    return [file.source for file in files.values() if file.source is not None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

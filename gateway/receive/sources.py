@@ -10,6 +10,7 @@ from pathlib import Path
 from gateway.errors import ConfigError, MappingError, Problem
 from gateway.mapping.compiler import parse
 from gateway.mapping.model import MappingFile
+from gateway.receive.regular_file import read_regular_file
 from gateway.text import NAME
 from gateway.verify import RequestField, secret_doubt, secret_problem
 
@@ -117,12 +118,14 @@ def read_mapping(path: Path) -> str:
     """Read the text of a mapping file.
 
     Raises:
-        ConfigError: It cannot be read, or is not text.
+        ConfigError: It is not a regular file in its directory, cannot be read, or is not text.
     """
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read as UTF-8 text ({type(error).__name__})") from error
+        text = read_regular_file(path, path.parent).decode()
+    except UnicodeDecodeError:
+        # Without its cause, which holds the bytes.
+        raise ConfigError(f"{path} is not UTF-8 text: save it as UTF-8") from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def source_of(text: str, path: Path, environ: Mapping[str, str], *, default_name: str) -> Source:

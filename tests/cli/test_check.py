@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -114,7 +115,31 @@ def test_a_file_that_cannot_be_read_is_an_error(mappings: Path) -> None:
     (mappings / "shop.yaml").write_bytes(b"\xff\xfe")
     result = check()
     assert result.exit_code == 1
-    assert "mappings/shop.yaml:1:1: error unreadable: mappings/shop.yaml cannot be read as UTF-8 text" in result.output
+    assert "mappings/shop.yaml:1:1: error unreadable: mappings/shop.yaml is not UTF-8 text" in result.output
+
+
+@pytest.mark.parametrize("payload", ["../secret.json", "{outside}", "link.json", "fifo.json"])
+def test_a_payload_outside_of_the_directory_is_not_read(mappings: Path, payload: str) -> None:
+    outside = mappings.parent.absolute() / "secret.json"
+    outside.write_text('{"topic": "4711-secret"}')
+    (mappings / "link.json").symlink_to(outside)
+    os.mkfifo(mappings / "fifo.json")
+    write(mappings, "body: {type: paid, customer: 42, total: 9}", f"payload: {payload.format(outside=outside)}")
+    result = check()
+    assert result.exit_code == 1
+    assert "test-failed" in result.output
+    assert "put the file itself there" in result.output or "is not a regular file" in result.output
+    assert "4711" not in result.output
+
+
+def test_a_mapping_file_that_is_a_link_to_elsewhere_is_not_quoted(mappings: Path) -> None:
+    (mappings / "environ.yaml").symlink_to("/proc/self/environ")
+    result = check("mappings/environ.yaml")
+    assert result.exit_code == 1
+    assert result.output == (
+        "mappings/environ.yaml:1:1: error unreadable: mappings/environ.yaml is not in mappings, or is a link out of it:"
+        " put the file itself there\n1 file, no tests: 1 error\n"
+    )
 
 
 def test_a_file_named_twice_is_checked_once(mappings: Path) -> None:

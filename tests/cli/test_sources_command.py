@@ -173,7 +173,7 @@ def test_a_source_that_its_file_closes_says_what_to_do(directory: Path) -> None:
     (directory / "mappings" / "bytes.yaml").write_bytes(b"\xff")
     shown = sources().stdout
     assert "typo: closed: mappings/typo.yaml has errors; gateway check shows them\n" in shown
-    assert "bytes: closed: mappings/bytes.yaml cannot be read as UTF-8 text" in shown
+    assert "bytes: closed: mappings/bytes.yaml is not UTF-8 text" in shown
     assert "mappings/one.yaml and mappings/two.yaml both say source: twice; rename one\n" in shown
     assert "3 sources: 0 open, 3 closed" in shown
     listings = {listing["source"]: listing for listing in as_json(sources("--json"))}

@@ -101,7 +101,7 @@ def trimmed_person(person: Any) -> Any:
 
 
 def check_identifiers(place: str, identifiers: Mapping[str, Any]) -> Iterator[Violation]:
-    """Check the identifier that counts, and the form of an email and a phone number also where another one counts.
+    """Check the identifier that counts; beside it, an email and a phone number likewise, other ids for their size.
 
     Args:
         place: What stands before the keys in the path of a field, as ``people[0].``; empty for those of a call.
@@ -111,6 +111,8 @@ def check_identifiers(place: str, identifiers: Mapping[str, Any]) -> Iterator[Vi
         if value := identifiers.get(kind):
             if counts or kind in ("email", "phone"):
                 yield from check_identifier(f"{place}{kind}", kind, value)
+            else:
+                yield from check_size(f"{place}{kind}", value, MAX_TEXT_BYTES)
             counts = False
 
 
