@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 
-.PHONY: check static test faults
+.PHONY: check static test faults pins
 
 check: static test
 
@@ -24,3 +24,10 @@ test: $(VENV)/installed
 # Long runs in which processes, databases, disks and clocks fail. FAULTS_SCALE=0.3 makes them shorter.
 faults: $(VENV)/installed
 	$(VENV)/bin/pytest -m faults
+
+# Writes requirements.txt anew: PINS=--upgrade for the newest versions, PINS='--upgrade-package flask' for one.
+# The oldest Python makes it (PYTHON), since it needs the most packages.
+pins: $(VENV)/installed
+	$(VENV)/bin/pip install --quiet pip-tools
+	$(VENV)/bin/pip-compile --quiet --generate-hashes --strip-extras --no-header --no-emit-index-url \
+	  --no-emit-find-links --no-emit-trusted-host $(PINS) --output-file requirements.txt pyproject.toml

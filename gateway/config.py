@@ -106,8 +106,7 @@ def listen_address(environ: Mapping[str, str], host: str | None = None, port: in
         ConfigError: PORT is not a port.
     """
     platform_port = environ.get("PORT", "").strip()
-    is_port = platform_port.isascii() and platform_port.isdigit() and 0 < int(platform_port[:6]) < 65_536
-    if platform_port and not is_port:
+    if platform_port and not _is_port(platform_port):
         raise ConfigError("PORT must be a number from 1 to 65535")
     default_host = "0.0.0.0" if platform_port else "127.0.0.1"  # noqa: S104  # see above
     return host or default_host, port or int(platform_port or DEFAULT_PORT)
@@ -172,10 +171,17 @@ class _Reader:
         text = text or DEFAULT_DATABASE
         scheme, _, rest = text.partition("://")
         if scheme in ("postgres", "postgresql", "postgresql+psycopg"):
-            return f"postgresql+psycopg://{rest}"
-        if scheme == "sqlite" and rest.startswith("/") and rest not in ("/", "/:memory:"):
+            text = f"postgresql+psycopg://{rest}"
+            problem = _problem_of_server(rest)
+        elif scheme == "sqlite":
+            problem = _problem_of_file(rest)
+        else:
+            problem = f"must start with postgresql:// or be a file such as {DEFAULT_DATABASE}"
+            if text[0] in "\"'":
+                problem += "; remove the quotation marks around it"
+        if problem is None:
             return text
-        self.problems.append("DATABASE_URL must start with postgresql:// or be a file such as sqlite:///gateway.db")
+        self.problems.append(f"DATABASE_URL {problem}")
         return DEFAULT_DATABASE
 
     def connections(self) -> list[Connection]:
@@ -228,6 +234,49 @@ class _Reader:
         if url is not None and _is_readable_by_the_network(url):
             self.problems.append(f"{name} must start with https://: plain http would show the API key to the network")
         return url
+
+
+def _problem_of_server(rest: str) -> str | None:
+    """Return what is wrong with the URL of a PostgreSQL server after its scheme; never a part of it."""
+    authority, slash, path = rest.partition("/")
+    user, at, host = authority.rpartition("@")
+    example = "postgresql://user:password@host:5432/name"
+    password_rule = "in a password write %40 for @, %2F for /, %23 for #, %3F for ?, %3A for : and %25 for %"  # noqa: S105  # a rule
+    if re.search(r"""[\s"'<>\\#]""", rest):
+        return f"must not hold white space, quotation marks, #, < or >; {password_rule}"
+    if re.search(r"%(?![0-9A-Fa-f]{2})", rest):
+        return f"has a % that begins no escape; {password_rule}"
+    if "@" in user or "@" in path.partition("?")[0] or ":" in user.partition(":")[2] or "?" in user:
+        return f"must be {example}; {password_rule}"
+    if at and not user.partition(":")[0]:
+        return f"has no user: write {example}"
+    address, query, parameters = host.partition("?")
+    has_host_parameter = "host=" in (parameters if query else path.partition("?")[2])
+    if not address and not has_host_parameter:
+        return f"has no host: write {example}"
+    port = re.fullmatch(r"(?:\[[0-9A-Fa-f:.]+\]|[^:\[\]]*)(?::(.*))?", address)
+    if port is None or (port[1] is not None and not _is_port(port[1])):
+        return f"must have a port from 1 to 65535 after its host: write {example}; {password_rule}"
+    if not slash or not path.partition("?")[0]:
+        return f"names no database: write {example}"
+    return None
+
+
+def _problem_of_file(rest: str) -> str | None:
+    """Return what is wrong with the URL of a SQLite file after its scheme."""
+    name = rest.removeprefix("/")
+    if name == rest or not name.strip("/") or name == ":memory:" or name.endswith("/"):
+        return (
+            f"must be a file: {DEFAULT_DATABASE} is one in the working directory,"
+            " sqlite:////var/lib/gateway.db (four slashes) one with its whole path"
+        )
+    if "?" in name or "#" in name or "%" in name or name[-1] in "\"'":
+        return "must be the path of a file alone, without ?, #, % and quotation marks"
+    return None
+
+
+def _is_port(text: str) -> bool:
+    return text.isascii() and text.isdigit() and 0 < int(text[:6]) < 65_536
 
 
 def _is_readable_by_the_network(url: str) -> bool:

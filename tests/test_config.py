@@ -43,6 +43,61 @@ def test_the_token_of_the_metrics_is_a_secret_that_a_header_can_hold() -> None:
         assert wrong not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("url", "advice"),
+    [
+        ("postgres//u:S3cret@db/x", "must start with postgresql://"),
+        ("mysql://u:S3cret@db/x", "must start with postgresql://"),
+        ("postgresql+asyncpg://u:S3cret@db/x", "must start with postgresql://"),
+        ('"postgresql://u:S3cret@db/x"', "remove the quotation marks"),
+        ("u:S3cret@db/x", "must start with postgresql://"),
+        ("postgresql://u:S3cret@db:54x2/x", "must have a port from 1 to 65535"),
+        ("postgresql://u:S3cret@db:99999/x", "must have a port from 1 to 65535"),
+        ("postgresql://u:S3cret@db:/x", "must have a port from 1 to 65535"),
+        ("postgresql://u:S3cret@/x", "has no host"),
+        ("postgresql:///x", "has no host"),
+        ("postgresql://:S3cret@db/x", "has no user"),
+        ("postgresql://u:S3cret@db", "names no database"),
+        ("postgresql://u:S3cret@db/?sslmode=require", "names no database"),
+        ("postgresql://u:S3c@ret@db/x", "%40 for @"),
+        ("postgresql://u:S3c#ret@db/x", "%23 for #"),
+        ("postgresql://u:S3c/ret@db/x", "%2F for /"),
+        ("postgresql://u:S3c:ret@db/x", "%3A for :"),
+        ("postgresql://u:S3c?ret@db/x", "%3F for ?"),
+        ("postgresql://u:S3c%ret@db/x", "%25 for %"),
+        ("postgresql://u:S3c ret@db/x", "must not hold white space"),
+        ("postgresql://u:S3cret@db/x'", "quotation marks"),
+        ("sqlite://gateway.db", "sqlite:////var/lib/gateway.db (four slashes)"),
+        ("sqlite:gateway.db", "a file such as sqlite:///gateway.db"),
+        ("sqlite:////", "must be a file"),
+        ("sqlite:///gateway.db?mode=ro", "must be the path of a file alone"),
+    ],
+)
+def test_a_mistyped_database_url_is_an_error_without_any_part_of_it(url: str, advice: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load({"DATABASE_URL": url})
+    assert str(error.value).startswith("DATABASE_URL ")
+    assert advice in str(error.value)
+    assert error.value.__cause__ is error.value.__context__ is None
+    assert not any(part in str(error.value) for part in ("S3c", "ret@", "54x2"))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://db/x",
+        "postgresql://u@db/x",
+        "postgresql://u:p%40%2F%25@[::1]:5432/x?sslmode=require",
+        "postgresql://u:p@/x?host=/var/run/postgresql",
+        "postgresql:///x?host=/var/run/postgresql",
+        "sqlite:////var/lib/gateway.db",
+        "sqlite:///data/gateway.db",
+    ],
+)
+def test_a_database_url_that_can_be_used_is_taken(url: str) -> None:
+    assert load({"DATABASE_URL": f"  {url}\n"}).database_url.partition(":")[2] == url.partition(":")[2]
+
+
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])
 def test_every_spelling_of_postgresql_is_accepted(scheme: str) -> None:
     config = load({"DATABASE_URL": f"{scheme}://u:p@db/x?sslmode=require"})
@@ -80,8 +135,8 @@ def test_plain_http_is_allowed_to_a_loopback_address() -> None:
         ({"GATEWAY_ALERT_URL": "hooks.example.com"}, "GATEWAY_ALERT_URL must be an address"),
         ({"GATEWAY_ALERT_MINUTES": "0"}, "GATEWAY_ALERT_MINUTES must be a whole number from 1 to 43200"),
         ({"DATABASE_URL": "mysql://x"}, "DATABASE_URL must start with postgresql://"),
-        ({"DATABASE_URL": "sqlite://"}, "DATABASE_URL must start with postgresql://"),
-        ({"DATABASE_URL": "sqlite:///:memory:"}, "DATABASE_URL must start with postgresql://"),
+        ({"DATABASE_URL": "sqlite://"}, "DATABASE_URL must be a file"),
+        ({"DATABASE_URL": "sqlite:///:memory:"}, "DATABASE_URL must be a file"),
         ({"DYNO": "web.1"}, "DATABASE_URL is not set, and a dyno's disk does not last"),
         ({"GATEWAY_MAX_BODY": "1MB"}, "GATEWAY_MAX_BODY must be a whole number from 1 to"),
         ({"GATEWAY_PUBLIC_URL": "hooks.example.com"}, "GATEWAY_PUBLIC_URL must be an address"),
