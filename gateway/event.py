@@ -59,6 +59,7 @@ class NewDelivery:
         region: The region that the mapping asks for; None leaves it to the connection.
         lanes: The one lane, or two of a merge, in which the call keeps its order; none: it has no order.
         text: The call as it is stored: compact JSON in ASCII.
+        queue: Where it waits for its turn: that of its source, unless it is sent in bulk (`gateway.store.tables.BULK`).
         happened_at: When what the call reports happened, in unix seconds; None: it makes nobody exist who did not.
         deleted_at: When the person whom the call deletes was deleted, in unix seconds; None: it deletes nobody.
         chosen_ulid: The ULID that is sent, where the mapping chose it: Customer.io would drop another call with it.
@@ -72,6 +73,7 @@ class NewDelivery:
     lanes: tuple[int, ...]
     # Not compared: payloads that differ only in the order of an object's keys ask for the same call.
     text: str = field(compare=False)
+    queue: str = field(default="", compare=False)
     happened_at: int | None = None
     deleted_at: int | None = None
     chosen_ulid: str | None = None

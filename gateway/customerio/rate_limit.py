@@ -5,19 +5,24 @@ from __future__ import annotations
 import threading
 
 
+def burst_of(rate: float) -> int:
+    """Return how many requests may go at once after a pause: those of a tenth of a second."""
+    return max(int(rate / 10), 1)
+
+
 class RateLimit:
-    """The rate limit of one connection (the generic cell rate algorithm). Threads may share it.
+    """The rate limit of one connection in one process (the generic cell rate algorithm). Threads may share it.
 
     Times are seconds of the monotonic clock.
 
     Args:
         rate: Requests a second.
-        burst: Requests that may go at once after a pause; by default, those of a tenth of a second.
+        burst: Requests that may go at once after a pause; by default, `burst_of` the rate.
     """
 
     def __init__(self, rate: float, burst: int | None = None) -> None:
         self._interval = 1.0 / rate
-        self._burst_seconds = self._interval * (max(int(rate / 10), 1) if burst is None else burst)
+        self._burst_seconds = self._interval * (burst_of(rate) if burst is None else burst)
         self._booked_until = 0.0
         self._lock = threading.Lock()
 

@@ -16,9 +16,12 @@ from gateway.event import JSON
 HOUR = 3600.0
 #: Seconds between two attempts of one delivery, at most.
 LONGEST_DELAY = 600.0
-#: Seconds between two probes of a connection, at most.
+#: Seconds of a pause whose end nobody can tell, at most.
 LONGEST_PAUSE = 60.0
-#: Failures in a row, each of another lane, after which the connection is paused.
+#: The same where Customer.io may be well again at any moment: a probe, or five calls on trial, in each 5 seconds are
+#: nothing beside the 1,000 requests a second that it takes.
+LONGEST_OUTAGE_PAUSE = 5.0
+#: Failures in a row, each of another lane, after which the connection is paused; as many calls are then on trial.
 MOST_SUSPECTS = 5
 #: Retries of a call that is sent at once, by the command line or the library, unless its policy says.
 RETRIES = 3
@@ -98,11 +101,13 @@ class Retry:
 
     Attributes:
         suspect: The connection may be at fault: such failures of several lanes in a row pause it.
+        alone: The delivery failed by itself and not as an item of a batch, so its next failure would be no surprise.
     """
 
     after: float
     reason: str
     suspect: bool = True
+    alone: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,7 +177,7 @@ def judge(attempt: Attempt, *, tries: int, failing_for: float, policy: Policy, j
     """
     kind, reason = _kind(attempt), attempt.reason or f"HTTP {attempt.status}"
     if attempt.refused_in_batch:
-        return Retry(after=0.0, reason=reason, suspect=False)
+        return Retry(after=0.0, reason=reason, suspect=False, alone=False)
     if kind == "doubtful":
         # The connection is well, so a 4xx is the call's own fault. But a 401 or 403 is about the key, and a 404 about
         # the endpoint unless it names something of the call: no call is lost for an answer wrong for a moment.
@@ -250,6 +255,7 @@ class ConnectionState:
         resumes_at: When the pause ends by itself, or when the next probe may end it.
         level: Pauses in a row without a success between. Each is longer than the one before.
         suspects: The lanes that failed since the last success.
+        failing_since: When the first of them failed.
         paused_for: Seconds of all pauses that have ended.
     """
 
@@ -259,11 +265,12 @@ class ConnectionState:
     resumes_at: float | None = None
     level: int = 0
     suspects: tuple[int, ...] = ()
+    failing_since: float | None = None
     paused_for: float = 0.0
 
     @property
     def on_trial(self) -> bool:
-        """Whether only one delivery at a time is sent, until one arrives ("half-open")."""
+        """Whether only a few deliveries at a time are sent, until one arrives ("half-open")."""
         return len(self.suspects) >= MOST_SUSPECTS
 
     def paused_in_all(self, now: float) -> float:
@@ -313,14 +320,16 @@ def _after_decision(
 ) -> ConnectionState:
     match decision:
         case Delivered():
-            return replace(state, suspects=(), level=0) if state.suspects or state.level else state
+            if state.cause == "failing":
+                state = _resumed(state, now)
+            return replace(state, suspects=(), failing_since=None, level=0) if state.suspects or state.level else state
         case Postponed(throttled=True) if state.cause not in _ENDED_BY_PROBE:
             return _paused(
                 state, "throttled", decision.reason, now, retry_after=decision.retry_after, policy=policy, jitter=jitter
             )
         case Retry(suspect=True) if lane not in state.suspects or state.on_trial:
             suspects = tuple(dict.fromkeys((*state.suspects, lane)))[-MOST_SUSPECTS:]
-            state = replace(state, suspects=suspects)
+            state = replace(state, suspects=suspects, failing_since=state.failing_since or now)
             if not state.on_trial or state.cause is not None:
                 return state
             reason = f"{MOST_SUSPECTS} customers' calls failed in a row; the last: {decision.reason}"
@@ -339,7 +348,8 @@ def _paused(
     policy: Policy,
     jitter: float,
 ) -> ConnectionState:
-    seconds = _backoff(policy.delay, state.level, LONGEST_PAUSE, jitter)
+    longest = LONGEST_OUTAGE_PAUSE if cause in ("unreachable", "failing") else LONGEST_PAUSE
+    seconds = _backoff(policy.delay, state.level, longest, jitter)
     resumes_at = now + (seconds if retry_after is None else min(retry_after, HOUR))
     if state.cause == cause == "throttled":
         # Several answers of one burst ask for the same: they are one pause, as long as the longest.

@@ -46,8 +46,13 @@ class Decisions:
 
     @property
     def doubted(self) -> set[Target]:
-        """The connections to which nothing more is sent until they are probed."""
+        """The connections that have to be probed."""
         return {result.target for result in self._in_doubt()}
+
+    @property
+    def stopped(self) -> set[Target]:
+        """Those of them to which nothing more is sent until then: what had not failed before has failed now."""
+        return {result.target for result in self._in_doubt() if not result.deliveries[0].is_retried}
 
     @property
     def number_in_doubt(self) -> int:
@@ -110,9 +115,11 @@ def _outcomes(result: SendResult, decisions: Sequence[Decision]) -> list[Outcome
     log_decision(result, decisions[0])
     outcomes = []
     for number, (delivery, decision) in enumerate(zip(result.deliveries, decisions, strict=True)):
-        # A batch is one failure, not one of each of its customers, so only its first accuses the connection.
-        if number and isinstance(decision, Retry):
-            decision = replace(decision, suspect=False)
+        if isinstance(decision, Retry):
+            # A batch is one failure, not one of each of its customers, so only its first accuses the connection.
+            # What has failed before says nothing new.
+            suspect = decision.suspect and not number and not delivery.is_retried
+            decision = replace(decision, suspect=suspect, alone=decision.alone and len(result.deliveries) == 1)
         outcomes.append(Outcome(delivery=delivery, attempt=result.attempt, decision=decision))
     return outcomes
 

@@ -5,12 +5,13 @@ A request is one delivery, or a batch of deliveries to different customers.
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import queue
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -20,16 +21,19 @@ from gateway.customerio import wire
 from gateway.customerio.batching import MOST_ITEMS, BatchItem, batch_item, pack, send_batch
 from gateway.customerio.calls import Call, RawRequest, WorkspaceIdentifiers, from_json
 from gateway.customerio.client import Sender
-from gateway.customerio.rate_limit import RateLimit
+from gateway.customerio.rate_limit import burst_of
 from gateway.customerio.retry import Attempt, Probe
 from gateway.event import JSON
 from gateway.store import Claimed
 from gateway.store.connection_state import ProbeResult, Target
+from gateway.store.rates import Booking
 
 log = logging.getLogger(__name__)
 
 #: Deliveries being sent or in doubt, at most: an outage postpones so many, and a killed worker leaves their leases.
 MOST_CLAIMED = 1_000
+#: The part of the threads for what has failed before: it may take all of an attempt's time to fail again.
+RETRIED_THREADS = 1 / 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +54,11 @@ class OutgoingRequest:
         """Where they go."""
         return self.deliveries[0].target
 
+    @property
+    def is_retried(self) -> bool:
+        """Whether it is a delivery that has failed before by itself."""
+        return self.deliveries[0].is_retried
+
 
 @dataclass(frozen=True, kw_only=True)
 class SendResult:
@@ -69,8 +78,8 @@ class SendResult:
         return self.deliveries[0].target
 
 
-#: What the threads hand back; None only wakes the worker.
-_Finished: TypeAlias = tuple[OutgoingRequest, list[SendResult]] | ProbeResult | None
+#: What the threads hand back: a request, its results, and how many more requests it took. None only wakes the worker.
+_Finished: TypeAlias = tuple[OutgoingRequest, list[SendResult], int] | ProbeResult | None
 
 
 class Outbox:
@@ -79,7 +88,7 @@ class Outbox:
     Only the worker's thread may use it, except for `wake`.
 
     Args:
-        rates: Requests a second, at most, by connection. A connection without one has no limit.
+        rates: Requests a second of all workers, by connection. Without one, a connection's requests need no booking.
         identifiers: By which the workspace of a connection knows people, where that is known.
         threads: Requests at one time, at most.
         stopping: Once set, no attempt begins.
@@ -98,16 +107,21 @@ class Outbox:
     ) -> None:
         self._sender = sender
         self._identifiers = identifiers
-        self._rate_limits = {name: RateLimit(rate) for name, rate in rates.items()}
+        self._rates = rates
         self._threads = threads
         self._stopping = stopping
         self._may_send_under = may_send
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="sender")
         self._finished: queue.SimpleQueue[_Finished] = queue.SimpleQueue()
-        #: Requests that wait for the rate of their connection, sorted by the moment of their turn.
-        self._waiting: list[tuple[float, OutgoingRequest]] = []
-        #: How many deliveries to each target wait or are being sent.
-        self._deliveries: Counter[Target] = Counter()
+        #: Requests that wait until the rate of their connection has room for them.
+        self._unbooked: dict[str, deque[OutgoingRequest]] = {name: deque() for name in rates}
+        #: Those that have a booking, sorted by the moment of their turn.
+        self._booked: list[tuple[float, OutgoingRequest]] = []
+        #: The requests that were made beyond the bookings of each connection.
+        self._overdrawn: Counter[str] = Counter()
+        #: How many deliveries to each target wait or are being sent: those that have failed before, and others.
+        self._retried: Counter[Target] = Counter()
+        self._fresh: Counter[Target] = Counter()
         #: How many requests are being sent.
         self.in_flight = 0
         #: Deliveries that were not sent because we stop. Their leases are to be released.
@@ -128,45 +142,69 @@ class Outbox:
             in_doubt: How many deliveries wait for a probe.
         """
         # What waits for the rate of one connection must not keep the others waiting, so it does not count.
-        waiting = sum(len(request.deliveries) for _, request in self._waiting)
-        claimed = self._deliveries.total() - waiting + in_doubt
+        waiting = sum(len(request.deliveries) for request in self._waiting())
+        claimed = self._fresh.total() + self._retried.total() - waiting + in_doubt
         return max(min((2 * self._threads - self.in_flight) * MOST_ITEMS, MOST_CLAIMED - claimed), 0)
+
+    def most_retried(self) -> int:
+        """Return how many of them may have failed before."""
+        return max(max(int(self._threads * RETRIED_THREADS), 1) - self._retried.total(), 0)
 
     def room(self) -> dict[str, int]:
         """Return how many deliveries each connection that has a rate can take now."""
-        now = time.monotonic()
-        waiting = {request.target.connection for _, request in self._waiting}
+        waiting = {request.target.connection for request in self._waiting()}
+        return {name: 0 if name in waiting else burst_of(rate) * MOST_ITEMS for name, rate in self._rates.items()}
+
+    def unbooked(self) -> dict[str, int]:
+        """Return how many requests each connection has to book, once those that are booked have gone."""
+        booked = {request.target.connection for _, request in self._booked}
         return {
-            name: 0 if name in waiting else rate_limit.room(now) * MOST_ITEMS
-            for name, rate_limit in self._rate_limits.items()
+            name: len(requests) + self._overdrawn[name]
+            for name, requests in self._unbooked.items()
+            if requests and name not in booked
         }
 
     def busy(self) -> set[Target]:
-        """Return the targets that deliveries are on their way to."""
-        return {target for target, number in self._deliveries.items() if number}
+        """Return the targets that deliveries are on their way to which have not failed before."""
+        return {target for target, number in self._fresh.items() if number}
 
     def ready_in(self) -> float | None:
         """Return the seconds until a rate lets something be sent; None when no rate holds anything up."""
-        now = time.monotonic()
-        waits = [max(moment - now, 0.0) for moment, _ in self._waiting[:1]]
-        waits += [max(limit.wait(now), 0.001) for limit in self._rate_limits.values() if not limit.room(now)]
-        return min(waits, default=None)
+        if self.unbooked():
+            return 0.0
+        return max(self._booked[0][0] - time.monotonic(), 0.0) if self._booked else None
 
-    def send(self, claimed: Sequence[Claimed], send_before: float) -> None:
+    def _waiting(self) -> Iterator[OutgoingRequest]:
+        yield from itertools.chain.from_iterable(self._unbooked.values())
+        yield from (request for _, request in self._booked)
+
+    def send(self, claimed: Sequence[Claimed], bookings: Mapping[str, Booking], send_before: float) -> None:
         """Make requests of what was claimed, and send those whose turn has come."""
-        self._deliveries.update(delivery.target for delivery in claimed)
         now = time.monotonic()
         threads = max(self._threads - self.in_flight, 0)
-        room = {name: rate_limit.room(now) for name, rate_limit in self._rate_limits.items()}
+        room = {name: bookings[name].number if name in bookings else 0 for name in self._rates}
         for request in requests_for(claimed, threads, room, self._identifiers, send_before):
-            rate_limit = self._rate_limits.get(request.target.connection)
-            self._waiting.append((now + (rate_limit.take(now) if rate_limit is not None else 0.0), request))
-        self._waiting.sort(key=lambda waiting: waiting[0])
-        now = time.monotonic()
-        while self._waiting and self._waiting[0][0] <= now:
-            _, request = self._waiting.pop(0)
+            self._on_their_way(request)[request.target] += len(request.deliveries)
+            if request.target.connection in self._unbooked:
+                self._unbooked[request.target.connection].append(request)
+            else:
+                self._booked.append((now, request))
+        for name, booking in bookings.items():
+            self._use(booking, self._unbooked[name], name, now)
+        self._booked.sort(key=lambda booked: booked[0])
+        while self._booked and self._booked[0][0] <= now:
+            _, request = self._booked.pop(0)
             self.in_flight += 1
             self._pool.submit(self._send, request)
+
+    def _use(self, booking: Booking, requests: deque[OutgoingRequest], name: str, now: float) -> None:
+        overdrawn = min(self._overdrawn[name], booking.number)
+        self._overdrawn[name] -= overdrawn
+        for place in range(overdrawn, min(booking.number, overdrawn + len(requests))):
+            self._booked.append((now + booking.begins_in + place * booking.interval, requests.popleft()))
+
+    def _on_their_way(self, request: OutgoingRequest) -> Counter[Target]:
+        return self._retried if request.is_retried else self._fresh
 
     def probe(self, target: Target, lease: int) -> None:
         """Probe a connection, by the right to it that *lease* names."""
@@ -182,8 +220,9 @@ class Outbox:
                 match finished:
                     case ProbeResult():
                         probe_results.append(finished)
-                    case (request, sent):
+                    case (request, sent, more_requests):
                         self.in_flight -= 1
+                        self._overdrawn[request.target.connection] += more_requests
                         self._withdraw(request, sent)
                         results += sent
                 finished = self._finished.get_nowait()
@@ -192,12 +231,13 @@ class Outbox:
 
     def stop_waiting(self) -> None:
         """Give up the requests whose turn has not come."""
-        for _, request in self._waiting:
+        for request in self._waiting():
             self._withdraw(request, [])
-        self._waiting = []
+        self._booked = []
+        self._unbooked = {name: deque() for name in self._rates}
 
     def _withdraw(self, request: OutgoingRequest, sent: Sequence[SendResult]) -> None:
-        self._deliveries[request.target] -= len(request.deliveries)
+        self._on_their_way(request)[request.target] -= len(request.deliveries)
         if self._stopping.is_set():
             with_result = {delivery.id for result in sent for delivery in result.deliveries}
             self.unsent += [delivery for delivery in request.deliveries if delivery.id not in with_result]
@@ -206,23 +246,25 @@ class Outbox:
     # In the threads of the pool
 
     def _send(self, request: OutgoingRequest) -> None:
+        more_requests = 0
         try:
-            results = self._send_batch(request) if request.items else self._send_single(request)
+            if request.items:
+                results, more_requests = self._send_batch(request)
+            else:
+                results = self._send_single(request)
         except Exception as error:  # noqa: BLE001  # whatever fails here is an attempt that failed, and is retried
             log.error("delivery %d: sending failed (%s)", request.deliveries[0].id, type(error).__name__)
             failed = Attempt(status=None, reason=f"sending failed ({type(error).__name__})", at=time.time())
             results = [SendResult(deliveries=request.deliveries, attempt=failed)]
-        self._finished.put((request, results))
+        self._finished.put((request, results, more_requests))
 
-    def _send_batch(self, request: OutgoingRequest) -> list[SendResult]:
+    def _send_batch(self, request: OutgoingRequest) -> tuple[list[SendResult], int]:
         connection, region = request.target
-        rate_limit, attempts_made = self._rate_limits.get(connection), 0
+        attempts_made = 0
 
         def send(http_request: wire.HttpRequest) -> Attempt:
             nonlocal attempts_made
             attempts_made += 1
-            if rate_limit is not None and attempts_made > 1:
-                rate_limit.take(time.monotonic())  # the batch has had its turn; its halves delay the next request
             return self._sender.send(http_request, connection, region or None)
 
         attempts = send_batch(request.items, send, lambda: self._may_send(request))
@@ -230,7 +272,9 @@ class Outbox:
         for delivery, attempt in zip(request.deliveries, attempts, strict=True):
             if attempt is not None:
                 shared.setdefault(id(attempt), (attempt, []))[1].append(delivery)
-        return [SendResult(deliveries=tuple(deliveries), attempt=attempt) for attempt, deliveries in shared.values()]
+        results = [SendResult(deliveries=tuple(deliveries), attempt=attempt) for attempt, deliveries in shared.values()]
+        # The batch has had its turn; its halves delay the next requests.
+        return results, max(attempts_made - 1, 0)
 
     def _send_single(self, request: OutgoingRequest) -> list[SendResult]:
         if not self._may_send(request):
@@ -272,7 +316,7 @@ def requests_for(
 
     Args:
         threads: How many requests can be sent at once.
-        room: How many the rate of a connection allows, if it has one.
+        room: How many are booked for a connection that has a rate.
         identifiers: By which the workspace of a connection knows people, where that is known.
     """
     by_target: dict[Target, list[Claimed]] = {}

@@ -49,7 +49,7 @@ class Worker:
 
     Args:
         policies: How the deliveries of each connection are retried.
-        rates: Requests a second, at most, by connection. A connection without one has no limit.
+        rates: Requests a second of all workers together, by connection. A connection without one has no limit.
         identifiers: By which the workspace of a connection knows people, where that is known.
         threads: Requests at one time, at most.
         lease: Seconds that a claimed delivery is ours. One attempt must fit in.
@@ -73,6 +73,7 @@ class Worker:
         self._database = database
         self._store = Store(database)
         self._policies = policies
+        self._rates = rates
         self._lease = lease
         self._deadline = deadline
         self._jitter = jitter
@@ -128,7 +129,7 @@ class Worker:
             log.warning("%s; trying again", error)
             self._stopping.wait(DATABASE_PAUSE)
             return patience
-        self._outbox.send(turn.claimed, send_before=claimed_at + self._lease - self._deadline)
+        self._outbox.send(turn.claimed, turn.bookings, send_before=claimed_at + self._lease - self._deadline)
         for target in turn.probes:
             self._decisions.begin_probe(target)
             self._outbox.probe(target, turn.lease)
@@ -174,14 +175,18 @@ class Worker:
     def _claim_request(self, limit: int) -> ClaimRequest:
         return ClaimRequest(
             limit=limit,
+            most_retried=self._outbox.most_retried(),
             # A new token for each claim: an outcome of an earlier lease can never pass for one of this.
             lease=self._lock.new_lease(),
             lease_seconds=self._lease,
             probe_results=self._probe_results,
             doubted=self._decisions.doubted,
+            stopped=self._decisions.stopped,
             probing=self._decisions.probing,
             busy=self._outbox.busy(),
             room=self._outbox.room(),
+            rates=self._rates,
+            unbooked=self._outbox.unbooked(),
             schedule=ProbeSchedule(policies=self._policies, jitter=self._jitter(), probe_seconds=2 * self._deadline),
         )
 

@@ -335,6 +335,7 @@ class _Translator:
             ulid=ulid,
             lanes=call.lanes(connection),
             text=_compact(content),
+            queue=self.event.source,
             happened_at=moment if call.creates_person else None,
             # Nobody is deleted after the sender has told it.
             deleted_at=min(moment, event.received_at) if isinstance(call, Destroy) else None,

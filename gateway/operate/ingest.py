@@ -1,4 +1,8 @@
-"""Record historic payloads in the same way as received webhooks, without delaying those."""
+"""Record historic payloads in the same way as received webhooks, without delaying those.
+
+Their calls wait behind those of live webhooks. In a lane the order is that of receipt: a live call waits for the
+historic ones to its person that were recorded before it.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 
 from gateway.errors import RequestError, StoreError
 from gateway.event import Webhook
@@ -18,6 +22,7 @@ from gateway.mapping.model import MappingFile
 from gateway.operate.body_files import Body
 from gateway.receive.record import build_event
 from gateway.store import NewEvent, Recorded, Store
+from gateway.store.tables import BULK
 
 #: Events of one transaction: webhooks that are received meanwhile wait for its end.
 GROUP = 100
@@ -122,7 +127,8 @@ class Ingest:
             raise RequestError(413, f"the body is larger than {self.max_body} bytes (GATEWAY_MAX_BODY)")
         webhook = Webhook(method="POST", url="", headers=self.headers, query=self.query, body=body.data)
         key = None if self.mapping.deduplicate else ordinals.key(body.data)
-        return build_event(self.mapping, webhook, self.clock(), key=key)
+        event = build_event(self.mapping, webhook, self.clock(), key=key)
+        return replace(event, deliveries=tuple(replace(delivery, queue=BULK) for delivery in event.deliveries))
 
     def _record(self, events: Sequence[tuple[str, NewEvent]]) -> None:
         if self.store is None or not events:

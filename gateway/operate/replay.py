@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from secrets import token_bytes
 from typing import Any
 
@@ -21,7 +21,7 @@ from gateway.store.connection_state import ConnectionStateTable, Target
 from gateway.store.database import Database, reading, writing
 from gateway.store.lanes import lanes_of
 from gateway.store.recording import DELIVERY_COLUMNS, EventStatus, Recording, UnsentDelivery, delivery_row
-from gateway.store.tables import PLACE, deliveries, events
+from gateway.store.tables import BULK, PLACE, deliveries, events
 
 NO_LONGER_WANTED = "cancelled by a replay: today's mapping does not ask for it"
 UNDER_ANOTHER_ID = "cancelled by a replay, which sends it under another event id"
@@ -202,7 +202,7 @@ class Replay:
             if row is not None:
                 moves.append((row, status, position))
             else:
-                inserts.append((*delivery_row(event_id, call, status), position))
+                inserts.append((*delivery_row(event_id, replace(call, queue=BULK), status), position))
         self._requeue.move_to_end(connection, moves)
         # Another event may have recorded the same call since: then what waits behind it may be the first now.
         if inserts and self._insert.run(connection, inserts) < len(inserts):

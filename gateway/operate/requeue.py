@@ -1,6 +1,7 @@
 """Retry failed deliveries, and cancel unsent ones.
 
-A delivery that is sent again goes to the end of its lane: calls that came later may have been sent already.
+A delivery that is sent again goes to the end of its lane: calls that came later may have been sent already. There may
+be many of them, so they wait behind what is live.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from gateway.store.chosen_ulids import Holder, ulid_holders, ulid_locks
 from gateway.store.database import Database, reading, writing
 from gateway.store.lanes import Lanes, lanes_of
 from gateway.store.notices import Notices
-from gateway.store.tables import deletions, deliveries, events
+from gateway.store.tables import BULK, deletions, deliveries, events
 
 #: Deliveries of one transaction, which takes some hundredths of a second.
 PORTION = 500
@@ -92,6 +93,7 @@ class Requeue:
             .values(
                 status=bindparam("new_status"),
                 position=bindparam("new_position"),
+                queue=BULK,
                 due_at=database.now,
                 tries=0,
                 lease=null(),

@@ -1,17 +1,41 @@
-"""Claim deliveries: lease those that are due to one worker, and give leases back unused."""
+"""Claim deliveries: lease those that are due to one worker, and give leases back unused.
+
+What a worker can send is shared between the connections, and for each between its queues (`gateway.store.tables`):
+what is live first, equally between the sources; then what is sent in bulk, and what has failed before. Each has a
+share that the others cannot take.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-from sqlalchemy import BindParameter, Connection, Double, bindparam, func, null, select, update
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Connection,
+    Double,
+    ScalarSelect,
+    bindparam,
+    cast,
+    func,
+    null,
+    select,
+    update,
+)
 
+from gateway.customerio.retry import LONGEST_DELAY, MOST_SUSPECTS, ConnectionState
 from gateway.store.connection_state import ConnectionStates, ProbeResult, ProbeSchedule, Target
 from gateway.store.database import Database
 from gateway.store.lanes import lanes_of
-from gateway.store.tables import IS_PENDING, deliveries
+from gateway.store.tables import BULK, IS_PENDING, RETRIED, deliveries
+
+#: The parts of what can be sent that are kept for RETRIED and BULK, while there is more of what is live.
+RETRIED_PART, BULK_PART = 1 / 4, 1 / 10
+#: Retries that are brought forward at once, at most, and the seconds over which they are spread.
+MOST_FORWARD, FORWARD_SECONDS = 1_000, 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,24 +44,32 @@ class ClaimRequest:
 
     Attributes:
         limit: Deliveries to claim, at most.
+        most_retried: Those of them that have failed before, at most.
         lease: The token of the new leases and of the rights to probe.
         lease_seconds: How long the new leases last.
         probe_results: Results of the probes that this worker had the right to make.
-        doubted: Connections to which nothing more is sent until they are probed.
+        doubted: Connections that are to be probed. What has failed before waits until they are.
+        stopped: Those of them on which everything waits.
         probing: The doubted connections that this worker is probing already.
-        busy: Connections to which this worker is sending.
+        busy: Connections to which this worker is sending what has not failed before.
         room: How many deliveries a connection can take, where that is limited.
+        rates: Requests a second of all workers together, by connection, where that is limited.
+        unbooked: How many requests of this worker wait for the rate of a connection.
         schedule: How long pauses and rights to probe last.
     """
 
     limit: int
+    most_retried: int = 1_000
     lease: int
     lease_seconds: float
     probe_results: Sequence[ProbeResult] = ()
     doubted: Collection[Target] = ()
+    stopped: Collection[Target] = ()
     probing: Collection[Target] = ()
     busy: Collection[Target] = ()
     room: Mapping[str, int] = field(default_factory=dict)
+    rates: Mapping[str, float] = field(default_factory=dict)
+    unbooked: Mapping[str, int] = field(default_factory=dict)
     schedule: ProbeSchedule = field(default_factory=ProbeSchedule)
 
 
@@ -56,6 +88,7 @@ class Claimed:
     region: str | None
     lanes: tuple[int, ...]
     call: str
+    queue: str
     tries: int
     failing_for: float
 
@@ -69,6 +102,11 @@ class Claimed:
         """What its failures are counted by: several failures in one lane are those of one customer."""
         return self.lanes[0] if self.lanes else self.id
 
+    @property
+    def is_retried(self) -> bool:
+        """Whether it has failed before by itself."""
+        return self.queue == RETRIED
+
 
 class Claiming:
     """Claims and releases deliveries, in a transaction of the store."""
@@ -81,19 +119,18 @@ class Claiming:
             deliveries.c.connection == bindparam("target_connection"),
             deliveries.c.region == bindparam("target_region"),
         )
+        in_queue = (*to_target, deliveries.c.queue == bindparam("of_queue"))
         due = (
             select(deliveries.c.id)
-            .where(*to_target, deliveries.c.due_at <= now)
-            .order_by(deliveries.c.due_at, deliveries.c.id)
+            .where(*in_queue, deliveries.c.due_at <= now)
             .limit(bindparam("most"))
             # On PostgreSQL two workers that claim at once get different rows. SQLite has no such lock and needs none.
             .with_for_update(skip_locked=True)
         )
         paused_for: BindParameter[float] = bindparam("paused_for", type_=Double())
         paused_since = paused_for - func.coalesce(deliveries.c.paused_before, paused_for)
-        self._claim = database.compile(
+        claim = (
             update(deliveries)
-            .where(deliveries.c.id.in_(due.scalar_subquery()))
             .values(lease=bindparam("new_lease"), due_at=now + bindparam("seconds", type_=Double()))
             .returning(
                 deliveries.c.id,
@@ -103,12 +140,45 @@ class Claiming:
                 deliveries.c.lane,
                 deliveries.c.other_lane,
                 deliveries.c.call,
+                deliveries.c.queue,
                 deliveries.c.tries,
                 (now - deliveries.c.first_failed_at - paused_since).label("failing_for"),
             )
         )
-        next_due = select(deliveries.c.due_at).where(*to_target).order_by(deliveries.c.due_at).limit(1)
-        self._select_due_in = database.compile(select((next_due.scalar_subquery() - now).label("due_in")))
+        place = (deliveries.c.due_at, deliveries.c.id)
+        oldest, newest = due.order_by(*place), due.order_by(*(column.desc() for column in place))
+        self._claim_oldest = database.compile(claim.where(deliveries.c.id.in_(oldest.scalar_subquery())))
+        self._claim_newest = database.compile(claim.where(deliveries.c.id.in_(newest.scalar_subquery())))
+
+        # One step through the index for each queue, however many deliveries wait in it.
+        name = deliveries.c.queue
+        queues = select(_first(name, *to_target).label("name")).cte("queues", recursive=True)
+        next_name = _first(name, *to_target, name > queues.c.name).correlate(queues)
+        queues = queues.union_all(select(next_name).where(queues.c.name.is_not(None)))
+        first_due_at = _first(deliveries.c.due_at, *to_target, name == queues.c.name).correlate(queues)
+        self._select_queues = database.compile(
+            select(queues.c.name, (first_due_at - now).label("due_in")).where(queues.c.name.is_not(None))
+        )
+
+        later = (
+            select(deliveries.c.id)
+            .where(*in_queue, deliveries.c.due_at > now + float(FORWARD_SECONDS))
+            .order_by(deliveries.c.due_at)
+            .limit(MOST_FORWARD)
+            .with_for_update(skip_locked=True)
+        )
+        tenths = cast(deliveries.c.id % (10 * FORWARD_SECONDS), Double)
+        failing_since: BindParameter[float] = bindparam("failing_since", type_=Double())
+        self._bring_forward = database.compile(
+            update(deliveries)
+            .where(
+                deliveries.c.id.in_(later.scalar_subquery()),
+                deliveries.c.lease.is_(None),
+                # An outage lets a call through now and then, so it may have begun a little earlier.
+                deliveries.c.first_failed_at >= failing_since - LONGEST_DELAY,
+            )
+            .values(due_at=now + tenths / 10.0)
+        )
         self._release = database.compile(
             update(deliveries)
             .where(database.among(deliveries.c.id, "ids"), database.among(deliveries.c.lease, "leases"))
@@ -117,55 +187,132 @@ class Claiming:
 
     def claim(
         self, connection: Connection, states: ConnectionStates, closed: Collection[Target], request: ClaimRequest
-    ) -> list[Claimed]:
+    ) -> tuple[list[Claimed], float | None]:
         """Claim due deliveries, splitting the limit fairly between the connections that are open and not *closed*.
 
         What one connection leaves of its share goes to those after it; which one is first depends on the lease, which
         is random.
+
+        Returns:
+            The deliveries; and the seconds until there may be something to claim or to probe, None where nothing waits.
         """
+        if not request.limit:
+            return [], None
         targets = [target for target in states.open() if target not in closed]
         first = request.lease % len(targets) if targets else 0
-        room = dict(request.room)
         claimed: list[Claimed] = []
+        waits = [
+            (state.resumes_at or states.now) - states.now
+            for state in states.by_target.values()
+            if state.cause is not None
+        ]
         for number, target in enumerate(targets[first:] + targets[:first]):
-            # The share is rounded up.
-            share = -(-(request.limit - len(claimed)) // (len(targets) - number))
-            most = min(share, room.get(target.connection, share))
             state = states.by_target[target]
-            if state.on_trial:
-                most = min(most, 0 if target in request.busy else 1)
-            if not most:
-                continue
+            most = _most(request, claimed, target, state, len(targets) - number)
+            queues = self._queues(connection, target)
             values = {
                 **target.parameters,
-                "most": most,
                 "new_lease": request.lease,
                 "seconds": request.lease_seconds,
                 "paused_for": state.paused_for,
             }
-            rows = self._claim.rows(connection, values)
-            claimed += sorted(map(_claimed, rows), key=lambda delivery: delivery.id)
-            if target.connection in room:
-                room[target.connection] -= len(rows)
-        return claimed
+            # What is at the front has just failed, so the newest are on trial.
+            taken = _claim_shares(queues, most, partial(self._claim, connection, values, newest=state.on_trial))
+            claimed += taken
+            if taken:
+                most, queues = most.less(taken, on_trial=state.on_trial), self._queues(connection, target)
+            waits += [due_in for queue, due_in in queues.items() if (most.retried if queue == RETRIED else most.fresh)]
+        if len(claimed) >= request.limit:
+            return claimed, 0.0  # there may be more
+        return claimed, max(min(waits), 0.0) if waits else None
 
-    def due_in(
-        self, connection: Connection, states: ConnectionStates, closed: Collection[Target], busy: Collection[Target]
-    ) -> float | None:
-        """Return the seconds until there may be something to claim or to probe; None where nothing waits."""
-        waits: list[float] = []
-        for target, state in states.by_target.items():
-            if state.cause is not None:
-                waits.append((state.resumes_at or states.now) - states.now)
-            elif target not in closed and not (state.on_trial and target in busy):
-                (row,) = self._select_due_in.rows(connection, target.parameters)
-                waits += [] if row.due_in is None else [row.due_in]
-        return max(min(waits), 0.0) if waits else None
+    def _queues(self, connection: Connection, target: Target) -> dict[str, float]:
+        """Return in how many seconds each queue is due; where that is past, it is negative."""
+        return {row.name: row.due_in for row in self._select_queues.rows(connection, target.parameters)}
+
+    def _claim(
+        self, connection: Connection, values: Mapping[str, Any], queue: str, most: int, *, newest: bool
+    ) -> list[Claimed]:
+        if most <= 0:
+            return []
+        statement = self._claim_newest if newest and queue != RETRIED else self._claim_oldest
+        rows = statement.rows(connection, {**values, "of_queue": queue, "most": most})
+        return sorted(map(_claimed, rows), key=lambda delivery: delivery.id)
+
+    def bring_forward(self, connection: Connection, target: Target, failing_since: float) -> None:
+        """Let the retries of a connection that was in trouble until now be due in the next few seconds."""
+        self._bring_forward.run(connection, {**target.parameters, "of_queue": RETRIED, "failing_since": failing_since})
 
     def release(self, connection: Connection, claimed: Sequence[Claimed]) -> None:
         """Give leases back; one that has been lost to another worker stays as it is."""
         ids, leases = [delivery.id for delivery in claimed], {delivery.lease for delivery in claimed}
         self._release.run(connection, {"ids": self._numbers(ids), "leases": self._numbers(leases)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Most:
+    """How many deliveries may be claimed for a connection: in all, of what has not failed before, and of what has."""
+
+    total: int
+    fresh: int
+    retried: int
+
+    def less(self, taken: Sequence[Claimed], *, on_trial: bool) -> _Most:
+        """Return what is left. On trial nothing is, until the results are there."""
+        retried = sum(delivery.is_retried for delivery in taken)
+        return _Most(
+            total=self.total - len(taken),
+            fresh=0 if on_trial else self.fresh - len(taken) + retried,
+            retried=self.retried - retried,
+        )
+
+
+def _most(
+    request: ClaimRequest, claimed: Sequence[Claimed], target: Target, state: ConnectionState, parts: int
+) -> _Most:
+    """Return how many deliveries may be claimed for a connection, which is the first of so many parts."""
+    total = _share(request.limit - len(claimed), parts)
+    if target.connection in request.room:
+        of_connection = sum(delivery.connection == target.connection for delivery in claimed)
+        total = max(min(total, request.room[target.connection] - of_connection), 0)
+    fresh = total
+    if state.on_trial:
+        fresh = 0 if target in request.busy else min(total, MOST_SUSPECTS)
+    retried = 0
+    if target not in request.doubted:
+        retried = _share(request.most_retried - sum(delivery.is_retried for delivery in claimed), parts)
+    return _Most(total=total, fresh=fresh, retried=min(retried, total))
+
+
+def _claim_shares(
+    queues: Mapping[str, float], most: _Most, claim: Callable[[str, int], list[Claimed]]
+) -> list[Claimed]:
+    """Claim from the queues that are due: the live ones share equally, and leave some room to the other two."""
+    # A source that is behind has older deliveries, so what the others leave of their shares is for it.
+    due = sorted((queue for queue, due_in in queues.items() if due_in <= 0), key=queues.__getitem__, reverse=True)
+    live = [queue for queue in due if queue not in (RETRIED, BULK)]
+    fresh = most.fresh
+    if RETRIED in due:
+        fresh = min(fresh, most.total - min(most.retried, int(most.total * RETRIED_PART)))
+    fresh_live = fresh - (int(fresh * BULK_PART) if BULK in due else 0)
+    claimed: list[Claimed] = []
+    for number, queue in enumerate(live):
+        claimed += claim(queue, _share(fresh_live - len(claimed), len(live) - number))
+    if BULK in due:
+        claimed += claim(BULK, fresh - len(claimed))
+    if RETRIED in due:
+        claimed += claim(RETRIED, min(most.retried, most.total - len(claimed)))
+    return claimed
+
+
+def _share(number: int, parts: int) -> int:
+    """Return the first of equal parts, rounded up."""
+    return -(-number // parts)
+
+
+def _first(column: ColumnElement[Any], *conditions: ColumnElement[bool]) -> ScalarSelect[Any]:
+    """Select the least value of a column, from an index in its order."""
+    return select(column).where(*conditions).order_by(column).limit(1).scalar_subquery()
 
 
 def _claimed(row: Any) -> Claimed:
@@ -176,6 +323,7 @@ def _claimed(row: Any) -> Claimed:
         region=row.region or None,
         lanes=lanes_of(row),
         call=row.call,
+        queue=row.queue,
         tries=row.tries,
         failing_for=max(row.failing_for or 0.0, 0.0),
     )

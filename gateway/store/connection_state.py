@@ -177,7 +177,7 @@ class ConnectionStateTable:
         to_probe = [
             target
             for target, state in states.by_target.items()
-            if needs_probe(state, states.now) or (state.cause is None and target in doubted)
+            if needs_probe(state, states.now) or (state.cause in (None, "failing") and target in doubted)
         ]
         # The statement changes no row where another worker has the right.
         return [
@@ -221,6 +221,7 @@ def _states(rows: Sequence[Any]) -> ConnectionStates:
             resumes_at=row.resumes_at,
             level=row.level,
             suspects=tuple(json.loads(row.suspects)),
+            failing_since=row.failing_since,
             paused_for=row.paused_for,
         )
         for row in rows

@@ -20,7 +20,7 @@ EventStatus: TypeAlias = Literal["accepted", "ignored", "failed"]
 EVENT_COLUMNS = ("source", "key", "received_at", "headers", "query", "body", "event_type", "status", "problem")
 DELIVERY_COLUMNS = (
     *("event_id", "identity", "connection", "region", "lane", "other_lane"),
-    *("call", "chosen_ulid", "status"),
+    *("call", "chosen_ulid", "queue", "status"),
 )
 
 
@@ -181,4 +181,5 @@ def delivery_row(event_id: int, delivery: NewDelivery, status: str) -> tuple[Any
     """Return the values of DELIVERY_COLUMNS."""
     lane, other_lane = (*delivery.lanes, None, None)[:2]
     target = (delivery.connection, delivery.region or "")
-    return (event_id, delivery.identity, *target, lane, other_lane, delivery.text, delivery.chosen_ulid, status)
+    content = (delivery.text, delivery.chosen_ulid, delivery.queue)
+    return (event_id, delivery.identity, *target, lane, other_lane, *content, status)

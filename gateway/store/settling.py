@@ -14,7 +14,7 @@ from gateway.store.connection_state import ConnectionStates
 from gateway.store.database import Database
 from gateway.store.lanes import Lanes
 from gateway.store.notices import Notices
-from gateway.store.tables import attempts, deliveries, events
+from gateway.store.tables import RETRIED, attempts, deliveries, events
 
 _ATTEMPT_COLUMNS = ("delivery_id", "at", "seconds", "status", "reason", "debug")
 
@@ -55,6 +55,7 @@ class Settling:
             .where(by_id)
             .values(
                 status=bindparam("new_status"),
+                queue=bindparam("new_queue"),
                 lease=null(),
                 tries=deliveries.c.tries + 1,
                 first_failed_at=func.coalesce(deliveries.c.first_failed_at, now),
@@ -123,6 +124,7 @@ def _failure_values(outcome: Outcome, states: ConnectionStates) -> dict[str, Any
     return {
         "delivery": outcome.delivery.id,
         "new_status": "pending" if isinstance(decision, Retry) else "failed",
+        "new_queue": RETRIED if isinstance(decision, Retry) and decision.alone else outcome.delivery.queue,
         "after": decision.after if isinstance(decision, Retry) else 0.0,
         # Pauses until now do not count as failing; those from now on are subtracted when it is claimed again.
         "paused_for": state.paused_in_all(states.now),

@@ -73,6 +73,8 @@ deliveries = Table(
     Column("call", Text, nullable=False),
     # parked | pending | delivered | failed | cancelled
     Column("status", Text, nullable=False),
+    # Where it waits for its turn; see RETRIED.
+    Column("queue", Text, nullable=False, server_default=text("''")),
     # When a pending delivery may be claimed; while it is leased, when the lease ends.
     Column("due_at", Double, nullable=False),
     # The token of the lease: an outcome with another token is not written.
@@ -87,6 +89,11 @@ deliveries = Table(
     Column("chosen_ulid", Text),
     sqlite_autoincrement=True,
 )
+
+#: Two of the queues of a connection, between which workers share what they can send. What is live waits in the queue
+#: of its source; what has failed by itself in RETRIED, and what operators send in bulk in BULK: neither holds up the
+#: others. No source can have these names. Queues decide nothing about the order of a lane.
+RETRIED, BULK = "~retried", "~bulk"
 
 # The conditions of the partial indexes, also for queries. They are literals: with a bound value SQLite cannot know that
 # the index applies, and reads the whole table.
@@ -118,7 +125,8 @@ _partial("deliveries_head", deliveries.c.lane, where=IS_PENDING, unique=True)
 _other_lane = deliveries.c.other_lane
 _partial("deliveries_other_head", _other_lane, where=IS_PENDING & _other_lane.is_not(None), unique=True)
 _target = (deliveries.c.connection, deliveries.c.region)
-_partial("deliveries_due", *_target, deliveries.c.due_at, deliveries.c.id, where=IS_PENDING)
+_due = (deliveries.c.queue, deliveries.c.due_at, deliveries.c.id)
+_partial("deliveries_due", *_target, *_due, where=IS_PENDING)
 _partial("deliveries_parked", deliveries.c.lane, PLACE, where=IS_PARKED & deliveries.c.lane.is_not(None))
 _partial("deliveries_merge", deliveries.c.lane, PLACE, where=IN_TWO_LANES & deliveries.c.lane.is_not(None))
 _partial("deliveries_other_merge", _other_lane, PLACE, where=IN_TWO_LANES)
@@ -169,11 +177,21 @@ connections = Table(
     Column("level", Integer, nullable=False, server_default=text("0")),
     # The lanes that failed since the last success, as a JSON list.
     Column("suspects", Text, nullable=False, server_default=text("'[]'")),
+    # When the first of them failed.
+    Column("failing_since", Double),
     # Seconds of all pauses that have ended.
     Column("paused_for", Double, nullable=False, server_default=text("0")),
     # The token of the right to probe, and until when it lasts.
     Column("probe", BigInteger),
     Column("probe_until", Double),
+)
+
+#: One row for each connection with a rate: until when the requests of all workers together are booked.
+rates = Table(
+    "rates",
+    metadata,
+    Column("connection", Text, primary_key=True),
+    Column("booked_until", Double, nullable=False),
 )
 
 #: One row for each change of state that the operator should know of, from its beginning to its end.

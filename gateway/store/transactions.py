@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -13,6 +14,7 @@ from gateway.store.claiming import Claimed, Claiming, ClaimRequest
 from gateway.store.connection_state import ConnectionStateTable, Target
 from gateway.store.database import Database, readable_errors, reading, writing
 from gateway.store.notices import Notices
+from gateway.store.rates import Booking, Rates
 from gateway.store.recording import NewEvent, Recorded, Recording, UnsentDelivery
 from gateway.store.settling import Outcome, Settling
 from gateway.store.tables import deliveries, events
@@ -26,8 +28,9 @@ class Turn:
         lease: The token of the leases and of the rights to probe.
         claimed: Deliveries that this worker alone may send until their leases end.
         probes: Connections that this worker alone is to probe.
-        paused: Connections that are paused.
+        paused: Connections that are paused and not probed for what is in doubt.
         changes: The new states of connections that this turn has paused or resumed.
+        bookings: When the requests may begin, for connections with a rate.
         due_in: Seconds until there may be more to claim or to probe; None when nothing waits.
     """
 
@@ -36,6 +39,7 @@ class Turn:
     probes: list[Target]
     paused: frozenset[Target]
     changes: Mapping[Target, ConnectionState]
+    bookings: Mapping[str, Booking]
     due_in: float | None
 
 
@@ -51,6 +55,7 @@ class Store:
         self._recording = Recording(database)
         self._settling = Settling(database)
         self._claiming = Claiming(database)
+        self._rates = Rates(database)
         self._notices = Notices(database)
 
     def record(self, new_events: Sequence[NewEvent]) -> list[Recorded]:
@@ -109,22 +114,28 @@ class Store:
             states = self._states.read(connection)
             held = self._settling.settle(connection, outcomes, states) if outcomes else []
             decided = [(outcome.delivery.target, outcome.delivery.lane_or_id, outcome.decision) for outcome in held]
+            before = states
             states, changes = self._states.update(connection, states, decided, request.probe_results, request.schedule)
+            for target, state in before.by_target.items():
+                if state.failing_since is not None and states.by_target[target].failing_since is None:
+                    self._claiming.bring_forward(connection, target, state.failing_since)
             to_probe = set(request.doubted).difference(request.probing)
             probes = self._states.lease_probes(connection, states, to_probe, request.lease, request.schedule)
             closed = {target for target in states.by_target if request.room.get(target.connection) == 0}
-            closed.update(request.doubted)
-            claimed = self._claiming.claim(connection, states, closed, request)
-            if len(claimed) < request.limit:
-                due_in = self._claiming.due_in(connection, states, closed, request.busy)
-            else:
-                due_in = 0.0 if request.limit else None  # there may be more
+            closed.update(request.stopped)
+            claimed, due_in = self._claiming.claim(connection, states, closed, request)
+            wanted = Counter(request.unbooked)
+            wanted.update(delivery.connection for delivery in claimed if delivery.connection in request.rates)
+            bookings = self._rates.book(connection, request.rates, wanted)
         return Turn(
             lease=request.lease,
             claimed=claimed,
             probes=probes,
-            paused=frozenset(states.by_target).difference(states.open()),
+            paused=frozenset(
+                target for target, state in states.by_target.items() if state.cause not in (None, "failing")
+            ),
             changes=changes,
+            bookings=bookings,
             due_in=due_in,
         )
 

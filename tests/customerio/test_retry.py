@@ -38,7 +38,7 @@ DELIVERED = Delivered()
 FAILED = Failed(reason="x")
 RETRY = Retry(after=0.5, reason="x")
 NOT_SUSPECT = Retry(after=0.5, reason="x", suspect=False)
-AT_ONCE = Retry(after=0.0, reason="x", suspect=False)
+AT_ONCE = Retry(after=0.0, reason="x", suspect=False, alone=False)
 
 
 def attempt(status: int | None, **more: object) -> Attempt:
@@ -219,13 +219,16 @@ def test_a_bad_probe_pauses_the_connection_until_a_good_one(probe: Probe, cause:
     assert (resumed.cause, resumed.paused_for) == (None, 30.0)
 
 
-def test_probes_of_an_outage_become_rare_up_to_one_a_minute() -> None:
+@pytest.mark.parametrize(
+    ("probe", "expected"), [(UNREACHABLE, [1, 2, 4, 5, 5, 5, 5, 5]), (WRONG_KEY, [1, 2, 4, 8, 16, 32, 60, 60])]
+)
+def test_probes_become_rare_and_in_an_outage_up_to_one_in_five_seconds(probe: Probe, expected: list[float]) -> None:
     state, delays = NEW, []
-    for _ in range(9):
-        state = following(state, probes=[UNREACHABLE])
+    for _ in expected:
+        state = following(state, probes=[probe])
         assert state.resumes_at is not None
         delays.append(state.resumes_at - NOW)
-    assert delays == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+    assert delays == expected
 
 
 def test_a_pause_counts_from_its_first_bad_probe() -> None:
@@ -279,7 +282,18 @@ def test_a_success_clears_all_suspects() -> None:
     assert following(ConnectionState(level=3), *retries(1, 2, 3, 4), (9, DELIVERED)) == NEW
 
 
-def test_after_such_a_pause_one_delivery_is_on_trial_and_decides() -> None:
+def test_trouble_lasts_from_the_first_suspect_to_a_success() -> None:
+    state = following(following(NEW, *retries(1)), *retries(2), now=NOW + 9)
+    assert state.failing_since == NOW
+    assert following(state, (3, DELIVERED)).failing_since is None
+
+
+def test_a_call_that_arrives_ends_the_pause_for_calls_that_failed() -> None:
+    state = following(NEW, *retries(1, 2, 3, 4, 5))
+    assert following(state, (6, DELIVERED), now=NOW + 0.5) == ConnectionState(paused_for=0.5)
+
+
+def test_after_such_a_pause_a_few_deliveries_are_on_trial_and_decide() -> None:
     state = following(NEW, *retries(1, 2, 3, 4, 5))
     state = following(state, now=NOW + 1)
     assert (state.cause, state.on_trial) == (None, True)

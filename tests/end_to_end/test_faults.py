@@ -18,14 +18,30 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
+import requests
 from sqlalchemy import create_engine, make_url, text
 
+from gateway.event import Webhook
+from gateway.mapping.compiler import parse
+from gateway.mapping.model import MappingFile
+from gateway.receive.record import build_event
+from gateway.store import NewEvent, Store
+from tests.support.databases import opened
 from tests.support.gateway_process import GatewayProcess
 from tests.support.postgresql_server import PgBouncer, PostgreSQLServer, Standby
 from tests.support.shim import Shim, build_shim
-from tests.support.shop import API_KEY, Load, assert_promise_kept, running_gateway, wait_until_settled
+from tests.support.shop import (
+    API_KEY,
+    MAPPING,
+    Load,
+    assert_promise_kept,
+    paid_order,
+    running_gateway,
+    signed,
+    wait_until_settled,
+)
 from tests.support.tcp_proxy import TCPProxy
-from tests.support.trackapi import Answer, Fault, Hang, ParsedRequest, Reply, Reset, TrackAPI
+from tests.support.trackapi import Answer, Delay, Fault, Hang, ParsedRequest, Reply, Reset, TrackAPI
 
 pytestmark = pytest.mark.faults
 
@@ -139,6 +155,35 @@ def test_connections_to_postgresql_are_swallowed_and_reset(tmp_path: Path, open_
             load = _load(gateway)
             load.run(lambda load: lose_connections(proxy, load))
             _assert_all_is_well(gateway, api, load, server.url)
+
+
+def test_what_fails_and_a_noisy_source_hold_up_no_order(
+    tmp_path: Path, database_url: str, api: TrackAPI, record_property: Callable[[str, object], None]
+) -> None:
+    """Forty customers whose calls are always answered 500, and 50,000 calls of another source, come first."""
+    # A batch with a poisoned item fails as a whole.
+    api.answer = lambda request: (
+        Reply(status=500) if b"poisoned" in request.target + request.body else Delay(seconds=0.05)
+    )
+    with running_gateway(tmp_path, database_url, api, lease=20) as gateway:
+        gateway.worker.kill()
+        for number in range(40):
+            post_order(gateway, f"poisoned{number}")
+        record_noise(database_url, round(25_000 * SCALE))
+        gateway.worker.start()
+        time.sleep(2)
+        posted = {}
+        for number in range(90):
+            posted[f"good{number}"] = time.monotonic()
+            post_order(gateway, f"good{number}")
+            time.sleep(0.1)
+        waited = arrivals(api, posted, patience=60)
+        assert len(waited) == 90
+        waited.sort()
+        record_property("waited", (waited[45], waited[-1]))
+        assert waited[-1] < 10
+        api.answer = lambda _: None
+        gateway.stop()
 
 
 @pytest.mark.parametrize("engine", ["sqlite", "postgresql"])
@@ -297,6 +342,41 @@ def _wait_for_calls(api: TrackAPI, load: Load, calls: int) -> None:
 
 def _always(fault: Fault) -> Answer:
     return lambda _: fault
+
+
+# Poisoned and noisy orders
+
+
+def post_order(gateway: GatewayProcess, customer: str) -> None:
+    body = paid_order(customer, 1)
+    assert requests.post(f"{gateway.url}/hooks/shop", body, headers=signed(body), timeout=10).status_code == 202
+
+
+def record_noise(database_url: str, orders: int) -> None:
+    """Record orders of another source, each with two calls."""
+    mapping, _ = parse(MAPPING.replace("source: shop", "source: noisy"), "noisy.yaml")
+    with opened(database_url) as database:
+        store = Store(database)
+        for first in range(0, orders, 250):
+            bodies = (paid_order(f"noise{number}", 1) for number in range(first, min(first + 250, orders)))
+            store.record([noise_event(mapping, body) for body in bodies])
+
+
+def noise_event(mapping: MappingFile, body: bytes) -> NewEvent:
+    headers = {"content-type": "application/json"}
+    webhook = Webhook(method="POST", url="http://localhost/hooks/noisy", headers=headers, query={}, body=body)
+    return build_event(mapping, webhook, time.time())
+
+
+def arrivals(api: TrackAPI, posted: dict[str, float], patience: float) -> list[float]:
+    """Return how many seconds each customer's two calls took to arrive, of those that do within *patience* seconds."""
+    waiting, waited, ends = dict(posted), list[float](), time.monotonic() + patience
+    while waiting and time.monotonic() < ends:
+        for customer in [customer for customer in waiting if len(api.applied(customer)) == 2]:
+            last = max(operation.at for operation in api.applied(customer))
+            waited.append(last - waiting.pop(customer))
+        time.sleep(0.05)
+    return waited
 
 
 # Set-up, and how every run has to end
