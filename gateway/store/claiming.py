@@ -296,12 +296,19 @@ def _claim_shares(
         fresh = min(fresh, most.total - min(most.retried, int(most.total * RETRIED_PART)))
     fresh_live = fresh - (int(fresh * BULK_PART) if BULK in due else 0)
     claimed: list[Claimed] = []
+    has_more: list[str] = []
     for number, queue in enumerate(live):
-        claimed += claim(queue, _share(fresh_live - len(claimed), len(live) - number))
+        share = _share(fresh_live - len(claimed), len(live) - number)
+        taken = claim(queue, share)
+        claimed += taken
+        has_more += [queue] if len(taken) == share else []
     if BULK in due:
         claimed += claim(BULK, fresh - len(claimed))
     if RETRIED in due:
         claimed += claim(RETRIED, min(most.retried, most.total - len(claimed)))
+    for queue in has_more:  # what the others have left
+        fresh_claimed = sum(not delivery.is_retried for delivery in claimed)
+        claimed += claim(queue, min(most.fresh - fresh_claimed, most.total - len(claimed)))
     return claimed
 
 
