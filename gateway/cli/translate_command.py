@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from gateway.customerio.calls import as_json
 from gateway.customerio.connection import Connection
 from gateway.errors import shortened
 from gateway.event import JSON
+from gateway.mapping.functions import Budget
 from gateway.mapping.trace import Step, Trace
 from gateway.mapping.translate import PlannedCall, translate
 from gateway.receive.sources import load_source
@@ -39,7 +41,7 @@ def translate_command(
     mapping_file = load_source(mapping, os.environ).require_mapping()
     event = captured_event(mapping_file, payload, headers, query)
     trace = Trace() if explain else None
-    translation = translate(mapping_file, event, trace=trace)
+    translation = translate(mapping_file, event, trace=trace, budget=Budget(time.thread_time))
     for line in _explanation(trace.steps) if trace is not None else ():
         click.echo(line)
     if translation.reason is not None:

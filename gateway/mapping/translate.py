@@ -66,14 +66,22 @@ class Translation:
     parts: tuple[Translation, ...] = ()
 
 
-def translate(mapping: MappingFile, event: Event, *, salt: bytes = b"", trace: Trace | None = None) -> Translation:
+def translate(
+    mapping: MappingFile,
+    event: Event,
+    *,
+    salt: bytes = b"",
+    trace: Trace | None = None,
+    budget: Budget | None = None,
+) -> Translation:
     """Return the calls that an event asks for. Never raises for a payload: its error is the translation's problem.
 
     Args:
         salt: At most SALT bytes that give each call another identity and another ULID, to send it again.
         trace: Records the steps of the translation.
+        budget: What its expressions may cost; by default MAX_STEPS.
     """
-    translator = _Translator(mapping, event, salt, trace)
+    translator = _Translator(mapping, event, salt, trace, budget)
     if mapping.split is None:
         return translator.translate_part(event.payload)
     try:
@@ -90,14 +98,14 @@ def translate(mapping: MappingFile, event: Event, *, salt: bytes = b"", trace: T
     return _combine(translations)
 
 
-def event_key(mapping: MappingFile, event: Event) -> str | None:
+def event_key(mapping: MappingFile, event: Event, *, budget: Budget | None = None) -> str | None:
     """Return the key that makes a repeated webhook the same event: the mapping's, else its scheme's, else None.
 
     A split event has the keys of all its parts as its key, if each part has one.
 
     Raises TranslationError, but not for a split event: its parts fail when they are translated.
     """
-    translator = _Translator(mapping, event)
+    translator = _Translator(mapping, event, budget=budget)
     key = None
     if mapping.event_key is not None and mapping.split is None:
         key = translator.own_key(translator.routed(translator.context(event.payload)))
@@ -166,12 +174,19 @@ class _Translator:
         event_ids, repeats: Those of the same parts, as `_Part` has them.
     """
 
-    def __init__(self, mapping: MappingFile, event: Event, salt: bytes = b"", trace: Trace | None = None) -> None:
+    def __init__(
+        self,
+        mapping: MappingFile,
+        event: Event,
+        salt: bytes = b"",
+        trace: Trace | None = None,
+        budget: Budget | None = None,
+    ) -> None:
         self.mapping = mapping
         self.event = event
         self.salt = salt
         self.trace = trace
-        self.budget = Budget()
+        self.budget = budget or Budget()
         self.keys: set[str] = set()
         self.calls = 0
         self.event_ids: set[tuple[str, str]] = set()

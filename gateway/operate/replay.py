@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -12,8 +13,9 @@ from sqlalchemy import Connection, Row, select, update
 
 from gateway.errors import RequestError
 from gateway.event import NewDelivery
+from gateway.mapping.functions import Budget
 from gateway.mapping.model import MappingFile
-from gateway.mapping.translate import SALT, translate
+from gateway.mapping.translate import SALT, PlannedCall, translate
 from gateway.operate.requeue import Requeue, why_not_cancelled
 from gateway.receive.record import printable_type, problem_of, restore_event
 from gateway.store.chosen_ulids import ulid_holders, ulid_locks
@@ -167,14 +169,16 @@ class Replay:
             event = restore_event(mapping, row.key, row.headers, row.query, row.body, row.received_at)
         except RequestError as error:
             return Wanted(status="failed", event_type=row.event_type, problem=str(error))
-        translation = translate(mapping, event)
-        salted = translate(mapping, event, salt=token_bytes(SALT)).planned if again else ()
+        translation = translate(mapping, event, budget=Budget(time.thread_time))
+        repeats: tuple[PlannedCall, ...] = ()
+        if again:
+            repeats = translate(mapping, event, salt=token_bytes(SALT), budget=Budget(time.thread_time)).planned
         return Wanted(
             status=translation.status,
             event_type=printable_type(translation),
             problem=problem_of(translation),
             calls=translation.planned,
-            repeats=salted,
+            repeats=repeats,
         )
 
     def _bring_into_line(self, connection: Connection, event_id: int, wanted: Wanted) -> tuple[Plan, set[Target]]:

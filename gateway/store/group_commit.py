@@ -58,8 +58,8 @@ class GroupCommit(Generic[Item, Result]):
     """Commits items in groups, in a thread that starts with the first item: threads do not survive a fork.
 
     Args:
-        commit: Commits a group, all or none, and returns a result for each item; an error in the place of a result is
-            raised to the caller that waits for it.
+        commit: Commits a group, all or none, and returns a result for each item, or for the first of them: the rest is
+            committed next. An error in the place of a result is raised to the caller that waits for it.
         then: Called after commits: at once, but not more often than every SILENCE seconds.
         patience: Seconds that a caller waits for its commit.
     """
@@ -151,8 +151,12 @@ class GroupCommit(Generic[Item, Result]):
         return True
 
     def _commit_group(self, group: list[_Waiting[Item, Result]]) -> None:
-        if not group:
-            return
+        while group:
+            done = self._commit_some(group)
+            group = [waiting for waiting in group[done:] if not waiting.abandoned]
+
+    def _commit_some(self, group: list[_Waiting[Item, Result]]) -> int:
+        """Commit the first items of a group, and return how many."""
         results: Sequence[Result | Exception]
         try:
             results = self._commit([waiting.item for waiting in group])
@@ -161,13 +165,15 @@ class GroupCommit(Generic[Item, Result]):
         except Exception as error:  # noqa: BLE001  # whatever one item does to the database, its neighbours go on
             if len(group) > 1:
                 for waiting in group:
-                    self._commit_group([waiting])
-                return
+                    self._commit_some([waiting])
+                return len(group)
             # The error's text may quote the item, so only its kind is logged.
             log.error("the database refused a write: %s", type(error).__name__)
             results = [StoreError("the database refused the write")]
-        for waiting, result in zip(group, results, strict=True):
+        assert results, "a commit makes progress"
+        for waiting, result in zip(group, results, strict=False):
             waiting.finish(result)
+        return len(results)
 
     def _call_then(self) -> None:
         try:

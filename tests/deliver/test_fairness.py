@@ -119,6 +119,6 @@ def test_three_workers_share_one_rate_and_reach_it(database: Database, store: St
         wait_for_delivered(database, number)
     assert sender.requests == number
     seconds = max(moments) - min(moments)
-    # What was booked in the first tenth of a second may go at once.
-    assert seconds >= (number - 1) / rate - 0.15
+    # What was booked in the first tenth of a second may go at once; the first of them may begin late.
+    assert seconds >= 0.8 * number / rate
     assert seconds < 4 * number / rate, "a worker that books what it does not use would take longer"

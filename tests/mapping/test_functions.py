@@ -16,7 +16,17 @@ from hypothesis import strategies as st
 from gateway.errors import ExpressionError
 from gateway.event import JSON
 from gateway.mapping.expressions import Names, Scope, compile_expression
-from gateway.mapping.functions import FUNCTIONS, MAX_ITEMS, MAX_STEPS, MAX_TEXT, Budget, Function, equal, truthy
+from gateway.mapping.functions import (
+    FUNCTIONS,
+    MAX_ITEMS,
+    MAX_SECONDS,
+    MAX_STEPS,
+    MAX_TEXT,
+    Budget,
+    Function,
+    equal,
+    truthy,
+)
 from gateway.text import number_text
 from tests.support.cases import read_rows
 
@@ -321,6 +331,18 @@ def test_an_attempt_at_an_expression_that_takes_too_many_steps_fails_the_event()
     scope.budget.left = 5
     with pytest.raises(ExpressionError, match=r"take more than 5,000,000 steps"):
         compile_expression("attempt(lower(@))", NAMES).evaluate("a", scope)
+
+
+def test_when_the_time_is_over_all_further_expressions_fail() -> None:
+    now = 0.0
+    budget = Budget(lambda: now)
+    scope = Scope(root=None, body=None, headers={}, query={}, received_at=0, budget=budget)
+    many: JSON = [1] * 20_000
+    compile_expression("[?@ > `0`]").evaluate(many, scope)
+    now = MAX_SECONDS + 0.1
+    for expression in ("[?@ > `0`]", "attempt([?@ > `0`])", "attempt(lower('A'))"):
+        with pytest.raises(ExpressionError, match=r"take more than 0\.5 s; look for one that searches"):
+            compile_expression(expression, NAMES).evaluate(many, scope)
 
 
 def test_all_expressions_on_a_webhook_share_one_budget() -> None:

@@ -85,6 +85,21 @@ def test_items_that_wait_are_committed_together(held_back: HeldBack) -> None:
     assert [len(group) for group in held_back.table.groups] == [1, 7]
 
 
+def test_what_a_commit_leaves_is_committed_next() -> None:
+    groups: list[list[int]] = []
+
+    def commit_two(group: Sequence[int]) -> list[int]:
+        groups.append(list(group[:2]))
+        time.sleep(0.05)  # the others come meanwhile
+        return [-number for number in group[:2]]
+
+    writer = GroupCommit(commit_two)
+    with ThreadPoolExecutor(9) as pool:
+        assert set(pool.map(writer.write, range(9))) == {-number for number in range(9)}
+    assert sorted(number for group in groups for number in group) == list(range(9))
+    assert max(map(len, groups)) == 2
+
+
 def test_a_bad_item_does_not_make_its_neighbours_fail(held_back: HeldBack, caplog: pytest.LogCaptureFixture) -> None:
     poison, good = held_back.write("poison", "good")
     with caplog.at_level(logging.ERROR):

@@ -24,9 +24,20 @@ from gateway.mapping.functions import (
 )
 from gateway.mapping.functions.conversions import read_json
 from gateway.mapping.functions.json_values import MAX_ITEMS, MAX_TEXT, equal, kind, limited, truthy
-from gateway.mapping.functions.table import MAX_STEPS, Budget, Evaluate, Function, Parameter, Scope
+from gateway.mapping.functions.table import MAX_SECONDS, MAX_STEPS, Budget, Evaluate, Function, Parameter, Scope
 
-__all__ = ["FUNCTIONS", "MAX_ITEMS", "MAX_STEPS", "MAX_TEXT", "Budget", "Evaluate", "Function", "Parameter", "Scope"]
+__all__ = [
+    "FUNCTIONS",
+    "MAX_ITEMS",
+    "MAX_SECONDS",
+    "MAX_STEPS",
+    "MAX_TEXT",
+    "Budget",
+    "Evaluate",
+    "Function",
+    "Parameter",
+    "Scope",
+]
 __all__ += ["equal", "kind", "limited", "read_json", "truthy"]
 
 _GROUPS = (

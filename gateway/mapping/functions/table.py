@@ -12,28 +12,43 @@ from gateway.event import JSON
 from gateway.mapping.functions.json_values import kind, kinds_text
 
 MAX_STEPS = 5_000_000  # for all expressions on one webhook: one or two seconds of a processor
+MAX_SECONDS = 0.5  # of a processor, where there is a clock
+STEPS_BETWEEN_LOOKS = 10_000  # at the clock: some milliseconds
 
 
 class Budget:
-    """The steps that the expressions on one webhook may still take.
+    """The steps and the seconds that the expressions on one webhook may still take.
 
     A step takes about as long as copying one item of a list. Steps are counted so that no payload can keep a
-    process busy for minutes, whatever the mapping does with it.
+    process busy for minutes, whatever the mapping does with it; and in the same way on every machine.
+
+    Args:
+        clock: Returns processor seconds of this thread: a busy machine fails no webhook. Without one, only steps count.
     """
 
-    __slots__ = ("left",)
+    __slots__ = ("_clock", "_ends", "_look_at", "left")
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] | None = None) -> None:
         self.left = MAX_STEPS
+        self._clock = clock
+        self._ends = 0.0 if clock is None else clock() + MAX_SECONDS
+        self._look_at = 0 if clock is None else MAX_STEPS - STEPS_BETWEEN_LOOKS
 
     def spend(self, steps: int) -> None:
-        """Subtract steps. Raises ExpressionError: too few are left."""
+        """Subtract steps. Raises ExpressionError: too few are left, or the time is over."""
         self.left -= steps
+        if self.left < self._look_at:
+            self._look()
+
+    def _look(self) -> None:
         if self.left < 0:
-            raise ExpressionError(
-                f"with this payload the expressions take more than {MAX_STEPS:,} steps; look for one that "
-                "goes through a whole list for each item of another"
-            )
+            limit, cause = f"{MAX_STEPS:,} steps", "goes through a whole list for each item of another"
+        elif self._clock is not None and self._clock() > self._ends:
+            limit, cause = f"{MAX_SECONDS:g} s", "searches a long text again and again"
+        else:
+            self._look_at = max(self.left - STEPS_BETWEEN_LOOKS, 0)
+            return
+        raise ExpressionError(f"with this payload the expressions take more than {limit}; look for one that {cause}")
 
 
 # Not frozen: a frozen one takes more than twice as long to make, and each webhook makes several.
