@@ -228,8 +228,8 @@ events:
 """
 TWO_CALLS = f"""{ONE_CALL}\
     - call: identify
-      email: =data.object.customer_email
       attributes:
+        email: =data.object.customer_email
         plan: =data.object.lines[0].plan
         last_paid_at: =created
 """

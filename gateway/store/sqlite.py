@@ -6,10 +6,11 @@ import errno
 import fcntl
 import os
 import select
+import stat
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,7 @@ class SQLite:
         # The clock is read whenever a statement runs, so a statement can be compiled once.
         self.now: ColumnElement[float] = bindparam("now", callable_=clock, type_=Double())
         self.engine = create_engine(url, pool_size=2, max_overflow=2, hide_parameters=True)
+        event.listen(self.engine, "do_connect", lambda *_: _create_private(path))
         event.listen(self.engine, "connect", _configure)
         begin_transactions_with(self.engine, "BEGIN")
 
@@ -180,9 +182,9 @@ class SQLite:
 
     def notify(self) -> None:
         """Write a byte into each worker's pipe."""
-        for pipe in self._pipes.glob("[!.]*"):
+        for pipe in self._pipes_of_workers():
             try:
-                descriptor = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+                descriptor = _open_pipe(pipe)
             except OSError as error:
                 if error.errno not in (errno.ENOENT, errno.ENXIO):
                     raise StoreError(f"a worker cannot be woken ({error.strerror})") from error
@@ -198,6 +200,7 @@ class SQLite:
     def listen(self, wake: Callable[[], None], stopping: threading.Event, lock: WorkerLock) -> None:
         """Make a pipe and call *wake* for what is written to it, until *stopping* is set. Its reader is the lock."""
         self._pipes.mkdir(mode=0o700, exist_ok=True)
+        self._pipes_of_workers()  # nobody else's directory
         number = lock.new_number()
         hidden, pipe = self._pipes / f".{number}", self._pipes / str(number)
         os.mkfifo(hidden, 0o600)
@@ -219,17 +222,27 @@ class SQLite:
 
     def living_workers(self, connection: Connection) -> set[int]:  # noqa: ARG002  # the directory tells
         living = set()
-        for pipe in self._pipes.glob("[0-9]*"):
+        for pipe in self._pipes_of_workers():
             if not pipe.name.isdecimal():
                 continue  # of a version before
             try:
-                os.close(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
+                os.close(_open_pipe(pipe))
             except OSError as error:
                 if error.errno not in (errno.ENOENT, errno.ENXIO):
                     raise StoreError(f"the pipe of a worker cannot be opened ({error.strerror})") from error
             else:
                 living.add(int(pipe.name))
         return living
+
+    def _pipes_of_workers(self) -> list[Path]:
+        """Return the pipes. Raises StoreError: their directory is a link, or another user's."""
+        try:
+            directory = self._pipes.lstat()
+        except FileNotFoundError:
+            return []
+        if not stat.S_ISDIR(directory.st_mode) or directory.st_uid != os.geteuid():
+            raise StoreError(f"{self._pipes} is no directory of this user: remove it, and the gateway makes its own")
+        return list(self._pipes.glob("[!.]*"))
 
 
 class _RowInsert:
@@ -301,6 +314,24 @@ _ADVANCE_SEQUENCE = text("UPDATE sqlite_sequence SET seq = seq + :number WHERE n
 _BEGIN_SEQUENCE = text("INSERT INTO sqlite_sequence (name, seq) VALUES (:table, :number)")
 
 
+def _open_pipe(pipe: Path) -> int:
+    """Open the pipe of a worker to write. Raises OSError: ENXIO, nobody reads it."""
+    descriptor = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    if not stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.ENXIO, "this is no pipe")
+    return descriptor
+
+
+def _create_private(path: Path) -> None:
+    """Create the database file for this user alone, whatever the umask; SQLite gives its other files the same mode.
+
+    A file that exists stays as its owner has set it. It is not opened here: closing it would release SQLite's locks.
+    """
+    with suppress(OSError):  # it exists; or it cannot be created, and SQLite says why
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+
+
 def _configure(connection: Any, _record: object) -> None:
     """Configure a new connection of the driver."""
     connection.isolation_level = None  # the driver begins no transactions; see begin_transactions_with
@@ -314,6 +345,7 @@ def _configure(connection: Any, _record: object) -> None:
         "synchronous = FULL",  # a 202 is a promise that outlives a power cut
         "wal_autocheckpoint = 4000",  # pages: the longer the log, the less often the same index page is copied back
         "journal_size_limit = 67108864",
+        "secure_delete = ON",  # what retention deletes is overwritten
     ):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -69,6 +72,43 @@ def sqlite_file(tmp_path: Path) -> Iterator[Database]:
     with opened(f"sqlite:///{tmp_path / 'gateway.db'}") as database:
         migrate(database)
         yield database
+
+
+def test_the_files_are_those_of_this_user_alone(tmp_path: Path) -> None:
+    umask = os.umask(0)
+    try:
+        with opened(f"sqlite:///{tmp_path / 'gateway.db'}") as database:
+            migrate(database)
+            files = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
+    finally:
+        os.umask(umask)
+    assert files == dict.fromkeys(("gateway.db", "gateway.db-wal", "gateway.db-shm", "gateway.db.lock"), 0o600)
+
+
+def test_what_is_deleted_is_overwritten(sqlite_file: Database, tmp_path: Path) -> None:
+    store, secret = Store(sqlite_file), b"canary-4711"
+    store.record([replace(event("a"), body=secret * 2_000)])
+    with writing(sqlite_file) as connection:
+        connection.execute(text("DELETE FROM events"))
+    with sqlite_file.engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+    assert secret not in (tmp_path / "gateway.db").read_bytes()
+
+
+def test_pipes_of_workers_are_not_followed_through_links(sqlite_file: Database, tmp_path: Path) -> None:
+    elsewhere, pipes = tmp_path / "elsewhere", tmp_path / "gateway.db.workers"
+    elsewhere.mkdir()
+    (elsewhere / "7").write_text("precious")
+    pipes.symlink_to(elsewhere)
+    with pytest.raises(StoreError, match=r"gateway\.db\.workers is no directory of this user: remove it"):
+        sqlite_file.notify()
+    pipes.unlink()
+    pipes.mkdir()
+    (pipes / "7").symlink_to(elsewhere / "7")
+    (pipes / "8").write_text("precious")
+    with pytest.raises(StoreError, match="a worker cannot be woken"):
+        sqlite_file.notify()
+    assert (elsewhere / "7").read_text() == "precious"
 
 
 def test_a_connection_opens_while_another_process_writes(sqlite_file: Database) -> None:
