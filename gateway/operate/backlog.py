@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, func, select
 
 from gateway.store.database import Database
-from gateway.store.tables import IS_FAILED, IS_PARKED, IS_PENDING, deliveries
+from gateway.store.tables import IS_FAILED, IS_PARKED, IS_QUEUED, deliveries
 
 #: Seconds for which a reading is used again, at least.
 VALID_FOR = 5.0
@@ -45,7 +45,7 @@ class BacklogReader:
         self._valid_until = 0.0
         waits_since = func.min(func.coalesce(deliveries.c.first_failed_at, deliveries.c.due_at))
         count_and_wait = select(func.count().label("number"), (database.now - waits_since).label("seconds"))
-        self._select_pending = count_and_wait.where(IS_PENDING)
+        self._select_pending = count_and_wait.where(IS_QUEUED)
         # Every parked delivery has a lane; with the condition written, the partial index serves.
         self._select_parked = count_and_wait.where(IS_PARKED, deliveries.c.lane.is_not(None))
         self._count_failed = select(func.count()).select_from(deliveries).where(IS_FAILED)

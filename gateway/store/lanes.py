@@ -79,7 +79,7 @@ class Lanes:
 
         occupants = (
             _any_delivery(wanted, IS_PENDING, lane),
-            _any_delivery(wanted, IN_TWO_LANES, lane),
+            _any_delivery(wanted, IS_PARKED, lane),
             _any_delivery(wanted, IN_TWO_LANES, other_lane),
         )
         is_occupied = or_(*(occupant.is_not(None) for occupant in occupants))
@@ -120,8 +120,7 @@ class Lanes:
         self._lock_places = database.compile(places.order_by(deliveries.c.id).with_for_update())
 
         promote = update(deliveries).values(status="pending", due_at=database.now)
-        # For the plain column PostgreSQL would use the index of all that is parked, and might read all of it.
-        promote = promote.where(by_ids, deliveries.c.status.concat("") == "parked")
+        promote = promote.where(by_ids, IS_PARKED)
         self._promote = database.compile(promote)
         self._promote_in_one_lane = database.compile(promote.where(other_lane.is_(None)).returning(deliveries.c.id))
 

@@ -102,6 +102,8 @@ IS_PARKED = deliveries.c.status == literal_column("'parked'")
 IS_FAILED = deliveries.c.status == literal_column("'failed'")
 IS_UNSETTLED = deliveries.c.status.in_((literal_column("'parked'"), literal_column("'pending'")))
 IN_TWO_LANES = deliveries.c.other_lane.is_not(None) & IS_UNSETTLED
+# No delivery lacks a region: the condition is there for the index, as below.
+IS_QUEUED = IS_PENDING & deliveries.c.region.is_not(None)
 IS_BROKEN = events.c.status == literal_column("'failed'")
 IS_ON_ITS_WAY = deliveries.c.status.in_([literal_column(f"'{word}'") for word in ("parked", "pending", "delivered")])
 # Customer.io has the call's ULID, may have it, or will have it. A call that failed without a try was never sent.
@@ -120,15 +122,17 @@ def _partial(name: str, *columns: ColumnElement[Any], where: ColumnElement[bool]
 
 Index("deliveries_identity", deliveries.c.identity, unique=True)
 Index("deliveries_event", deliveries.c.event_id)
+# Each index of what is not settled names one of its columns in its condition. Only a query for that column can use it,
+# and none has a choice that statistics could make wrong: those of an empty table make all indexes look alike, and a
+# lane was then searched for in the index of all that is due.
 # A lane has at most one head, whatever the code does.
-_partial("deliveries_head", deliveries.c.lane, where=IS_PENDING, unique=True)
-_other_lane = deliveries.c.other_lane
+_lane, _other_lane = deliveries.c.lane, deliveries.c.other_lane
+_partial("deliveries_head", _lane, where=IS_PENDING & _lane.is_not(None), unique=True)
 _partial("deliveries_other_head", _other_lane, where=IS_PENDING & _other_lane.is_not(None), unique=True)
 _target = (deliveries.c.connection, deliveries.c.region)
 _due = (deliveries.c.queue, deliveries.c.due_at, deliveries.c.id)
-_partial("deliveries_due", *_target, *_due, where=IS_PENDING)
-_partial("deliveries_parked", deliveries.c.lane, PLACE, where=IS_PARKED & deliveries.c.lane.is_not(None))
-_partial("deliveries_merge", deliveries.c.lane, PLACE, where=IN_TWO_LANES & deliveries.c.lane.is_not(None))
+_partial("deliveries_due", *_target, *_due, where=IS_QUEUED)
+_partial("deliveries_parked", _lane, PLACE, where=IS_PARKED & _lane.is_not(None))
 _partial("deliveries_other_merge", _other_lane, PLACE, where=IN_TWO_LANES)
 # Of two calls with one ULID, Customer.io would drop the second.
 _partial("deliveries_ulid", deliveries.c.chosen_ulid, deliveries.c.connection, where=HOLDS_ULID, unique=True)
