@@ -30,6 +30,7 @@ from gateway.customerio.retry import LONGEST_DELAY, MOST_SUSPECTS, ConnectionSta
 from gateway.store.connection_state import ConnectionStates, ProbeResult, ProbeSchedule, Target
 from gateway.store.database import Database
 from gateway.store.lanes import lanes_of
+from gateway.store.statements import CompiledStatement
 from gateway.store.tables import BULK, IS_PENDING, RETRIED, deliveries
 
 #: The parts of what can be sent that are kept for RETRIED and BULK, while there is more of what is live.
@@ -108,21 +109,38 @@ class Claimed:
         return self.queue == RETRIED
 
 
+_TO_TARGET = (
+    IS_PENDING,
+    deliveries.c.connection == bindparam("target_connection"),
+    deliveries.c.region == bindparam("target_region"),
+)
+#: The conditions of what waits for a target in one queue, in the order of the index of what is due.
+IN_QUEUE = (*_TO_TARGET, deliveries.c.queue == bindparam("of_queue"))
+
+
+def compile_queues(database: Database) -> CompiledStatement:
+    """Compile the statement that selects the queues of a target, and in how many seconds each is due.
+
+    It takes one step through the index for each queue, however many deliveries wait there.
+    """
+    name = deliveries.c.queue
+    queues = select(_first(name, *_TO_TARGET).label("name")).cte("queues", recursive=True)
+    next_name = _first(name, *_TO_TARGET, name > queues.c.name).correlate(queues)
+    queues = queues.union_all(select(next_name).where(queues.c.name.is_not(None)))
+    first_due_at = _first(deliveries.c.due_at, *_TO_TARGET, name == queues.c.name).correlate(queues)
+    due_in = (first_due_at - database.now).label("due_in")
+    return database.compile(select(queues.c.name, due_in).where(queues.c.name.is_not(None)))
+
+
 class Claiming:
     """Claims and releases deliveries, in a transaction of the store."""
 
     def __init__(self, database: Database) -> None:
         self._numbers = database.numbers
         now = database.now
-        to_target = (
-            IS_PENDING,
-            deliveries.c.connection == bindparam("target_connection"),
-            deliveries.c.region == bindparam("target_region"),
-        )
-        in_queue = (*to_target, deliveries.c.queue == bindparam("of_queue"))
         due = (
             select(deliveries.c.id)
-            .where(*in_queue, deliveries.c.due_at <= now)
+            .where(*IN_QUEUE, deliveries.c.due_at <= now)
             .limit(bindparam("most"))
             # On PostgreSQL two workers that claim at once get different rows. SQLite has no such lock and needs none.
             .with_for_update(skip_locked=True)
@@ -150,19 +168,11 @@ class Claiming:
         self._claim_oldest = database.compile(claim.where(deliveries.c.id.in_(oldest.scalar_subquery())))
         self._claim_newest = database.compile(claim.where(deliveries.c.id.in_(newest.scalar_subquery())))
 
-        # One step through the index for each queue, however many deliveries wait in it.
-        name = deliveries.c.queue
-        queues = select(_first(name, *to_target).label("name")).cte("queues", recursive=True)
-        next_name = _first(name, *to_target, name > queues.c.name).correlate(queues)
-        queues = queues.union_all(select(next_name).where(queues.c.name.is_not(None)))
-        first_due_at = _first(deliveries.c.due_at, *to_target, name == queues.c.name).correlate(queues)
-        self._select_queues = database.compile(
-            select(queues.c.name, (first_due_at - now).label("due_in")).where(queues.c.name.is_not(None))
-        )
+        self._select_queues = compile_queues(database)
 
         later = (
             select(deliveries.c.id)
-            .where(*in_queue, deliveries.c.due_at > now + float(FORWARD_SECONDS))
+            .where(*IN_QUEUE, deliveries.c.due_at > now + float(FORWARD_SECONDS))
             .order_by(deliveries.c.due_at)
             .limit(MOST_FORWARD)
             .with_for_update(skip_locked=True)

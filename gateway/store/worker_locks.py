@@ -13,11 +13,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, null, select, update
+from sqlalchemy import Connection, null, select, update
 
+from gateway.store.claiming import IN_QUEUE, compile_queues
 from gateway.store.database import Database, reading, writing
 from gateway.store.lease_owners import owner_of
-from gateway.store.tables import IS_PENDING, connections, deliveries
+from gateway.store.tables import connections, deliveries
 
 #: Seconds between the first look that finds a worker's lock free and the one that takes over from it.
 DEAD_AFTER = 3.0
@@ -37,14 +38,9 @@ class TakeOver:
         self._select_targets = database.compile(
             select(connections.c.connection, connections.c.region, connections.c.probe)
         )
-        is_leased = (
-            IS_PENDING,
-            deliveries.c.connection == bindparam("target_connection"),
-            deliveries.c.region == bindparam("target_region"),
-            # By the index of what is due. What is due now needs nobody to take it over.
-            deliveries.c.due_at > database.now,
-            deliveries.c.lease < 0,
-        )
+        self._select_queues = compile_queues(database)
+        # By the index of what is due. What is due now needs nobody to take it over.
+        is_leased = (*IN_QUEUE, deliveries.c.due_at > database.now, deliveries.c.lease < 0)
         self._select_leases = database.compile(select(deliveries.c.lease).where(*is_leased).distinct())
         self._give_back = database.compile(
             update(deliveries)
@@ -65,7 +61,8 @@ class TakeOver:
         """
         with reading(self._database) as connection:
             targets = self._select_targets.rows(connection)
-            leases = self._leases(connection, targets)
+            queues = [values for target in targets for values in self._queues(connection, target)]
+            leases = self._leases(connection, targets, queues)
             # Asked after the leases were read: a worker that has just begun holds its lock before its first lease.
             living = self._database.living_workers(connection)
         now = self._clock()
@@ -73,20 +70,21 @@ class TakeOver:
         self._absent_since = {owner: self._absent_since.get(owner, now) for owner in absent}
         dead = {owner for owner, since in self._absent_since.items() if now - since >= DEAD_AFTER}
         ended = [lease for lease in leases if owner_of(lease) in dead]
-        return self._end(targets, ended) if ended else 0
+        return self._end(queues, ended) if ended else 0
 
-    def _leases(self, connection: Connection, targets: list[Any]) -> set[int]:
+    def _queues(self, connection: Connection, target: Any) -> list[dict[str, str]]:
+        """Return the parameters that name each queue of a target in which something waits."""
+        values = {"target_connection": target.connection, "target_region": target.region}
+        return [values | {"of_queue": row.name} for row in self._select_queues.rows(connection, values)]
+
+    def _leases(self, connection: Connection, targets: list[Any], queues: list[dict[str, str]]) -> set[int]:
         leases = {target.probe for target in targets if target.probe is not None and target.probe < 0}
-        for target in targets:
-            leases.update(row.lease for row in self._select_leases.rows(connection, _parameters(target)))
+        for values in queues:
+            leases.update(row.lease for row in self._select_leases.rows(connection, values))
         return leases
 
-    def _end(self, targets: list[Any], leases: list[int]) -> int:
-        values = {"leases": self._database.numbers(leases)}
+    def _end(self, queues: list[dict[str, str]], leases: list[int]) -> int:
+        ended = {"leases": self._database.numbers(leases)}
         with writing(self._database) as connection:
-            self._give_back_probes.run(connection, values)
-            return sum(self._give_back.run(connection, _parameters(target) | values) for target in targets)
-
-
-def _parameters(target: Any) -> dict[str, Any]:
-    return {"target_connection": target.connection, "target_region": target.region}
+            self._give_back_probes.run(connection, ended)
+            return sum(self._give_back.run(connection, values | ended) for values in queues)
