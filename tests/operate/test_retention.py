@@ -120,6 +120,22 @@ def test_sqlite_returns_its_free_pages(tmp_path: Path) -> None:
     assert free < 1_000 / 20, "of a thousand pages that were freed"
 
 
+def test_a_sqlite_file_holds_nothing_of_what_was_deleted(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.db"
+    with opened(f"sqlite:///{path}") as database:
+        migrate(database)
+        contains = list[bool]()
+        for change in (
+            lambda: record_old(Store(database), 200, body=b"ann@example.com " * 100),
+            Retention(database, 30, 90).step,
+        ):
+            change()
+            with database.engine.connect() as connection:
+                connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+            contains.append(b"ann@example.com" in path.read_bytes())
+    assert contains == [True, False]
+
+
 def test_webhooks_are_recorded_during_a_sweep(database: Database, store: Store) -> None:
     for first in range(0, 1_200, 300):  # six steps
         store.record([event(f"{n}", call(f"{n}"), received_at=1.0) for n in range(first, first + 300)])
