@@ -19,6 +19,7 @@ DEFAULT_MAPPINGS = "mappings"
 DEFAULT_MAX_BODY = 1_048_576
 DEFAULT_PORT = 8000
 DEFAULT_RETENTION_DAYS = 30
+DEFAULT_RETENTION_FAILED_DAYS = 90
 DEFAULT_ALERT_MINUTES = 15
 
 Default = TypeVar("Default", int, None)
@@ -32,6 +33,7 @@ class Config:
         database_url: In the form that SQLAlchemy reads.
         mappings: The directory of the mapping files.
         retention_days: Days after which settled events are deleted.
+        retention_failed_days: Days after which failed events are deleted, if that is later.
         max_body: Bytes of a webhook's body, also after it is unpacked.
         public_url: What precedes the path in the address that senders post to, for schemes that sign it.
         proxies: Number of proxies in front of the gateway that can be trusted to name their caller.
@@ -44,6 +46,7 @@ class Config:
     database_url: str = field(repr=False)
     mappings: Path
     retention_days: int
+    retention_failed_days: int
     max_body: int
     public_url: str | None
     proxies: int
@@ -75,6 +78,9 @@ def load(environ: Mapping[str, str]) -> Config:
         database_url=reader.database_url(),
         mappings=mappings_directory(environ),
         retention_days=reader.number("GATEWAY_RETENTION_DAYS", DEFAULT_RETENTION_DAYS, least=1, most=3_650),
+        retention_failed_days=reader.number(
+            "GATEWAY_RETENTION_FAILED_DAYS", DEFAULT_RETENTION_FAILED_DAYS, least=1, most=3_650
+        ),
         max_body=reader.number("GATEWAY_MAX_BODY", DEFAULT_MAX_BODY, least=1, most=100 * 1_048_576),
         public_url=reader.url("GATEWAY_PUBLIC_URL"),
         proxies=reader.number("GATEWAY_PROXIES", 0, least=0, most=10),

@@ -140,14 +140,16 @@ def _printing_worker(config: Config) -> Iterator[None]:
 
 def _tasks(config: Config, database: Database, poster: AlertPoster) -> list[Task]:
     """Return what the worker process does beside delivering."""
-    retention = Retention(database, config.retention_days)
+    retention = Retention(database, config.retention_days, config.retention_failed_days)
     detector = NoticeDetector(database, late_after=config.late_after)
 
     def delete_old_events(stopping: threading.Event) -> None:
         removed = retention.sweep(stopping)
         if removed.events:
             counts = (removed.events, removed.deliveries, removed.attempts)
-            log.info("deleted %d finished events with %d deliveries and %d attempts", *counts)
+            log.info("deleted %d old events with %d deliveries and %d attempts", *counts)
+        if removed.failed:
+            log.warning("%d of the deleted events had failed, or deliveries of theirs had", removed.failed)
 
     return [
         Task(name="posting alerts", every=3.0, run=poster.post_due),

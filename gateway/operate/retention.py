@@ -1,7 +1,7 @@
 """Delete finished events and their deliveries some days after they were received.
 
-What waits stays, and so does what failed: the operator has to look at it. It works in small steps with pauses, because
-webhooks are recorded in the same database. On SQLite the file gives its free pages back.
+What waits stays. What failed stays longer, because the operator has to look at it. It works in small steps with pauses,
+because webhooks are recorded in the same database. On SQLite the file gives its free pages back.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from typing import Any
 from sqlalchemy import Connection, delete, exists, or_, select
 
 from gateway.store.database import Database, reading, writing
-from gateway.store.tables import IS_FAILED, IS_UNSETTLED, attempts, deletions, deliveries, events, notices
+from gateway.store.notices import Notices
+from gateway.store.tables import IS_BROKEN, IS_FAILED, IS_UNSETTLED, attempts, deletions, deliveries, events, notices
 
 #: Events of one step.
 STEP = 200
@@ -32,9 +33,10 @@ DAY = 86_400.0
 
 @dataclass(frozen=True, kw_only=True)
 class Removed:
-    """The numbers of deleted rows; *done*: no old event is left to look at."""
+    """The numbers of deleted rows, *failed* events among them; *done*: no old event is left to look at."""
 
     events: int = 0
+    failed: int = 0
     deliveries: int = 0
     attempts: int = 0
     done: bool
@@ -43,10 +45,12 @@ class Removed:
 class Retention:
     """Deletes from one database what was received more than *days* days ago and is finished.
 
+    What failed is deleted after *failed_days*, but not before *days*.
+
     All methods raise StoreError when the database cannot be used.
     """
 
-    def __init__(self, database: Database, days: float) -> None:
+    def __init__(self, database: Database, days: float, failed_days: float) -> None:
         self._database = database
         self._is_old = events.c.received_at < database.now - days * DAY
         self._delete_notices = delete(notices).where(
@@ -56,12 +60,20 @@ class Retention:
         self._select_next = select(events.c.id, self._is_old.label("old")).order_by(events.c.id)
         self._is_chosen = database.among(events.c.id, "ids")
         self._lock = select(events.c.id).where(self._is_chosen).order_by(events.c.id).with_for_update(skip_locked=True)
+        of_event = deliveries.c.event_id == events.c.id
+        has_failed = or_(IS_BROKEN, exists().where(of_event, IS_FAILED))
         self._select_finished = select(events.c.id).where(
             self._is_chosen,
             self._is_old,
-            events.c.status != "failed",
-            ~exists().where(deliveries.c.event_id == events.c.id, or_(IS_UNSETTLED, IS_FAILED)),
+            ~exists().where(of_event, IS_UNSETTLED),
+            or_(events.c.received_at < database.now - failed_days * DAY, ~has_failed),
         )
+        self._select_failed = select(events.c.source).where(self._is_chosen, has_failed)
+        self._of_events = database.among(deliveries.c.event_id, "ids")
+        self._lock_deliveries = (
+            select(deliveries.c.id).where(self._of_events, IS_FAILED).order_by(deliveries.c.id).with_for_update()
+        )
+        self._notices = Notices(database)
 
     def sweep(self, stopping: threading.Event) -> Removed:
         """Delete everything that is old and finished, with pauses, until it is done or *stopping* is set."""
@@ -72,6 +84,7 @@ class Retention:
                 step = self.step()
             total = Removed(
                 events=total.events + step.events,
+                failed=total.failed + step.failed,
                 deliveries=total.deliveries + step.deliveries,
                 attempts=total.attempts + step.attempts,
                 done=step.done,
@@ -108,17 +121,21 @@ class Retention:
             # A replay holds this lock while it adds deliveries to an event. Whether an event is finished is decided
             # after the lock, by a statement of its own: one that had waited would decide by what it saw before.
             locked = list(connection.scalars(self._lock, self._parameters(ids)))
+            # A retry locks deliveries only: a failed one must not begin to wait while it is deleted.
+            connection.execute(self._lock_deliveries, self._parameters(locked)).all()
             finished = self._parameters(self._finished(connection, locked))
-            of_events = self._database.among(deliveries.c.event_id, "ids")
-            delivery_ids = select(deliveries.c.id).where(of_events)
+            failed_sources = connection.scalars(self._select_failed, finished).all()
+            delivery_ids = select(deliveries.c.id).where(self._of_events)
             connection.execute(delete(deletions).where(deletions.c.delivery_id.in_(delivery_ids)), finished)
             statements = {
                 "attempts": delete(attempts).where(attempts.c.delivery_id.in_(delivery_ids)),
-                "deliveries": delete(deliveries).where(of_events),
+                "deliveries": delete(deliveries).where(self._of_events),
                 "events": delete(events).where(self._is_chosen),
             }
             counts = {name: connection.execute(statement, finished).rowcount for name, statement in statements.items()}
-            return Removed(**counts, done=False)
+            for source in sorted(set(failed_sources)):
+                self._notices.end_failed(connection, source)
+            return Removed(**counts, failed=len(failed_sources), done=False)
 
     def _finished(self, connection: Connection, ids: Collection[int]) -> list[int]:
         return list(connection.scalars(self._select_finished, self._parameters(ids)))

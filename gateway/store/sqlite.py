@@ -345,7 +345,7 @@ def _configure(connection: Any, _record: object) -> None:
         "synchronous = FULL",  # a 202 is a promise that outlives a power cut
         "wal_autocheckpoint = 4000",  # pages: the longer the log, the less often the same index page is copied back
         "journal_size_limit = 67108864",
-        "secure_delete = ON",  # what retention deletes is overwritten
+        "secure_delete = ON",  # the default is the build's; FAST leaves the content of freed pages
     ):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()

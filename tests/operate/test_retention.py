@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import func, insert, select, update
 
 from gateway.customerio.retry import Decision, Delivered, Failed
+from gateway.operate.requeue import Requeue
 from gateway.operate.retention import Removed, Retention
 from gateway.store import Store
 from gateway.store.database import Database
@@ -56,7 +57,7 @@ def test_only_old_events_that_are_done_are_removed(database: Database, store: St
     )
     settle_all(store, Delivered())
     store.record([event("waiting", call("w", 4), received_at=old)])
-    removed = Retention(database, 30).sweep(threading.Event())
+    removed = Retention(database, 30, 90).sweep(threading.Event())
     assert (removed.events, removed.deliveries, removed.attempts, removed.done) == (2, 2, 2, True)
     with database.engine.connect() as connection:
         left = set(connection.scalars(select(deliveries.c.call)))
@@ -66,9 +67,25 @@ def test_only_old_events_that_are_done_are_removed(database: Database, store: St
     assert counts(database) == (4, 3, 2)
 
 
+def test_what_failed_is_removed_later_unless_it_waits_again(database: Database, store: Store) -> None:
+    old = time.time() - 91 * DAY
+    store.record([event("retried", call("r", 1), received_at=old), event("failed", call("f", 2), received_at=old)])
+    settle_all(store, Failed(reason="x"))
+    store.record([event("broken", status="failed", problem="x", received_at=old)])
+    with database.engine.connect() as connection:
+        retried = connection.scalars(select(deliveries.c.id).where(deliveries.c.call == "r")).all()
+    assert Requeue(database).retry(retried).ids == retried
+    removed = Retention(database, 30, 92).sweep(threading.Event())
+    assert (removed.events, removed.failed) == (0, 0)
+    removed = Retention(database, 30, 90).sweep(threading.Event())
+    assert (removed.events, removed.failed, removed.deliveries) == (2, 2, 1)
+    with database.engine.connect() as connection:
+        assert list(connection.scalars(select(deliveries.c.call))) == ["r"]
+
+
 def test_a_sweep_goes_through_everything_in_steps_and_can_be_stopped(database: Database, store: Store) -> None:
     record_old(store, 900)
-    retention, stopping = Retention(database, 30), threading.Event()
+    retention, stopping = Retention(database, 30, 90), threading.Event()
     assert retention.step(200).events == 200
     stopping.set()
     assert retention.sweep(stopping).events == 0
@@ -81,7 +98,7 @@ def test_a_sweep_goes_through_everything_in_steps_and_can_be_stopped(database: D
 def test_an_event_that_stays_is_not_read_again_in_the_same_sweep(database: Database, store: Store) -> None:
     record_old(store, 450, status="failed")
     store.record([event("done", received_at=1.0)])
-    retention = Retention(database, 30)
+    retention = Retention(database, 30, 100_000)
     assert [retention.step(200).events for _ in range(3)] == [0, 0, 1]
 
 
@@ -94,13 +111,29 @@ def test_sqlite_returns_its_free_pages(tmp_path: Path) -> None:
         with database.engine.connect() as connection:
             connection.exec_driver_sql(checkpoint)
         before = path.stat().st_size
-        Retention(database, 30).sweep(threading.Event())
+        Retention(database, 30, 90).sweep(threading.Event())
         with database.engine.connect() as connection:
             connection.exec_driver_sql(checkpoint)
             free = connection.exec_driver_sql("PRAGMA freelist_count").scalar_one()
     assert before > 4_000_000
     assert path.stat().st_size < before / 5
     assert free < 1_000 / 20, "of a thousand pages that were freed"
+
+
+def test_a_sqlite_file_holds_nothing_of_what_was_deleted(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.db"
+    with opened(f"sqlite:///{path}") as database:
+        migrate(database)
+        contains = list[bool]()
+        for change in (
+            lambda: record_old(Store(database), 200, body=b"ann@example.com " * 100),
+            Retention(database, 30, 90).step,
+        ):
+            change()
+            with database.engine.connect() as connection:
+                connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+            contains.append(b"ann@example.com" in path.read_bytes())
+    assert contains == [True, False]
 
 
 def test_webhooks_are_recorded_during_a_sweep(database: Database, store: Store) -> None:
@@ -110,7 +143,7 @@ def test_webhooks_are_recorded_during_a_sweep(database: Database, store: Store) 
     stopping, removed = threading.Event(), list[Removed]()
     recorded, slowest = 0, 0.0
     with opened_again(database) as own:
-        sweeping = threading.Thread(target=lambda: removed.append(Retention(own, 30).sweep(stopping)))
+        sweeping = threading.Thread(target=lambda: removed.append(Retention(own, 30, 90).sweep(stopping)))
         sweeping.start()
         while sweeping.is_alive():
             began = time.monotonic()
@@ -130,6 +163,6 @@ def test_notices_that_have_ended_and_are_posted_are_removed(database: Database) 
         connection.execute(insert(notices), [row | {"subject": subject, "ended_at": 2.0} for subject in "ab"])
         connection.execute(insert(notices), row | {"subject": "c", "ended_at": None})
         connection.execute(update(notices).where(notices.c.subject == "b").values(tell_at=5.0))
-    Retention(database, 30).sweep(threading.Event())
+    Retention(database, 30, 90).sweep(threading.Event())
     with database.engine.connect() as connection:
         assert set(connection.scalars(select(notices.c.subject))) == {"b", "c"}

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -83,16 +82,6 @@ def test_the_files_are_those_of_this_user_alone(tmp_path: Path) -> None:
     finally:
         os.umask(umask)
     assert files == dict.fromkeys(("gateway.db", "gateway.db-wal", "gateway.db-shm", "gateway.db.lock"), 0o600)
-
-
-def test_what_is_deleted_is_overwritten(sqlite_file: Database, tmp_path: Path) -> None:
-    store, secret = Store(sqlite_file), b"canary-4711"
-    store.record([replace(event("a"), body=secret * 2_000)])
-    with writing(sqlite_file) as connection:
-        connection.execute(text("DELETE FROM events"))
-    with sqlite_file.engine.connect() as connection:
-        connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
-    assert secret not in (tmp_path / "gateway.db").read_bytes()
 
 
 def test_pipes_of_workers_are_not_followed_through_links(sqlite_file: Database, tmp_path: Path) -> None:
