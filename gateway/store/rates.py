@@ -14,6 +14,8 @@ from gateway.store.tables import rates
 #: Seconds for which moments that nobody has booked can still be: what a worker needs to fetch its next deliveries must
 #: not lower the rate. So a second has the requests of 1.1 seconds, at most.
 GRACE = 0.1
+#: Seconds, and requests, that may be booked already, by others. What is later was booked before a clock was set back.
+AHEAD_SECONDS, AHEAD_REQUESTS = 10.0, 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +33,8 @@ class Rates:
     def __init__(self, database: Database) -> None:
         seconds: BindParameter[float] = bindparam("seconds", type_=Double())
         earliest = database.now - GRACE
-        begins_at = case((rates.c.booked_until > earliest, rates.c.booked_until), else_=earliest)
+        latest = database.now + bindparam("ahead", type_=Double())
+        begins_at = case((rates.c.booked_until.between(earliest, latest), rates.c.booked_until), else_=earliest)
         insert = database.insert(rates).values(connection=bindparam("of_connection"), booked_until=earliest + seconds)
         self._book = database.compile(
             insert.on_conflict_do_update(
@@ -47,7 +50,9 @@ class Rates:
         for name in sorted(wanted):  # in one order, so that two workers never wait for each other
             interval, number = 1 / rate_of[name], min(wanted[name], burst_of(rate_of[name]))
             if number:
-                (row,) = self._book.rows(connection, {"of_connection": name, "seconds": number * interval})
+                ahead = AHEAD_SECONDS + AHEAD_REQUESTS * interval
+                values = {"of_connection": name, "seconds": number * interval, "ahead": ahead}
+                (row,) = self._book.rows(connection, values)
                 begins_in = row.ends_in - number * interval
                 bookings[name] = Booking(begins_in=begins_in, number=number, interval=interval)
         return bookings

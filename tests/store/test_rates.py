@@ -6,10 +6,12 @@ import time
 from itertools import pairwise
 
 import pytest
+from sqlalchemy import update
 
 from gateway.store import ClaimRequest, Store
 from gateway.store.database import Database
 from gateway.store.rates import GRACE, Booking, Rates
+from gateway.store.tables import rates
 from tests.support.databases import opened_again
 from tests.support.rows import call, event
 
@@ -38,6 +40,15 @@ def test_a_worker_books_what_it_needs_up_to_a_burst(database: Database, rate: fl
     assert (booked[1].number, booked[1].interval) == (number, 1 / rate)
     assert booked[1].begins_in == pytest.approx(-GRACE, abs=0.001)
     assert book(database, rate, 0) is None
+
+
+def test_a_clock_that_is_set_back_stops_nothing(database: Database) -> None:
+    book(database, 100.0, 1)
+    with database.transaction() as connection:
+        connection.execute(update(rates).values(booked_until=rates.c.booked_until + 3_600))
+    booked = book(database, 100.0, 1)
+    assert booked is not None
+    assert booked[1].begins_in == pytest.approx(-GRACE, abs=0.001)
 
 
 def test_a_turn_books_for_what_it_claims_and_for_what_waits(store: Store) -> None:
