@@ -56,7 +56,8 @@ class AccessLogger(Logger):  # type: ignore[misc]  # gunicorn ships no types
         if malformed is None:
             super().warning(msg, *args, **options)
         elif self._throttle.allows("", time.monotonic()):
-            super().warning(f"{malformed[0].rstrip()} ({self._left_out} more such lines were left out before)")
+            before = f" ({self._left_out} more such lines were left out before)" if self._left_out else ""
+            super().warning(f"{malformed[0].rstrip()}{before}")
             self._left_out = 0
         else:
             self._left_out += 1
