@@ -101,7 +101,7 @@ _SHA256_BYTES = 32
 _LIST, _TIME = "x-contentful-signed-headers", "x-contentful-timestamp"
 #: Seconds, into the past and into the future. Contentful retries after half a minute, unless the space has a policy of
 #: its own; what time a retry carries is not documented. The signed body is the event key.
-_CONTENTFUL_TOLERANCE = 7_200
+CONTENTFUL_TOLERANCE = 7_200
 #: Contentful signs these and up to a few that the space chooses. Each one may be as long as all headers together.
 _MAX_SIGNED_HEADERS = 30
 
@@ -119,8 +119,8 @@ def verify_contentful(scheme: Scheme, secrets: Sequence[str], reader: WebhookRea
         raise VerificationError(f"the header {missing.pop()} is not signed")
     time = Timestamp(unit="ms").unix_seconds(reader.required_text(RequestField("header", _TIME)))
     # `not … <=`: with a clock that gives NaN this refuses.
-    if time is None or not abs(now - time) <= _CONTENTFUL_TOLERANCE:
-        raise VerificationError(f"the header {_TIME} is no time of the last {_CONTENTFUL_TOLERANCE} seconds")
+    if time is None or not abs(now - time) <= CONTENTFUL_TOLERANCE:
+        raise VerificationError(f"the header {_TIME} is no time of the last {CONTENTFUL_TOLERANCE} seconds")
     headers = ";".join(f"{name}:{reader.required_text(RequestField('header', name))}" for name in names)
     webhook, address = reader.webhook, reader.address
     path = address.path + (f"?{address.query}" if address.query else "")

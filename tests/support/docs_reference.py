@@ -12,6 +12,7 @@ from gateway.customerio.calls import Kind
 from gateway.mapping.functions import FUNCTIONS, Function
 from gateway.mapping.model import SPECS, CallSpec
 from gateway.verify import Scheme
+from gateway.verify.providers import CONTENTFUL_TOLERANCE
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "mappings.md"
 
@@ -56,7 +57,7 @@ def _function(function: Function) -> str:
 
 
 def schemes() -> str:
-    rows = ["| scheme | for | includes |", "|---|---|---|"]
+    rows = ["| scheme | for | includes | captured, it counts | not signed |", "|---|---|---|---|---|"]
     return "\n".join([*rows, *map(_scheme, verify.schemes().values())]) + "\n"
 
 
@@ -67,7 +68,32 @@ def _scheme(scheme: Scheme) -> str:
     settings += ["the content type"] if scheme.content_type else []
     settings += ["JSON in a form"] if scheme.json_field else []
     settings += ["a handshake"] if scheme.handshakes else []
-    return f"| `{scheme.name}` | {_prose(scheme.description)} | {', '.join(settings)} |"
+    cells = (f"`{scheme.name}`", _prose(scheme.description), ", ".join(settings), _captured(scheme), _unsigned(scheme))
+    return f"| {' | '.join(cells)} |"
+
+
+def _captured(scheme: Scheme) -> str:
+    """For how long a webhook that somebody has captured is proven when it is sent again."""
+    if scheme.kind in verify.SENT_SECRETS:
+        return "always: it holds the secret"
+    if scheme.name == scheme.kind and scheme.kind in ("hmac", "digest", "ed25519", "ecdsa", "none"):
+        return ""  # the mapping says
+    seconds = scheme.timestamp.tolerance if scheme.timestamp is not None else None
+    if scheme.kind == "contentful":
+        seconds = CONTENTFUL_TOLERANCE
+    if seconds is None:
+        return "always"
+    minutes = seconds // 60
+    return f"{minutes} minutes" if minutes < 120 else f"{round(minutes / 60)} hours"
+
+
+def _unsigned(scheme: Scheme) -> str:
+    """What such a webhook may say anew: it is taken from headers that the signature does not cover."""
+    if scheme.kind in verify.SENT_SECRETS:
+        return "all of it"
+    unsigned = ["the event type"] if scheme.event_type and "header" in scheme.event_type else []
+    unsigned += ["the delivery's id"] if scheme.delivery_id and "{id}" not in str(scheme.signed) else []
+    return ", ".join(unsigned)
 
 
 def _prose(text: str) -> str:
