@@ -268,6 +268,12 @@ class MappingFile:
     routes: Routes = field(repr=False)
     tests: tuple[MappingTest, ...]
 
+    @property
+    def type_may_be_unsigned(self) -> bool:
+        """Whether a header or the query decides which type a webhook has. Most schemes sign neither."""
+        texts = [decides.expression.text for decides in (self.event_type, self.when) if decides is not None]
+        return any(name in text for text in texts for name in ("header", "query"))
+
 
 def find_rule(mapping: MappingFile, event_type: str | None) -> Rule | None:
     """Return the first rule of the file that matches an event type; without a type, only ``*`` matches."""

@@ -101,7 +101,7 @@ class Recorder:
             recorded = iter(self._record(events) if events else ())
         except StoreError as error:
             return [error if isinstance(result, NewEvent) else result for result in results]
-        return [(result, next(recorded)) if isinstance(result, NewEvent) else result for result in results]
+        return [_as_recorded(result, next(recorded)) if isinstance(result, NewEvent) else result for result in results]
 
     def _record(self, events: Sequence[NewEvent]) -> list[Recorded]:
         self._writing_since = self._clock()
@@ -114,6 +114,13 @@ class Recorder:
             self._writing_since = None
         self._failed_at = None
         return recorded
+
+
+def _as_recorded(event: NewEvent, recorded: Recorded) -> tuple[NewEvent, Recorded]:
+    """Return an event as it was recorded: the store may have refused its calls."""
+    if recorded.problem is not None:
+        event = replace(event, status="failed", problem=recorded.problem, deliveries=())
+    return event, recorded
 
 
 def _event_of(verified: VerifiedWebhook) -> NewEvent:
@@ -192,6 +199,8 @@ def _new_event(
         status=translation.status,
         problem=problem_of(translation),
         deliveries=translation.planned,
+        content=hashlib.sha256(webhook.body).digest() if mapping.type_may_be_unsigned else None,
+        erases=any(planned.call.erases for planned in translation.planned),
     )
 
 

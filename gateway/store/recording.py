@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import Any, Literal, TypeAlias
 
-from sqlalchemy import BigInteger, BindParameter, Connection, Double, bindparam, select
+from sqlalchemy import BigInteger, BindParameter, Connection, Double, bindparam, func, select
 
 from gateway.event import NewDelivery
 from gateway.store.chosen_ulids import ulid_holders
@@ -17,7 +17,10 @@ from gateway.store.tables import deletions, deliveries, events
 
 EventStatus: TypeAlias = Literal["accepted", "ignored", "failed"]
 
-EVENT_COLUMNS = ("source", "key", "received_at", "headers", "query", "body", "event_type", "status", "problem")
+EVENT_COLUMNS = (
+    *("source", "key", "received_at", "headers", "query", "body"),
+    *("event_type", "status", "problem", "content"),
+)
 DELIVERY_COLUMNS = (
     *("event_id", "identity", "connection", "region", "lane", "other_lane"),
     *("call", "chosen_ulid", "queue", "status"),
@@ -33,6 +36,9 @@ class NewEvent:
         received_at: In unix seconds.
         headers, query: JSON objects without secrets.
         problem: Why the mapping failed on the webhook or ignored it, or why its body cannot be read.
+        content: The SHA-256 of the body, where what is not signed says which type it has.
+        erases: It has a call that deletes somebody or something: no event of another type may have the same *content*.
+        retyped: One had it.
     """
 
     source: str
@@ -45,6 +51,9 @@ class NewEvent:
     status: EventStatus
     problem: str | None = None
     deliveries: tuple[NewDelivery, ...] = ()
+    content: bytes | None = None
+    erases: bool = False
+    retyped: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,10 +63,12 @@ class Recorded:
     Attributes:
         id: The id of its event, or of the event that a duplicate repeats.
         unsent: Its calls that are recorded but not sent.
+        problem: Why it was recorded as failed, without its calls.
     """
 
     id: int
     duplicate: bool
+    problem: str | None = None
     unsent: tuple[UnsentDelivery, ...] = ()
 
 
@@ -73,6 +84,13 @@ class UnsentDelivery:
     delivery: NewDelivery
     status: Literal["cancelled", "failed"]
     reason: str
+
+
+#: The problem of an event that deletes somebody by a body which is known under another type.
+RETYPED = (
+    "the same body came as '{}' before ({}), and this sender does not sign the type: somebody may have captured it and"
+    " sent it again as a deletion, so nothing is deleted. If it is genuine, replay this event"
+)
 
 
 class Recording:
@@ -104,9 +122,40 @@ class Recording:
         recorded = []
         for event in new_events:
             key = (event.source, event.key)
-            recorded.append(Recorded(id=ids[key], duplicate=key not in fresh))
+            problem = event.problem if event.retyped else None
+            recorded.append(Recorded(id=ids[key], duplicate=key not in fresh, problem=problem))
             fresh.discard(key)
         return recorded
+
+    def without_retyped(self, connection: Connection, new_events: Sequence[NewEvent]) -> list[NewEvent]:
+        """Return the events, those as failed that delete somebody by a body which is known under another type.
+
+        Whoever has captured a webhook whose type is not signed could send it again as a deletion.
+        """
+        if not any(event.erases and event.content is not None for event in new_events):
+            return list(new_events)
+        types: dict[tuple[str, bytes | None], tuple[str | None, str]] = {}
+        checked = []
+        for event in new_events:
+            content = (event.source, event.content)
+            if event.erases and event.content is not None:
+                known = types.get(content)
+                if known is None or known[0] == event.event_type:
+                    known = self._other_type(connection, event)
+                if known is not None:
+                    event = replace(event, status="failed", problem=RETYPED.format(*known), deliveries=(), retyped=True)
+            elif event.content is not None:
+                types[content] = (event.event_type, "another one of this moment")
+            checked.append(event)
+        return checked
+
+    def _other_type(self, connection: Connection, event: NewEvent) -> tuple[str | None, str] | None:
+        """Return type and id of an event with the same content and another type."""
+        query = select(events.c.event_type, events.c.id)
+        query = query.where(events.c.source == event.source, events.c.content == event.content)
+        query = query.where(func.coalesce(events.c.event_type, "") != (event.event_type or ""))
+        row = connection.execute(query.order_by(events.c.id).limit(1)).one_or_none()
+        return None if row is None else (row.event_type, f"event {row.id}")
 
     def _ids_of(self, connection: Connection, keys: set[tuple[str, bytes]]) -> dict[tuple[str, bytes], int]:
         # Column by column, which may find some more: for pairs of values SQLite uses its index for the source only.

@@ -50,6 +50,8 @@ events = Table(
     # accepted | ignored | failed
     Column("status", Text, nullable=False),
     Column("problem", Text),
+    # SHA-256 of the body, where what is not signed says which type it has.
+    Column("content", LargeBinary),
     UniqueConstraint("source", "key", name="events_source_key"),
     sqlite_autoincrement=True,
 )
@@ -137,6 +139,7 @@ _partial("deliveries_other_merge", _other_lane, PLACE, where=IN_TWO_LANES)
 # Of two calls with one ULID, Customer.io would drop the second.
 _partial("deliveries_ulid", deliveries.c.chosen_ulid, deliveries.c.connection, where=HOLDS_ULID, unique=True)
 _partial("deliveries_failed", deliveries.c.id, where=IS_FAILED)
+_partial("events_content", events.c.source, events.c.content, where=events.c.content.is_not(None))
 _partial("events_failed", events.c.received_at, events.c.source, where=IS_BROKEN)
 
 #: One row for each lane whose person a delivery deletes: older calls to them are not sent. In a column of deliveries it

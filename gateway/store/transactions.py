@@ -64,6 +64,7 @@ class Store:
         locks = {lane for event in new_events for delivery in event.deliveries for lane in delivery.lanes}
         locks |= ulid_locks(delivery.chosen_ulid for event in new_events for delivery in event.deliveries)
         with writing(self._database, locks) as connection:
+            new_events = self._recording.without_retyped(connection, new_events)
             recorded = self._recording.insert_events(connection, new_events)
             new_deliveries = [
                 (result.id, delivery)

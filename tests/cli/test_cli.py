@@ -160,7 +160,7 @@ def test_translate_of_an_event_that_no_rule_handles_prints_a_note(files: Path) -
 
 def test_migrate_creates_the_database(files: Path) -> None:
     result = run("migrate")
-    assert (result.exit_code, result.output) == (0, "the database's schema is at version 0009\n")
+    assert (result.exit_code, result.output) == (0, "the database's schema is at version 0010\n")
     assert (files / "gateway.db").exists()
 
 

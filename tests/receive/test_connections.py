@@ -214,5 +214,5 @@ def test_malformed_requests_are_logged_a_few_times_and_without_what_they_hold(
     for _ in range(100):
         log.warning("Invalid request from ip=127.0.0.1: Invalid HTTP Version: 'HTTP/\x1b[31m'")
     written = capfd.readouterr().err
-    assert written.count("Invalid request from ip=127.0.0.1: Invalid HTTP Version (") == 5
+    assert written.count("Invalid request from ip=127.0.0.1: Invalid HTTP Version") == 5
     assert "[31m" not in written

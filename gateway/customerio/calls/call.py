@@ -31,6 +31,7 @@ class Call:
         cleans: By field: what brings a value into the form that is sent.
         largest_key: The key that is too large where the whole call is.
         creates_person: Customer.io makes the person if there is none.
+        erases: It takes something away for good, or keeps a person out.
     """
 
     name_of_call: ClassVar[str]
@@ -39,6 +40,7 @@ class Call:
     cleans: ClassVar[tuple[tuple[str, Callable[[Any], Any]], ...]]
     largest_key: ClassVar[str] = "attributes"
     creates_person: ClassVar[bool] = False
+    erases: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         for field, clean in self.cleans:

@@ -174,6 +174,7 @@ class DeleteObject(ToObject):
 
     name_of_call: ClassVar = "delete_object"
     about: ClassVar = "Deletes an object."
+    erases: ClassVar = True
 
     def operation(self) -> dict[str, JSON]:
         return self.object_operation("delete")

@@ -163,6 +163,7 @@ class Destroy(ToPerson):
 
     name_of_call: ClassVar = "destroy"
     about: ClassVar = "Deletes a person."
+    erases: ClassVar = True
     timestamp: int | None = shared(TIMESTAMP, default=None)
 
     def lanes(self, connection: str) -> tuple[int, ...]:
@@ -193,6 +194,7 @@ class Suppress(_Suppression):
 
     name_of_call: ClassVar = "suppress"
     about: ClassVar = "Deletes a person, and ignores all later calls to them."
+    erases: ClassVar = True
 
 
 @call_class
@@ -209,6 +211,7 @@ class Merge(Call):
 
     name_of_call: ClassVar = "merge"
     about: ClassVar = "Merges the person `from` into the person `into`, for good."
+    erases: ClassVar = True
     into: Mapping[str, str] = key(
         Kind.PERSON,
         about="The person who stays.",
