@@ -343,7 +343,8 @@ def test_requests_keep_to_the_rate_of_their_connection(database: Database, store
     with TrackAPI(answer=answer) as api, running(database, api, threads=16, rate=25):
         wait_for(database, *["delivered"] * 30)
     assert len(moments) == 30
-    assert max(moments) - min(moments) > 27 / 25 - 0.05, "two may go at once, then one each 40 ms"
+    # Two may go at once, and what nobody booked in the last tenth of a second: 2.5. Then one goes each 40 ms.
+    assert max(moments) - min(moments) > 24 / 25
     assert sum(later - earlier < 0.02 for earlier, later in pairwise(moments)) < 15
 
 
